@@ -1,0 +1,189 @@
+"""The one door for JSON artifacts: a schema on write and on load, atomic, exact.
+
+An artifact on disk is either the whole previous version or the whole new one, and a number read
+back is the number that was written: thresholds keep every bit.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stage1_pro.core.errors import UserError, raise_problems
+
+SCHEMA_VERSION = 1
+SCHEMAS = Path(__file__).parents[1] / "schemas"
+SHOWN_VALUE = 60
+
+MENDS = {
+    "config": "Mend the config, or start from one in configs/.",
+    "splits": "Run 00_make_splits.py for a new run.",
+    "thresholds": "Run 25_threshold_sweep.py again for this run.",
+    "gateparams": "Run 33_calibrate_gate.py again for this run.",
+    "scrcparams": "Run 36_calibrate_scrc.py again for this run.",
+    "eval": "Run 40_eval_selective.py again for this run.",
+    "bundle": "Run 50_export_bundle.py again for this run.",
+    "environment": "Run 20_train.py again in a new run.",
+}
+
+
+def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
+    """Validate `data` against `schema` and write it atomically: sorted keys, shortest exact floats."""
+    raise_problems(f"{path}: refused to write", list(schema_problems(data, schema)))
+    text = json.dumps(data, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path, schema: str) -> dict[str, Any]:
+    """Load an artifact, or raise a UserError that says what is wrong and how to mend it."""
+    return parse_json(read_bytes(path, MENDS[schema]), schema, path)
+
+
+def parse_json(content: bytes, schema: str, path: Path) -> dict[str, Any]:
+    """Parse and validate the bytes of an artifact; `path` is only named in messages."""
+    try:
+        data = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+    except ValueError as error:
+        raise UserError(f"{path}: not a whole JSON file ({error}). {MENDS[schema]}") from None
+    problems = list(schema_problems(data, schema))
+    if len(problems) == 1:
+        raise UserError(f"{path}: {problems[0]}. {MENDS[schema]}")
+    raise_problems(f"{path}: {len(problems)} problems", problems, MENDS[schema])
+    return data
+
+
+def read_bytes(path: Path, mend: str = "") -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. {mend}".rstrip()) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. {mend}".rstrip()) from None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Temporary file in the same directory, fsync, rename: a reader never sees half a file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def digest_bytes(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_json(data: Any) -> str:
+    """SHA-256 of the canonical JSON text of a value."""
+    return digest_bytes(json.dumps(data, sort_keys=True, allow_nan=False, separators=(",", ":")).encode())
+
+
+def schema_problems(data: Any, schema: str) -> Iterator[str]:
+    """Every way in which `data` breaks the schema: `$.path is FOUND; allowed …`."""
+    errors = sorted(validator(schema).iter_errors(data), key=lambda error: (error.json_path, error.message))
+    for error in errors:
+        yield from _explain(error)
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    return json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+
+
+@cache
+def validator(name: str):
+    from jsonschema import Draft202012Validator  # deferred: `--help` does not pay for it
+
+    return Draft202012Validator(schema(name))
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _explain(error) -> Iterator[str]:
+    where, node, found = error.json_path, error.schema, _shown(error.instance)
+    if error.validator == "additionalProperties":
+        known = sorted(node.get("properties", {}))
+        for key in sorted(set(error.instance) - set(known)):
+            yield f"{where}.{key} is not a known field{did_you_mean(key, known)}"
+    elif error.validator == "required":
+        for key in sorted(set(node["required"]) - set(error.instance)):
+            yield f"{where}.{key} is missing"
+    else:
+        yield f"{where} is {found}; allowed {_allowed(node)}"
+
+
+def _allowed(node: dict[str, Any]) -> str:
+    """Words for what a schema node takes: `0 to 1`, `one of a, b`, `an integer, 1 or more`."""
+    if "const" in node:
+        return json.dumps(node["const"])
+    if "enum" in node:
+        return "one of " + ", ".join(json.dumps(value) for value in node["enum"])
+    if "anyOf" in node:
+        return " or ".join(_allowed(option) for option in node["anyOf"])
+    types = node.get("type", "any value")
+    words = " or ".join(types) if isinstance(types, list) else types
+    if "pattern" in node:
+        words += f" matching {node['pattern']}"
+    if "minItems" in node:
+        words += f" of {node['minItems']} or more"
+    if "minLength" in node:
+        words = "a non-empty string"
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is not None and high is not None:
+        return f"{low} to {high}" if words == "number" else f"{words}, {low} to {high}"
+    bounds = {"minimum": "{} or more", "exclusiveMinimum": "above {}", "maximum": "up to {}", "exclusiveMaximum": "below {}"}
+    limits = [text.format(node[key]) for key, text in bounds.items() if key in node]
+    return ", ".join([words, *limits])
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN_VALUE else text[:SHOWN_VALUE] + "…"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
+    return data
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number that an artifact may hold")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is out of range")
+    return value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

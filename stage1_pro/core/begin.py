@@ -1,0 +1,103 @@
+"""How a training run begins: checked cases, drawn splits, and what they can and cannot carry."""
+
+import os
+from typing import Any
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.cli import say
+from stage1_pro.core.config import DatasetParams, Stage1ProConfig, merge_configs
+from stage1_pro.core.data.assign import evidence_warning, make_splits
+from stage1_pro.core.data.cases import CaseTable, load_cases
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.run import Run
+from stage1_pro.core.splits import SPLITS, Splits
+
+LAUNCHED_RUN = "STAGE1_PRO_RUN"
+"""Set by the first process of a distributed run for those that its launcher starts."""
+
+
+def new_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
+    """Make a run directory with its splits.json; nothing is made where the cases have problems."""
+    cases, splits = preview(config)
+    run = Run.create(path, config.phase)
+    artifacts.write_json(run.splits_path, splits.data, "splits")
+    return run, cases
+
+
+def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
+    """Check the cases, draw their splits and describe them, without writing anything."""
+    cases = load_cases(config.dataset_params, decode=True)
+    splits = make_splits(cases, config)
+    for warning in cases.warnings:
+        say(f"warning: {warning}")
+    describe(splits)
+    return cases, splits
+
+
+def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
+    """The run that 00 prepared at `path`, or a new one where none is named."""
+    path = os.environ.get(LAUNCHED_RUN) or path
+    if path is None:
+        if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+            raise UserError("several processes cannot begin one run: prepare it with 00_make_splits.py and name it with --run.")
+        return new_run(None, config)
+    run = Run.open(path)
+    if is_first_process():
+        run.demand_untrained()
+    cases = cases_of(run, config.dataset_params)
+    describe(run.splits)
+    return run, cases
+
+
+def run_to_resume(path: str, others: dict[str, Any], layers: list[tuple[str, Any]]) -> tuple[Run, Stage1ProConfig, CaseTable]:
+    """An interrupted run with its own config. Raises UserError where other options are given beside it."""
+    given = [f"--{name}" for name, value in others.items() if value] + ["--config or settings"] * bool(layers)
+    if given:
+        raise UserError(f"--resume takes the run's own config and no other option; drop {', '.join(given)}.")
+    run = Run.open(path)
+    return run, run.config, cases_of(run, run.config.dataset_params)
+
+
+def source_run(path: str | None, run: Run) -> Run | None:
+    """The run named by --init_from, which must have the same splits: its model has seen their train cases."""
+    if path is None:
+        return None
+    source = Run.open(path)
+    if source.splits.digest != run.splits.digest:
+        raise UserError(f"--init_from {path}: its splits differ from those of {run.path}. Use runs with equal splits.")
+    return source
+
+
+def cases_of(run: Run, params: DatasetParams) -> CaseTable:
+    """The case table of an existing run, checked to be the one its splits were drawn from."""
+    cases = load_cases(params, decode=params.on_bad_image == "skip")
+    found, expected = len(cases), run.splits.metadata["cases"]
+    if cases.digest != run.splits.metadata["case_table_digest"]:
+        count = f"{found} cases, not {expected}" if found != expected else "as many cases with other content"
+        raise UserError(
+            f"{run.splits_path}: images or labels have changed since the splits were drawn ({count}). "
+            "Restore them, or begin a new run with 00_make_splits.py."
+        )
+    return cases
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, under torchrun, SLURM or Lightning's own launcher."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def describe(splits: Splits) -> None:
+    """Counts per split and class, and whether val_calib can carry the certificate."""
+    width = max(6, *map(len, splits.class_names))
+    say(" " * 12 + "  ".join(f"{name:>{width}}" for name in splits.class_names))
+    for split in SPLITS:
+        say(f"{split:<12}" + "  ".join(f"{splits.counts(split)[name]:>{width}}" for name in splits.class_names))
+    evidence = splits.metadata["evidence"]
+    if len(splits.class_names) == 2:
+        say(
+            f"val_calib: {evidence['val_calib_positive_groups']} independent positives; target_fnr_exit "
+            f"{evidence['target_fnr_exit']:g} needs {evidence['positives_needed']} exits without a miss"
+        )
+    warning = evidence_warning(splits)
+    if warning:
+        say(f"warning: {warning}")

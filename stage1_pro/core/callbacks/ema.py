@@ -1,0 +1,59 @@
+"""Exponential moving average of the trainable tensors, in place of the raw ones during validation."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from stage1_pro.core.optim.schedule import trainable
+
+
+class ExponentialMovingAverage(pl.Callback):
+    """Average the trainable tensors after every optimizer step; validate with the average.
+
+    decay: its final value; the decay in use is min(decay, (1 + t) / (10 + t)) at step t, so that a
+    run of a few hundred steps is not still averaging its first weights. Checkpoints hold raw weights,
+    and the average in this callback's state.
+    """
+
+    def __init__(self, decay: float):
+        self.decay = decay
+        self.step = 0
+        self.average: dict[str, Tensor] = {}
+        self._raw: dict[str, Tensor] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        tensors = dict(trainable(pl_module))
+        start = self.average or {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self.average = {name: start[name].to(tensor.device) for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.step:  # gradients are still accumulating
+            return
+        self.step = trainer.global_step
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        current = dict(trainable(pl_module))
+        torch._foreach_lerp_(list(self.average.values()), [current[name] for name in self.average], 1 - decay)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._raw = {name: tensor.detach().clone() for name, tensor in trainable(pl_module)}
+        _assign(pl_module, self.average)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._raw is not None:
+            _assign(pl_module, self._raw)
+            self._raw = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step, self.average = state_dict["step"], state_dict["average"]
+
+
+@torch.no_grad()
+def _assign(module: pl.LightningModule, values: dict[str, Tensor]) -> None:
+    for name, tensor in trainable(module):
+        tensor.copy_(values[name])

@@ -1,0 +1,87 @@
+"""One row per epoch: metrics.csv for machines, one plain line for people, throughput for both."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.data.batches import Batch
+
+DATA_WAIT_WARNING = 0.3
+
+
+class Throughput(pl.Callback):
+    """Logs images per second of the training steps, and the share of time spent waiting for data."""
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.begun = self.step_ended = time.perf_counter()
+        self.images, self.waited = 0, 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, *_: Any) -> None:
+        self.waited += time.perf_counter() - self.step_ended
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any) -> None:
+        self.images += len(batch.labels)
+        self.step_ended = time.perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        elapsed = max(1e-9, self.step_ended - self.begun)
+        self.figures = {"images_per_second": self.images / elapsed, "data_wait_share": self.waited / elapsed}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        module.log_dict(self.figures, rank_zero_only=True)
+        if self.figures["data_wait_share"] > DATA_WAIT_WARNING and not getattr(module, "from_features", False):
+            trainer.print(
+                f"  {self.figures['data_wait_share']:.0%} of the epoch waited for data: raise dataset_params.num_workers"
+            )
+
+
+class EpochTable(pl.Callback):
+    """Rewrites metrics.csv after every epoch, and prints the epoch's line where there is no live bar.
+
+    The rows are part of the checkpoint: after a resume the file is the one of an uninterrupted run.
+    (Lightning's CSVLogger starts the file anew on resume and spreads an epoch over several rows.)
+    """
+
+    def __init__(self, path: Path, monitor: str, plain_lines: bool):
+        self.path, self.monitor, self.plain_lines = path, monitor, plain_lines
+        self.rows: list[dict[str, float]] = []
+        self.finished = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        figures = {name.replace("/", "_"): float(value) for name, value in trainer.callback_metrics.items()}
+        self.finished = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **dict(sorted(figures.items()))})
+        if trainer.is_global_zero:
+            artifacts.write_bytes(self.path, _to_csv(self.rows))
+            if self.plain_lines:
+                print(self._line(trainer), flush=True)
+
+    def _line(self, trainer: pl.Trainer) -> str:
+        row = self.rows[-1]
+        return (
+            f"  epoch {int(row['epoch']) + 1}/{trainer.max_epochs}  train_loss {row['train_loss']:.4f}  "
+            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  val_augrc {row['val_augrc']:.5f}  "
+            f"{row['images_per_second']:.0f} images/s"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "finished": self.finished}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+def _to_csv(rows: list[dict[str, float]]) -> bytes:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

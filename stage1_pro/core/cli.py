@@ -1,0 +1,205 @@
+"""The command line of every script: arguments, exit status, and nothing else.
+
+A script is `main(args)` and a frozen dataclass of arguments whose field docstrings are its help.
+Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, 4 some inputs unreadable,
+130/143 interrupted.
+"""
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from stage1_pro.core.artifacts import did_you_mean
+from stage1_pro.core.errors import Interrupted, UserError
+
+SIGNAL_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def run(main: Callable[[Any], None], arguments: type, doc: str) -> None:
+    """Parse the command line into `arguments`, call `main`, and exit with the status of the outcome."""
+    _exit_with(lambda: main(parse(arguments, doc, sys.argv[1:])))
+
+
+def run_with_config(main: Callable[[Any, Any], None], arguments: type, doc: str) -> None:
+    """Like `run`, for scripts that also take the whole training config: `main(args, config_layers)`."""
+    _exit_with(lambda: main(*parse_with_config(arguments, doc, sys.argv[1:])))
+
+
+def parse(arguments: type, doc: str, argv: Sequence[str]) -> Any:
+    """Parse flags into the dataclass `arguments`."""
+    parser = _parser(doc)
+    _add_arguments(parser, arguments)
+    return _instantiate(parser, argv, arguments)
+
+
+def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[Any, list[tuple[str, Any]]]:
+    """Split the command line into the script's own arguments and the layers of the config.
+
+    Returns (arguments, layers): layers are (where, mapping) pairs for `config.merge_configs`, every
+    --config file first and in turn, the flags last, wherever they stood on the line.
+    """
+    from stage1_pro.core.config import Stage1ProConfig
+
+    parser = _parser(doc)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; may be given several times")
+    _add_arguments(parser, arguments)
+    own = {f"--{field.name}" for field in fields(arguments)}
+    if {"-h", "--help"} & set(argv):
+        parser.add_class_arguments(Stage1ProConfig, None)
+        parser.parse_args(["--help"])
+    files, script_argv, settings = _split(argv, own)
+    return _instantiate(parser, script_argv, arguments), _layers(files, settings)
+
+
+def say(line: str = "") -> None:
+    """One line for people; whoever reads a pipe gets it at once."""
+    print(line, flush=True)
+
+
+def say_policy(policy: dict[str, Any]) -> None:
+    """What a calibration certified, and the promise in words."""
+    for warning in policy["diagnostics"]["warnings"]:
+        say(f"warning: {warning}")
+    say(
+        f"certified: coverage {policy['coverage']:.1%} of val_calib; {policy['misses']} of {policy['exited_positives']} "
+        f"exited positives missed; FNR on exits <= {policy['fnr_upper_bound']:.4f}"
+    )
+    say(policy["guarantee"]["words"])
+    if policy["calib_use_count"] > 1:
+        say(f"warning: this val_calib split was used {policy['calib_use_count']} times; each use spends the confidence again")
+
+
+def say_next(run_path: Path, script: str | None) -> None:
+    """The last lines of every script: where the results are and what to run next."""
+    say(f"run   {run_path}")
+    if script:
+        say(f"next  python stage1_pro/scripts/{script} --run {run_path}")
+
+
+@contextmanager
+def resumable(run_path: Path) -> Iterator[None]:
+    """Within the block an interruption ends with the command that goes on where it stopped."""
+    try:
+        yield
+    except Interrupted:
+        print(f"resume with: python stage1_pro/scripts/20_train.py --resume {run_path}", file=sys.stderr, flush=True)
+        raise
+
+
+def _exit_with(job: Callable[[], None]) -> None:
+    for number in SIGNAL_STATUS:
+        signal.signal(number, _interrupt)
+    try:
+        job()
+    except (UserError, Interrupted) as outcome:
+        print(f"{_script_name()}: {outcome}", file=sys.stderr, flush=True)
+        sys.exit(outcome.exit_status)
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _interrupt(number: int, _frame: Any) -> None:
+    raise Interrupted(SIGNAL_STATUS[signal.Signals(number)])
+
+
+def _script_name() -> str:
+    return Path(sys.argv[0]).name
+
+
+def _parser(doc: str):
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
+    from argparse import RawDescriptionHelpFormatter
+
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+        """Types and defaults from the dataclass, the description as the script's docstring has it."""
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return ArgumentParser(
+        prog=_script_name(),
+        description=doc.strip(),
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=Formatter,
+    )
+
+
+def _add_arguments(parser, arguments: type) -> None:
+    """One option per field; booleans are bare flags; metadata {'nargs': …} makes a positional."""
+    from docstring_parser import parse_from_object
+
+    helps = {item.arg_name: item.description for item in parse_from_object(arguments).params}
+    for field in fields(arguments):
+        common = {"help": helps.get(field.name, "")}
+        if "nargs" in field.metadata:
+            parser.add_argument(field.name, nargs=field.metadata["nargs"], type=str, **common)
+        elif field.type is bool:
+            parser.add_argument(f"--{field.name}", action="store_true", **common)
+        else:
+            parser.add_argument(f"--{field.name}", type=field.type, default=field.default, **common)
+
+
+def _instantiate(parser, argv: Sequence[str], arguments: type) -> Any:
+    from jsonargparse import ArgumentError
+
+    try:
+        parsed = parser.parse_args(list(argv))
+    except ArgumentError as error:
+        known = [f"--{field.name}" for field in fields(arguments)]
+        unknown = [word for word in argv if word.startswith("--") and word.split("=")[0] not in [*known, "--help"]]
+        hints = [f"{word} is not an option{did_you_mean(word.split('=')[0], known)}" for word in unknown]
+        text = "; ".join(hints) or " ".join(str(error).split())
+        raise UserError(f"{text}. See --help.") from None
+    return arguments(**{field.name: parsed[field.name] for field in fields(arguments)})
+
+
+def _split(argv: Sequence[str], own: set[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """(config files, words for the script's own options, (setting, text) pairs), all problems at once."""
+    files: list[str] = []
+    script_argv: list[str] = []
+    settings: list[tuple[str, str]] = []
+    bare: list[str] = []
+    words = iter(argv)
+    pending = next(words, None)
+    while pending is not None:
+        option, joined, value = pending.partition("=")
+        following = next(words, None)
+        if not joined and following is not None and not following.startswith("--"):
+            value, following, joined = following, next(words, None), "="
+        if option in own:
+            script_argv += [option] + ([value] if joined else [])
+        elif not option.startswith("--") or not joined:
+            bare.append(pending)
+        elif option == "--config":
+            files.append(value)
+        else:
+            settings.append((option[2:], value))
+        pending = following
+    if bare:
+        raise UserError(f"{', '.join(bare)}: expected --setting VALUE. See --help.")
+    return files, script_argv, settings
+
+
+def _layers(files: list[str], settings: list[tuple[str, str]]) -> list[tuple[str, Any]]:
+    import yaml
+
+    from stage1_pro.core.config import read_config_file
+
+    layers: list[tuple[str, Any]] = [(file, read_config_file(Path(file))) for file in files]
+    for key, text in settings:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        layers.append(("command line", value))
+    return layers

@@ -1,0 +1,264 @@
+"""The training configuration: one frozen dataclass, checked as a whole.
+
+Defaults < `--config` files in turn < flags. The dataclass gives defaults and help, the schema gives
+types and ranges, the phase table says which combinations exist; every problem is reported at once.
+What training does not decide (chosen thresholds, split indices, calibration) is not a field.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.phases import phase_problems
+
+RETIRED = {
+    "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
+    "script. For monitoring during training set legacy_exit_threshold_for_logging",
+    "target_coverage": "does not exist: coverage is maximised under target_fnr_exit, never targeted",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One labelled set of images."""
+
+    name: str = "data"
+    """Name of the source; prefixes the case ids where a run has several sources."""
+    root: str | None = None
+    """Folder that relative image paths start from (null: the folder of `labels`); without `labels`, its
+    sub-folders are the classes."""
+    labels: str | None = None
+    """CSV file path,label[,case_id][,group][,split], with or without a header; null: class folders."""
+
+
+@dataclass(frozen=True)
+class DatasetParams:
+    """Where the cases come from and how they are split and fed."""
+
+    sources: tuple[Source, ...] = ()
+    """Labelled image sets: a list of {name, root, labels}."""
+    class_names: tuple[str, ...] | None = None
+    """Class names in label order; null: the sorted labels that occur."""
+    positive_class: str | None = None
+    """The class that must not be missed; null: the last class name."""
+    image_size: int | None = None
+    """Side of the square input, pixels, 16 to 2048; null: the backbone's own."""
+    augmentation: Literal["none", "moderate", "aggressive"] = "none"
+    """Training augmentation: none, moderate (crop, flip, erasing), aggressive (adds colour jitter)."""
+    val_select_ratio: float = 0.15
+    """Share of cases that choose checkpoints and fit calibrators, above 0, below 1."""
+    val_calib_ratio: float = 0.15
+    """Share of cases that certify the policy and do nothing else, above 0, below 1."""
+    val_test_ratio: float = 0.15
+    """Share of cases for the final report, above 0, below 1."""
+    num_workers: int = 2
+    """Processes that decode images; 0: the main process."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do with an image that cannot be read."""
+    class_balanced_sampling: bool = False
+    """Draw training cases so that the classes are met equally often."""
+
+
+@dataclass(frozen=True)
+class Stage1ProConfig:
+    """Everything that decides a training run."""
+
+    phase: int = 1
+    """Phase of the programme: 1 baseline, 2 selective."""
+    exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
+    """Exit policy that the run is calibrated for."""
+    target_fnr_exit: float = 0.02
+    """Largest share of exited positives that may be answered negative, above 0, up to 0.1."""
+    fnr_confidence: float = 0.95
+    """Confidence of the certificate, 0.5 to below 1."""
+    legacy_exit_threshold_for_logging: float = 0.88
+    """Softmax threshold of the exit columns in metrics.csv, 0 to 1; monitoring only, it decides nothing."""
+    seed: int = 42
+    """Seed of splits, initial weights, order and augmentation, 0 or more."""
+    model_path: str = "timm:tf_efficientnet_lite0"
+    """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
+    freeze_backbone: bool = True
+    """Train the heads only."""
+    epochs: int = 10
+    """Passes over the training split, 1 or more."""
+    warmup_epochs: float = 1
+    """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`."""
+    batch_size: int = 64
+    """Images per step and device, 1 or more."""
+    grad_accum_steps: int = 1
+    """Steps whose gradients are summed before the optimizer moves, 1 or more."""
+    lr_head: float = 1e-4
+    """Peak learning rate of the heads, above 0."""
+    lr_backbone: float = 1e-5
+    """Peak learning rate of an unfrozen backbone, above 0."""
+    weight_decay: float = 0.01
+    """AdamW weight decay of matrices (never of biases and norms), 0 or more."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over the other classes, 0 to 0.5."""
+    dropout: float = 0.3
+    """Dropout in the head, 0 to 0.9."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm above which gradients are scaled down; 0: no clipping."""
+    use_ema: bool = True
+    """Validate and ship an exponential moving average of the trainable tensors."""
+    ema_decay: float = 0.9999
+    """Final decay of that average, 0 to below 1; ramps up so that short runs work."""
+    early_stop_patience: int = 3
+    """Epochs without a better monitor before training stops, 1 or more."""
+    optimizer: Literal["adamw"] = "adamw"
+    """Optimizer."""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """Arithmetic of training; scores are always computed in float32."""
+    devices: int | str = "auto"
+    """Devices per node: a number or auto."""
+    num_nodes: int = 1
+    """Nodes, 1 or more."""
+    strategy: str = "auto"
+    """Lightning strategy: auto, ddp, fsdp, …"""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    feature_cache: Literal["auto", "off"] = "auto"
+    """Read features of a frozen, unaugmented backbone from a memory map instead of recomputing them."""
+    bootstrap_samples: int = 1000
+    """Bootstrap resamples behind the intervals of the report, 100 or more."""
+    bootstrap_confidence: float = 0.95
+    """Confidence of those intervals, 0.5 to below 1."""
+    dataset_params: DatasetParams = field(default_factory=DatasetParams)
+    """The data."""
+
+
+def config_from_dict(raw: Mapping[str, Any], where: str) -> Stage1ProConfig:
+    """Check a complete or partial mapping and build the config; `where` is named in messages."""
+    return merge_configs([(where, raw)])
+
+
+def load_config(path: Path) -> Stage1ProConfig:
+    """Read one config.json or YAML file over the defaults."""
+    return merge_configs([(str(path), read_config_file(path))])
+
+
+def merge_configs(layers: list[tuple[str, Mapping[str, Any]]]) -> Stage1ProConfig:
+    """Merge (where, mapping) layers over the defaults, later ones winning, and check the result.
+
+    Raises one UserError with all problems: unknown keys of every layer, then types, ranges and the
+    rules between fields.
+    """
+    schema = artifacts.schema("config")
+    problems: list[str] = []
+    merged = to_dict(Stage1ProConfig())
+    for where, layer in layers:
+        if isinstance(layer, Mapping):
+            merged = _merge(merged, _known_only(layer, schema, f"{where}: ", problems))
+        else:
+            problems.append(f"{where}: holds {type(layer).__name__}, not a mapping of settings")
+    merged = _coerce(merged, schema)
+    problems += artifacts.schema_problems(merged, "config")
+    if not problems:
+        problems = list(_rule_problems(merged))
+    if len(problems) == 1:
+        raise UserError(f"config: {problems[0]}")
+    raise_problems(f"config: {len(problems)} problems", problems)
+    return _build(merged)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Parse a YAML (or JSON) file into a mapping; an empty file is no settings."""
+    import yaml
+
+    content = artifacts.read_bytes(path, "Name an existing YAML file with --config.")
+    try:
+        return yaml.safe_load(content) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def save_config(config: Stage1ProConfig, path: Path) -> None:
+    artifacts.write_json(path, to_dict(config), "config")
+
+
+def to_dict(config: Stage1ProConfig) -> dict[str, Any]:
+    """The config as plain JSON values; accepted as input again, unchanged."""
+    plain = dataclasses.asdict(config, dict_factory=_plain)
+    return {**plain, "schema_version": artifacts.SCHEMA_VERSION}
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in items}
+
+
+def _build(raw: dict[str, Any]) -> Stage1ProConfig:
+    data = dict(raw["dataset_params"])
+    data["sources"] = tuple(Source(**source) for source in data["sources"])
+    data["class_names"] = None if data["class_names"] is None else tuple(data["class_names"])
+    top = {key: value for key, value in raw.items() if key not in ("schema_version", "dataset_params")}
+    return Stage1ProConfig(**top, dataset_params=DatasetParams(**data))
+
+
+def _rule_problems(raw: dict[str, Any]) -> Iterator[str]:
+    """Rules between fields, which a schema cannot say."""
+    data = raw["dataset_params"]
+    yield from phase_problems(raw["phase"], raw["exit_policy"])
+    ratios = sum(data[f"{split}_ratio"] for split in ("val_select", "val_calib", "val_test"))
+    if ratios >= 1:
+        yield f"$.dataset_params: the three validation ratios sum to {ratios:g}; leave a share below 1 for training"
+    if raw["warmup_epochs"] > raw["epochs"]:
+        yield f"$.warmup_epochs is {raw['warmup_epochs']:g}; allowed 0 to epochs ({raw['epochs']})"
+    names, positive = data["class_names"], data["positive_class"]
+    if names and len(set(names)) < len(names):
+        yield "$.dataset_params.class_names holds a name twice"
+    if names and positive and positive not in names:
+        yield f"$.dataset_params.positive_class is {positive!r}; allowed one of {', '.join(names)}"
+    sources = [source["name"] for source in data["sources"]]
+    if len(set(sources)) < len(sources):
+        yield "$.dataset_params.sources: two sources have the same name"
+
+
+def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:
+    """A copy of `value` without unknown keys; each of those becomes a problem with the name probably meant."""
+    if isinstance(value, list):
+        return [_known_only(item, node.get("items", {}), path, problems) for item in value]
+    if not isinstance(value, Mapping) or "properties" not in node:
+        return value
+    known, kept = node["properties"], {}
+    for key, item in value.items():
+        if key in RETIRED:
+            problems.append(f"{path}{key} {RETIRED[key]}")
+        elif key not in known:
+            problems.append(f"{path}{key} is not a known setting{artifacts.did_you_mean(str(key), list(known))}")
+        else:
+            kept[key] = _known_only(item, known[key], f"{path}{key}.", problems)
+    return kept
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _coerce(value: Any, node: dict[str, Any]) -> Any:
+    """Undo YAML's guesses where the schema knows better: `1e-4` is a number, class `0` is a name."""
+    kinds = node.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if isinstance(value, Mapping):
+        properties = node.get("properties", {})
+        return {key: _coerce(item, properties.get(key, {})) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_coerce(item, node.get("items", {})) for item in value]
+    if isinstance(value, str) and "number" in kinds:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        if "number" in kinds:
+            return float(value)
+        if "string" in kinds and "integer" not in kinds:
+            return str(value)
+    return value

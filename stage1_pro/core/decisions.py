@@ -1,0 +1,85 @@
+"""Decisions on image files as a table, one row an image."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.data.cases import IMAGE_SUFFIXES
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.predictor import RawOutputs, Stage1Predictor
+from stage1_pro.core.progress import bar
+
+COLUMNS = ["id", "answer", "probability", "decision", "score", "reason"]
+
+
+def find_images(names: list[str]) -> list[str]:
+    """Files as named, and every image below the folders named, sorted. Raises UserError for a name that is neither."""
+    paths: list[str] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            paths += [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+        elif path.exists():
+            paths.append(name)
+        else:
+            raise UserError(f"{name}: no such image or folder.")
+    if not paths:
+        raise UserError(f"{', '.join(names)}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return paths
+
+
+def decide_files(predictor: Stage1Predictor, paths: list[str], *, batch_size: int, workers: int) -> pd.DataFrame:
+    """Decide every file: columns id (its path), answer, probability, decision, score, reason.
+
+    An unreadable file has no answer and is deferred.
+    """
+    frames, done = [], 0
+    with bar("deciding") as progress:
+        for outputs in predictor.outputs(paths, batch_size=batch_size, workers=workers):
+            frames.append(_rows(predictor, outputs, paths[done : done + len(outputs)]))
+            done += len(outputs)
+            progress(done, len(paths))
+    return pd.concat(frames, ignore_index=True)
+
+
+def write_decisions(decisions: pd.DataFrame, path: Path, format: str) -> None:
+    """Write the table atomically as csv, jsonl or parquet."""
+    if format == "parquet":
+        buffer = io.BytesIO()
+        decisions.to_parquet(buffer, index=False)
+        content = buffer.getvalue()
+    elif format == "jsonl":
+        content = decisions.to_json(orient="records", lines=True, force_ascii=False, double_precision=15).encode()
+    else:
+        content = decisions.to_csv(index=False).encode()
+    artifacts.write_bytes(path, content)
+
+
+def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: list[str]) -> pd.DataFrame:
+    decisions = predictor.decide(outputs)
+    readable = np.ones(len(outputs), dtype=bool)
+    readable[list(outputs.unreadable)] = False
+    names = np.array(predictor.class_names, dtype=object)[decisions.predictions]
+    reasons = np.where(decisions.exits, "score reaches the certified threshold", "score below the certified threshold")
+    reasons = reasons.astype(object)
+    for position, reason in outputs.unreadable.items():
+        reasons[position] = reason
+    columns = {
+        "id": paths,
+        "answer": np.where(readable, names, ""),
+        "probability": _answer_probability(outputs.logits, decisions.predictions),
+        "decision": np.where(decisions.exits, "exit", "defer"),
+        "score": decisions.scores,
+        "reason": reasons,
+    }
+    return pd.DataFrame(columns)[COLUMNS]
+
+
+def _answer_probability(logits: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """(N,) softmax probability of the answer, float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return exponentials[np.arange(len(logits)), predictions] / exponentials.sum(axis=1)

@@ -1,0 +1,45 @@
+"""Outcomes that end a script with a message instead of a traceback."""
+
+from collections.abc import Sequence
+
+SHOWN_PROBLEMS = 10
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message says what, where and how to mend it."""
+
+    exit_status = 2
+
+
+class NothingCertified(UserError):
+    """Certification ran and no candidate policy passed: an honest outcome, not a failure of the code."""
+
+    exit_status = 3
+
+
+class SomeInputsUnreadable(UserError):
+    """The job is done, but some of its inputs could not be read."""
+
+    exit_status = 4
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or a scheduler's signal; what is on disk is whole.
+
+    No Exception, so that no library takes it for a failure of its own, and no KeyboardInterrupt, which
+    Lightning would turn into exit status 1.
+    """
+
+    def __init__(self, exit_status: int):
+        super().__init__("Interrupted; the files on disk are whole.")
+        self.exit_status = exit_status
+
+
+def raise_problems(title: str, problems: Sequence[str], mend: str = "") -> None:
+    """Raise one UserError that lists every problem (the first ten, and how many more)."""
+    if not problems:
+        return
+    shown = [f"  - {problem}" for problem in problems[:SHOWN_PROBLEMS]]
+    if len(problems) > SHOWN_PROBLEMS:
+        shown.append(f"  … and {len(problems) - SHOWN_PROBLEMS} more")
+    raise UserError("\n".join([title, *shown, *([mend] if mend else [])]))

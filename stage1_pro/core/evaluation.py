@@ -1,0 +1,76 @@
+"""The test split of a calibrated run: scored once, decided by the policy, measured."""
+
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.metrics.summary import evaluate
+from stage1_pro.core.policies.load import policy_from_artifact
+from stage1_pro.core.run import Run, utc_now
+
+
+def score_test(run: Run) -> None:
+    """Write scores/val_test.parquet unless it is there. Torch is imported for that alone."""
+    if run.scores_path("val_test").exists():
+        return
+    from stage1_pro.core.begin import cases_of
+    from stage1_pro.core.scoring import write_scores
+
+    write_scores(run, cases_of(run, run.config.dataset_params), ("val_test",))
+
+
+def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
+    """Compute and write eval.json: every figure of METRICS on val_test, with intervals."""
+    scores, config = run.scores("val_test"), run.config
+    decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
+    figures = evaluate(
+        scores.logits,
+        scores.labels,
+        scores.group,
+        decisions,
+        target_fnr=policy["target_fnr_exit"],
+        delta=1 - policy["fnr_confidence"],
+        samples=config.bootstrap_samples,
+        confidence=config.bootstrap_confidence,
+        rng=np.random.default_rng([config.seed, crc32(b"bootstrap")]),
+    )
+    evaluation = {
+        "schema_version": artifacts.SCHEMA_VERSION,
+        "run_id": run.name,
+        "created_at": utc_now(),
+        "split": "val_test",
+        "phase": config.phase,
+        "exit_policy": run.policy_row.name,
+        "model_digest": run.model_digest,
+        "splits_digest": run.splits.digest,
+        "policy_digest": artifacts.digest_file(run.policy_path),
+        "scores_digest": artifacts.digest_file(run.scores_path("val_test")),
+        "target_fnr_exit": policy["target_fnr_exit"],
+        "fnr_confidence": policy["fnr_confidence"],
+        "bootstrap": {
+            "samples": config.bootstrap_samples,
+            "confidence": config.bootstrap_confidence,
+            "unit": "group" if figures["groups"] < figures["cases"] else "case",
+        },
+        "promise": _promise(figures["exits"], policy["target_fnr_exit"]),
+        **figures,
+    }
+    artifacts.write_json(run.eval_path, evaluation, "eval")
+    return evaluation
+
+
+def _promise(exits: dict[str, Any], target: float) -> dict[str, Any]:
+    """Whether the test split agrees with the certificate, in one sentence."""
+    fnr, coverage = exits["fnr_on_exits"], exits["coverage"]["value"]
+    misses, exited = fnr["misses"], fnr["exited_positives"]
+    if not exited:
+        return {"held": None, "words": f"No positive of the test split exits, so it cannot speak about FNR on exits (coverage {coverage:.1%})."}
+    held = fnr["value"] <= target
+    verdict = "The promise held on the test split" if held else "The promise did NOT hold on the test split"
+    return {
+        "held": held,
+        "words": f"{verdict}: coverage {coverage:.1%}, {misses} of {exited} exited positives missed, FNR on exits "
+        f"{fnr['value']:.4f} against a target of {target:g}.",
+    }

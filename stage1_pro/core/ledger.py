@@ -1,0 +1,42 @@
+"""The ledger of certification attempts: every look at a val_calib split, over all runs.
+
+Repeated looks at one split spend its confidence again, so an attempt is written down before its
+outcome is used, also one that certified nothing.
+"""
+
+import csv
+import fcntl
+import io
+import os
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of runs/calibrations.csv."""
+
+    time: str
+    val_calib_digest: str
+    run: str
+    policy: str
+    target_fnr_exit: float
+    fnr_confidence: float
+    outcome: str
+
+
+def append(path: Path, entry: Entry) -> int:
+    """Append one row, whole or not at all; returns the number of rows with its val_calib digest."""
+    with open(path, "a+", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two calibrations may end at the same moment
+        file.seek(0)
+        earlier = list(csv.DictReader(file))
+        row = io.StringIO(newline="")
+        writer = csv.writer(row, lineterminator="\n")
+        if not earlier and file.tell() == 0:
+            writer.writerow([field.name for field in fields(Entry)])
+        writer.writerow(astuple(entry))
+        file.write(row.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+    return 1 + sum(other.get("val_calib_digest") == entry.val_calib_digest for other in earlier)

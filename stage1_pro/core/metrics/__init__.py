@@ -1,0 +1,1 @@
+"""Metrics of answers and exits: exact bounds, selective risk, calibration, bootstrap."""

@@ -1,0 +1,17 @@
+"""Array types and the one division that every count needs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+NumberArray = NDArray[np.int64] | NDArray[np.float64]
+
+
+def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
+    """part / whole, elementwise with broadcasting; NaN where whole is 0: a share of nothing."""
+    part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)

@@ -1,0 +1,149 @@
+"""Backbones from timm, named by one string: timm:NAME, random:NAME, file:PATH:NAME, local-dir:PATH."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, load_model_config_from_path
+from torch import Tensor, nn
+
+from stage1_pro.core.artifacts import did_you_mean
+from stage1_pro.core.data.transforms import Preprocessing
+from stage1_pro.core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """Enough to build the same architecture again without its weights."""
+
+    arch: str
+    kwargs: dict[str, Any]
+    preprocessing: Preprocessing
+    license: str
+
+    def build(self) -> "Backbone":
+        """The architecture with random weights, to be filled from a state dict."""
+        return Backbone(_create(self.arch, **self.kwargs))
+
+
+class Backbone(nn.Module):
+    """Image batch (B, 3, H, W) → features (B, D).
+
+    Transformers with prefix tokens give [cls token, mean of patch tokens] (D = 2 × width); everything
+    else gives its global pool.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.prefix_tokens = getattr(net, "num_prefix_tokens", 0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.prefix_tokens:
+            return self.net(images)
+        tokens = self.net.forward_features(images)
+        return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(dim=1)], dim=1)
+
+
+def load_backbone(model_path: str, image_size: int | None) -> tuple[Backbone, BackboneSpec]:
+    """Build the backbone that `model_path` names, with its weights.
+
+    Raises UserError for an unknown architecture, weights that cannot be had, or weights that do not
+    fit.
+    """
+    kind, _, rest = model_path.partition(":")
+    file, _, name = rest.rpartition(":") if kind == "file" else ("", "", rest)
+    if kind == "local-dir":
+        return _load_local_dir(Path(rest), image_size)
+    _demand_known(name)
+    sizes = _size_kwargs(name, image_size)
+    spec = BackboneSpec(name, sizes, _preprocessing(name, image_size), _license(name, file))
+    source = {"timm": {"pretrained": True}, "random": {}, "file": _weights_file(file)}[kind]
+    try:
+        net = _create(name, **sizes, **source)
+    except Exception as error:  # timm raises whatever the hub, torch or safetensors raise
+        raise UserError(_load_failure(model_path, error)) from error
+    return Backbone(net), spec
+
+
+def feature_dim(backbone: Backbone, size: int) -> int:
+    """D of the features, found by one forward pass: timm's own attributes differ by family."""
+    training = backbone.training
+    with torch.inference_mode():
+        width = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    backbone.train(training)
+    return width
+
+
+def _load_local_dir(folder: Path, image_size: int | None) -> tuple[Backbone, BackboneSpec]:
+    """A folder as timm's `save_for_hf` writes it: config.json beside the weights."""
+    try:
+        cfg, arch, model_args = load_model_config_from_path(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model_path local-dir:{folder}: no model there ({error}). It needs config.json and weights.") from None
+    kwargs = {**(model_args or {}), **_size_kwargs(arch, image_size)}
+    preprocessing = _preprocessing(arch, image_size, cfg)
+    spec = BackboneSpec(arch, kwargs, preprocessing, str(cfg.get("license") or "unknown"))
+    try:
+        net = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0, **_size_kwargs(arch, image_size))
+    except Exception as error:
+        raise UserError(_load_failure(f"local-dir:{folder}", error)) from error
+    return Backbone(net), spec
+
+
+def _create(name: str, **kwargs: Any) -> nn.Module:
+    return timm.create_model(name, num_classes=0, **{"pretrained": False, **kwargs})
+
+
+def _weights_file(file: str) -> dict[str, Any]:
+    if file and not Path(file).is_file():
+        raise UserError(f"model_path: weights file {file} does not exist. `make data` prepares the demo's.")
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
+
+
+def _demand_known(name: str) -> None:
+    if not timm.is_model(name.split(".")[0]):
+        raise UserError(f"model_path: timm has no architecture '{name}'{did_you_mean(name, timm.list_models())}.")
+    if "." in name and name not in timm.list_pretrained(f"{name.split('.')[0]}.*"):
+        raise UserError(f"model_path: timm has no weights '{name}'{did_you_mean(name, timm.list_pretrained())}.")
+
+
+def _size_kwargs(arch: str, image_size: int | None) -> dict[str, Any]:
+    """Fixed-size architectures (position embeddings) are built for the size in use."""
+    cfg = get_pretrained_cfg(arch)
+    fixed = cfg is not None and cfg.fixed_input_size
+    return {"img_size": image_size} if fixed and image_size else {}
+
+
+def _preprocessing(arch: str, image_size: int | None, cfg: dict[str, Any] | None = None) -> Preprocessing:
+    defaults = get_pretrained_cfg(arch)
+    known = {**(defaults.to_dict() if defaults else {}), **(cfg or {})}
+    return Preprocessing(
+        size=image_size or known.get("input_size", (3, 224, 224))[-1],
+        crop_pct=known.get("crop_pct") or 0.875,
+        interpolation=known.get("interpolation") or "bicubic",
+        mean=tuple(known.get("mean") or (0.485, 0.456, 0.406)),
+        std=tuple(known.get("std") or (0.229, 0.224, 0.225)),
+    )
+
+
+def _license(name: str, file: str) -> str:
+    """Licence of the weights: what a safetensors file says of itself, or what timm says of the model."""
+    if file.endswith(".safetensors") and Path(file).is_file():
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="pt") as weights:
+                return (weights.metadata() or {}).get("license", "unknown")
+        except (SafetensorError, OSError):
+            return "unknown"
+    cfg = get_pretrained_cfg(name)
+    return str(getattr(cfg, "license", None) or "unknown") if not file else "unknown"
+
+
+def _load_failure(model_path: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300]
+    mend = "Without a network use file:PATH:NAME or random:NAME." if model_path.startswith("timm:") else "Is it of this architecture?"
+    return f"model_path {model_path}: weights could not be loaded ({type(error).__name__}: {reason}). {mend}"

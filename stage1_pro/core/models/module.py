@@ -1,0 +1,91 @@
+"""Stage1Module: the Lightning module that trains a Stage1Model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.data.batches import Batch, seed_of
+from stage1_pro.core.metrics.monitoring import epoch_metrics
+from stage1_pro.core.models.stage1 import Outputs, Stage1Model
+from stage1_pro.core.optim.schedule import parameter_groups, trainable, warmup_cosine
+
+
+class Stage1Module(pl.LightningModule):
+    """Cross entropy with class weights and label smoothing.
+
+    class_counts: (C,) training cases per class. from_features: batches hold cached features, not
+    images. Dropout is seeded by epoch, so that a resumed run goes on as if it had never stopped.
+    """
+
+    strict_loading = False  # checkpoints leave out a frozen backbone
+
+    def __init__(self, model: Stage1Model, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
+        super().__init__()
+        self.model, self.config, self.from_features = model, config, from_features
+        weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
+        self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
+        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, inputs: Tensor) -> Outputs:
+        return self.model.head(inputs) if self.from_features else self.model(inputs)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        loss = self._loss(self(batch.inputs).logits, batch.labels, self.config.label_smoothing)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        logits = self(batch.inputs).logits.float()
+        self._validated.append((batch.positions, batch.labels, logits))
+
+    def on_validation_epoch_end(self) -> None:
+        positions, labels, logits = (torch.cat(part).cpu() for part in zip(*self._validated, strict=True))
+        self._validated.clear()
+        positions, labels, logits = _gather(positions, labels, logits)
+        loss = cross_entropy(logits, labels, self.class_weights.cpu(), label_smoothing=self.config.label_smoothing)
+        threshold = self.config.legacy_exit_threshold_for_logging
+        figures = epoch_metrics(logits.double().numpy(), labels.numpy(), threshold)
+        values = {"val_loss": float(loss), **{f"val_{name}": value for name, value in figures.items()}}
+        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        config = self.config
+        groups = parameter_groups(self.model, config.lr_head, config.lr_backbone, config.weight_decay)
+        fused = config.precision != "16-mixed"  # Lightning refuses clipping of a fused optimizer under a scaler
+        optimizer = torch.optim.AdamW(groups, fused=fused)
+        total = int(self.trainer.estimated_stepping_batches)
+        factor = warmup_cosine(round(total * config.warmup_epochs / config.epochs), total)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave a frozen backbone out: it is rebuilt from `model_path`."""
+        if self.model.frozen:
+            state: Mapping[str, Tensor] = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("model.backbone.")}
+
+    def trainable_parameters(self) -> int:
+        return sum(parameter.numel() for _, parameter in trainable(self.model))
+
+    def _loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        return cross_entropy(logits.float(), labels, self.class_weights, label_smoothing=smoothing)
+
+
+def _gather(positions: Tensor, labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All ranks' cases, each once, in the order of their positions."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, (positions, labels, logits))
+        positions, labels, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+    positions, first = np.unique(positions.numpy(), return_index=True)
+    return torch.from_numpy(positions), labels[first], logits[first]

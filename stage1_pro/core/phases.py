@@ -1,0 +1,68 @@
+"""What differs by phase and by policy, as data. Code looks it up here and never branches on a number."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One row of the phase table."""
+
+    number: int
+    name: str
+    heads: tuple[str, ...]
+    loss: str
+    policies: tuple[str, ...]
+    monitor: str
+    """Column of metrics.csv that chooses the checkpoint."""
+    mode: str
+    """`min` or `max`: which way the monitor is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """One row of the policy table: the file that holds the policy and the script that certifies it."""
+
+    name: str
+    label: str
+    file: str
+    script: str
+    allowed: str
+    """Words for the phases that support it, as messages say them."""
+
+    @property
+    def schema(self) -> str:
+        return self.file.removesuffix(".json")
+
+
+PHASES = {
+    row.number: row
+    for row in (
+        Phase(1, "baseline", ("cls",), "cross_entropy", ("softmax",), "val_accuracy", "max"),
+        Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_augrc", "min"),
+    )
+}
+
+POLICY_TABLE = {
+    row.name: row
+    for row in (
+        PolicyRow("softmax", "Softmax", "thresholds.json", "25_threshold_sweep.py", "any phase"),
+        PolicyRow("gate", "Gate", "gateparams.json", "33_calibrate_gate.py", "Phase 3+"),
+        PolicyRow("scrc", "SCRC", "scrcparams.json", "36_calibrate_scrc.py", "Phase 6"),
+    )
+}
+
+
+def phase_problems(phase: int, exit_policy: str) -> list[str]:
+    """Why this phase cannot be run with this policy; empty where it can."""
+    if phase not in PHASES:
+        return [f"phase {phase} is not available; available: {', '.join(map(str, PHASES))}"]
+    if exit_policy in PHASES[phase].policies:
+        return []
+    row = POLICY_TABLE[exit_policy]
+    if len(PHASES[phase].policies) == 1:
+        only = PHASES[phase].policies[0]
+        return [
+            f"Phase {phase} only supports exit_policy='{only}'. {row.label} policy requires {row.allowed}: "
+            f"set exit_policy: {only}, or choose a later phase"
+        ]
+    return [f"{row.label} policy requires {row.allowed}: set exit_policy to one of {', '.join(PHASES[phase].policies)}"]

@@ -1,0 +1,125 @@
+"""Split fixed-sequence testing: one function that certifies every kind of exit policy.
+
+FNR on exits is a ratio and not monotone in a threshold, so conformal risk control does not apply.
+Learn-then-Test does (arXiv 2110.01052): for a candidate fixed before the labels of val_calib are
+looked at, misses given exited positives are Binomial(m, FNR on exits) exactly. Testing candidates
+one after the other in a fixed order, and stopping at the first failure, keeps the error of the whole
+walk at delta without a correction.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
+from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, p_value
+from stage1_pro.core.metrics.exits import ExitCounts
+
+GUARANTEE = (
+    "With probability at least {confidence:g} over the draw of the calibration set, FNR on exits (the share answered "
+    "negative among positives that exit) is at most {target:g} on new cases exchangeable with it."
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """What certification returns: the evidence for every candidate, and which ones it certified.
+
+    p_values, upper_bounds: (J,) on val_calib; certified: (J,) bool; start: where the walk began.
+    """
+
+    calib: ExitCounts
+    start: int
+    p_values: FloatArray
+    upper_bounds: FloatArray
+    certified: BoolArray
+
+    @property
+    def answer(self) -> int | None:
+        """Index of the last certified candidate; None where nothing was certified."""
+        return int(np.flatnonzero(self.certified)[-1]) if self.certified.any() else None
+
+
+def certify(select: ExitCounts, calib: ExitCounts, target_fnr: float, delta: float) -> Walk:
+    """Certify "FNR on exits <= target_fnr" at error `delta` for as much coverage as the evidence carries.
+
+    select, calib: counts of the same J candidates on val_select and val_calib. The candidates must
+    stand in the order of growing val_select coverage and be fixed before val_calib was read; of
+    val_calib only its number of positives enters the start of the walk.
+    """
+    if not select.exited.size:
+        nothing = np.zeros(0)
+        return Walk(calib, 0, nothing, nothing, nothing.astype(bool))
+    start = power_aware_start(select, calib.positives, target_fnr)
+    p = p_value(calib.misses, calib.exited_positives, target_fnr)
+    passed = p[start:] <= delta
+    certified = np.zeros(p.shape, dtype=bool)
+    certified[start:] = np.logical_and.accumulate(passed)
+    return Walk(calib, start, p, fnr_upper_bound(calib.misses, calib.exited_positives, delta), certified)
+
+
+def power_aware_start(select: ExitCounts, calib_positives: int, target_fnr: float) -> int:
+    """The candidate most likely to pass, judged by val_select alone.
+
+    The strictest candidate would be a bad start: below the minimum number of exited positives nothing
+    can pass, and the walk would end where it began.
+    """
+    return int(np.argmin(predicted_p(select, calib_positives, target_fnr)))
+
+
+def predicted_p(select: ExitCounts, calib_positives: int, target_fnr: float) -> FloatArray:
+    """(J,) p-values that val_calib would give if its rates were those of val_select."""
+    scale = calib_positives / max(1, select.positives)
+    exited = np.maximum(1, np.round(scale * select.exited_positives)).astype(np.int64)
+    misses = np.minimum(exited, np.round(scale * select.misses).astype(np.int64))
+    return p_value(misses, exited, target_fnr)
+
+
+def threshold_candidates(scores: FloatArray, most: int = 200) -> FloatArray:
+    """(J,) distinct quantiles of val_select's scores, high to low: thresholds of growing coverage.
+
+    Each is one of the scores, so that a candidate's coverage is attained and not interpolated.
+    """
+    finite = scores[np.isfinite(scores)]
+    if not finite.size:
+        return np.zeros(0)
+    levels = np.arange(1, most + 1) / most
+    ranks = np.unique(np.maximum(np.ceil(levels * finite.size).astype(np.int64), 1)) - 1
+    descending = finite.size - 1 - ranks
+    return np.unique(np.partition(finite, np.unique(descending))[descending])[::-1].copy()
+
+
+def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) -> str:
+    """Why nothing was certified and what would help. names: (J,) words for the candidates."""
+    delta, at_hand = 1 - confidence, walk.calib.positives
+    head = f"nothing certified: no candidate shows FNR on exits <= {target_fnr:g} at confidence {confidence:g}."
+    if not names:
+        return f"{head} No case of val_select has a finite score."
+    best = int(np.argmin(walk.upper_bounds))
+    misses, exited = int(walk.calib.misses[best]), int(walk.calib.exited_positives[best])
+    lines = [
+        head,
+        f"  val_calib holds {at_hand} independent positives; the best candidate ({names[best]}) lets {exited} of them "
+        f"exit with {misses} missed: FNR on exits <= {walk.upper_bounds[best]:.4f}.",
+        _needed(misses, exited, at_hand, target_fnr, delta),
+        "  Remedies: more calibration positives; a larger --target_fnr_exit or a smaller --fnr_confidence (run again "
+        "with either); a better model.",
+    ]
+    return "\n".join(lines)
+
+
+def _needed(misses: int, exited: int, at_hand: int, target_fnr: float, delta: float) -> str:
+    if not exited:
+        return f"  At least {minimum_positives(target_fnr, delta)} positives must exit, even without one miss."
+    if misses / exited >= target_fnr:
+        return f"  More positives would not help: the observed rate {misses / exited:.4f} is not below the target."
+    needed = _exited_needed(misses / exited, target_fnr, delta)
+    more = max(1, int(np.ceil(needed * at_hand / exited)) - at_hand)
+    return f"  At the observed rate {misses / exited:.4f} about {more} more calibration positives are needed."
+
+
+def _exited_needed(rate: float, target_fnr: float, delta: float) -> int:
+    """Fewest exited positives that pass when misses grow at `rate`."""
+    sizes = np.unique(np.geomspace(1, 1e8, 4000).astype(np.int64))
+    passed = p_value(np.floor(sizes * rate).astype(np.int64), sizes, target_fnr) <= delta
+    return int(sizes[np.argmax(passed)]) if passed.any() else int(sizes[-1])

@@ -1,0 +1,309 @@
+"""One run directory: its paths, what may be written when, and its provenance."""
+
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stage1_pro.core import artifacts, ledger
+from stage1_pro.core.config import Stage1ProConfig, load_config, save_config
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.phases import POLICY_TABLE, PolicyRow
+from stage1_pro.core.scores import Scores, read_scores
+from stage1_pro.core.splits import Splits, read_splits
+
+RUNS = Path("runs")
+LATEST = str(RUNS / "latest")
+PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "stage1-pro")
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """What the certificate promises: FNR on exits at most `target_fnr`, except with probability `delta`."""
+
+    target_fnr: float
+    confidence: float
+
+    @property
+    def delta(self) -> float:
+        return 1 - self.confidence
+
+
+class Run:
+    """A run directory on disk. `create` begins one, `open` takes one up."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, path: str | None, phase: int) -> "Run":
+        """Make the directory of a new run, and point runs/latest to it.
+
+        Raises UserError where the run exists already: a run is never overwritten.
+        """
+        target = Path(path) if path else RUNS / f"p{phase}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        if (target / "splits.json").exists() or (target / "config.json").exists():
+            raise UserError(f"{target} already holds a run, and runs are never overwritten. Choose another --run.")
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{target} cannot be made: {error.strerror}. Choose another --run.") from None
+        run = cls(_short(target))
+        run._point_latest()
+        return run
+
+    @classmethod
+    def open(cls, path: str) -> "Run":
+        """Take up an existing run. Raises UserError where there is none."""
+        target = Path(path)
+        if not target.exists():
+            known = sorted(child.name for child in target.parent.glob("*/")) if target.parent.is_dir() else []
+            raise UserError(f"{target} does not exist{artifacts.did_you_mean(target.name, known)}. Begin a run with 20_train.py.")
+        if not (target / "splits.json").is_file():
+            raise UserError(f"{target} is not a run (no splits.json in it). Begin one with 00_make_splits.py or 20_train.py.")
+        return cls(_short(target))
+
+    # ---- paths
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def splits_path(self) -> Path:
+        return self.path / "splits.json"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / "model_best.pth"
+
+    @property
+    def environment_path(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def eval_path(self) -> Path:
+        return self.path / "eval.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def figures_path(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def bundle_path(self) -> Path:
+        return self.path / "bundle"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.path.resolve().parent / "calibrations.csv"
+
+    def scores_path(self, split: str) -> Path:
+        return self.path / "scores" / f"{split}.parquet"
+
+    # ---- content
+
+    @cached_property
+    def config(self) -> Stage1ProConfig:
+        if not self.config_path.exists():
+            raise UserError(f"{self.path} is not trained yet. Run 20_train.py --run {self.path} first.")
+        return load_config(self.config_path)
+
+    @cached_property
+    def splits(self) -> Splits:
+        return read_splits(self.splits_path)
+
+    @cached_property
+    def model_digest(self) -> str:
+        if not self.model_path.exists():
+            raise UserError(f"{self.path} has no model_best.pth. Run 20_train.py --resume {self.path} to finish its training.")
+        return artifacts.digest_file(self.model_path)
+
+    @property
+    def policy_row(self) -> PolicyRow:
+        """The row of the policy that this run is trained for."""
+        return POLICY_TABLE[self.config.exit_policy]
+
+    @property
+    def policy_path(self) -> Path:
+        return self.path / self.policy_row.file
+
+    def policy_files(self) -> list[Path]:
+        """The policy files that are there, of whatever policy."""
+        return [self.path / row.file for row in POLICY_TABLE.values() if (self.path / row.file).exists()]
+
+    def demand_untrained(self) -> None:
+        """Raise UserError where training has begun already."""
+        if self.config_path.exists():
+            raise UserError(
+                f"{self.path} has been trained already, and runs are never overwritten. "
+                f"Continue it with --resume {self.path}, or choose another --run."
+            )
+
+    def begin_training(self, config: Stage1ProConfig, model_facts: dict[str, Any]) -> None:
+        """Record the config and where it is trained; from here on the run can be resumed.
+
+        model_facts: preprocessing, backbone and backbone_license.
+        """
+        artifacts.write_json(self.environment_path, {**environment(config.seed), **model_facts}, "environment")
+        save_config(config, self.config_path)
+
+    def scores(self, split: str) -> Scores:
+        """Scores of one split, checked to belong to this run's weights and splits."""
+        path = self.scores_path(split)
+        script = "40_eval_selective.py" if split == "val_test" else f"20_train.py --resume {self.path}"
+        mend = f"Remove it and run {script} to write it." if path.exists() else f"Run {script} to write it."
+        scores = read_scores(path, split, mend)
+        for what, found, expected in (
+            ("split", scores.split, split),
+            ("weights", scores.model_digest, self.model_digest),
+            ("splits", scores.splits_digest, self.splits.digest),
+        ):
+            if found != expected:
+                raise UserError(f"{path}: these scores are of other {what} ({found[:12]}, not {expected[:12]}). {mend}")
+        return scores
+
+    def risk(self, target_fnr_exit: float | None = None, fnr_confidence: float | None = None) -> Risk:
+        """The run's target and confidence, or the ones given in their place."""
+        target = self.config.target_fnr_exit if target_fnr_exit is None else target_fnr_exit
+        confidence = self.config.fnr_confidence if fnr_confidence is None else fnr_confidence
+        if not 0 < target <= 0.1:
+            raise UserError(f"--target_fnr_exit is {target}; allowed above 0, up to 0.1.")
+        if not 0.5 <= confidence < 1:
+            raise UserError(f"--fnr_confidence is {confidence}; allowed 0.5 to below 1.")
+        return Risk(target, confidence)
+
+    # ---- calibration
+
+    def demand_uncalibrated(self, policy: str) -> None:
+        """Raise UserError unless `policy` is this run's and no policy file exists yet."""
+        if policy != self.config.exit_policy:
+            row = self.policy_row
+            raise UserError(f"{self.path}: exit_policy is '{row.name}'. Run {row.script} --run {self.path} instead.")
+        for path in self.policy_files():
+            raise UserError(
+                f"{path} exists: this run is calibrated already. A second look at val_calib spends the confidence "
+                "again; to calibrate anew, train a new run with new splits."
+            )
+
+    def record_attempt(self, policy: str, risk: Risk, certified: bool) -> int:
+        """Append one certification attempt to the ledger; returns how often this val_calib has been used."""
+        entry = ledger.Entry(
+            time=utc_now(),
+            val_calib_digest=self.splits.metadata["val_calib_digest"],
+            run=self.name,
+            policy=policy,
+            target_fnr_exit=risk.target_fnr,
+            fnr_confidence=risk.confidence,
+            outcome="certified" if certified else "nothing certified",
+        )
+        return ledger.append(self.ledger_path, entry)
+
+    def policy_header(self, risk: Risk, calib_use_count: int) -> dict[str, Any]:
+        """The fields that every policy file carries about where it came from."""
+        return {
+            "schema_version": artifacts.SCHEMA_VERSION,
+            "run_id": self.name,
+            "created_at": utc_now(),
+            "target_fnr_exit": risk.target_fnr,
+            "fnr_confidence": risk.confidence,
+            "calib_use_count": calib_use_count,
+            "model_digest": self.model_digest,
+            "splits_digest": self.splits.digest,
+        }
+
+    def write_policy(self, policy: dict[str, Any]) -> Path:
+        artifacts.write_json(self.policy_path, policy, self.policy_row.schema)
+        return self.policy_path
+
+    def read_policy(self) -> dict[str, Any]:
+        """The run's one policy file, checked to belong to these weights and splits."""
+        files = self.policy_files()
+        if len(files) > 1:
+            raise UserError(
+                f"{self.path}: Multiple policy files found! Only {self.policy_row.file} should exist. Remove the other."
+            )
+        mend = f"Run {self.policy_row.script} --run {self.path} first."
+        if files and files[0] != self.policy_path:
+            raise UserError(f"{files[0]} is not the policy of this run ('{self.policy_row.name}'). {mend}")
+        if not files:
+            raise UserError(f"{self.policy_path} does not exist: the run has no certified policy. {mend}")
+        policy = artifacts.read_json(self.policy_path, self.policy_row.schema)
+        for key, expected in (("model_digest", self.model_digest), ("splits_digest", self.splits.digest)):
+            if policy.get(key) != expected:
+                raise UserError(f"{self.policy_path}: $.{key} is of another model or other splits. Train and calibrate a new run.")
+        return policy
+
+    def _point_latest(self) -> None:
+        if self.path.resolve().parent != RUNS.resolve():
+            return
+        temporary = RUNS / f".latest.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.name)
+        os.replace(temporary, RUNS / "latest")
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """What a result depends on beside its config: versions, commit, command, threads."""
+    commit = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain")
+    return {
+        "created_at": utc_now(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "git_commit": commit,
+        "git_dirty": None if commit is None else bool(status),
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    }
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str | None:
+    """Answer of a git command about the source tree; None outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _short(path: Path) -> Path:
+    """The real path of a run, relative to the working directory where it lies inside it."""
+    real = path.resolve()
+    return real.relative_to(Path.cwd()) if real.is_relative_to(Path.cwd()) else real

@@ -1,0 +1,95 @@
+"""Score files: one row a case, the only thing that calibration and evaluation read about a model."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.errors import UserError
+
+SCORE_SPLITS = ("val_select", "val_calib", "val_test")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Raw model outputs of one split, sorted by case id.
+
+    case_id, group: (N,) str; labels: (N,) int8; logits: (N, C) float32, C-contiguous; gate_logit: (N,)
+    float32, or None for a model without a gate. The digests name the weights and the splits they
+    belong to.
+    """
+
+    split: str
+    case_id: np.ndarray
+    group: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    gate_logit: np.ndarray | None
+    model_digest: str
+    splits_digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def positives(self) -> int:
+        return int(np.count_nonzero(self.labels == 1))
+
+    def write(self, path: Path) -> None:
+        """Write as parquet, atomically. Raises ValueError where a case occurs twice."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        order = np.argsort(self.case_id.astype(str), kind="stable")
+        case_id = self.case_id[order].astype(str)
+        if np.any(case_id[1:] == case_id[:-1]):
+            raise ValueError("a case is scored twice")
+        columns = {
+            "case_id": pa.array(case_id, pa.string()),
+            "group": pa.array(self.group[order].astype(str), pa.string()),
+            "label": pa.array(self.labels[order], pa.int8()),
+        }
+        for index in range(self.logits.shape[1]):
+            columns[f"logit_{index}"] = pa.array(self.logits[order, index], pa.float32())
+        if self.gate_logit is not None:
+            columns["gate_logit"] = pa.array(self.gate_logit[order], pa.float32())
+        labels = {"split": self.split, "model_digest": self.model_digest, "splits_digest": self.splits_digest}
+        table = pa.table(columns).replace_schema_metadata(labels)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        artifacts.write_bytes(path, buffer.getvalue())
+
+
+def read_scores(path: Path, split: str, mend: str) -> Scores:
+    """Read one score file. Raises UserError where it is missing, damaged, or of another split."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = artifacts.read_bytes(path, mend)
+    try:
+        table = pq.read_table(io.BytesIO(content))
+        return _from_table(table)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a whole score file ({' '.join(str(error).split())[:120]}). {mend}") from None
+
+
+def _from_table(table) -> Scores:
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    logit_names = [name for name in table.column_names if name.startswith("logit_")]
+    column = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    if not logit_names:
+        raise ValueError("no logit columns")
+    return Scores(
+        split=metadata["split"],
+        case_id=column["case_id"],
+        group=column["group"],
+        labels=column["label"].astype(np.int8),
+        # contiguous: numpy's exp may round differently on strided memory
+        logits=np.ascontiguousarray(np.stack([column[name] for name in logit_names], axis=1), dtype=np.float32),
+        gate_logit=column["gate_logit"].astype(np.float32) if "gate_logit" in column else None,
+        model_digest=metadata["model_digest"],
+        splits_digest=metadata["splits_digest"],
+    )

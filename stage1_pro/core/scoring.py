@@ -1,0 +1,25 @@
+"""Score files of a run, written by the code that also runs at inference."""
+
+from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.models.stage1 import load_model
+from stage1_pro.core.predictor import Stage1Predictor
+from stage1_pro.core.progress import bar
+from stage1_pro.core.run import Run
+
+
+def write_scores(run: Run, cases: CaseTable, splits: tuple[str, ...]) -> None:
+    """Score splits of a run with its model_best.pth."""
+    predictor, config = Stage1Predictor(load_model(run.model_path)), run.config
+    for split in splits:
+        frame = cases.frame.iloc[run.splits.indices(split)]
+        with bar(f"scoring {split}") as progress:
+            scores = predictor.score(
+                frame,
+                split,
+                model_digest=run.model_digest,
+                splits_digest=run.splits.digest,
+                batch_size=config.batch_size,
+                workers=config.dataset_params.num_workers,
+                progress=progress,
+            )
+        scores.write(run.scores_path(split))

@@ -1,0 +1,195 @@
+"""One training run from a checked case table to model_best.pth and its scores."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.begin import LAUNCHED_RUN, is_first_process
+from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
+from stage1_pro.core.callbacks.epochs import EpochTable, Throughput
+from stage1_pro.core.cli import say
+from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.data.features import cached_features
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.models.backbone import load_backbone
+from stage1_pro.core.models.module import Stage1Module
+from stage1_pro.core.models.stage1 import Stage1Model, dump_tensors, load_model, read_tensors, save_model
+from stage1_pro.core.optim.schedule import trainable
+from stage1_pro.core.phases import PHASES
+from stage1_pro.core.progress import bar
+from stage1_pro.core.run import Run
+
+PRECISION = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints through our own door: a kill leaves the previous file whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        artifacts.write_bytes(Path(path), dump_tensors(checkpoint))
+
+
+def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
+    """The untrained model: backbone as `model_path` names it, heads by seed, or another run's weights."""
+    pl.seed_everything(config.seed, verbose=False)
+    backbone, spec = load_backbone(config.model_path, config.dataset_params.image_size)
+    model = Stage1Model.new(backbone, spec, class_names, config.dropout)
+    if init_from is not None:
+        _take_weights(model, init_from)
+    if config.freeze_backbone:
+        model.freeze_backbone()
+    return model
+
+
+def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, resume: bool) -> None:
+    """Record config and environment of a new run; a resumed one has them."""
+    os.environ[LAUNCHED_RUN] = str(run.path)
+    if resume or not is_first_process():
+        return
+    spec = model.spec
+    facts = {
+        "preprocessing": spec.preprocessing.to_dict(),
+        "backbone": config.model_path,
+        "backbone_license": spec.license,
+    }
+    run.begin_training(config, facts)
+
+
+def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
+    """What training would do, in a few lines."""
+    phase, spec = PHASES[config.phase], model.spec
+    moving = sum(parameter.numel() for _, parameter in trainable(model))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    say(f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; checkpoint by {phase.monitor} ({phase.mode})")
+    say(f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} at confidence {config.fnr_confidence:g}")
+    say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
+    say(f"parameters  {moving:,} trainable of {total:,}")
+    say(f"training    {config.epochs} epochs, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
+
+
+def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> None:
+    """Train to the end or to early stopping, from the last checkpoint where there is one."""
+    last = run.checkpoints_path / "last.ckpt"
+    if last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]:
+        return
+    _quiet_lightning()
+    features = _features(run, config, model, cases)
+    data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features)
+    module = Stage1Module(model, config, data.class_counts, from_features=features is not None)
+    if config.compile:
+        model.compile()
+    trainer = make_trainer(run, config)
+    try:
+        trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except torch.OutOfMemoryError:
+        half = max(1, config.batch_size // 2)
+        raise UserError(
+            f"out of GPU memory at batch_size {config.batch_size}: train a new run with --batch_size {half} "
+            f"--grad_accum_steps {2 * config.grad_accum_steps}."
+        ) from None
+    if not (run.checkpoints_path / "best.ckpt").exists():
+        raise UserError(f"{PHASES[config.phase].monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
+
+
+def save_best(run: Run, model: Stage1Model) -> None:
+    """Put the best checkpoint's weights (their average where EMA is on) into model_best.pth."""
+    checkpoint = read_tensors(run.checkpoints_path / "best.ckpt")
+    averaged = checkpoint["callbacks"].get("ExponentialMovingAverage", {}).get("average", {})
+    state = {**checkpoint["state_dict"], **averaged}
+    weights = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    model.cpu().load_state_dict({**model.state_dict(), **weights})
+    save_model(model, run.model_path)
+
+
+def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
+    phase, live = PHASES[config.phase], sys.stdout.isatty()
+    callbacks: list[pl.Callback] = [
+        Throughput(),
+        *([ExponentialMovingAverage(config.ema_decay)] if config.use_ema else []),
+        LearningRateMonitor(logging_interval="epoch"),
+        EpochTable(run.metrics_path, phase.monitor, plain_lines=not live),
+        EarlyStopping(phase.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False),
+        _checkpoint(run, "best", monitor=phase.monitor, mode=phase.mode),
+        _checkpoint(run, "last"),
+        *([RichProgressBar()] if live else []),
+    ]
+    return pl.Trainer(
+        accelerator="auto",
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy,
+        precision=PRECISION[config.precision],
+        max_epochs=config.epochs,
+        accumulate_grad_batches=config.grad_accum_steps,
+        gradient_clip_val=config.max_grad_norm or None,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(str(run.path), name="tensorboard", version=""),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run.path,
+        enable_progress_bar=live,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # our samplers share out the cases themselves
+    )
+
+
+def _checkpoint(run: Run, name: str, **monitored: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        run.checkpoints_path, filename=name, save_on_train_epoch_end=True, enable_version_counter=False, **monitored
+    )
+
+
+def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
+    """Cached features of the two splits that training reads, where the config allows a cache."""
+    cacheable = config.freeze_backbone and config.dataset_params.augmentation == "none"
+    if config.feature_cache == "off" or not cacheable:
+        return None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features = {}
+    for split in ("train", "val_select"):
+        frame = cases.frame.iloc[run.splits.indices(split)]
+        with bar(f"features of {split}") as progress:
+            features[split] = cached_features(
+                model.backbone,
+                model.spec,
+                list(frame["path"]),
+                list(frame["content"]),
+                run.path.resolve().parent / ".feature_cache",
+                batch_size=config.batch_size,
+                workers=config.dataset_params.num_workers,
+                device=device,
+                progress=progress,
+            )
+    model.backbone.cpu()
+    return features
+
+
+def _take_weights(model: Stage1Model, other: Run) -> None:
+    """Start from the weights of another run, as far as both models have them."""
+    source = load_model(other.model_path)
+    if source.spec.arch != model.spec.arch or source.features != model.features:
+        raise UserError(f"--init_from {other.path}: its backbone is {source.spec.arch}, this run's is {model.spec.arch}.")
+    model.load_state_dict({**model.state_dict(), **source.state_dict()})
+
+
+def _quiet_lightning() -> None:
+    """Our own lines say what a user needs; Lightning's hints about other products do not."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*The number of training batches.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -1,0 +1,70 @@
+"""20: train the stage-1 model of a run, keep its best weights, and score the two validation splits.
+
+    python stage1_pro/scripts/20_train.py --config configs/smoke.yaml --phase 1
+reads   runs/<id>/splits.json (drawn first where no --run is named), the images
+writes  runs/<id>/config.json, environment.json, metrics.csv, checkpoints/, model_best.pth,
+        scores/val_select.parquet, scores/val_calib.parquet
+
+Settings come from the defaults, then every --config file in turn, then the flags.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from stage1_pro.core import cli
+
+
+@dataclass(frozen=True)
+class Args:
+    run: str | None = None
+    """A run prepared by 00_make_splits.py; without it a new run is begun."""
+    resume: str | None = None
+    """Continue this run with its own config; takes no other option."""
+    init_from: str | None = None
+    """Start from the weights of this run, which must have the same splits."""
+    dry_run: bool = False
+    """Check everything, print the plan, and stop."""
+
+
+def main(args: Args, layers: list[tuple[str, Any]]) -> None:
+    from stage1_pro.core.begin import is_first_process, prepared_run, run_to_resume, source_run
+    from stage1_pro.core.config import merge_configs
+
+    if args.dry_run and not args.resume:
+        return show_plan(args, layers)
+    if args.resume:
+        others = {"run": args.run, "init_from": args.init_from, "dry_run": args.dry_run}
+        run, config, cases = run_to_resume(args.resume, others, layers)
+    else:
+        config = merge_configs(layers)
+        run, cases = prepared_run(args.run, config)
+    source = source_run(args.init_from, run)
+
+    from stage1_pro.core import training  # Lightning takes seconds to import: bad input has been told by now
+    from stage1_pro.core.scoring import write_scores
+
+    with cli.resumable(run.path):
+        model = training.build_model(config, cases.class_names, source)
+        training.begin(run, config, model, resume=bool(args.resume))
+        training.fit(run, config, model, cases)
+        if is_first_process():
+            training.save_best(run, model)
+            write_scores(run, cases, ("val_select", "val_calib"))
+            cli.say_next(run.path, run.policy_row.script)
+
+
+def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
+    """Resolve and check everything that training would use, print it, and write nothing."""
+    from stage1_pro.core.begin import prepared_run, preview
+    from stage1_pro.core.config import merge_configs
+
+    config = merge_configs(layers)
+    cases = prepared_run(args.run, config)[1] if args.run else preview(config)[0]
+
+    from stage1_pro.core import training
+
+    training.print_plan(config, training.build_model(config, cases.class_names))
+
+
+if __name__ == "__main__":
+    cli.run_with_config(main, Args, __doc__)

@@ -1,0 +1,45 @@
+"""25: certify the softmax threshold of a run.
+
+    python stage1_pro/scripts/25_threshold_sweep.py --run runs/demo
+reads   runs/<id>/scores/val_select.parquet, val_calib.parquet
+writes  runs/<id>/thresholds.json, figures/threshold_sweep.png, one row of runs/calibrations.csv
+
+Exits with status 3, and writes no policy, where nothing can be certified.
+"""
+
+from dataclasses import dataclass
+
+from stage1_pro.core import cli
+
+
+@dataclass(frozen=True)
+class Args:
+    run: str = "runs/latest"
+    """Run directory."""
+    target_fnr_exit: float | None = None
+    """Certify this target instead of the config's, above 0, up to 0.1."""
+    fnr_confidence: float | None = None
+    """Certify at this confidence instead of the config's, 0.5 to below 1."""
+
+
+def main(args: Args) -> None:
+    from stage1_pro.core.policies.softmax import calibrate_softmax
+    from stage1_pro.core.report.figures import sweep_figure
+    from stage1_pro.core.run import Run
+
+    run = Run.open(args.run)
+    run.demand_uncalibrated("softmax")
+    risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
+    calibration = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk)
+    uses = run.record_attempt("softmax", risk, calibration.walk.answer is not None)
+    record = calibration.record()
+    threshold = record["sweep_results"][calibration.demand_certified()]["threshold"]
+    policy = {**run.policy_header(risk, uses), **record, "exit_threshold": threshold}
+    sweep_figure(policy, run.figures_path / "threshold_sweep.png")
+    run.write_policy(policy)
+    cli.say_policy(policy)
+    cli.say_next(run.path, "40_eval_selective.py")
+
+
+if __name__ == "__main__":
+    cli.run(main, Args, __doc__)

@@ -1,0 +1,55 @@
+"""60: decide new images with a bundle: answer, or defer to stage 2.
+
+    python stage1_pro/scripts/60_predict.py runs/demo/bundle data/demo/images --out decisions.csv
+reads   a bundle, image files and folders of images
+writes  one row an image: id, answer, probability, decision (exit or defer), score, reason
+
+Exits with status 4 where some images could not be read; they are deferred, with the reason.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stage1_pro.core import cli
+
+
+@dataclass(frozen=True)
+class Args:
+    bundle: str = field(metadata={"nargs": None})
+    """Bundle folder, as 50_export_bundle.py writes it."""
+    images: list[str] = field(metadata={"nargs": "+"})
+    """Image files and folders."""
+    format: Literal["csv", "jsonl", "parquet"] = "csv"
+    """Format of the decisions."""
+    out: str | None = None
+    """File to write; without it decisions.<format>."""
+    batch_size: int = 64
+    """Images per forward pass, 1 or more."""
+    num_workers: int = 0
+    """Processes that decode images; 0: this one."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, …"""
+
+
+def main(args: Args) -> None:
+    from pathlib import Path
+
+    from stage1_pro.core.decisions import decide_files, find_images, write_decisions
+    from stage1_pro.core.errors import SomeInputsUnreadable
+    from stage1_pro.core.predictor import Stage1Predictor
+
+    predictor = Stage1Predictor.load(args.bundle, args.device)
+    paths = find_images(args.images)
+    decisions = decide_files(predictor, paths, batch_size=args.batch_size, workers=args.num_workers)
+    out = Path(args.out or f"decisions.{args.format}")
+    write_decisions(decisions, out, args.format)
+    counts = decisions["decision"].value_counts()
+    unreadable = int((decisions["answer"] == "").sum())
+    cli.say(f"{len(decisions)} images: {counts.get('exit', 0)} exit, {counts.get('defer', 0)} deferred")
+    cli.say(f"decisions {out}")
+    if unreadable:
+        raise SomeInputsUnreadable(f"{unreadable} of {len(decisions)} images could not be read; they are deferred, see their reason.")
+
+
+if __name__ == "__main__":
+    cli.run(main, Args, __doc__)

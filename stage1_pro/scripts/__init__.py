@@ -1,0 +1,1 @@
+"""One verb per script; each reads and writes files of one run."""

