@@ -49,8 +49,9 @@ def parse_json(content: bytes, schema: str, path: Path) -> dict[str, Any]:
     """Parse and validate the bytes of an artifact; `path` is only named in messages."""
     try:
         data = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole JSON file ({error}). {MENDS[schema]}") from None
+    _refuse_newer(data, path)
     problems = list(schema_problems(data, schema))
     if len(problems) == 1:
         raise UserError(f"{path}: {problems[0]}. {MENDS[schema]}")
@@ -100,8 +101,7 @@ def digest_json(data: Any) -> str:
 def schema_problems(data: Any, schema: str) -> Iterator[str]:
     """Every way in which `data` breaks the schema: `$.path is FOUND; allowed …`."""
     errors = sorted(validator(schema).iter_errors(data), key=lambda error: (error.json_path, error.message))
-    for error in errors:
-        yield from _explain(error)
+    yield from dict.fromkeys(text for error in errors for text in _explain(error))  # `required` comes once a field
 
 
 @cache
@@ -111,9 +111,11 @@ def schema(name: str) -> dict[str, Any]:
 
 @cache
 def validator(name: str):
-    from jsonschema import Draft202012Validator  # deferred: `--help` does not pay for it
+    from jsonschema import Draft202012Validator, validators  # deferred: `--help` does not pay for it
 
-    return Draft202012Validator(schema(name))
+    # the draft takes 1.0 for an integer; an index or a count that is a float breaks its user much later
+    whole = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    return validators.extend(Draft202012Validator, type_checker=whole)(schema(name))
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
@@ -148,7 +150,9 @@ def _allowed(node: dict[str, Any]) -> str:
     if "pattern" in node:
         words += f" matching {node['pattern']}"
     if "minItems" in node:
-        words += f" of {node['minItems']} or more"
+        words += f" of {node['minItems']}" + (" or more" if node.get("maxItems") != node["minItems"] else "")
+    if node.get("uniqueItems"):
+        words += " without repeats"
     if "minLength" in node:
         words = "a non-empty string"
     low, high = node.get("minimum"), node.get("maximum")
@@ -162,6 +166,15 @@ def _allowed(node: dict[str, Any]) -> str:
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= SHOWN_VALUE else text[:SHOWN_VALUE] + "…"
+
+
+def _refuse_newer(data: Any, path: Path) -> None:
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if type(found) is int and found > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was written by a newer version of stage1_pro (schema {found}; this one reads up to {SCHEMA_VERSION}). "
+            "Upgrade stage1_pro."
+        )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

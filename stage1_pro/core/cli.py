@@ -51,6 +51,7 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
     _add_arguments(parser, arguments)
     own = {f"--{field.name}" for field in fields(arguments)}
     if {"-h", "--help"} & set(argv):
+        parser.usage = "%(prog)s [--config FILE …] [--SETTING VALUE …] " + " ".join(f"[{option}]" for option in sorted(own))
         parser.add_class_arguments(Stage1ProConfig, None)
         parser.parse_args(["--help"])
     files, script_argv, settings = _split(argv, own)
@@ -184,7 +185,8 @@ def _split(argv: Sequence[str], own: set[str]) -> tuple[list[str], list[str], li
             settings.append((option[2:], value))
         pending = following
     if bare:
-        raise UserError(f"{', '.join(bare)}: expected --setting VALUE. See --help.")
+        words = [f"{word}{did_you_mean(word, sorted(own))}" for word in bare]
+        raise UserError(f"{', '.join(words)}: expected --setting VALUE. See --help.")
     return files, script_argv, settings
 
 

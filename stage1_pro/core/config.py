@@ -6,6 +6,7 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,12 +158,12 @@ def merge_configs(layers: list[tuple[str, Mapping[str, Any]]]) -> Stage1ProConfi
             problems.append(f"{where}: holds {type(layer).__name__}, not a mapping of settings")
     merged = _coerce(merged, schema)
     problems += artifacts.schema_problems(merged, "config")
-    if not problems:
-        problems = list(_rule_problems(merged))
+    config = None if problems else _build(merged)
+    problems += _rule_problems(config) if config else []
     if len(problems) == 1:
         raise UserError(f"config: {problems[0]}")
     raise_problems(f"config: {len(problems)} problems", problems)
-    return _build(merged)
+    return config
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -170,10 +171,21 @@ def read_config_file(path: Path) -> dict[str, Any]:
     import yaml
 
     content = artifacts.read_bytes(path, "Name an existing YAML file with --config.")
+    class UniqueKeys(yaml.SafeLoader):
+        """PyYAML keeps the last of two equal keys without a word."""
+
+        def construct_mapping(self, node, deep=False):
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(content) or {}
-    except yaml.YAMLError as error:
+        settings = yaml.load(content, UniqueKeys)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return {} if settings is None else settings
 
 
 def save_config(config: Stage1ProConfig, path: Path) -> None:
@@ -198,21 +210,21 @@ def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     return Stage1ProConfig(**top, dataset_params=DatasetParams(**data))
 
 
-def _rule_problems(raw: dict[str, Any]) -> Iterator[str]:
+def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
     """Rules between fields, which a schema cannot say."""
-    data = raw["dataset_params"]
-    yield from phase_problems(raw["phase"], raw["exit_policy"])
-    ratios = sum(data[f"{split}_ratio"] for split in ("val_select", "val_calib", "val_test"))
+    data = config.dataset_params
+    yield from phase_problems(config.phase, config.exit_policy)
+    ratios = data.val_select_ratio + data.val_calib_ratio + data.val_test_ratio
     if ratios >= 1:
         yield f"$.dataset_params: the three validation ratios sum to {ratios:g}; leave a share below 1 for training"
-    if raw["warmup_epochs"] > raw["epochs"]:
-        yield f"$.warmup_epochs is {raw['warmup_epochs']:g}; allowed 0 to epochs ({raw['epochs']})"
-    names, positive = data["class_names"], data["positive_class"]
+    if config.warmup_epochs > config.epochs:
+        yield f"$.warmup_epochs is {config.warmup_epochs:g}; allowed 0 to epochs ({config.epochs})"
+    names, positive = data.class_names, data.positive_class
     if names and len(set(names)) < len(names):
         yield "$.dataset_params.class_names holds a name twice"
     if names and positive and positive not in names:
         yield f"$.dataset_params.positive_class is {positive!r}; allowed one of {', '.join(names)}"
-    sources = [source["name"] for source in data["sources"]]
+    sources = [source.name for source in data.sources]
     if len(set(sources)) < len(sources):
         yield "$.dataset_params.sources: two sources have the same name"
 
@@ -251,14 +263,14 @@ def _coerce(value: Any, node: dict[str, Any]) -> Any:
         return {key: _coerce(item, properties.get(key, {})) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_coerce(item, node.get("items", {})) for item in value]
-    if isinstance(value, str) and "number" in kinds:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    if "number" in kinds:
         try:
-            return float(value)
-        except ValueError:
+            number = float(value)
+        except (ValueError, OverflowError):
             return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        if "number" in kinds:
-            return float(value)
-        if "string" in kinds and "integer" not in kinds:
-            return str(value)
+        return number if math.isfinite(number) else str(value)  # a range check lets NaN pass
+    if isinstance(value, int) and "string" in kinds and "integer" not in kinds:
+        return str(value)
     return value

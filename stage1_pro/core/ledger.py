@@ -30,10 +30,13 @@ def append(path: Path, entry: Entry) -> int:
     with open(path, "a+", newline="") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # two calibrations may end at the same moment
         file.seek(0)
-        earlier = list(csv.DictReader(file))
+        written = file.read()
+        earlier = list(csv.DictReader(io.StringIO(written, newline="")))
         row = io.StringIO(newline="")
+        if written and not written.endswith("\n"):
+            row.write("\n")  # an earlier writer was cut off: its fragment must not swallow this row
         writer = csv.writer(row, lineterminator="\n")
-        if not earlier and file.tell() == 0:
+        if not written:
             writer.writerow([field.name for field in fields(Entry)])
         writer.writerow(astuple(entry))
         file.write(row.getvalue())

@@ -64,7 +64,7 @@ class Run:
         target = Path(path)
         if not target.exists():
             known = sorted(child.name for child in target.parent.glob("*/")) if target.parent.is_dir() else []
-            raise UserError(f"{target} does not exist{artifacts.did_you_mean(target.name, known)}. Begin a run with 20_train.py.")
+            raise UserError(f"{target} does not exist{artifacts.did_you_mean(target.name, known)}. Prepare it with 00_make_splits.py.")
         if not (target / "splits.json").is_file():
             raise UserError(f"{target} is not a run (no splits.json in it). Begin one with 00_make_splits.py or 20_train.py.")
         return cls(_short(target))

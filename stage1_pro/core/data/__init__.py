@@ -1,0 +1,1 @@
+"""From images and labels on disk to batches."""

@@ -1,0 +1,148 @@
+"""Datasets and samplers. What a step sees is a function of (seed, epoch, rank), never of workers or history."""
+
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stage1_pro.core.data.transforms import load_image
+
+
+class Draw(NamedTuple):
+    """One case of one epoch: what a sampler hands to a dataset."""
+
+    epoch: int
+    position: int
+
+
+class Batch(NamedTuple):
+    """inputs: (B, 3, H, W) images or (B, D) features; labels: (B,) int64; positions: (B,) in the dataset."""
+
+    inputs: Tensor
+    labels: Tensor
+    positions: Tensor
+
+
+class ImageDataset(Dataset):
+    """Decodes and transforms images; augmentation depends on (seed, epoch, position) alone."""
+
+    def __init__(self, paths: Sequence[str], labels: np.ndarray, transform: Callable, seed: int):
+        self.paths, self.transform, self.seed = list(paths), transform, seed
+        self.labels = labels.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
+        epoch, position = draw
+        with isolated_seed(self.seed, epoch, position):
+            image = self.transform(load_image(self.paths[position]))
+        return image, int(self.labels[position]), position
+
+
+class FeatureDataset(Dataset):
+    """Rows of a feature map, gathered a batch at a time."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray):
+        self.features = features
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        positions = np.fromiter((draw[1] for draw in draws), dtype=np.int64, count=len(draws))
+        taken = torch.from_numpy(positions)
+        return Batch(torch.from_numpy(self.features[positions]), self.labels[taken], taken)
+
+
+class EpochSampler(Sampler[Draw]):
+    """Draws for one rank: a fresh permutation every epoch, or the fixed order for evaluation.
+
+    weights: (N,) draws with replacement in these proportions, for class-balanced sampling. Training
+    ranks get equally many cases (the last few repeat); evaluation ranks share out every case once.
+    """
+
+    def __init__(self, size: int, seed: int, *, shuffle: bool, weights: np.ndarray | None = None, rank: int = 0, world: int = 1):
+        self.size, self.seed, self.shuffle, self.weights = size, seed, shuffle, weights
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return -(-self.size // self.world)
+        return len(range(self.rank, self.size, self.world))
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = np.arange(self.size)
+        if self.shuffle:
+            rng = np.random.default_rng([self.seed, crc32(b"order"), self.epoch])
+            order = rng.permutation(self.size) if self.weights is None else rng.choice(self.size, self.size, p=self.weights)
+            order = np.resize(order, len(self) * self.world)
+        for position in order[self.rank :: self.world].tolist():
+            yield Draw(self.epoch, position)
+
+
+def seed_of(*key: int) -> int:
+    """An independent seed for each key, such as (seed, epoch, rank)."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+class isolated_seed:
+    """Within the block all three random generators start from the key; outside nothing has happened."""
+
+    def __init__(self, *key: int):
+        self.seed = seed_of(*key)
+
+    def __enter__(self) -> None:
+        self.state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(self.seed)
+        np.random.seed(self.seed)
+        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would reset the accelerators too
+
+    def __exit__(self, *_: object) -> None:
+        python, numpy, pytorch = self.state
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(pytorch)
+
+
+def make_loader(dataset: Dataset, sampler: Sampler, batch_size: int, workers: int, pin_memory: bool = False) -> DataLoader:
+    """A DataLoader of `Batch`es; feature rows are gathered in this process."""
+    features = isinstance(dataset, FeatureDataset)
+    workers = 0 if features else workers
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_as_is if features else _collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=quiet_worker,
+        generator=torch.Generator(),  # the default one is dropout's: an iterator must not draw from it
+    )
+
+
+def quiet_worker(_: int) -> None:
+    """Ctrl-C is the main process's business; workers end when it closes their pipes."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _collate(items: list[tuple[Tensor, int, int]]) -> Batch:
+    images, labels, positions = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(positions))
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

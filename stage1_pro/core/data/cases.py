@@ -1,0 +1,230 @@
+"""The case table: every labelled image of a run, checked before anything is trained on it."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config import DatasetParams, Source
+from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.splits import SPLITS
+
+COLUMNS = ("path", "label", "case_id", "group", "split")
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+SHOWN_NAMES = 10
+
+
+@dataclass(frozen=True)
+class CaseTable:
+    """Cases sorted by case id.
+
+    frame: one row a case with `case_id, path, label` (index into class_names), `group`, `split` (""
+    where it is for us to draw) and `content` (digest of the image file). In a binary task the
+    positive class is number 1.
+    """
+
+    frame: pd.DataFrame
+    class_names: tuple[str, ...]
+    group_column: bool
+    split_column: bool
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def positive_class(self) -> str:
+        return self.class_names[-1]
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of ids, labels, groups and image contents; where the files lie does not enter it."""
+        return rows_digest(self.frame)
+
+
+def rows_digest(frame: pd.DataFrame) -> str:
+    columns = frame[["case_id", "label", "group", "content"]].astype(str)
+    return artifacts.digest_bytes("\n".join(columns.agg("\t".join, axis=1)).encode())
+
+
+def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
+    """Read every source and check it; all problems come in one UserError.
+
+    decode: also decode each image, which finds the damaged ones. Without it files are only hashed,
+    enough to recognise a table that was checked before.
+    """
+    if not params.sources:
+        raise UserError("dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does.")
+    frame = pd.concat([_read_source(source, several=len(params.sources) > 1) for source in params.sources])
+    frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
+    class_names, labels = _label_codes(frame["label"], params)
+    frame["label"] = labels
+    frame["content"], unreadable = _inspect(frame["path"], decode)
+    problems = [*_table_problems(frame, class_names), *_content_problems(frame[unreadable.isna()])]
+    bad = frame["case_id"][unreadable.notna()] + " (" + unreadable.dropna() + ")"
+    warnings = ()
+    if len(bad) and params.on_bad_image == "error":
+        problems.append(_counted(bad, "image cannot be read", "images cannot be read") + "; on_bad_image: skip leaves them out")
+    elif len(bad):
+        warnings = (_counted(bad, "unreadable image left out", "unreadable images left out"),)
+    raise_problems(f"{len(frame)} cases: {len(problems)} kinds of problems", problems)
+    frame = frame[unreadable.isna()].reset_index(drop=True)
+    grouped = bool((frame["group"] != "").any())
+    frame["group"] = _independent_groups(frame)
+    return CaseTable(frame, class_names, grouped, bool((frame["split"] != "").any()), warnings)
+
+
+def _read_source(source: Source, several: bool) -> pd.DataFrame:
+    """One source as a frame of strings; ids and groups carry the source's name where there are several."""
+    frame = _read_csv(source) if source.labels else _read_folders(source)
+    frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", frame["path"])
+    if several:
+        frame["case_id"] = f"{source.name}/" + frame["case_id"]
+        frame["group"] = frame["group"].where(frame["group"] == "", f"{source.name}/" + frame["group"])
+    root = Path(source.root) if source.root else Path(source.labels or ".").parent
+    frame["path"] = [str(root / path) for path in frame["path"]]
+    return frame
+
+
+def _read_csv(source: Source) -> pd.DataFrame:
+    path = Path(source.labels or "")
+    artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels.")
+    try:
+        rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no cases could be read ({' '.join(str(error).split())}). Columns: {','.join(COLUMNS)}.") from None
+    head = [str(cell).strip().lower() for cell in rows.iloc[0]]
+    if {"path", "label"} & set(head):
+        missing = [name for name in ("path", "label") if name not in head]
+        if missing or len(set(head)) < len(head):
+            what = f"has no column '{missing[0]}'" if missing else "names a column twice"
+            raise UserError(f"{path}: the header {','.join(head)} {what}. Columns: {','.join(COLUMNS)}.")
+        rows = rows.iloc[1:].set_axis(head, axis=1)
+    elif len(head) in range(2, len(COLUMNS) + 1):
+        rows = rows.set_axis(COLUMNS[: len(head)], axis=1)
+    else:
+        raise UserError(f"{path}: {len(head)} columns and no header. Columns: {','.join(COLUMNS)}; the last three may be absent.")
+    if rows.empty:
+        raise UserError(f"{path}: holds no cases. Columns: {','.join(COLUMNS)}.")
+    return rows.reindex(columns=list(COLUMNS), fill_value="").reset_index(drop=True)
+
+
+def _read_folders(source: Source) -> pd.DataFrame:
+    root = Path(source.root or ".")
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder. Mend sources[{source.name}].root; it holds one folder a class.")
+    files = [p for p in sorted(root.glob("*/**/*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    relative = [file.relative_to(root) for file in files]
+    relative = [p for p in relative if not any(part.startswith(".") for part in p.parts)]  # .ipynb_checkpoints is no class
+    if not relative:
+        raise UserError(f"{root}: no images in class folders. Mend sources[{source.name}].root, or name a CSV in labels.")
+    frame = pd.DataFrame({"path": [p.as_posix() for p in relative], "label": [p.parts[0] for p in relative]}, dtype=object)
+    return frame.reindex(columns=list(COLUMNS), fill_value="")
+
+
+def _label_codes(labels: pd.Series, params: DatasetParams) -> tuple[tuple[str, ...], np.ndarray]:
+    """(class names, code of each label); unknown labels are -1. The positive class comes last.
+
+    A label is a class name, or the number of one in the order of `class_names`.
+    """
+    found = sorted(set(labels), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    names = list(params.class_names or [name for name in found if name] or found)
+    numbers = {str(index): name for index, name in enumerate(names)}
+    positive = params.positive_class or names[-1]
+    if positive not in names:
+        raise UserError(f"dataset_params.positive_class is '{positive}'; the labels are {', '.join(names)}.")
+    ordered = tuple(name for name in names if name != positive) + (positive,)
+    code = {name: ordered.index(name) for name in names}
+    known = {**{number: code[name] for number, name in numbers.items()}, **code}
+    return ordered, labels.map(known).fillna(-1).to_numpy(dtype=np.int64)
+
+
+def _table_problems(frame: pd.DataFrame, class_names: tuple[str, ...]) -> Iterable[str]:
+    ids = frame["case_id"]
+    if len(class_names) < 2:
+        yield f"all labels are '{class_names[0]}': a classifier needs at least two classes"
+    yield from _listed(frame["path"][frame["content"] == "missing"], "file is missing", "files are missing")
+    yield from _listed(ids[ids.duplicated()], "case id occurs more than once", "case ids occur more than once")
+    strange = ids[frame["label"] < 0]
+    yield from _listed(strange, "label is not a class", "labels are not classes", f"; classes: {', '.join(class_names)}")
+    empty = [name for code, name in enumerate(class_names) if not (frame["label"] == code).any()]
+    yield from _listed(pd.Series(empty), "class has no cases", "classes have no cases")
+    strange = ids[~frame["split"].isin(["", *SPLITS])]
+    yield from _listed(strange, "split is unknown", "splits are unknown", f"; splits: {', '.join(SPLITS)}")
+    undecided = ids[frame["split"] == ""]
+    if 0 < len(undecided) < len(frame):
+        yield from _listed(undecided, "case has no split", "cases have no split", "; give a split to all cases or to none")
+
+
+def _content_problems(frame: pd.DataFrame) -> Iterable[str]:
+    """Identical images that contradict each other, and groups or images that cross given splits."""
+    real = frame[frame["content"] != "missing"]
+    for column, words in (("label", "under different labels"), ("split", "in different splits")):
+        mixed = real.groupby("content")[column].transform("nunique") > 1
+        yield from _listed(real["case_id"][mixed], f"image occurs {words}", f"identical images occur {words}")
+    grouped = real[real["group"] != ""]
+    mixed = grouped.groupby("group")["split"].transform("nunique") > 1
+    yield from _listed(grouped["group"][mixed].drop_duplicates(), "group crosses splits", "groups cross splits")
+
+
+def _inspect(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]:
+    """(content digests, reasons why an image cannot be read or None), in parallel threads."""
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda path: _inspect_one(path, decode), paths, chunksize=64))
+    return [digest for digest, _ in results], pd.Series([reason for _, reason in results], index=paths.index, dtype=object)
+
+
+def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
+    from PIL import Image
+
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        return "missing", None
+    except (OSError, ValueError) as error:  # a directory, no permission, a path that cannot exist
+        return "unreadable", getattr(error, "strerror", None) or str(error)
+    reason = None
+    if decode:
+        try:
+            with Image.open(BytesIO(content)) as image:
+                image.load()
+        except Exception as error:  # Pillow's plugins raise whatever their format suggests
+            reason = type(error).__name__
+    return blake2b(content, digest_size=16).hexdigest(), reason
+
+
+def _independent_groups(frame: pd.DataFrame) -> pd.Series:
+    """Group of each case, so that no image is in two groups: its own id where it has no group, and
+    groups that share an identical image are one."""
+    group = frame["group"].where(frame["group"] != "", frame["case_id"])
+    shared = frame["content"].duplicated(keep=False)
+    if not shared.any():
+        return group
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    groups, names = pd.factorize(group, sort=True)
+    contents, _ = pd.factorize(frame["content"])
+    size = len(names) + int(contents.max()) + 1
+    links = coo_matrix((np.ones(len(frame)), (groups, len(names) + contents)), shape=(size, size))
+    component = connected_components(links, directed=False)[1][: len(names)]
+    first = pd.Series(names).groupby(component).transform("first")
+    return pd.Series(first.to_numpy()[groups], index=frame.index)
+
+
+def _listed(names: pd.Series, one: str, many: str, after: str = "") -> Iterable[str]:
+    if len(names):
+        yield _counted(names, one, many) + after
+
+
+def _counted(names: pd.Series, one: str, many: str) -> str:
+    """`3 files are missing: a, b, c`, at most the first ten by name."""
+    shown = ", ".join(map(str, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
+    return f"{len(names)} {one if len(names) == 1 else many}: {shown}"

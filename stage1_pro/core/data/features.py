@@ -1,0 +1,74 @@
+"""The feature cache: what a frozen backbone makes of unaugmented images, computed once.
+
+The file is named by what decides its content (weights, preprocessing, image contents in order), so a
+mismatch is a miss and never a silent hit. It serves training only; scores never come from it.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.data.batches import EpochSampler, ImageDataset, make_loader
+from stage1_pro.core.models.backbone import Backbone, BackboneSpec
+
+
+def cached_features(
+    backbone: Backbone,
+    spec: BackboneSpec,
+    paths: list[str],
+    contents: list[str],
+    folder: Path,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    """(N, D) float32 memory map of the features of `paths`, whose file digests are `contents`.
+
+    Computes and stores them where they are not cached yet; `progress(done, total)` is called a batch.
+    """
+    file = folder / f"{cache_key(backbone, spec, contents)}.npy"
+    if file.exists():
+        return np.load(file, mmap_mode="c")
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    os.close(handle)
+    try:
+        _compute(backbone.to(device).eval(), spec, paths, Path(temporary), batch_size, workers, device, progress)
+        os.replace(temporary, file)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return np.load(file, mmap_mode="c")
+
+
+def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str]) -> str:
+    weights = {name: artifacts.digest_bytes(_raw(tensor)) for name, tensor in backbone.state_dict().items()}
+    return artifacts.digest_json(
+        {"arch": spec.arch, "weights": weights, "preprocessing": spec.preprocessing.to_dict(), "contents": contents}
+    )
+
+
+@torch.inference_mode()
+def _compute(backbone, spec, paths, file, batch_size, workers, device, progress) -> None:
+    dataset = ImageDataset(paths, np.zeros(len(paths)), spec.preprocessing.transform(), seed=0)
+    loader = make_loader(dataset, EpochSampler(len(paths), 0, shuffle=False), batch_size, workers)
+    memory, done = None, 0
+    for batch in loader:
+        features = backbone(batch.inputs.to(device)).float().cpu().numpy()
+        if memory is None:
+            memory = open_memmap(file, mode="w+", dtype=np.float32, shape=(len(paths), features.shape[1]))
+        memory[done : done + len(features)] = features
+        done += len(features)
+        progress(done, len(paths))
+    memory.flush()
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,57 @@
+"""From an image file to a tensor: one preprocessing for training, scoring and inference hosts."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "moderate": {"scale": (0.5, 1.0), "hflip": 0.5, "re_prob": 0.1, "color_jitter": None},
+    "aggressive": {"scale": (0.2, 1.0), "hflip": 0.5, "re_prob": 0.25, "color_jitter": 0.4},
+}
+"""timm's training recipe per level; `none` is the evaluation transform."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What the backbone expects: resize the shorter side to size / crop_pct, centre crop, normalise.
+
+    size: pixels; mean, std: per RGB channel of images scaled to 0–1.
+    """
+
+    size: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    color_order: str = "RGB"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Preprocessing":
+        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+
+    def transform(self, augmentation: str = "none") -> Callable[[Image.Image], Any]:
+        """timm's transform: PIL image in, float32 tensor (3, size, size) out."""
+        from timm.data import create_transform
+
+        level = AUGMENTATIONS.get(augmentation)
+        return create_transform(
+            input_size=(3, self.size, self.size),
+            is_training=level is not None,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+            **(level or {}),
+        )
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Decode one file as RGB. Raises OSError, ValueError or Pillow's own errors where it cannot be read."""
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,97 @@
+"""The figures of a run, as a table: where each stands, what it says, and the function that draws it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.report.drawings import (
+    Evidence,
+    draw_fnr_coverage,
+    draw_reliability,
+    draw_risk_coverage,
+    draw_scores,
+    draw_training,
+)
+from stage1_pro.core.report.style import render
+from stage1_pro.core.report.sweep import draw_sweep
+
+SWEEP_HEIGHT = 4.3
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One row of the table of figures. height in inches; section: where the page shows it."""
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    height: float
+    draw: Callable[[Figure, Evidence], None]
+
+
+def sweep_figure(policy: dict[str, Any], path: Path) -> None:
+    """Write the figure of a calibration: every candidate of a policy file and what became of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rendering = render(lambda figure: draw_sweep(figure, policy), SWEEP_HEIGHT, path.stem)
+    artifacts.write_bytes(path, rendering.png)
+
+
+CHARTS = (
+    Chart(
+        "fnr_coverage",
+        "test",
+        "FNR on exits against coverage",
+        "How many positives would be missed among those that exit, were the threshold moved. The promise is made for "
+        "the operating point alone; the band is the exact interval at each point by itself.",
+        3.3,
+        draw_fnr_coverage,
+    ),
+    Chart(
+        "risk_coverage",
+        "test",
+        "Risk against coverage",
+        "Wrong answers of either kind among the most confident cases (selective risk) and as a share of all cases "
+        "(generalised risk; the area under it is AUGRC).",
+        3.1,
+        draw_risk_coverage,
+    ),
+    Chart(
+        "reliability",
+        "test",
+        "Reliability",
+        "On the diagonal the softmax probability means what it says. Below: how many test cases each bin holds.",
+        3.5,
+        draw_reliability,
+    ),
+    Chart(
+        "score_histogram",
+        "test",
+        "Scores by class",
+        "Test cases by the score of the exit policy, on a logarithmic scale of cases. What is right of the threshold "
+        "exits; orange there are the errors that stage 1 keeps, misses above and false alarms below.",
+        3.5,
+        draw_scores,
+    ),
+    Chart(
+        "threshold_sweep",
+        "calibration",
+        "How the policy was certified",
+        "Candidates were fixed on val_select and tested on val_calib one after the other, from the start toward more "
+        "coverage, until one failed. Chosen is the last that passed.",
+        SWEEP_HEIGHT,
+        lambda figure, evidence: draw_sweep(figure, evidence.policy),
+    ),
+    Chart(
+        "training",
+        "training",
+        "Training",
+        "One point an epoch. The checkpoint was chosen on val_select, which the certificate never reads.",
+        4.2,
+        draw_training,
+    ),
+)

@@ -1,0 +1,35 @@
+"""Tiny data for every test; nothing here touches a network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 00.png … 59.png, 24 × 24 pixels of noise, no two alike."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for index in range(60):
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(folder / f"{index:02}.png")
+    return folder
+
+
+@pytest.fixture
+def labels_csv(tmp_path: Path) -> Callable[..., str]:
+    """Write lines as a CSV and return its path."""
+
+    def write(*lines: str, name: str = "labels.csv") -> str:
+        path = tmp_path / name
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return str(path)
+
+    return write

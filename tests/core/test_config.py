@@ -1,0 +1,251 @@
+"""The config: its defaults, the order of its layers, and every refusal in words."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config import (
+    DatasetParams,
+    Source,
+    Stage1ProConfig,
+    config_from_dict,
+    load_config,
+    merge_configs,
+    read_config_file,
+    save_config,
+)
+from stage1_pro.core.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+DEFAULTS = {  # DESIGN §5, phases 1 and 2
+    "phase": 1,
+    "exit_policy": "softmax",
+    "target_fnr_exit": 0.02,
+    "fnr_confidence": 0.95,
+    "legacy_exit_threshold_for_logging": 0.88,
+    "seed": 42,
+    "freeze_backbone": True,
+    "epochs": 10,
+    "warmup_epochs": 1,
+    "batch_size": 64,
+    "grad_accum_steps": 1,
+    "lr_head": 1e-4,
+    "lr_backbone": 1e-5,
+    "weight_decay": 0.01,
+    "label_smoothing": 0.1,
+    "dropout": 0.3,
+    "max_grad_norm": 1.0,
+    "use_ema": True,
+    "ema_decay": 0.9999,
+    "early_stop_patience": 3,
+    "optimizer": "adamw",
+    "compile": False,
+    "feature_cache": "auto",
+    "bootstrap_samples": 1000,
+    "bootstrap_confidence": 0.95,
+}
+LATER = "gate_loss_weight aux_weight coverage_reward gate_refit head_ensemble".split()  # from phase 3
+FORBIDDEN = "exit_threshold gate_threshold lambda1 lambda2 val_select_indices val_calib_indices calibrator_params".split()
+
+
+def refusal(**settings: object) -> str:
+    with pytest.raises(UserError) as refused:
+        config_from_dict(settings, "a.yaml")
+    return str(refused.value)
+
+
+def of_data(**settings: object) -> DatasetParams:
+    return config_from_dict({"dataset_params": settings}, "a.yaml").dataset_params
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    config = Stage1ProConfig()
+    assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+    assert merge_configs([]) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "node"),
+    [
+        (Stage1ProConfig, ()),
+        (DatasetParams, ("dataset_params",)),
+        (Source, ("dataset_params", "sources")),
+    ],
+)
+def test_schema_and_dataclass_name_the_same_fields(kind: type, node: tuple[str, ...]) -> None:
+    schema = artifacts.schema("config")
+    for name in node:
+        schema = schema["properties"][name]
+    properties = set(schema.get("items", schema)["properties"]) - {"schema_version"}
+    assert properties == {field.name for field in dataclasses.fields(kind)}
+
+
+def test_what_training_does_not_decide_is_no_field() -> None:
+    assert not set(FORBIDDEN) & set(artifacts.schema("config")["properties"])
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_loads(file: Path) -> None:
+    load_config(file)
+
+
+def test_later_layers_win_and_leave_the_rest(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    first.write_text("epochs: 3\nseed: 7\ndataset_params: {image_size: 32, num_workers: 5}\n")
+    second.write_text("epochs: 4\ndataset_params: {image_size: 64}\n")
+    layers = [(str(path), read_config_file(path)) for path in (first, second)]
+    config = merge_configs([*layers, ("command line", {"epochs": 5})])
+    assert (config.epochs, config.seed, config.batch_size) == (5, 7, 64)
+    assert (config.dataset_params.image_size, config.dataset_params.num_workers) == (64, 5)
+    assert merge_configs(layers).epochs == 4
+
+
+def test_a_saved_config_is_accepted_again_unchanged(tmp_path: Path) -> None:
+    sources = [{"name": "a", "root": "x", "labels": None}, {"labels": "b.csv", "name": "b"}]
+    settings = {"lr_head": 0.1 + 0.2, "devices": 2, "dataset_params": {"sources": sources, "class_names": ["0", "1"]}}
+    config = config_from_dict(settings, "test")
+    save_config(config, tmp_path / "config.json")
+    again = load_config(tmp_path / "config.json")
+    save_config(again, tmp_path / "again.json")
+    assert again == config
+    assert (tmp_path / "config.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("lr_head: 1e-4", "lr_head", 1e-4),
+        ("lr_head: 1E-3", "lr_head", 1e-3),
+        ("lr_head: 1", "lr_head", 1.0),
+        ("precision: 32", "precision", "32"),
+        ("devices: 2", "devices", 2),
+        ("devices: auto", "devices", "auto"),
+        ("warmup_epochs: 0.5", "warmup_epochs", 0.5),
+        ("{'seed': 4294967295}", "seed", 4294967295),
+        ("# nothing", "seed", 42),
+    ],
+)
+def test_yaml_means_what_a_person_means(tmp_path: Path, text: str, name: str, value: object) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    found = getattr(load_config(tmp_path / "a.yaml"), name)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_numbers_may_name_classes() -> None:
+    data = of_data(class_names=[0, 1], positive_class=0)
+    assert (data.class_names, data.positive_class) == (("0", "1"), "0")
+
+
+def test_retired_settings_name_what_to_use() -> None:
+    assert "set legacy_exit_threshold_for_logging" in refusal(exit_threshold=0.9)
+    assert "coverage is maximised under target_fnr_exit" in refusal(target_coverage=0.7)
+    assert "coverage is maximised" in refusal(dataset_params={"target_coverage": 0.7})
+
+
+def test_all_problems_come_at_once() -> None:
+    message = refusal(epoch=3, exit_threshold=0.9, lr_head=-1, dataset_params={"imagesize": 3, "num_workers": -1})
+    for words in (
+        "config: 5 problems",
+        "a.yaml: epoch is not a known setting (did you mean 'epochs'?)",
+        "a.yaml: exit_threshold is not a setting of training",
+        "a.yaml: dataset_params.imagesize is not a known setting (did you mean 'image_size'?)",
+        "$.lr_head is -1.0; allowed number, above 0, up to 10",
+        "$.dataset_params.num_workers is -1; allowed integer, 0 or more",
+    ):
+        assert words in message
+
+
+def test_problems_of_several_files_come_together() -> None:
+    with pytest.raises(UserError) as refused:
+        merge_configs([("1.yaml", {"epoch": 1}), ("2.yaml", {"sede": 1}), ("3.yaml", ["epochs"]), ("line", {"epochs": 0})])
+    for words in ("1.yaml: epoch", "2.yaml: sede", "3.yaml: holds list, not a mapping", "$.epochs is 0; allowed"):
+        assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.2, 0.1000001, "abc", None, True, "nan", float("nan"), float("inf")])
+def test_target_fnr_exit_is_above_zero_up_to_a_tenth(value: object) -> None:
+    message = refusal(target_fnr_exit=value)
+    assert message.startswith("config: $.target_fnr_exit is ")
+    assert message.endswith("; allowed number, above 0, up to 0.1")
+    assert config_from_dict({"target_fnr_exit": 0.1}, "").target_fnr_exit == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_grad_norm": "inf"}, '$.max_grad_norm is "inf"'),
+        ({"lr_head": 10**400}, "$.lr_head is 1000"),
+        ({"epochs": 10.5}, "$.epochs is 10.5; allowed integer, 1 or more"),
+        ({"seed": True}, "$.seed is true"),
+        ({"devices": 0}, "$.devices is 0"),
+        ({"model_path": "resnet18"}, "$.model_path"),
+        ({"model_path": "file:weights.pth"}, "$.model_path"),
+        ({"warmup_epochs": 11}, "$.warmup_epochs is 11; allowed 0 to epochs (10)"),
+        ({"dataset_params": None}, "$.dataset_params is null"),
+        ({"dataset_params": {"sources": {"name": "a"}}}, "$.dataset_params.sources"),
+        ({"dataset_params": {"sources": [{"nam": "a"}]}}, "sources.nam is not a known setting (did you mean 'name'?)"),
+        ({"dataset_params": {"sources": [{"name": "a"}, {"name": "a"}]}}, "two sources have the same name"),
+        ({"dataset_params": {"sources": [{"labels": "a"}, {"labels": "b"}]}}, "two sources have the same name"),
+        ({"dataset_params": {"val_select_ratio": 0.5, "val_calib_ratio": 0.4, "val_test_ratio": 0.1}}, "sum to 1;"),
+        ({"dataset_params": {"val_calib_ratio": 0}}, "$.dataset_params.val_calib_ratio is 0.0"),
+        ({"dataset_params": {"class_names": ["a", "a"]}}, "class_names holds a name twice"),
+        ({"dataset_params": {"class_names": ["a", "b"], "positive_class": "c"}}, "allowed one of a, b"),
+        ({"dataset_params": {"class_names": ["a"]}}, "$.dataset_params.class_names"),
+        ({"dataset_params": {"image_size": 15}}, "$.dataset_params.image_size is 15"),
+    ],
+)
+def test_refusals_name_field_value_and_what_is_allowed(settings: dict, words: str) -> None:
+    assert words in refusal(**settings)
+
+
+@pytest.mark.parametrize(
+    ("phase", "policy", "start"),
+    [
+        (1, "gate", "Phase 1 only supports exit_policy='softmax'. Gate policy requires Phase 3+: set exit_policy"),
+        (1, "scrc", "Phase 1 only supports exit_policy='softmax'. SCRC policy requires Phase 6: set exit_policy"),
+        (7, "softmax", "phase 7 is not available; available: 1, 2"),
+        (0, "softmax", "$.phase is 0; allowed integer, 1 or more"),
+        (1, "sofmax", '$.exit_policy is "sofmax"; allowed one of "softmax", "gate", "scrc"'),
+    ],
+)
+def test_phases_and_policies_that_do_not_exist(phase: int, policy: str, start: str) -> None:
+    assert refusal(phase=phase, exit_policy=policy).startswith(f"config: {start}")
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_later_phase_is_no_setting_of_an_earlier_one(name: str) -> None:
+    refusal(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- epochs", "holds list, not a mapping of settings"),
+        (b"[]", "holds list, not a mapping of settings"),
+        (b"epochs", "holds str, not a mapping of settings"),
+        (b"false", "holds bool, not a mapping of settings"),
+        (b"epochs: [1", "not valid YAML"),
+        (b"epochs: \xff", "not valid YAML"),
+        (b"epochs: 1\nseed: 2\nepochs: 3\n", "key 'epochs' occurs twice"),
+        (b"dataset_params:\n  image_size: 32\n  image_size: 64\n", "key 'image_size' occurs twice"),
+        (b'{"seed": 1, "seed": 2}', "key 'seed' occurs twice"),
+        (b"1: 2", "1 is not a known setting"),
+        (b"? [a, b]\n: 1", "not valid YAML"),
+        (b"schema_version: 2", "schema_version"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="a.yaml|schema_version") as refused:
+        load_config(path)
+    assert words in str(refused.value)
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nope.yaml does not exist. Name an existing YAML file with --config"):
+        load_config(tmp_path / "nope.yaml")
+    with pytest.raises(UserError, match="Is a directory"):
+        load_config(tmp_path)

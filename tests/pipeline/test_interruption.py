@@ -1,0 +1,101 @@
+"""Kill training at any moment: every file is whole, and --resume ends where an uninterrupted run would."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from stage1_pro.core.artifacts import digest_file
+
+SCRIPTS = Path(__file__).parents[2] / "stage1_pro" / "scripts"
+
+
+def begin(config: Path, run: Path) -> list[str]:
+    """Prepare a run; returns the command that trains it."""
+    flags = ["--config", str(config), "--phase", "2", "--run", str(run)]
+    subprocess.run([sys.executable, str(SCRIPTS / "00_make_splits.py"), *flags], check=True, capture_output=True)
+    return [sys.executable, str(SCRIPTS / "20_train.py"), *flags]
+
+
+def resume(run: Path) -> None:
+    subprocess.run([sys.executable, str(SCRIPTS / "20_train.py"), "--resume", str(run)], check=True, capture_output=True)
+
+
+def demand_whole(run: Path) -> None:
+    """Every artifact can be read; what is not finished is not there."""
+    for path in run.rglob("*"):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix in (".ckpt", ".pth"):
+            torch.load(path, weights_only=True)
+        elif path.suffix == ".parquet":
+            pd.read_parquet(path)
+        elif path.name == "metrics.csv":
+            assert pd.read_csv(path)["train_loss"].notna().all()
+
+
+def same_result(run: Path, reference: Path) -> None:
+    assert digest_file(run / "model_best.pth") == digest_file(reference / "model_best.pth")
+    for split in ("val_select", "val_calib"):
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(run / "scores" / f"{split}.parquet"), pd.read_parquet(reference / "scores" / f"{split}.parquet")
+        )
+    timing = ["images_per_second", "data_wait_share"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(run / "metrics.csv").drop(columns=timing), pd.read_csv(reference / "metrics.csv").drop(columns=timing)
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_signals_in_the_middle_of_training(number, status, config, trained_once, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(begin(config, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "epoch 4/" in line:
+            process.send_signal(number)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == status
+    if number != signal.SIGKILL:
+        assert f"--resume {run}" in errors
+        assert "Traceback" not in errors
+    demand_whole(run)
+    resume(run)
+    same_result(run, trained_once)
+
+
+def test_resuming_a_finished_run_changes_nothing(trained_once, tmp_path):
+    run = shutil.copytree(trained_once, tmp_path / "run")
+    resume(run)
+    same_result(run, trained_once)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(config, trained_once, tmp_path):
+    """The window is that of the whole process, from its imports to the last score file."""
+    command = begin(config, tmp_path / "timed")
+    begun = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    duration = time.monotonic() - begun
+    draw = random.Random(5)
+    for index in range(20):
+        run = tmp_path / f"run{index}"
+        process = subprocess.Popen(begin(config, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.3, 1.0) * duration)
+        process.kill()
+        process.wait()
+        demand_whole(run)
+        if (run / "config.json").exists():
+            resume(run)
+        else:
+            subprocess.run([*command[:-1], str(run)], check=True, capture_output=True)
+        same_result(run, trained_once)
+        shutil.rmtree(run)

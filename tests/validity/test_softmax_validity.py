@@ -1,0 +1,175 @@
+"""The certificate of the softmax policy holds, is worth having, and can be broken in the ways it should.
+
+Certificates come from the same path as in script 25; truth comes from closed forms.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from montecarlo import Draw, Outcomes, certified_threshold, demand_valid, naive_threshold, outcomes, repeat
+from population import EVEN, MAIN, NULL, RARE, TIED, Population, case_names, scores
+from sklearn.linear_model import LogisticRegression
+
+from stage1_pro.core.policies.softmax import answers, calibrate_softmax
+from stage1_pro.core.run import Risk
+from stage1_pro.core.scores import Scores
+
+pytestmark = pytest.mark.mc
+
+DRAWS = 1000
+CONTROL_DRAWS = 300
+RISK = Risk(0.05, 0.9)
+
+
+def draws(population: Population, cases: int, count: int, seed: int = 0) -> Iterator[Draw]:
+    """(val_select, val_calib) pairs of fresh cases."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        z, labels = population.draw(rng, 2, cases)
+        yield scores(z[0], labels[0]), scores(z[1], labels[1])
+
+
+@pytest.mark.parametrize(
+    ("population", "cases", "risk"),
+    [
+        pytest.param(MAIN, 4000, RISK, id="main"),
+        pytest.param(MAIN, 4000, Risk(0.05, 0.95), id="main, delta .05"),
+        pytest.param(TIED, 4000, RISK, id="tied scores"),
+        pytest.param(RARE, 10_000, Risk(0.1, 0.9), id="2 % positives"),
+        pytest.param(EVEN, 4000, RISK, id="50 % positives"),
+        pytest.param(NULL, 4000, RISK, id="target out of reach"),
+        pytest.param(NULL, 4000, Risk(0.05, 0.95), id="target out of reach, delta .05"),
+    ],
+)
+def test_certificates_hold(population: Population, cases: int, risk: Risk) -> None:
+    demand_valid(repeat(draws(population, cases, DRAWS), risk, population), risk)
+
+
+def test_certificates_are_worth_having() -> None:
+    """Always deferring is valid too; with 3,000 positives it is no longer an excuse."""
+    found = repeat(draws(MAIN, 10_000, DRAWS, seed=1), RISK, MAIN)
+    demand_valid(found, RISK)
+    assert found.none_found <= 0.10
+    assert found.mean_coverage >= 0.7 * MAIN.oracle_coverage(RISK.target_fnr)
+
+
+def test_target_out_of_reach_certifies_nothing() -> None:
+    """With 60 positives a target of .02 needs more evidence than there is, at any model."""
+    found = repeat(draws(MAIN, 200, 100), Risk(0.02, 0.95), MAIN)
+    assert found.none_found == 1
+
+
+# ---- groups
+
+
+def tracks(count: int, frames: int, correlation: float, seed: int = 0) -> Iterator[Draw]:
+    """Pairs of splits whose cases are frames of tracks: one label a track, correlated scores.
+
+    Each frame alone is a case of MAIN, so FNR on exits is still known.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.repeat(case_names(1500), frames)
+    for _ in range(count):
+        shape = (2, 1500, frames)
+        labels = np.broadcast_to(rng.random((2, 1500, 1)) < MAIN.positive_share, shape)
+        hard = rng.random((2, 1500, 1)) < MAIN.hard_share
+        noise = np.sqrt(correlation) * rng.standard_normal((2, 1500, 1)) + np.sqrt(
+            1 - correlation
+        ) * rng.standard_normal(shape)
+        z = np.where(labels, np.where(hard, MAIN.hard_mean, MAIN.mean), -MAIN.mean) + noise
+        yield tuple(scores(z[i].ravel(), labels[i].ravel(), names) for i in range(2))
+
+
+def ungrouped(split: Scores) -> Scores:
+    return replace(split, group=split.case_id)
+
+
+@pytest.mark.parametrize("correlation", [1.0, 0.7])
+def test_certificates_hold_on_correlated_frames(correlation: float) -> None:
+    found = repeat(tracks(DRAWS, 6, correlation), RISK, MAIN)
+    demand_valid(found, RISK)
+    assert found.none_found <= 0.9
+
+
+@pytest.mark.parametrize("correlation", [1.0, 0.7])
+def test_control_frames_counted_as_independent(correlation: float) -> None:
+    pairs = (tuple(map(ungrouped, pair)) for pair in tracks(CONTROL_DRAWS, 6, correlation))
+    demand_broken(repeat(pairs, RISK, MAIN))
+
+
+# ---- negative controls: what must not be done breaks the same assertion
+
+
+def demand_broken(found, risk: Risk = RISK) -> None:
+    with pytest.raises(AssertionError, match="false certificates"):
+        demand_valid(found, risk)
+
+
+def test_control_naive_threshold() -> None:
+    demand_broken(repeat(draws(MAIN, 4000, CONTROL_DRAWS), RISK, MAIN, naive_threshold))
+
+
+def test_control_best_of_twenty_checkpoints_by_val_calib() -> None:
+    """Equally good checkpoints with errors of their own: the luckiest on val_calib is chosen."""
+    rng, chosen = np.random.default_rng(0), []
+    for _ in range(CONTROL_DRAWS // 2):
+        labels = rng.random((2, 4000)) < MAIN.positive_share
+        splits = [[scores(MAIN.logits(rng, split), split) for split in labels] for _ in range(20)]
+        tried = [calibrate_softmax(select, calib, RISK) for select, calib in splits]
+        covered = [c.every.coverage[c.walk.answer] if c.walk.answer is not None else -1.0 for c in tried]
+        chosen.append(certified_threshold(tried[int(np.argmax(covered))]))
+    demand_broken(outcomes(MAIN, chosen))
+
+
+def test_control_labels_replaced_by_predictions() -> None:
+    pairs = (
+        tuple(replace(split, labels=answers(split.logits)) for split in pair)
+        for pair in draws(MAIN, 4000, CONTROL_DRAWS)
+    )
+    demand_broken(repeat(pairs, RISK, MAIN))
+
+
+NOISE_FEATURES = 200
+
+
+def features(rng: np.random.Generator, cases: int) -> tuple[np.ndarray, np.ndarray]:
+    """One feature that says what z of MAIN says, and many that say nothing."""
+    z, labels = MAIN.draw(rng, cases)
+    return np.column_stack([z, rng.standard_normal((cases, NOISE_FEATURES))]), labels
+
+
+def linear_fnr(model: LogisticRegression, threshold: float | None) -> float:
+    """True FNR on exits of |w x + b| >= t: along w the population is again a mixture of two normals."""
+    if threshold is None:
+        return np.nan
+    signal, noise = model.coef_[0, 0], np.linalg.norm(model.coef_)
+    as_population = Population(
+        mean=(signal * MAIN.mean + model.intercept_[0]) / noise,
+        hard_mean=(signal * MAIN.hard_mean + model.intercept_[0]) / noise,
+    )
+    return as_population.fnr(np.log(threshold / (1 - threshold)) / noise)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> list[tuple[float, float]]:
+    """(FNR certified on the training split, FNR certified on fresh splits) of fitted classifiers."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(CONTROL_DRAWS // 3):
+        train_x, train_y = features(rng, 3000)
+        model = LogisticRegression(C=100.0).fit(train_x, train_y)
+        fresh = [features(rng, 3000) for _ in range(2)]
+        select, calib = (scores(model.decision_function(x), y) for x, y in fresh)
+        train = scores(model.decision_function(train_x), train_y)
+        pairs = (train, train), (select, calib)
+        found.append([linear_fnr(model, certified_threshold(calibrate_softmax(*pair, RISK))) for pair in pairs])
+    return np.array(found).T
+
+
+def test_control_certified_on_the_training_split(fitted) -> None:
+    demand_broken(Outcomes(fitted[0], fitted[0]))
+
+
+def test_fresh_splits_of_the_same_classifiers_hold(fitted) -> None:
+    demand_valid(Outcomes(fitted[1], fitted[1]), RISK)
