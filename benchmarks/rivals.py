@@ -1,13 +1,13 @@
 """The same task for both: certify a threshold of an exit score from a val_select and a val_calib split."""
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from population import Population
 
 from stage1_pro.core.metrics.exits import count_exits
-from stage1_pro.core.policies.certify import certify, threshold_candidates
+from stage1_pro.core.policies.certify import certify
 from stage1_pro.core.policies.softmax import softmax_scores
 from stage1_pro.core.run import Risk
 
@@ -35,29 +35,47 @@ def ours(select: Split, calib: Split, thresholds: np.ndarray) -> float | None:
     return None if answer is None else float(thresholds[answer])
 
 
-def mapie(select: Split, calib: Split, thresholds: np.ndarray, method, beta_points: int = 1000) -> float | None:
-    """The same with MAPIE: an exit is the predicted 1, FNR on exits a custom risk, best is the least abstention.
+def mapie(select: Split, calib: Split, thresholds: np.ndarray, method: Any) -> float | None:
+    """The same with MAPIE: FNR on exits as a custom risk, the least abstention as the choice among valid thresholds.
 
-    method: a name or an instance, as `fwer_method` takes it. beta_points: length of `beta_grid`, by which
-    split fixed-sequence testing orders the thresholds; MAPIE's own default is 1000.
+    method: a name or an instance, as `fwer_method` takes it.
     """
+    one_dimensional = method == "fixed_sequence" or not isinstance(method, str)  # all that MAPIE allows it
+    form = _by_threshold if one_dimensional else _by_abstention
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a risk that is not monotone, and of nothing found
+        controller, data_of = form(thresholds, method)
+        if method == "split_fixed_sequence":
+            controller.learn_fixed_sequence_order(*data_of(select), binary=True)
+        controller.calibrate(*data_of(calib))
+    best = controller.best_predict_param
+    return best[0] if isinstance(best, tuple) else best
+
+
+def _by_abstention(thresholds: np.ndarray, method: str):
+    """MAPIE's way for any rule: predict 0, 1 or NaN, which abstains."""
+    from mapie.risk_control import BinaryClassificationController, abstention_rate
+    from mapie.risk_control.risks import BinaryRisk
+
+    def predict(columns: np.ndarray, threshold: float) -> np.ndarray:
+        return np.where(columns[:, 0] >= threshold, columns[:, 1], np.nan)
+
+    fnr = BinaryRisk(lambda y, answer: answer == 0, lambda y, answer: (y == 1) & ~np.isnan(answer), False)
+    target = (RISK.target_fnr, RISK.confidence, abstention_rate)
+    controller = BinaryClassificationController(predict, fnr, *target, thresholds[:, np.newaxis], method)
+    return controller, lambda split: (np.column_stack([split.scores, split.answers]), split.labels)
+
+
+def _by_threshold(thresholds: np.ndarray, method: Any):
+    """MAPIE's way for one threshold: an exit is the predicted 1, so the label must carry the answer too."""
     from mapie.risk_control import BinaryClassificationController
     from mapie.risk_control.risks import BinaryRisk
 
-    # A risk sees the label and the prediction alone, so the label carries the answer: label + 2 * answer.
-    fnr_on_exits = BinaryRisk(lambda y, exits: y == 1, lambda y, exits: (exits == 1) & (y % 2 == 1), False)
-    deferred = BinaryRisk(lambda y, exits: exits == 0, lambda y, exits: np.repeat(True, len(y)), False)
-    controller = BinaryClassificationController(
-        lambda columns: columns, fnr_on_exits, RISK.target_fnr, RISK.confidence, deferred, thresholds, method
+    fnr = BinaryRisk(lambda y, exits: y == 1, lambda y, exits: (exits == 1) & (y % 2 == 1), False)
+    deferred = BinaryRisk(lambda y, exits: exits == 0, lambda y, exits: np.ones(len(y), bool), False)
+    target = (RISK.target_fnr, RISK.confidence, deferred)
+    controller = BinaryClassificationController(lambda columns: columns, fnr, *target, thresholds, method)
+    return controller, lambda split: (
+        np.column_stack([1 - split.scores, split.scores]),
+        split.labels + 2 * split.answers,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of a risk that is not monotone, and of nothing found
-        if method == "split_fixed_sequence":
-            beta_grid = np.logspace(-25, 0, beta_points)
-            controller.learn_fixed_sequence_order(*_as_mapie(select), beta_grid=beta_grid, binary=True)
-        controller.calibrate(*_as_mapie(calib))
-    return controller.best_predict_param
-
-
-def _as_mapie(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    return np.column_stack([1 - split.scores, split.scores]), split.labels + 2 * split.answers

@@ -1,11 +1,12 @@
 """Tiny data for every test; nothing here touches a network."""
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # subprocesses find the package from any folder
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest

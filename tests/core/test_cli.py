@@ -1,7 +1,5 @@
 """The command line: what is parsed, what is refused, and with which status a script ends."""
 
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from stage1_pro.core.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = sorted(str(path) for path in (REPOSITORY / "stage1_pro" / "scripts").glob("[0-9p]*.py"))
-PYTHON_PATH = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
 HELP = """
 import contextlib, io, runpy, sys
@@ -128,7 +125,7 @@ def test_misspelt_options_of_plain_scripts_get_a_suggestion() -> None:
 
 
 def test_every_help_is_there_and_imports_nothing_heavy() -> None:
-    done = subprocess.run([sys.executable, "-c", HELP, *SCRIPTS], capture_output=True, text=True, env=PYTHON_PATH, check=True)
+    done = subprocess.run([sys.executable, "-c", HELP, *SCRIPTS], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{script}|0|True|[]" for script in SCRIPTS]
     assert len(SCRIPTS) >= 7
 
@@ -163,14 +160,14 @@ cli.run(main, Args, "doc")
     ],
 )
 def test_the_status_says_how_it_ended(body: str, status: int, words: str) -> None:
-    done = subprocess.run([sys.executable, "-c", JOB.format(body=body)], capture_output=True, text=True, env=PYTHON_PATH)
+    done = subprocess.run([sys.executable, "-c", JOB.format(body=body)], capture_output=True, text=True)
     assert done.returncode == status
     assert words in done.stderr if status == 1 else words == done.stderr
 
 
 def test_a_reader_that_has_gone_is_no_traceback() -> None:
     job = JOB.format(body="[cli.say('line') for _ in range(100_000)]")
-    writer = subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=PYTHON_PATH)
+    writer = subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert writer.stdout is not None and writer.stderr is not None
     writer.stdout.readline()
     writer.stdout.close()
@@ -184,11 +181,7 @@ def test_a_real_script_takes_its_path_and_its_module_name(tmp_path: Path) -> Non
     script = "stage1_pro/scripts/25_threshold_sweep.py"
     for command in ([str(REPOSITORY / script)], ["-m", "stage1_pro.scripts.25_threshold_sweep"]):
         done = subprocess.run(
-            [sys.executable, *command, "--run", "runs/nope"], capture_output=True, text=True, env=PYTHON_PATH, cwd=tmp_path
+            [sys.executable, *command, "--run", "runs/nope"], capture_output=True, text=True, cwd=tmp_path
         )
         assert done.returncode == 2
         assert done.stderr == "25_threshold_sweep.py: runs/nope does not exist. Prepare it with 00_make_splits.py.\n"
-
-
-def test_signals_are_named_by_their_shell_status() -> None:
-    assert cli.SIGNAL_STATUS == {signal.SIGINT: 130, signal.SIGTERM: 143}

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.mc
 DRAWS = 1000
 CONTROL_DRAWS = 300
 RISK = Risk(0.05, 0.9)
+LOOSE = Risk(0.1, 0.9)
 
 
 def draws(population: Population, cases: int, count: int, seed: int = 0) -> Iterator[Draw]:
@@ -37,7 +38,7 @@ def draws(population: Population, cases: int, count: int, seed: int = 0) -> Iter
         pytest.param(MAIN, 4000, RISK, id="main"),
         pytest.param(MAIN, 4000, Risk(0.05, 0.95), id="main, delta .05"),
         pytest.param(TIED, 4000, RISK, id="tied scores"),
-        pytest.param(RARE, 10_000, Risk(0.1, 0.9), id="2 % positives"),
+        pytest.param(RARE, 10_000, LOOSE, id="2 % positives"),
         pytest.param(EVEN, 4000, RISK, id="50 % positives"),
         pytest.param(NULL, 4000, RISK, id="target out of reach"),
         pytest.param(NULL, 4000, Risk(0.05, 0.95), id="target out of reach, delta .05"),
@@ -102,7 +103,7 @@ def test_control_frames_counted_as_independent(correlation: float) -> None:
 # ---- negative controls: what must not be done breaks the same assertion
 
 
-def demand_broken(found, risk: Risk = RISK) -> None:
+def demand_broken(found: Outcomes, risk: Risk = RISK) -> None:
     with pytest.raises(AssertionError, match="false certificates"):
         demand_valid(found, risk)
 
@@ -131,7 +132,7 @@ def test_control_labels_replaced_by_predictions() -> None:
     demand_broken(repeat(pairs, RISK, MAIN))
 
 
-NOISE_FEATURES = 200
+NOISE_FEATURES = 100
 
 
 def features(rng: np.random.Generator, cases: int) -> tuple[np.ndarray, np.ndarray]:
@@ -153,23 +154,25 @@ def linear_fnr(model: LogisticRegression, threshold: float | None) -> float:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> list[tuple[float, float]]:
-    """(FNR certified on the training split, FNR certified on fresh splits) of fitted classifiers."""
+def fitted() -> np.ndarray:
+    """(2, R) true FNR of what 60 fitted classifiers certify on their training split, and on fresh splits."""
     rng, found = np.random.default_rng(0), []
-    for _ in range(CONTROL_DRAWS // 3):
-        train_x, train_y = features(rng, 3000)
+    for _ in range(CONTROL_DRAWS // 5):
+        train_x, train_y = features(rng, 1500)
         model = LogisticRegression(C=100.0).fit(train_x, train_y)
-        fresh = [features(rng, 3000) for _ in range(2)]
+        fresh = [features(rng, 4000) for _ in range(2)]
         select, calib = (scores(model.decision_function(x), y) for x, y in fresh)
         train = scores(model.decision_function(train_x), train_y)
         pairs = (train, train), (select, calib)
-        found.append([linear_fnr(model, certified_threshold(calibrate_softmax(*pair, RISK))) for pair in pairs])
+        calibrated = [certified_threshold(calibrate_softmax(*pair, LOOSE)) for pair in pairs]
+        found.append([linear_fnr(model, threshold) for threshold in calibrated])
     return np.array(found).T
 
 
-def test_control_certified_on_the_training_split(fitted) -> None:
-    demand_broken(Outcomes(fitted[0], fitted[0]))
+def test_control_certified_on_the_training_split(fitted: np.ndarray) -> None:
+    demand_broken(Outcomes(fitted[0], fitted[0]), LOOSE)
 
 
-def test_fresh_splits_of_the_same_classifiers_hold(fitted) -> None:
-    demand_valid(Outcomes(fitted[1], fitted[1]), RISK)
+def test_fresh_splits_of_the_same_classifiers_hold(fitted: np.ndarray) -> None:
+    demand_valid(Outcomes(fitted[1], fitted[1]), LOOSE)
+    assert np.isnan(fitted[1]).mean() <= 0.2

@@ -127,7 +127,7 @@ def _bin_accuracies(axes: Axes, bins: ReliabilityBins, filled: IntArray, level: 
     return float(low.min(initial=1))
 
 
-def _bin_counts(axes: Axes, places: FloatArray, count: IntArray, width: float) -> None:
+def _bin_counts(axes: Axes, places: np.ndarray, count: IntArray, width: float) -> None:
     bars = axes.bar(places, count, width, color=style.BLUE, alpha=0.75)
     axes.bar_label(bars, [style.compact(number) for number in count], fontsize=8, color=style.INK, padding=1)
     axes.set(ylim=(0, 1.35 * count.max(initial=1)), ylabel="cases", yticks=[])
@@ -212,7 +212,7 @@ def _score_axes(axes: Axes, edges: FloatArray, most: int) -> None:
     places = [place for place in _spread(TICK_SCORES) if edges[0] - 0.05 <= place <= edges[-1]]
     kept = places[:1]
     for place in places:
-        if place - kept[-1] >= (edges[-1] - edges[0]) / 7:
+        if place - kept[-1] >= (edges[-1] - edges[0]) / 6:
             kept.append(place)
     kept = kept if len(kept) > 2 else np.linspace(edges[0], edges[-1], 4).tolist()
     axes.set_xticks(kept, [f"{score:.5g}" for score in expit(kept)])

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ PALETTE = {
 INK, MUTED, GRID, PAPER, BLUE, RED, GREEN, PINK = PALETTE.values()
 WIDTH = 4.0  # inches at 10 points: as wide as a phone, so that text stays readable there
 DPI = 200
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.grid": True,

@@ -1,0 +1,90 @@
+"""Figures: whatever a policy file may hold can be drawn, and a million cases draw as lightly as a thousand."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stage1_pro.core.report.figures import CHARTS, sweep_figure
+from stage1_pro.core.report.page import gather, read_epochs
+from stage1_pro.core.report.style import render
+
+OF_SCORES = [chart for chart in CHARTS if chart.section == "test"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(made):
+    return made()
+
+
+def of_pairs(policy: dict) -> dict:
+    """The same candidates as a later policy would write them, in an order without growing coverage."""
+    pairs = [{**row, "lambda1": row["threshold"], "lambda2": 0.5} for row in policy["sweep_results"]]
+    return {**policy, "sweep_results": [{k: v for k, v in row.items() if k != "threshold"} for row in pairs][::-1]}
+
+
+def without_exits(policy: dict) -> dict:
+    undefined = dict.fromkeys(("fnr_on_exits", "fpr_on_exits", "accuracy_on_exits"))
+    empty = {**undefined, "coverage": 0.0, "fnr_upper_bound": 1.0, "p_value": 1.0, "exited_positives": 0, "misses": 0}
+    return {**policy, "sweep_results": [{**row, **empty} for row in policy["sweep_results"]]}
+
+
+def without_naive(policy: dict) -> dict:
+    return {**policy, "diagnostics": {**policy["diagnostics"], "naive": {"certified": False, "note": "none"}}}
+
+
+@pytest.mark.parametrize("change", [copy.copy, of_pairs, without_exits, without_naive])
+def test_every_sweep_can_be_drawn(evaluated, tmp_path, change):
+    path = tmp_path / "figures" / "sweep.png"
+    sweep_figure(change(evaluated[1]), path)
+    assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+    assert [child.name for child in path.parent.iterdir()] == ["sweep.png"]
+
+
+def test_naive_is_marked_as_not_certified(evaluated):
+    chart = next(chart for chart in CHARTS if chart.section == "calibration")
+    evidence = gather(*evaluated)
+    assert "naive (not certified)" in drawn(chart, evidence)
+    assert "naive" not in drawn(chart, replace(evidence, policy=without_naive(evidence.policy)))
+
+
+def drawn(chart, evidence) -> str:
+    return render(lambda figure: chart.draw(figure, evidence), chart.height, chart.name).svg
+
+
+@pytest.mark.parametrize("chart", OF_SCORES, ids=lambda chart: chart.name)
+def test_figures_stay_light_whatever_the_number_of_cases(evaluated, chart):
+    cases = 200_000
+    rng = np.random.default_rng(0)
+    labels, confidence = rng.integers(0, 2, cases), rng.uniform(0.5, 1, cases)
+    answers = np.where(rng.random(cases) < confidence, labels, 1 - labels)
+    evidence = replace(
+        gather(*evaluated),
+        scores=confidence,
+        answers=answers,
+        labels=labels,
+        confidence=confidence,
+        correct=answers == labels,
+    )
+    assert len(drawn(chart, evidence)) < 150_000
+
+
+@pytest.mark.parametrize("chart", OF_SCORES, ids=lambda chart: chart.name)
+@pytest.mark.parametrize("score", [np.nan, 0.0, 1.0])
+def test_scores_that_are_all_alike_or_unknown_can_be_drawn(evaluated, chart, score):
+    evidence = gather(*evaluated)
+    alike = np.full(evidence.scores.shape, score)
+    known = np.isfinite(alike)
+    drawn(chart, replace(evidence, scores=alike, confidence=alike[known], correct=np.ones(known.sum(), dtype=bool)))
+
+
+@pytest.mark.parametrize("content", [None, "", "epoch,train_loss\n", "epoch,train_loss,val_accuracy\n0,,\n1,.3,\n"])
+def test_training_is_drawn_from_whatever_metrics_hold(evaluated, tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    if content is not None:
+        path.write_text(content)
+    chart = next(chart for chart in CHARTS if chart.section == "training")
+    epochs = read_epochs(path)
+    svg = drawn(chart, replace(gather(*evaluated), epochs=epochs, chosen_epoch=None))
+    assert ("holds no epochs" in svg) == (not epochs or not epochs["epoch"].size)

@@ -1,0 +1,146 @@
+"""The report page: whole, self-contained, escaped, and honest where nothing is known."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from stage1_pro.core.report.page import read_epochs, verdict, write_report
+from stage1_pro.core.report.tables import percent, percent_up
+
+NASTY = ('<script>alert("0")</script>', "<img src=https://evil.test/x> $x$ & 日本")
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes; fails where tags do not match."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def nasty_run(made):
+    run, policy, evaluation = made(name="a <b>&'run", class_names=NASTY)
+    write_report(run, policy, evaluation)
+    return run, policy, evaluation
+
+
+def test_the_page_opens_with_the_answer(nasty_run):
+    run, policy, evaluation = nasty_run
+    html = run.report_path.read_text()
+    opening = html[html.index("<main>") : html.index("<h2>")]
+    for value in (evaluation["exits"]["coverage"]["value"], evaluation["exits"]["fnr_on_exits"]["value"]):
+        assert f"{value:.2%}" in opening
+    assert percent_up(policy["fnr_upper_bound"]) in opening
+    assert evaluation["promise"]["words"] in opening
+    assert verdict(evaluation).words in opening
+
+
+def test_names_are_escaped_everywhere(nasty_run):
+    html = nasty_run[0].report_path.read_text()
+    elements = Elements(html)
+    assert {tag for tag, _ in elements.found}.isdisjoint({"script", "img", "b", "link", "iframe"})
+    assert all(name in elements.text for name in (*NASTY, "a <b>&'run"))
+
+
+def test_nothing_is_loaded_from_anywhere(nasty_run):
+    html = nasty_run[0].report_path.read_text()
+    attributes = [pair for _, found in Elements(html).found for pair in found.items()]
+    references = [value for key, value in attributes if key in ("src", "href", "xlink:href")]
+    assert references
+    assert all(value.startswith("#") for value in references)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+    assert "@import" not in html
+    assert "default-src 'none'" in html
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(nasty_run):
+    html = nasty_run[0].report_path.read_text()
+    elements = Elements(html).found
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    pointed = {attributes["aria-labelledby"] for _, attributes in elements if "aria-labelledby" in attributes}
+    pointed |= {attributes["href"][1:] for _, attributes in elements if "href" in attributes}
+    pointed |= set(re.findall(r"url\(#([^)]*)\)", html))
+    assert len(ids) == len(set(ids))
+    assert pointed <= set(ids)
+
+
+def test_figures_and_page_are_written_whole(nasty_run):
+    run = nasty_run[0]
+    names = sorted(path.name for path in run.figures_path.iterdir())
+    assert names == sorted(f"{name}.png" for name in re.findall(r'<h3 id="title-(\w+)"', run.report_path.read_text()))
+    for path in run.figures_path.iterdir():
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert content.endswith(b"IEND\xaeB`\x82")
+    assert not list(run.path.glob(".report*"))
+
+
+def test_figures_follow_the_theme_of_the_page(nasty_run):
+    html = nasty_run[0].report_path.read_text()
+    defined = set(re.findall(r"(--fig-\w+):", html))
+    assert set(re.findall(r"var\((--fig-\w+)\)", html)) <= defined
+    svg = html[html.index("<svg") : html.rindex("</svg>")]
+    assert not re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", svg)
+
+
+def test_a_policy_that_lets_nothing_exit_is_reported_as_such(made):
+    run, policy, evaluation = made(threshold=1.0)
+    assert evaluation["exits"]["fnr_on_exits"]["value"] is None
+    write_report(run, policy, evaluation)
+    html = run.report_path.read_text()
+    assert verdict(evaluation).tone == "unsure"
+    assert "Cannot be judged on test" in html
+    assert not re.search(r"\bnan\b|\bNone\b(?!\.)", Elements(html).text)  # "Warnings: None." is meant
+
+
+def test_gaps_in_metrics_are_read_as_nan(made):
+    epochs = read_epochs(made()[0].metrics_path)
+    assert np.array_equal(epochs["train_loss"], [0.7, np.nan, 0.3], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("held", "low", "tone"),
+    [(True, 0.001, "good"), (None, 0.0, "unsure"), (False, 0.02, "unsure"), (False, 0.021, "bad")],
+)
+def test_the_verdict_is_red_only_where_chance_cannot_explain_it(held, low, tone):
+    exits = {"fnr_on_exits": {"low": low}}
+    assert verdict({"promise": {"held": held}, "exits": exits, "target_fnr_exit": 0.02}).tone == tone
+
+
+def test_a_bound_is_never_rounded_down():
+    bounds = np.random.default_rng(0).random(1000)
+    assert all(float(percent_up(bound)[:-1]) / 100 >= bound - 1e-10 for bound in bounds)
+    assert percent_up(0.02) == percent(0.02) == "2.00%"
+
+
+def test_importing_the_report_imports_neither_torch_nor_pyplot():
+    code = (
+        "import sys, stage1_pro.core.report.page; assert 'matplotlib' not in sys.modules; "
+        "import stage1_pro.core.report.figures; "
+        "assert not {'torch', 'lightning', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
