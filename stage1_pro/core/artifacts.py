@@ -172,8 +172,8 @@ def _refuse_newer(data: Any, path: Path) -> None:
     found = data.get("schema_version") if isinstance(data, dict) else None
     if type(found) is int and found > SCHEMA_VERSION:
         raise UserError(
-            f"{path} was written by a newer version of stage1_pro (schema {found}; this one reads up to {SCHEMA_VERSION}). "
-            "Upgrade stage1_pro."
+            f"{path} was written by a newer version of stage1_pro "
+            f"(schema {found}; this one reads up to {SCHEMA_VERSION}). Upgrade stage1_pro."
         )
 
 

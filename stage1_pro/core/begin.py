@@ -3,9 +3,11 @@
 import os
 from typing import Any
 
+import numpy as np
+
 from stage1_pro.core import artifacts
 from stage1_pro.core.cli import say
-from stage1_pro.core.config import DatasetParams, Stage1ProConfig, merge_configs
+from stage1_pro.core.config import DatasetParams, Stage1ProConfig
 from stage1_pro.core.data.assign import evidence_warning, make_splits
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.errors import UserError
@@ -78,6 +80,17 @@ def cases_of(run: Run, params: DatasetParams) -> CaseTable:
             f"{run.splits_path}: images or labels have changed since the splits were drawn ({count}). "
             "Restore them, or begin a new run with 00_make_splits.py."
         )
+    if list(cases.class_names) != run.splits.class_names:
+        drawn, now = ", ".join(run.splits.class_names), ", ".join(cases.class_names)
+        raise UserError(
+            f"{run.splits_path}: drawn for the classes {drawn}; the config now names {now}. Give both the same config."
+        )
+    split = np.empty(len(cases), dtype=object)
+    for name in SPLITS:
+        split[run.splits.indices(name)] = name
+    crossing = cases.frame["group"][cases.frame.assign(split=split).groupby("group")["split"].transform("nunique") > 1]
+    if len(crossing):
+        raise UserError(f"{run.splits_path}: group {crossing.iloc[0]} crosses splits. {artifacts.MENDS['splits']}")
     return cases
 
 

@@ -41,7 +41,7 @@ def parse(arguments: type, doc: str, argv: Sequence[str]) -> Any:
 def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[Any, list[tuple[str, Any]]]:
     """Split the command line into the script's own arguments and the layers of the config.
 
-    Returns (arguments, layers): layers are (where, mapping) pairs for `config.merge_configs`, every
+    Returns (arguments, layers): layers are what `config.merge_configs` takes, every
     --config file first and in turn, the flags last, wherever they stood on the line.
     """
     from stage1_pro.core.config import Stage1ProConfig
@@ -65,11 +65,13 @@ def say(line: str = "") -> None:
 
 def say_policy(policy: dict[str, Any]) -> None:
     """What a calibration certified, and the promise in words."""
+    from stage1_pro.core.metrics.binomial import bound_text
+
     for warning in policy["diagnostics"]["warnings"]:
         say(f"warning: {warning}")
     say(
         f"certified: coverage {policy['coverage']:.1%} of val_calib; {policy['misses']} of {policy['exited_positives']} "
-        f"exited positives missed; FNR on exits <= {policy['fnr_upper_bound']:.4f}"
+        f"exited positives missed; FNR on exits <= {bound_text(policy['fnr_upper_bound'])}"
     )
     say(policy["guarantee"]["words"])
     if policy["calib_use_count"] > 1:
@@ -193,9 +195,7 @@ def _split(argv: Sequence[str], own: set[str]) -> tuple[list[str], list[str], li
 def _layers(files: list[str], settings: list[tuple[str, str]]) -> list[tuple[str, Any]]:
     import yaml
 
-    from stage1_pro.core.config import read_config_file
-
-    layers: list[tuple[str, Any]] = [(file, read_config_file(Path(file))) for file in files]
+    layers: list[tuple[str, Any]] = [(file, Path(file)) for file in files]
     for key, text in settings:
         try:
             value = yaml.safe_load(text)

@@ -7,7 +7,7 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -139,31 +139,42 @@ def config_from_dict(raw: Mapping[str, Any], where: str) -> Stage1ProConfig:
 
 def load_config(path: Path) -> Stage1ProConfig:
     """Read one config.json or YAML file over the defaults."""
-    return merge_configs([(str(path), read_config_file(path))])
+    return merge_configs([(str(path), path)])
 
 
-def merge_configs(layers: list[tuple[str, Mapping[str, Any]]]) -> Stage1ProConfig:
-    """Merge (where, mapping) layers over the defaults, later ones winning, and check the result.
+def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Stage1ProConfig:
+    """Merge (where, settings) layers over the defaults, later ones winning, and check the result.
 
-    Raises one UserError with all problems: unknown keys of every layer, then types, ranges and the
-    rules between fields.
+    Settings are a mapping, or the file that holds one. Raises one UserError with all problems:
+    files that cannot be read, unknown keys, types and ranges, and the rules between fields.
     """
     schema = artifacts.schema("config")
     problems: list[str] = []
     merged = to_dict(Stage1ProConfig())
     for where, layer in layers:
-        if isinstance(layer, Mapping):
-            merged = _merge(merged, _known_only(layer, schema, f"{where}: ", problems))
+        settings = _settings_of(layer, problems)
+        if isinstance(settings, Mapping):
+            merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
         else:
-            problems.append(f"{where}: holds {type(layer).__name__}, not a mapping of settings")
+            problems.append(f"{where}: holds {type(settings).__name__}, not a mapping of settings")
     merged = _coerce(merged, schema)
-    problems += artifacts.schema_problems(merged, "config")
-    config = None if problems else _build(merged)
-    problems += _rule_problems(config) if config else []
+    broken = list(artifacts.schema_problems(merged, "config"))
+    config = Stage1ProConfig() if broken else _build(merged)
+    problems += broken or _rule_problems(config)
     if len(problems) == 1:
         raise UserError(f"config: {problems[0]}")
     raise_problems(f"config: {len(problems)} problems", problems)
     return config
+
+
+def _settings_of(layer: Any, problems: list[str]) -> Any:
+    if not isinstance(layer, Path):
+        return layer
+    try:
+        return read_config_file(layer)
+    except UserError as error:
+        problems.append(str(error))
+        return {}
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -171,9 +182,18 @@ def read_config_file(path: Path) -> dict[str, Any]:
     import yaml
 
     content = artifacts.read_bytes(path, "Name an existing YAML file with --config.")
-    class UniqueKeys(yaml.SafeLoader):
-        """PyYAML keeps the last of two equal keys without a word."""
+    try:
+        settings = yaml.load(content, _unique_keys_loader())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return {} if settings is None else settings
 
+
+def _unique_keys_loader() -> type:
+    """A safe YAML loader that refuses a key given twice, where PyYAML silently keeps the last."""
+    import yaml
+
+    class UniqueKeys(yaml.SafeLoader):
         def construct_mapping(self, node, deep=False):
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
             for key in keys:
@@ -181,11 +201,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
                     raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
             return super().construct_mapping(node, deep)
 
-    try:
-        settings = yaml.load(content, UniqueKeys)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return {} if settings is None else settings
+    return UniqueKeys
 
 
 def save_config(config: Stage1ProConfig, path: Path) -> None:

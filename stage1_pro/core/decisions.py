@@ -55,6 +55,7 @@ def write_decisions(decisions: pd.DataFrame, path: Path, format: str) -> None:
         content = decisions.to_json(orient="records", lines=True, force_ascii=False, double_precision=15).encode()
     else:
         content = decisions.to_csv(index=False).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_bytes(path, content)
 
 

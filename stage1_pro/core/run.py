@@ -47,11 +47,13 @@ class Run:
 
         Raises UserError where the run exists already: a run is never overwritten.
         """
-        target = Path(path) if path else RUNS / f"p{phase}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        target = Path(path) if path else _unused_name(phase)
+        if target == Path(LATEST):
+            raise UserError(f"{target} is the link to the newest run. Choose another --run.")
         if (target / "splits.json").exists() or (target / "config.json").exists():
             raise UserError(f"{target} already holds a run, and runs are never overwritten. Choose another --run.")
         try:
-            target.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=path is not None)
         except OSError as error:
             raise UserError(f"{target} cannot be made: {error.strerror}. Choose another --run.") from None
         run = cls(_short(target))
@@ -262,6 +264,13 @@ class Run:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.name)
         os.replace(temporary, RUNS / "latest")
+
+
+def _unused_name(phase: int) -> Path:
+    """runs/p<phase>-<UTC time>, with a number where another run began in the same second."""
+    name = f"p{phase}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = (RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 100)))
+    return next(path for path in names if not path.exists())
 
 
 def environment(seed: int) -> dict[str, Any]:

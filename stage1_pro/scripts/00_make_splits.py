@@ -18,8 +18,8 @@ class Args:
 
 
 def main(args: Args, layers: list[tuple[str, Any]]) -> None:
-    from stage1_pro.core.config import merge_configs
     from stage1_pro.core.begin import new_run
+    from stage1_pro.core.config import merge_configs
 
     config = merge_configs(layers)
     run, _ = new_run(args.run, config)

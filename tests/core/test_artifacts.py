@@ -105,7 +105,10 @@ def test_a_bad_value_is_told_in_the_words_of_the_design() -> None:
         ({"misses": -1}, "$.misses is -1; allowed integer, 0 or more"),
         ({"model_digest": "xyz"}, '$.model_digest is "xyz"; allowed string matching'),
         ({"val_calib_metrics": {"miss": 0}}, "$.val_calib_metrics.miss is not a known field (did you mean 'misses'?)"),
-        ({"sweep_results": [{"threshold": 2, "coverage": 2, "fnr_on_exits": None}]}, "$.sweep_results[0].coverage is 2"),
+        (
+            {"sweep_results": [{"threshold": 2, "coverage": 2, "fnr_on_exits": None}]},
+            "$.sweep_results[0].coverage is 2",
+        ),
         ({"schema_version": 0}, "$.schema_version is 0; allowed 1"),
     ],
 )
@@ -199,7 +202,10 @@ def test_schemas_are_closed_and_local(file: Path) -> None:
     [
         ("thresholds", "exit_threshold fnr_on_exits coverage exit_accuracy sweep_results val_calib_metrics"),
         ("gateparams", "gate_threshold calibrator_type calibrator_params fnr_on_exits coverage val_calib_metrics"),
-        ("scrcparams", "lambda1 lambda2 scrc_variant fnr_bound coverage val_calib_metrics model_version splits_version"),
+        (
+            "scrcparams",
+            "lambda1 lambda2 scrc_variant fnr_bound coverage val_calib_metrics model_version splits_version",
+        ),
         ("splits", "val_select_indices val_calib_indices seed class_balance metadata"),
         (
             "bundle",

@@ -83,7 +83,9 @@ def test_settings_keep_their_types(argv: list[str], setting: str, value: object)
 
 
 def test_structured_settings_take_yaml() -> None:
-    data = parsed("--dataset_params.class_names", "[a, b]", "--dataset_params.sources", "[{name: s, labels: l.csv}]")[1].dataset_params
+    sources = "[{name: s, labels: l.csv}]"
+    config = parsed("--dataset_params.class_names", "[a, b]", "--dataset_params.sources", sources)[1]
+    data = config.dataset_params
     assert data.class_names == ("a", "b")
     assert (data.sources[0].name, data.sources[0].labels) == ("s", "l.csv")
 
@@ -92,7 +94,7 @@ def test_structured_settings_take_yaml() -> None:
     ("argv", "words"),
     [
         (["--epoch", "3"], "epoch is not a known setting (did you mean 'epochs'?)"),
-        (["--dataset_params.imagesize", "3"], "dataset_params.imagesize is not a known setting (did you mean 'image_size'?)"),
+        (["--dataset_params.imagesize", "3"], "imagesize is not a known setting (did you mean 'image_size'?)"),
         (["--epochs"], "--epochs: expected --setting VALUE"),
         (["--epochs", "--seed", "3"], "--epochs: expected --setting VALUE"),
         (["--dry-run"], "--dry-run (did you mean '--dry_run'?): expected --setting VALUE"),
@@ -168,7 +170,8 @@ def test_the_status_says_how_it_ended(body: str, status: int, words: str) -> Non
 def test_a_reader_that_has_gone_is_no_traceback() -> None:
     job = JOB.format(body="[cli.say('line') for _ in range(100_000)]")
     writer = subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert writer.stdout is not None and writer.stderr is not None
+    assert writer.stdout is not None
+    assert writer.stderr is not None
     writer.stdout.readline()
     writer.stdout.close()
     stderr = writer.stderr.read()

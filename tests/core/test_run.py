@@ -96,9 +96,10 @@ def test_latest_points_to_the_newest_run() -> None:
 
 
 def test_a_run_without_a_name_is_named_by_phase_and_time() -> None:
-    run = Run.create(None, 2)
+    run, same_second = Run.create(None, 2), Run.create(None, 2)
     assert run.path.match("runs/p2-*Z")
-    assert os.readlink("runs/latest") == run.name
+    assert run.path != same_second.path
+    assert os.readlink("runs/latest") == same_second.name
 
 
 def test_a_run_is_never_overwritten() -> None:
@@ -117,9 +118,12 @@ def test_a_run_that_cannot_be_made_or_opened() -> None:
     Path("runs/empty").mkdir()
     assert "file/a cannot be made" in refused(lambda: Run.create("file/a", 1))
     assert "cannot be made: File exists" in refused(lambda: Run.create("file", 1))
+    assert "runs/latest is the link to the newest run" in refused(lambda: Run.create("runs/latest", 1))
     assert "runs/aa does not exist (did you mean 'a'?)" in refused(lambda: Run.open("runs/aa"))
     assert "runs/empty is not a run (no splits.json in it)" in refused(lambda: Run.open("runs/empty"))
-    assert "runs/a is not trained yet. Run 20_train.py --run runs/a first." in refused(lambda: Run.open("runs/a").config)
+    assert "runs/a is not trained yet. Run 20_train.py --run runs/a first." in refused(
+        lambda: Run.open("runs/a").config
+    )
     assert "does not exist" in refused(lambda: Run.open("nowhere/at/all"))
 
 
@@ -130,7 +134,9 @@ def test_config_and_environment_are_on_record() -> None:
     facts = artifacts.read_json(run.environment_path, "environment")
     assert facts["seed"] == 7
     assert {"torch", "timm", "lightning", "numpy"} <= set(facts["packages"])
-    assert not [name for name in json.loads(run.config_path.read_text()) if "indices" in name or name == "exit_threshold"]
+    assert not [
+        name for name in json.loads(run.config_path.read_text()) if "indices" in name or name == "exit_threshold"
+    ]
 
 
 # ---- policies
@@ -144,7 +150,9 @@ def test_the_policy_goes_round() -> None:
     policy = policy_of(run)
     assert run.write_policy(policy) == Path("runs/a/thresholds.json")
     assert Run.open("runs/a").read_policy() == policy
-    assert "runs/a/thresholds.json exists: this run is calibrated already" in refused(lambda: run.demand_uncalibrated("softmax"))
+    assert "runs/a/thresholds.json exists: this run is calibrated already" in refused(
+        lambda: run.demand_uncalibrated("softmax")
+    )
 
 
 def test_another_policy_is_sent_to_its_script() -> None:
@@ -174,7 +182,9 @@ def test_new_weights_leave_the_old_policy_behind() -> None:
     assert "$.model_digest is of another model" in refused(Run.open("runs/a").read_policy)
 
 
-@pytest.mark.parametrize(("target", "confidence"), [(0, 0.95), (0.2, 0.95), (float("nan"), 0.95), (0.02, 1), (0.02, 0.4)])
+@pytest.mark.parametrize(
+    ("target", "confidence"), [(0, 0.95), (0.2, 0.95), (float("nan"), 0.95), (0.02, 1), (0.02, 0.4)]
+)
 def test_a_risk_outside_its_range_is_refused(target: float, confidence: float) -> None:
     run = trained()
     assert "allowed" in refused(lambda: run.risk(target, confidence))
@@ -190,7 +200,11 @@ def test_scores_come_back_sorted_and_exact() -> None:
     scores = dataclasses.replace(scores_of(run, "val_calib"), gate_logit=None)
     order = np.random.default_rng(0).permutation(len(scores))
     shuffled = dataclasses.replace(
-        scores, case_id=scores.case_id[order], group=scores.group[order], labels=scores.labels[order], logits=scores.logits[order]
+        scores,
+        case_id=scores.case_id[order],
+        group=scores.group[order],
+        labels=scores.labels[order],
+        logits=scores.logits[order],
     )
     gates = shuffled.logits[:, 0] * np.float32(1e-30)
     dataclasses.replace(shuffled, gate_logit=gates).write(run.scores_path("val_calib"))
@@ -220,7 +234,8 @@ def test_a_case_scored_twice_is_our_bug() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "what"), [({"split": "val_select"}, "split"), ({"model_digest": "0"}, "weights"), ({"splits_digest": "0"}, "splits")]
+    ("change", "what"),
+    [({"split": "val_select"}, "split"), ({"model_digest": "0"}, "weights"), ({"splits_digest": "0"}, "splits")],
 )
 def test_scores_of_something_else_are_refused(change: dict, what: str) -> None:
     run = trained()
@@ -261,7 +276,9 @@ def test_splits_that_contradict_themselves_are_refused() -> None:
 
     assert "a case is in two splits" in told(val_test_indices=data["train_indices"])
     assert "an index is beyond the 80 cases" in told(val_test_indices=[80])
-    assert "train_indices missing" in told(**{"train_indices": None}) or "$.train_indices is null" in told(train_indices=None)
+    assert "train_indices missing" in told(**{"train_indices": None}) or "$.train_indices is null" in told(
+        train_indices=None
+    )
     assert "$.val_test_indices" in told(val_test_indices=[1, 1])
     assert "$.val_test_indices[0] is -1" in told(val_test_indices=[-1])
     assert "$.val_test_indices[0] is 1.0" in told(val_test_indices=[1.0])
@@ -315,7 +332,9 @@ def test_four_processes_keep_every_row_whole() -> None:
         f"entry = ledger.{ENTRY!r}\n"
         "for _ in range(25): print(ledger.append(Path('calibrations.csv'), replace(entry, run=sys.argv[1] * 3000)))"
     )
-    writers = [subprocess.Popen([sys.executable, "-c", job, name], stdout=subprocess.PIPE, text=True) for name in "abcd"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", job, name], stdout=subprocess.PIPE, text=True) for name in "abcd"
+    ]
     counts = [int(line) for writer in writers for line in writer.communicate()[0].split()]
     assert sorted(counts) == list(range(1, 101))
     rows = rows_of(Path("calibrations.csv"))

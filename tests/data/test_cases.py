@@ -43,7 +43,10 @@ def test_columns_come_in_any_order_with_a_header_and_in_ours_without(pictures: P
 
 def test_two_columns_are_enough(pictures: Path, labels_csv: Csv) -> None:
     cases = load(pictures, labels_csv("01.png,b", "00.png,a"))
-    assert rows(cases, "case_id", "label", "group", "split") == [("00.png", 0, "00.png", ""), ("01.png", 1, "01.png", "")]
+    assert rows(cases, "case_id", "label", "group", "split") == [
+        ("00.png", 0, "00.png", ""),
+        ("01.png", 1, "01.png", ""),
+    ]
     assert (cases.class_names, cases.positive_class) == (("a", "b"), "b")
     assert (cases.group_column, cases.split_column, cases.warnings) == (False, False, ())
 
@@ -97,7 +100,9 @@ def test_labels_that_are_numbers_are_names_in_the_order_of_numbers(pictures: Pat
 
 
 def test_folders_are_classes(pictures: Path, tmp_path: Path) -> None:
-    for number, target in enumerate(("a/0.png", "a/deep/0.PNG", "b/0.png", ".ipynb_checkpoints/0.png", "a/.trash/0.png")):
+    for number, target in enumerate(
+        ("a/0.png", "a/deep/0.PNG", "b/0.png", ".ipynb_checkpoints/0.png", "a/.trash/0.png")
+    ):
         (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(pictures / f"{number:02}.png", tmp_path / target)
     shutil.copy(pictures / "09.png", tmp_path / "loose.png")
@@ -123,8 +128,18 @@ def test_groups_that_share_an_image_become_one(pictures: Path, labels_csv: Csv, 
     for copy in ("c1.png", "c2.png"):
         shutil.copy(pictures / "00.png", tmp_path / copy)
     shutil.copy(pictures / "05.png", tmp_path / "c5.png")
-    lines = [f"{pictures}/00.png,a,0,g", f"{tmp_path}/c1.png,a,1,h", f"{tmp_path}/c2.png,a,2,", f"{pictures}/05.png,b,3,h"]
-    lines += [f"{tmp_path}/c5.png,b,4,i", f"{pictures}/06.png,b,5,i", f"{pictures}/07.png,a,6,k", f"{pictures}/08.png,b,7,"]
+    lines = [
+        f"{pictures}/00.png,a,0,g",
+        f"{tmp_path}/c1.png,a,1,h",
+        f"{tmp_path}/c2.png,a,2,",
+        f"{pictures}/05.png,b,3,h",
+    ]
+    lines += [
+        f"{tmp_path}/c5.png,b,4,i",
+        f"{pictures}/06.png,b,5,i",
+        f"{pictures}/07.png,a,6,k",
+        f"{pictures}/08.png,b,7,",
+    ]
     groups = dict(rows(load(None, labels_csv(*lines)), "case_id", "group"))
     assert len({groups[case] for case in "012345"}) == 1
     assert len(set(groups.values())) == 3
@@ -175,11 +190,14 @@ def test_sources_that_are_not_there(pictures: Path, tmp_path: Path) -> None:
         (["00.png,a", "01.png,a"], "all labels are 'a': a classifier needs at least two classes"),
         (["00.png,a", "01.png,b", "02.png,"], "1 label is not a class: 02.png; classes: a, b"),
         (["path,label", "00.png,a", "01.png,b", "02.png"], "1 label is not a class: 02.png"),
-        (["00.png,a,,,train", "01.png,b,,,tain"], "1 split is unknown: 01.png; splits: train, val_select, val_calib, val_test"),
+        (["00.png,a,,,train", "01.png,b,,,tain"], "1 split is unknown: 01.png; splits: train, val_select, "),
         (["00.png,a,,,train", "01.png,b,,,"], "1 case has no split: 01.png; give a split to all cases or to none"),
         (["00.png,a,0,g,train", "01.png,b,1,g,val_test"], "1 group crosses splits: g"),
         (["00.png,a,0", "00.png,b,1"], "2 identical images occur under different labels: 0, 1"),
-        (["00.png,a,0,,train", "00.png,a,1,,val_test", "01.png,b,,,train"], "2 identical images occur in different splits: 0, 1"),
+        (
+            ["00.png,a,0,,train", "00.png,a,1,,val_test", "01.png,b,,,train"],
+            "identical images occur in different splits: 0, 1",
+        ),
         ([".,a", "01.png,b"], "1 image cannot be read: . (Is a directory)"),
         (["0\0.png,a", "01.png,b"], "1 image cannot be read"),
     ],
@@ -198,7 +216,9 @@ def test_unknown_classes_are_named(pictures: Path, labels_csv: Csv) -> None:
 def test_all_problems_come_in_one_message_with_counts_and_the_first_ten(pictures: Path, labels_csv: Csv) -> None:
     lines = [f"gone{index:02}.png,a" for index in range(12)]
     header = "path,label,case_id,group,split"
-    message = refused(pictures, labels_csv(header, *lines, "00.png,b,x", "01.png,b,x", "02.png,b,,g,tain", "03.png,a,,h,train"))
+    message = refused(
+        pictures, labels_csv(header, *lines, "00.png,b,x", "01.png,b,x", "02.png,b,,g,tain", "03.png,a,,h,train")
+    )
     assert message.startswith("16 cases: 4 kinds of problems\n")
     first_ten = ", ".join(f"{pictures}/gone{index:02}.png" for index in range(10))
     assert f"12 files are missing: {first_ten}, …\n" in message
@@ -207,11 +227,15 @@ def test_all_problems_come_in_one_message_with_counts_and_the_first_ten(pictures
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
-def test_an_unreadable_image_is_an_error_or_left_out(pictures: Path, labels_csv: Csv, tmp_path: Path, damage: str) -> None:
+def test_an_unreadable_image_is_an_error_or_left_out(
+    pictures: Path, labels_csv: Csv, tmp_path: Path, damage: str
+) -> None:
     whole = (pictures / "59.png").read_bytes()
     content = {"empty": b"", "text": b"no image at all", "truncated": whole[: len(whole) // 2]}[damage]
     (tmp_path / "bad1.png").write_bytes(content)
-    (tmp_path / "bad2.png").write_bytes(content)  # equal files under different labels: both are out, so no contradiction
+    (tmp_path / "bad2.png").write_bytes(
+        content
+    )  # equal files under different labels: both are out, so no contradiction
     csv = labels_csv(f"{tmp_path}/bad1.png,a,1", f"{tmp_path}/bad2.png,b,2", "00.png,a,3", "01.png,b,4")
     message = refused(pictures, csv)
     assert "2 images cannot be read: 1 (" in message

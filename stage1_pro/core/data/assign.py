@@ -98,7 +98,8 @@ def _evidence(cases: CaseTable, split: np.ndarray, config: Stage1ProConfig) -> d
 
 def _problems(counts: dict[str, dict[str, int]]) -> list[str]:
     return [
-        f"{name} has no case of {', '.join(absent)}: more cases, more groups, or a larger {name}_ratio"
+        f"{name} has no case of {', '.join(absent)}: more cases, more groups, or "
+        + (f"a larger {name}_ratio" if name != "train" else "smaller validation ratios")
         for name, row in counts.items()
         if (absent := [label for label, count in row.items() if count == 0])
     ]

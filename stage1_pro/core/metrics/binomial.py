@@ -6,6 +6,7 @@ everything here is exact at any sample size; nothing is a normal approximation.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -116,3 +117,8 @@ def _first(start: int, holds: Callable[[int], bool]) -> int:
     while not holds(start + span):
         span *= 2
     return start + bisect_left(range(span), True, key=lambda step: holds(start + step))
+
+
+def bound_text(bound: float) -> str:
+    """An upper bound in four decimals, rounded up: what is printed is never tighter than what holds."""
+    return f"{math.ceil(bound * 1e4 - 1e-9) / 1e4:.4f}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray, ratio
+from stage1_pro.core.metrics.arrays import FloatArray, IntArray, ratio
 
 
 @dataclass(frozen=True, slots=True)

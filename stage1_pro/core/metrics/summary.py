@@ -62,6 +62,7 @@ def evaluate(
     samples: int,
     confidence: float,
     rng: np.random.Generator,
+    independent: BoolArray | None = None,
 ) -> dict[str, Any]:
     """All figures of decisions on labelled cases, as plain JSON: what is undefined is None.
 
@@ -79,6 +80,8 @@ def evaluate(
         for name, value in point_values(statistics, index).items()
     }
     counts = count_decisions(decisions.exits, decisions.predictions, labels)
+    counted = np.ones(labels.size, bool) if independent is None else independent
+    evidence = count_decisions(decisions.exits[counted], decisions.predictions[counted], labels[counted])
     figures = {
         "cases": counts.cases,
         "positives": counts.positives,
@@ -86,7 +89,7 @@ def evaluate(
         "groups": int(index.max(initial=-1)) + 1,
         "accuracy": estimates["accuracy"],
         "exits": {
-            "fnr_on_exits": _fnr_on_exits(counts, target_fnr, delta, confidence),
+            "fnr_on_exits": _fnr_on_exits(evidence, target_fnr, delta, confidence),
             **_pick(estimates, "coverage", "fpr_on_exits", "precision_on_exits"),
             **_pick(estimates, "accuracy_on_exits"),
         },

@@ -25,8 +25,10 @@ class BackboneSpec:
     license: str
 
     def build(self) -> "Backbone":
-        """The architecture with random weights, to be filled from a state dict."""
-        return Backbone(_create(self.arch, **self.kwargs))
+        """The architecture with random weights, to be filled from a state dict; nothing else is read."""
+        if not timm.is_model(self.arch.split(".")[0]):
+            raise ValueError(f"timm has no architecture '{self.arch}'")
+        return Backbone(_create(self.arch, **{**self.kwargs, "pretrained": False}))
 
 
 class Backbone(nn.Module):
@@ -64,7 +66,10 @@ def load_backbone(model_path: str, image_size: int | None) -> tuple[Backbone, Ba
     if kind == "file" and not Path(file).is_file():
         raise UserError(f"model_path: weights file {file} does not exist. `make data` prepares the demo's.")
     try:
-        net = _filled(name, sizes, load_state_dict(file)) if kind == "file" else _create(name, **sizes, pretrained=kind == "timm")
+        if kind == "file":
+            net = _filled(name, sizes, load_state_dict(file))
+        else:
+            net = _create(name, **sizes, pretrained=kind == "timm")
     except Exception as error:  # timm raises whatever the hub, torch or safetensors raise
         raise UserError(_load_failure(model_path, error)) from error
     return Backbone(net), spec
@@ -81,7 +86,8 @@ def feature_dim(backbone: Backbone, size: int) -> int:
             width = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
     except (AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"$.dataset_params.image_size is {size}, which the backbone cannot take ({reason}). Choose another.") from error
+        where = f"$.dataset_params.image_size is {size}"
+        raise UserError(f"{where}, which the backbone cannot take ({reason}). Choose another.") from error
     backbone.train(training)
     return width
 

@@ -74,7 +74,7 @@ def save_model(model: Stage1Model, path: Path) -> None:
         "class_names": list(model.class_names),
         "features": model.features,
         "dropout": model.dropout,
-        "state_dict": {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()},
+        "state_dict": {name: _plain(tensor) for name, tensor in model.state_dict().items()},
     }
     artifacts.write_bytes(path, dump_tensors(content))
 
@@ -89,9 +89,14 @@ def load_model(path: Path) -> Stage1Model:
         spec = BackboneSpec(content["arch"], content["arch_kwargs"], preprocessing, content["license"])
         model = Stage1Model(spec.build(), spec, tuple(content["class_names"]), content["features"], content["dropout"])
         model.load_state_dict(content["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}).") from None
     return model.eval()
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy with a storage and strides of its own: neither a larger buffer nor a memory format enters the file."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def dump_tensors(content: dict[str, Any]) -> bytes:

@@ -14,10 +14,7 @@ from stage1_pro.core.policies.certify import GUARANTEE, Walk, certify, refusal
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
 
-DEMANDED = (
-    "schema_version run_id created_at target_fnr_exit fnr_confidence guarantee exited_positives misses fnr_upper_bound "
-    "calib_use_count model_digest splits_digest diagnostics"
-).split()
+DEMANDED = ["schema_version", "run_id", "created_at", "target_fnr_exit", "fnr_confidence", "guarantee", "exited_positives", "misses", "fnr_upper_bound", "calib_use_count", "model_digest", "splits_digest", "diagnostics"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

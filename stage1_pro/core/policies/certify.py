@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
-from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, p_value
+from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, minimum_positives, p_value
 from stage1_pro.core.metrics.exits import ExitCounts
 
 GUARANTEE = (
@@ -100,7 +100,7 @@ def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) 
     lines = [
         head,
         f"  val_calib holds {at_hand} independent positives; the best candidate ({names[best]}) lets {exited} of them "
-        f"exit with {misses} missed: FNR on exits <= {walk.upper_bounds[best]:.4f}.",
+        f"exit with {misses} missed: FNR on exits <= {bound_text(walk.upper_bounds[best])}.",
         _needed(misses, exited, at_hand, target_fnr, delta),
         "  Remedies: more calibration positives; a larger --target_fnr_exit or a smaller --fnr_confidence (run again "
         "with either); a better model.",

@@ -1,12 +1,9 @@
 """From a policy file to a policy. A new policy is one module and one row here."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.phases import POLICY_TABLE
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.policies.softmax import SoftmaxExitPolicy
 

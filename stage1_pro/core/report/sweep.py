@@ -35,9 +35,7 @@ def _sweep_fnr(axes: Axes, policy: dict[str, Any]) -> None:
     certified = np.array([row.get("certified", False) for row in rows], dtype=bool)
     axes.plot(coverage, _column(rows, "fnr_on_exits"), color=style.BLUE, label="FNR on exits")
     axes.plot(coverage, bound, color=style.MUTED, linewidth=1.2, label="exact upper bound")
-    axes.plot(
-        coverage[certified], bound[certified], "o", color=style.GREEN, markersize=3.2, label="certified candidates"
-    )
+    axes.plot(coverage[certified], bound[certified], "o", color=style.GREEN, markersize=3.2, label="certified")
     style.target_line(axes, target)
     for mark in _sweep_marks(policy):
         style.mark(axes, *mark)
