@@ -18,11 +18,13 @@ class Args:
 
 def main(args: Args) -> None:
     from stage1_pro.core.evaluation import evaluate_run, score_test
+    from stage1_pro.core.policies.calibration import demand_consistent
     from stage1_pro.core.report.page import write_report
     from stage1_pro.core.run import Run
 
     run = Run.open(args.run)
     policy = run.read_policy()
+    demand_consistent(policy, run.policy_path)
     score_test(run)
     evaluation = evaluate_run(run, policy)
     write_report(run, policy, evaluation)

@@ -115,7 +115,7 @@ def test_control_naive_threshold() -> None:
 def test_control_best_of_twenty_checkpoints_by_val_calib() -> None:
     """Equally good checkpoints with errors of their own: the luckiest on val_calib is chosen."""
     rng, chosen = np.random.default_rng(0), []
-    for _ in range(CONTROL_DRAWS // 2):
+    for _ in range(CONTROL_DRAWS // 5):
         labels = rng.random((2, 4000)) < MAIN.positive_share
         splits = [[scores(MAIN.logits(rng, split), split) for split in labels] for _ in range(20)]
         tried = [calibrate_softmax(select, calib, RISK) for select, calib in splits]

@@ -30,17 +30,15 @@ class Ranked:
 
     @classmethod
     def of(cls, split: Scores, scores: FloatArray, answers: IntArray) -> "Ranked":
-        independent = one_case_per_group(split)
-        grouped = not independent.all()
-        return cls(scores, answers, split.labels, independent, len(np.unique(split.group)) if grouped else len(split))
+        ungrouped = bool((split.group == split.case_id).all())
+        groups = len(split) if ungrouped else len(np.unique(split.group.astype(str)))
+        independent = np.ones(len(split), dtype=bool) if ungrouped else one_case_per_group(split)
+        return cls(scores, answers, split.labels, independent, groups)
 
-    def counts(self, thresholds: FloatArray) -> ExitCounts:
-        return count_exits(self.scores, self.answers, self.labels, thresholds)
-
-    def independent_counts(self, thresholds: FloatArray) -> ExitCounts:
-        if self.independent.all():
-            return self.counts(thresholds)
-        kept = self.independent
+    def counts(self, thresholds: FloatArray, kept: BoolArray | None = None) -> ExitCounts:
+        """Exits at each threshold, of all cases or of those kept."""
+        if kept is None or kept.all():
+            return count_exits(self.scores, self.answers, self.labels, thresholds)
         return count_exits(self.scores[kept], self.answers[kept], self.labels[kept], thresholds)
 
 
@@ -146,11 +144,16 @@ class Calibration:
         return {**kept, "note": "largest coverage with empirical FNR at the target; breaks it in about half of all draws"}
 
 
-def calibrate_threshold(select: Ranked, calib: Ranked, thresholds: FloatArray, risk: Risk, warnings: list[str]) -> Calibration:
+def calibrate_threshold(
+    select: Ranked, calib: Ranked, thresholds: FloatArray, risk: Risk, warnings: list[str]
+) -> Calibration:
     """Certify one threshold of a score. thresholds: (J,) candidates from val_select, high to low."""
-    walk = certify(select.counts(thresholds), calib.independent_counts(thresholds), risk.target_fnr, risk.delta)
+    every = calib.counts(thresholds)
+    evidence = every if calib.independent.all() else calib.counts(thresholds, calib.independent)
+    # of val_select the walk reads its positives only
+    walk = certify(select.counts(thresholds, select.labels == 1), evidence, risk.target_fnr, risk.delta)
     parameters = [{"threshold": float(threshold)} for threshold in thresholds]
-    return Calibration(walk, calib.counts(thresholds), calib.groups, parameters, risk, warnings)
+    return Calibration(walk, every, calib.groups, parameters, risk, warnings)
 
 
 def one_case_per_group(split: Scores) -> BoolArray:

@@ -83,10 +83,9 @@ def threshold_candidates(scores: FloatArray, most: int = 200) -> FloatArray:
     finite = scores[np.isfinite(scores)]
     if not finite.size:
         return np.zeros(0)
-    levels = np.arange(1, most + 1) / most
-    ranks = np.unique(np.maximum(np.ceil(levels * finite.size).astype(np.int64), 1)) - 1
-    descending = finite.size - 1 - ranks
-    return np.unique(np.partition(finite, np.unique(descending))[descending])[::-1].copy()
+    ranks = np.unique(-(-np.arange(1, most + 1) * finite.size // most))  # ceil(j n / most), exactly
+    positions = finite.size - ranks[::-1]
+    return np.unique(np.partition(finite, positions)[positions])[::-1].copy()
 
 
 def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) -> str:
@@ -95,17 +94,27 @@ def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) 
     head = f"nothing certified: no candidate shows FNR on exits <= {target_fnr:g} at confidence {confidence:g}."
     if not names:
         return f"{head} No case of val_select has a finite score."
-    best = int(np.argmin(walk.upper_bounds))
-    misses, exited = int(walk.calib.misses[best]), int(walk.calib.exited_positives[best])
+    shown = _telling_candidate(walk, target_fnr)
+    misses, exited = int(walk.calib.misses[shown]), int(walk.calib.exited_positives[shown])
     lines = [
         head,
-        f"  val_calib holds {at_hand} independent positives; the best candidate ({names[best]}) lets {exited} of them "
-        f"exit with {misses} missed: FNR on exits <= {bound_text(walk.upper_bounds[best])}.",
+        f"  val_calib holds {at_hand} independent positives; the best candidate tested ({names[shown]}) lets "
+        f"{exited} of them exit with {misses} missed: FNR on exits <= {bound_text(walk.upper_bounds[shown])}.",
         _needed(misses, exited, at_hand, target_fnr, delta),
         "  Remedies: more calibration positives; a larger --target_fnr_exit or a smaller --fnr_confidence (run again "
         "with either); a better model.",
     ]
     return "\n".join(lines)
+
+
+def _telling_candidate(walk: Walk, target_fnr: float) -> int:
+    """The candidate whose evidence a refusal shows: the lowest bound, as long as it is above the target.
+
+    Where a candidate that the walk never reached is below, it is luck and not evidence: then the
+    first one tested, where the walk ended.
+    """
+    best = int(np.argmin(walk.upper_bounds))
+    return best if walk.upper_bounds[best] > target_fnr else walk.start
 
 
 def _needed(misses: int, exited: int, at_hand: int, target_fnr: float, delta: float) -> str:
