@@ -1,41 +1,32 @@
 """The same task for both: certify a threshold of an exit score from a val_select and a val_calib split."""
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from population import Population
 
-from stage1_pro.core.metrics.exits import count_exits
-from stage1_pro.core.policies.certify import certify
+from stage1_pro.core.policies.calibration import Ranked, calibrate_threshold
 from stage1_pro.core.policies.softmax import softmax_scores
 from stage1_pro.core.run import Risk
 
 RISK = Risk(0.05, 0.9)
 
 
-class Split(NamedTuple):
-    """scores: (N,) float64 softmax scores; answers, labels: (N,) of 0 and 1."""
-
-    scores: np.ndarray
-    answers: np.ndarray
-    labels: np.ndarray
-
-
-def draw(population: Population, rng: np.random.Generator, cases: int) -> Split:
+def draw(population: Population, rng: np.random.Generator, cases: int) -> Ranked:
     z, labels = population.draw(rng, cases)
     logits = np.column_stack([np.zeros(cases), z]).astype(np.float32)
-    return Split(softmax_scores(logits), (z >= 0).astype(np.int64), labels)
+    independent = np.ones(cases, dtype=bool)
+    return Ranked(softmax_scores(logits), (z >= 0).astype(np.int64), labels, independent, cases)
 
 
-def ours(select: Split, calib: Split, thresholds: np.ndarray) -> float | None:
+def ours(select: Ranked, calib: Ranked, thresholds: np.ndarray) -> float | None:
     """The certified threshold; None where nothing is certified."""
-    counts = (count_exits(*split, thresholds) for split in (select, calib))
-    answer = certify(*counts, RISK.target_fnr, RISK.delta).answer
+    answer = calibrate_threshold(select, calib, thresholds, RISK, []).walk.answer
     return None if answer is None else float(thresholds[answer])
 
 
-def mapie(select: Split, calib: Split, thresholds: np.ndarray, method: Any) -> float | None:
+def mapie(select: Ranked, calib: Ranked, thresholds: np.ndarray, method: Any) -> float | None:
     """The same with MAPIE: FNR on exits as a custom risk, the least abstention as the choice among valid thresholds.
 
     method: a name or an instance, as `fwer_method` takes it.

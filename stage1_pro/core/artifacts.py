@@ -51,12 +51,22 @@ def parse_json(content: bytes, schema: str, path: Path) -> dict[str, Any]:
         data = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole JSON file ({error}). {MENDS[schema]}") from None
-    _refuse_newer(data, path)
+    refuse_newer(data, path)
     problems = list(schema_problems(data, schema))
     if len(problems) == 1:
         raise UserError(f"{path}: {problems[0]}. {MENDS[schema]}")
     raise_problems(f"{path}: {len(problems)} problems", problems, MENDS[schema])
     return data
+
+
+def refuse_newer(data: Any, where: Path | str) -> None:
+    """Raise UserError where the artifact names a schema version that this code does not know yet."""
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if type(found) is int and found > SCHEMA_VERSION:
+        raise UserError(
+            f"{where} was written by a newer version of stage1_pro "
+            f"(schema {found}; this one reads up to {SCHEMA_VERSION}). Upgrade stage1_pro."
+        )
 
 
 def read_bytes(path: Path, mend: str = "") -> bytes:
@@ -118,9 +128,9 @@ def validator(name: str):
     return validators.extend(Draft202012Validator, type_checker=whole)(schema(name))
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
-    """` (did you mean 'x'?)` for the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
+def did_you_mean(name: str, known: list[str], cutoff: float = 0.6) -> str:
+    """` (did you mean 'x'?)` for the closest known name, or nothing. cutoff: least likeness, 0 to 1."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
@@ -158,7 +168,12 @@ def _allowed(node: dict[str, Any]) -> str:
     low, high = node.get("minimum"), node.get("maximum")
     if low is not None and high is not None:
         return f"{low} to {high}" if words == "number" else f"{words}, {low} to {high}"
-    bounds = {"minimum": "{} or more", "exclusiveMinimum": "above {}", "maximum": "up to {}", "exclusiveMaximum": "below {}"}
+    bounds = {
+        "minimum": "{} or more",
+        "exclusiveMinimum": "above {}",
+        "maximum": "up to {}",
+        "exclusiveMaximum": "below {}",
+    }
     limits = [text.format(node[key]) for key, text in bounds.items() if key in node]
     return ", ".join([words, *limits])
 
@@ -166,15 +181,6 @@ def _allowed(node: dict[str, Any]) -> str:
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= SHOWN_VALUE else text[:SHOWN_VALUE] + "…"
-
-
-def _refuse_newer(data: Any, path: Path) -> None:
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if type(found) is int and found > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} was written by a newer version of stage1_pro "
-            f"(schema {found}; this one reads up to {SCHEMA_VERSION}). Upgrade stage1_pro."
-        )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
     path = os.environ.get(LAUNCHED_RUN) or path
     if path is None:
         if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
-            raise UserError("several processes cannot begin one run: prepare it with 00_make_splits.py and name it with --run.")
+            raise UserError(
+                "several processes cannot begin one run: prepare it with 00_make_splits.py and name it with --run."
+            )
         return new_run(None, config)
     run = Run.open(path)
     if is_first_process():
@@ -51,13 +53,20 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
     return run, cases
 
 
-def run_to_resume(path: str, others: dict[str, Any], layers: list[tuple[str, Any]]) -> tuple[Run, Stage1ProConfig, CaseTable]:
-    """An interrupted run with its own config. Raises UserError where other options are given beside it."""
+def run_to_resume(
+    path: str, others: dict[str, Any], layers: list[tuple[str, Any]]
+) -> tuple[Run, Stage1ProConfig, CaseTable, Run | None]:
+    """An interrupted run with its own config and the run its weights came from. Raises UserError where other options are given beside it."""
     given = [f"--{name}" for name, value in others.items() if value] + ["--config or settings"] * bool(layers)
     if given:
         raise UserError(f"--resume takes the run's own config and no other option; drop {', '.join(given)}.")
     run = Run.open(path)
-    return run, run.config, cases_of(run, run.config.dataset_params)
+    config = run.config
+    begun_from = artifacts.read_json(run.environment_path, "environment").get("init_from")
+    source = source_run(begun_from["run"], run) if begun_from else None
+    if source and source.model_digest != begun_from["model_digest"]:
+        raise UserError(f"{source.path}: its weights have changed since {path} began from them. Begin a new run.")
+    return run, config, cases_of(run, config.dataset_params), source
 
 
 def source_run(path: str | None, run: Run) -> Run | None:

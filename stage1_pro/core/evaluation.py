@@ -68,7 +68,11 @@ def _promise(exits: dict[str, Any], target: float) -> dict[str, Any]:
     fnr, coverage = exits["fnr_on_exits"], exits["coverage"]["value"]
     misses, exited = fnr["misses"], fnr["exited_positives"]
     if not exited:
-        return {"held": None, "words": f"No positive of the test split exits, so it cannot speak about FNR on exits (coverage {coverage:.1%})."}
+        return {
+            "held": None,
+            "words": "No positive of the test split exits, so it cannot speak about FNR on exits "
+            f"(coverage {coverage:.1%}).",
+        }
     held = fnr["value"] <= target
     verdict = "The promise held on the test split" if held else "The promise did NOT hold on the test split"
     chance = "" if held or fnr["low"] > target else ", which its interval still covers"

@@ -105,7 +105,9 @@ class Stage1Predictor:
         logits, gates, done = [], [], 0
         for part in self.outputs(list(cases["path"]), batch_size=batch_size, workers=workers):
             for position, reason in part.unreadable.items():
-                raise UserError(f"{cases['path'].iloc[done + position]} cannot be read ({reason}). Restore the file and run again.")
+                raise UserError(
+                    f"{cases['path'].iloc[done + position]} cannot be read ({reason}). Restore the file and run again."
+                )
             logits.append(part.logits)
             gates.append(part.gate_logit)
             done += len(part)

@@ -27,6 +27,8 @@ def bar(title: str) -> Iterator[Callable[[int, int], None]]:
 def _live(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
+    with Progress(
+        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    ) as progress:
         task = progress.add_task(title, total=None, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)

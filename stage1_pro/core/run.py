@@ -20,7 +20,18 @@ from stage1_pro.core.splits import Splits, read_splits
 
 RUNS = Path("runs")
 LATEST = str(RUNS / "latest")
-PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "stage1-pro")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "stage1-pro",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +77,14 @@ class Run:
         target = Path(path)
         if not target.exists():
             known = sorted(child.name for child in target.parent.glob("*/")) if target.parent.is_dir() else []
-            raise UserError(f"{target} does not exist{artifacts.did_you_mean(target.name, known)}. Prepare it with 00_make_splits.py.")
+            raise UserError(
+                f"{target} does not exist{artifacts.did_you_mean(target.name, known)}. "
+                "Prepare it with 00_make_splits.py."
+            )
         if not (target / "splits.json").is_file():
-            raise UserError(f"{target} is not a run (no splits.json in it). Begin one with 00_make_splits.py or 20_train.py.")
+            raise UserError(
+                f"{target} is not a run (no splits.json in it). Begin one with 00_make_splits.py or 20_train.py."
+            )
         return cls(_short(target))
 
     # ---- paths
@@ -139,7 +155,9 @@ class Run:
     @cached_property
     def model_digest(self) -> str:
         if not self.model_path.exists():
-            raise UserError(f"{self.path} has no model_best.pth. Run 20_train.py --resume {self.path} to finish its training.")
+            raise UserError(
+                f"{self.path} has no model_best.pth. Run 20_train.py --resume {self.path} to finish its training."
+            )
         return artifacts.digest_file(self.model_path)
 
     @property
@@ -254,7 +272,9 @@ class Run:
         policy = artifacts.read_json(self.policy_path, self.policy_row.schema)
         for key, expected in (("model_digest", self.model_digest), ("splits_digest", self.splits.digest)):
             if policy.get(key) != expected:
-                raise UserError(f"{self.policy_path}: $.{key} is of another model or other splits. Train and calibrate a new run.")
+                raise UserError(
+                    f"{self.policy_path}: $.{key} is of another model or other splits. Train and calibrate a new run."
+                )
         return policy
 
     def _point_latest(self) -> None:

@@ -11,8 +11,8 @@ SPLITS = ("train", "val_select", "val_calib", "val_test")
 
 USAGE = {
     "train": "gradients, nothing else",
-    "val_select": "early stopping, checkpoint choice, fitting calibrators, fixing the candidate thresholds and their order; "
-    "never the certificate",
+    "val_select": "early stopping, checkpoint choice, fitting calibrators, fixing the candidate thresholds and "
+    "their order; never the certificate",
     "val_calib": "the certificate of the policy; never a choice of checkpoint, calibrator or policy",
     "val_test": "the final report; never a choice",
 }
@@ -58,12 +58,22 @@ def read_splits(path: Path) -> Splits:
 def parse_splits(content: bytes, path: Path) -> Splits:
     data = artifacts.parse_json(content, "splits", path)
     missing = [f"{name}_indices" for name in SPLITS if f"{name}_indices" not in data]
-    missing += [key for key in ("cases", "class_names", "positive_class", "counts", "val_calib_digest") if key not in data["metadata"]]
+    missing += [
+        key
+        for key in ("cases", "class_names", "positive_class", "counts", "val_calib_digest")
+        if key not in data["metadata"]
+    ]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing. {artifacts.MENDS['splits']}")
     indices = [index for name in SPLITS for index in data[f"{name}_indices"]]
     if len(set(indices)) < len(indices):
         raise UserError(f"{path}: a case is in two splits. {artifacts.MENDS['splits']}")
     if indices and max(indices) >= data["metadata"]["cases"]:
-        raise UserError(f"{path}: an index is beyond the {data['metadata']['cases']} cases. {artifacts.MENDS['splits']}")
+        raise UserError(
+            f"{path}: an index is beyond the {data['metadata']['cases']} cases. {artifacts.MENDS['splits']}"
+        )
+    for name in SPLITS:
+        counted, listed = sum(data["metadata"]["counts"][name].values()), len(data[f"{name}_indices"])
+        if counted != listed:
+            raise UserError(f"{path}: {name} lists {listed} cases and counts {counted}. {artifacts.MENDS['splits']}")
     return Splits(data)

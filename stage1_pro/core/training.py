@@ -55,8 +55,8 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
     return model
 
 
-def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, resume: bool) -> None:
-    """Record config and environment of a new run; a resumed one has them."""
+def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
+    """Record config, environment and the source of the weights of a new run; a resumed one has them."""
     if resume or not is_first_process():
         return
     spec = model.spec
@@ -64,6 +64,7 @@ def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, resume: bool) -
         "preprocessing": spec.preprocessing.to_dict(),
         "backbone": config.model_path,
         "backbone_license": spec.license,
+        "init_from": None if source is None else {"run": str(source.path), "model_digest": source.model_digest},
     }
     run.begin_training(config, facts)
 
@@ -73,11 +74,19 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     phase, spec = PHASES[config.phase], model.spec
     moving = sum(parameter.numel() for _, parameter in trainable(model))
     total = sum(parameter.numel() for parameter in model.parameters())
-    say(f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; checkpoint by {phase.monitor} ({phase.mode})")
-    say(f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} at confidence {config.fnr_confidence:g}")
+    say(
+        f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "
+        f"checkpoint by {phase.monitor} ({phase.mode})"
+    )
+    say(
+        f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} "
+        f"at confidence {config.fnr_confidence:g}"
+    )
     say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
     say(f"parameters  {moving:,} trainable of {total:,}")
-    say(f"training    {config.epochs} epochs, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
+    say(
+        f"training    {config.epochs} epochs, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}"
+    )
 
 
 def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> None:
@@ -104,7 +113,9 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable)
     finally:
         del os.environ[LAUNCHED_RUN]
     if not (run.checkpoints_path / "best.ckpt").exists():
-        raise UserError(f"{PHASES[config.phase].monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
+        raise UserError(
+            f"{PHASES[config.phase].monitor} was never finite: training diverged. Lower lr_head and lr_backbone."
+        )
 
 
 def save_best(run: Run, model: Stage1Model) -> None:
@@ -124,7 +135,9 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         *([ExponentialMovingAverage(config.ema_decay)] if config.use_ema else []),
         LearningRateMonitor(logging_interval="epoch"),
         EpochTable(run.metrics_path, phase.monitor, plain_lines=not live),
-        EarlyStopping(phase.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False),
+        EarlyStopping(
+            phase.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False
+        ),
         _checkpoint(run, "best", monitor=phase.monitor, mode=phase.mode),
         _checkpoint(run, "last"),
         *([RichProgressBar()] if live else []),
@@ -184,7 +197,9 @@ def _take_weights(model: Stage1Model, other: Run) -> None:
     """Start from the weights of another run, as far as both models have them."""
     source = load_model(other.model_path)
     if source.spec.arch != model.spec.arch or source.features != model.features:
-        raise UserError(f"--init_from {other.path}: its backbone is {source.spec.arch}, this run's is {model.spec.arch}.")
+        raise UserError(
+            f"--init_from {other.path}: its backbone is {source.spec.arch}, this run's is {model.spec.arch}."
+        )
     model.load_state_dict({**model.state_dict(), **source.state_dict()})
 
 

@@ -27,25 +27,31 @@ class Args:
 
 
 def main(args: Args, layers: list[tuple[str, Any]]) -> None:
+    if args.dry_run and not args.resume:
+        show_plan(args, layers)
+    else:
+        train(args, layers)
+
+
+def train(args: Args, layers: list[tuple[str, Any]]) -> None:
+    """Begin a run or take one up, and bring it to its scores."""
     from stage1_pro.core.begin import is_first_process, prepared_run, run_to_resume, source_run
     from stage1_pro.core.config import merge_configs
 
-    if args.dry_run and not args.resume:
-        return show_plan(args, layers)
     if args.resume:
         others = {"run": args.run, "init_from": args.init_from, "dry_run": args.dry_run}
-        run, config, cases = run_to_resume(args.resume, others, layers)
+        run, config, cases, source = run_to_resume(args.resume, others, layers)
     else:
         config = merge_configs(layers)
         run, cases = prepared_run(args.run, config)
-    source = source_run(args.init_from, run)
+        source = source_run(args.init_from, run)
 
     from stage1_pro.core import training  # Lightning takes seconds to import: bad input has been told by now
     from stage1_pro.core.scoring import write_scores
 
     with cli.resumable(run.path):
         model = training.build_model(config, cases.class_names, source)
-        training.begin(run, config, model, resume=bool(args.resume))
+        training.begin(run, config, model, source, resume=bool(args.resume))
         training.fit(run, config, model, cases)
         if is_first_process():
             training.save_best(run, model)

@@ -33,7 +33,9 @@ def main(args: Args) -> None:
         run = Run.open(args.run)
         contents = export_bundle(run, Path(args.out) if args.out else run.bundle_path)
     manifest = contents.manifest
-    cli.say(f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}")
+    cli.say(
+        f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"
+    )
     cli.say(f"next   python stage1_pro/scripts/60_predict.py {contents.path} IMAGES…")
 
 

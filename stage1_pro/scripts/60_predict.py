@@ -48,7 +48,9 @@ def main(args: Args) -> None:
     cli.say(f"{len(decisions)} images: {counts.get('exit', 0)} exit, {counts.get('defer', 0)} deferred")
     cli.say(f"decisions {out}")
     if unreadable:
-        raise SomeInputsUnreadable(f"{unreadable} of {len(decisions)} images could not be read; they are deferred, see their reason.")
+        raise SomeInputsUnreadable(
+            f"{unreadable} of {len(decisions)} images could not be read; they are deferred, see their reason."
+        )
 
 
 if __name__ == "__main__":

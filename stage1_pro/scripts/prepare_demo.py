@@ -29,7 +29,9 @@ def main(args: Args) -> None:
 
     makers = {"demo": demo.prepare_traffic_lights, "smoke": demo.prepare_smoke}
     if args.kind not in makers:
-        raise UserError(f"'{args.kind}' is not a set{did_you_mean(args.kind, list(makers))}; sets: {', '.join(makers)}.")
+        raise UserError(
+            f"'{args.kind}' is not a set{did_you_mean(args.kind, list(makers))}; sets: {', '.join(makers)}."
+        )
     counts = makers[args.kind](Path(args.out))
     cli.say(f"{args.out}/labels.csv: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
 

@@ -83,9 +83,7 @@ def test_minimum_positives_refuses_the_impossible() -> None:
         minimum_positives(0.0, 0.05)
 
 
-@pytest.mark.parametrize(
-    ("true_fnr", "about"), [(0.002, 240), (0.005, 390), (0.01, 1100), (0.015, 4600)]
-)
+@pytest.mark.parametrize(("true_fnr", "about"), [(0.002, 240), (0.005, 390), (0.01, 1100), (0.015, 4600)])
 def test_positives_for_power(true_fnr: float, about: int) -> None:
     needed = positives_for_power(true_fnr, 0.02, 0.05)
     assert needed == pytest.approx(about, rel=0.03)

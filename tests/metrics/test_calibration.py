@@ -82,13 +82,9 @@ def test_debiasing_removes_the_bias_of_a_calibrated_model() -> None:
 def test_proper_scores_match_scikit_learn(classes: int) -> None:
     probabilities, labels = draw(classes)
     every = list(range(classes))
-    assert calibration.nll(probabilities, labels) == pytest.approx(
-        log_loss(labels, probabilities, labels=every)
-    )
+    assert calibration.nll(probabilities, labels) == pytest.approx(log_loss(labels, probabilities, labels=every))
     scored = probabilities[:, 1] if classes == 2 else probabilities
-    assert calibration.brier(probabilities, labels) == pytest.approx(
-        brier_score_loss(labels, scored, labels=every)
-    )
+    assert calibration.brier(probabilities, labels) == pytest.approx(brier_score_loss(labels, scored, labels=every))
 
 
 def test_nll_is_clipped() -> None:

@@ -72,17 +72,13 @@ def test_figures_match_direct_computation(cases) -> None:
     for figure in [*got["exits"].values(), got["accuracy"]]:
         assert figure["low"] < figure["value"] < figure["high"]
     assert got["accuracy"]["value"] == pytest.approx((answers == labels).mean())
-    assert got["selective"]["augrc"]["value"] == pytest.approx(
-        augrc(decisions.scores, answers != labels)
-    )
+    assert got["selective"]["augrc"]["value"] == pytest.approx(augrc(decisions.scores, answers != labels))
     assert got["selective"]["risk_at_coverage"]["1.0"] == pytest.approx((answers != labels).mean())
     assert set(got["selective"]["coverage_at_risk"]) == {"0.01", "0.02", "0.05"}
     probabilities = softmax(logits.astype(float), axis=1)
     assert got["calibration"]["ece"] == pytest.approx(calibration.ece(probabilities, labels))
     for name, members in {"exits": exits, "deferred": ~exits}.items():
-        table = [
-            [int((members & (labels == y) & (answers == a)).sum()) for a in (0, 1)] for y in (0, 1)
-        ]
+        table = [[int((members & (labels == y) & (answers == a)).sum()) for a in (0, 1)] for y in (0, 1)]
         assert got["confusion"][name] == table
 
 

@@ -58,7 +58,10 @@ def test_settings(flags, fragments, config, script, tmp_path, monkeypatch):
         ("file,label\n000.png,red\n", ["no column 'path'"]),
         ("path,label\n000.png,red\n002.png,red\n", ["class has no cases: blue"]),
         ("path,label\nnope.png,red\n000.png,blue\n", ["1 file is missing"]),
-        ("path,label\n000.png,red\n001.png,green\n002.png,blue\n", ["1 label is not a class: 001.png", "classes: blue, red"]),
+        (
+            "path,label\n000.png,red\n001.png,green\n002.png,blue\n",
+            ["1 label is not a class: 001.png", "classes: blue, red"],
+        ),
         ("path,label\n000.png,red\n000.png,red\n001.png,blue\n", ["1 case id occurs more than once"]),
         ("path,label,split\n000.png,red,test\n001.png,blue,train\n", ["1 split is unknown"]),
     ],
@@ -82,7 +85,13 @@ def test_missing_labels_file_and_corrupt_image(config, script, images, tmp_path,
     outcome = script("00_make_splits", "--config", config, "--dataset_params.sources", source)
     refused(outcome, "1 image cannot be read: 003.png", "on_bad_image: skip")
     outcome = script(
-        "00_make_splits", "--config", config, "--dataset_params.sources", source, "--dataset_params.on_bad_image", "skip"
+        "00_make_splits",
+        "--config",
+        config,
+        "--dataset_params.sources",
+        source,
+        "--dataset_params.on_bad_image",
+        "skip",
     )
     assert outcome.status == 0
     assert "1 unreadable image left out: 003.png" in outcome.out

@@ -63,7 +63,8 @@ def test_the_same_chain_twice_gives_the_same_policy(trained, tmp_path, script):
     for run in (trained, other):
         script("25_threshold_sweep", "--run", run)
     first, second = (
-        {key: value for key, value in read(run / "thresholds.json").items() if key not in VOLATILE} for run in (trained, other)
+        {key: value for key, value in read(run / "thresholds.json").items() if key not in VOLATILE}
+        for run in (trained, other)
     )
     assert first == second
 
@@ -83,7 +84,9 @@ def test_decisions_are_the_same_from_scores_run_and_bundle(bundle, script, image
     run = Run(bundle.parent)
     scores = run.scores("val_test")
     expected = load_exit_policy(bundle).decide(scores)
-    outcome = script("60_predict", bundle, images, "--format", "parquet", "--out", tmp_path / "d.parquet", "--batch_size", "7")
+    outcome = script(
+        "60_predict", bundle, images, "--format", "parquet", "--out", tmp_path / "d.parquet", "--batch_size", "7"
+    )
     assert outcome.status == 0
     table = pd.read_parquet(tmp_path / "d.parquet")
     table.index = [path.rsplit("/", 1)[1] for path in table["id"]]

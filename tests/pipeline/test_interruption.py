@@ -26,7 +26,9 @@ def begin(config: Path, run: Path) -> list[str]:
 
 
 def resume(run: Path) -> None:
-    subprocess.run([sys.executable, str(SCRIPTS / "20_train.py"), "--resume", str(run)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(SCRIPTS / "20_train.py"), "--resume", str(run)], check=True, capture_output=True
+    )
 
 
 def demand_whole(run: Path) -> None:
@@ -46,11 +48,13 @@ def same_result(run: Path, reference: Path) -> None:
     assert digest_file(run / "model_best.pth") == digest_file(reference / "model_best.pth")
     for split in ("val_select", "val_calib"):
         pd.testing.assert_frame_equal(
-            pd.read_parquet(run / "scores" / f"{split}.parquet"), pd.read_parquet(reference / "scores" / f"{split}.parquet")
+            pd.read_parquet(run / "scores" / f"{split}.parquet"),
+            pd.read_parquet(reference / "scores" / f"{split}.parquet"),
         )
     timing = ["images_per_second", "data_wait_share"]
     pd.testing.assert_frame_equal(
-        pd.read_csv(run / "metrics.csv").drop(columns=timing), pd.read_csv(reference / "metrics.csv").drop(columns=timing)
+        pd.read_csv(run / "metrics.csv").drop(columns=timing),
+        pd.read_csv(reference / "metrics.csv").drop(columns=timing),
     )
 
 

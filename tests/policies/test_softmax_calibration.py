@@ -64,7 +64,7 @@ def calibrate_by_hand(
     ordered = sorted((case[0] for case in chosen if math.isfinite(case[0])), reverse=True)
     thresholds: list[float] = []
     for j in range(1, 201):
-        score = ordered[math.ceil(j / 200 * len(ordered)) - 1]
+        score = ordered[-(-j * len(ordered) // 200) - 1]
         if not thresholds or score < thresholds[-1] - 1e-12:
             thresholds.append(score)
     scale = sum(case[2] for case in counted) / sum(case[2] for case in chosen)

@@ -24,7 +24,9 @@ class Throughput(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, *_: Any) -> None:
         self.waited += time.perf_counter() - self.step_ended
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
         self.images += len(batch.labels)
         self.step_ended = time.perf_counter()
 
@@ -38,7 +40,8 @@ class Throughput(pl.Callback):
         module.log_dict(self.figures, rank_zero_only=True)
         if self.figures["data_wait_share"] > DATA_WAIT_WARNING and not getattr(module, "from_features", False):
             trainer.print(
-                f"  {self.figures['data_wait_share']:.0%} of the epoch waited for data: raise dataset_params.num_workers"
+                f"  {self.figures['data_wait_share']:.0%} of the epoch waited for data: "
+                "raise dataset_params.num_workers"
             )
 
 
@@ -67,7 +70,8 @@ class EpochTable(pl.Callback):
         row = self.rows[-1]
         return (
             f"  epoch {int(row['epoch']) + 1}/{trainer.max_epochs}  train_loss {row['train_loss']:.4f}  "
-            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  val_augrc {row['val_augrc']:.5f}  "
+            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
+            f"val_augrc {row['val_augrc']:.5f}  "
             f"{row['images_per_second']:.0f} images/s"
         )
 

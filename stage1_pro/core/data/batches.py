@@ -69,7 +69,9 @@ class EpochSampler(Sampler[Draw]):
     ranks get equally many cases (the last few repeat); evaluation ranks share out every case once.
     """
 
-    def __init__(self, size: int, seed: int, *, shuffle: bool, weights: np.ndarray | None = None, rank: int = 0, world: int = 1):
+    def __init__(
+        self, size: int, seed: int, *, shuffle: bool, weights: np.ndarray | None = None, rank: int = 0, world: int = 1
+    ):
         self.size, self.seed, self.shuffle, self.weights = size, seed, shuffle, weights
         self.rank, self.world, self.epoch = rank, world, 0
 
@@ -85,7 +87,9 @@ class EpochSampler(Sampler[Draw]):
         order = np.arange(self.size)
         if self.shuffle:
             rng = np.random.default_rng([self.seed, crc32(b"order"), self.epoch])
-            order = rng.permutation(self.size) if self.weights is None else rng.choice(self.size, self.size, p=self.weights)
+            order = (
+                rng.permutation(self.size) if self.weights is None else rng.choice(self.size, self.size, p=self.weights)
+            )
             order = np.resize(order, len(self) * self.world)
         for position in order[self.rank :: self.world].tolist():
             yield Draw(self.epoch, position)
@@ -103,19 +107,21 @@ class isolated_seed:
         self.seed = seed_of(*key)
 
     def __enter__(self) -> None:
-        self.state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self.state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         random.seed(self.seed)
-        np.random.seed(self.seed)
+        np.random.seed(self.seed)  # noqa: NPY002 (transforms draw from it)
         torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would reset the accelerators too
 
     def __exit__(self, *_: object) -> None:
         python, numpy, pytorch = self.state
         random.setstate(python)
-        np.random.set_state(numpy)
+        np.random.set_state(numpy)  # noqa: NPY002
         torch.set_rng_state(pytorch)
 
 
-def make_loader(dataset: Dataset, sampler: Sampler, batch_size: int, workers: int, pin_memory: bool = False) -> DataLoader:
+def make_loader(
+    dataset: Dataset, sampler: Sampler, batch_size: int, workers: int, pin_memory: bool = False
+) -> DataLoader:
     """A DataLoader of `Batch`es; feature rows are gathered in this process."""
     features = isinstance(dataset, FeatureDataset)
     workers = 0 if features else workers

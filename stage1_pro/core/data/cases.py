@@ -61,7 +61,9 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     enough to recognise a table that was checked before.
     """
     if not params.sources:
-        raise UserError("dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does.")
+        raise UserError(
+            "dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does."
+        )
     frame = pd.concat([_read_source(source, several=len(params.sources) > 1) for source in params.sources])
     frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
     class_names, labels = _label_codes(frame["label"], params)
@@ -71,7 +73,9 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     bad = frame["case_id"][unreadable.notna()] + " (" + unreadable.dropna() + ")"
     warnings = ()
     if len(bad) and params.on_bad_image == "error":
-        problems.append(_counted(bad, "image cannot be read", "images cannot be read") + "; on_bad_image: skip leaves them out")
+        problems.append(
+            _counted(bad, "image cannot be read", "images cannot be read") + "; on_bad_image: skip leaves them out"
+        )
     elif len(bad):
         warnings = (_counted(bad, "unreadable image left out", "unreadable images left out"),)
     raise_problems(f"{len(frame)} cases: {len(problems)} kinds of problems", problems)
@@ -84,13 +88,22 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
 def _read_source(source: Source, several: bool) -> pd.DataFrame:
     """One source as a frame of strings; ids and groups carry the source's name where there are several."""
     frame = _read_csv(source) if source.labels else _read_folders(source)
-    frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", frame["path"])
+    root = Path(source.root) if source.root else Path(source.labels or ".").parent
+    inside = [_relative(path, root) for path in frame["path"]]
+    frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(inside, index=frame.index))
     if several:
         frame["case_id"] = f"{source.name}/" + frame["case_id"]
         frame["group"] = frame["group"].where(frame["group"] == "", f"{source.name}/" + frame["group"])
-    root = Path(source.root) if source.root else Path(source.labels or ".").parent
     frame["path"] = [str(root / path) for path in frame["path"]]
     return frame
+
+
+def _relative(path: str, root: Path) -> str:
+    """A case id that does not tell where the images lie, if they lie below their root."""
+    absolute = Path(path)
+    if absolute.is_absolute() and absolute.is_relative_to(root.absolute()):
+        return absolute.relative_to(root.absolute()).as_posix()
+    return path
 
 
 def _read_csv(source: Source) -> pd.DataFrame:
@@ -99,21 +112,35 @@ def _read_csv(source: Source) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no cases could be read ({' '.join(str(error).split())}). Columns: {','.join(COLUMNS)}.") from None
+        raise UserError(
+            f"{path}: no cases could be read ({' '.join(str(error).split())}). Columns: {','.join(COLUMNS)}."
+        ) from None
     head = [str(cell).strip().lower() for cell in rows.iloc[0]]
     if {"path", "label"} & set(head):
         missing = [name for name in ("path", "label") if name not in head]
         if missing or len(set(head)) < len(head):
             what = f"has no column '{missing[0]}'" if missing else "names a column twice"
             raise UserError(f"{path}: the header {','.join(head)} {what}. Columns: {','.join(COLUMNS)}.")
+        _demand_no_near_miss(head, path)
         rows = rows.iloc[1:].set_axis(head, axis=1)
     elif len(head) in range(2, len(COLUMNS) + 1):
         rows = rows.set_axis(COLUMNS[: len(head)], axis=1)
     else:
-        raise UserError(f"{path}: {len(head)} columns and no header. Columns: {','.join(COLUMNS)}; the last three may be absent.")
+        raise UserError(
+            f"{path}: {len(head)} columns and no header. Columns: {','.join(COLUMNS)}; the last three may be absent."
+        )
     if rows.empty:
         raise UserError(f"{path}: holds no cases. Columns: {','.join(COLUMNS)}.")
-    return rows.reindex(columns=list(COLUMNS), fill_value="").reset_index(drop=True)
+    rows = rows.reindex(columns=list(COLUMNS), fill_value="").reset_index(drop=True)
+    return rows.apply(lambda column: column.str.strip())
+
+
+def _demand_no_near_miss(head: list[str], path: Path) -> None:
+    """Other columns are welcome, but `groups` is a `group` that would be left out, and groups would leak."""
+    for name in head:
+        hint = artifacts.did_you_mean(name, list(COLUMNS), cutoff=0.8)
+        if name not in COLUMNS and hint:
+            raise UserError(f"{path}: the header's '{name}' is not one of our columns{hint}. Rename it.")
 
 
 def _read_folders(source: Source) -> pd.DataFrame:
@@ -122,10 +149,16 @@ def _read_folders(source: Source) -> pd.DataFrame:
         raise UserError(f"{root} is not a folder. Mend sources[{source.name}].root; it holds one folder a class.")
     files = [p for p in sorted(root.glob("*/**/*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
     relative = [file.relative_to(root) for file in files]
-    relative = [p for p in relative if not any(part.startswith(".") for part in p.parts)]  # .ipynb_checkpoints is no class
+    relative = [
+        p for p in relative if not any(part.startswith(".") for part in p.parts)
+    ]  # .ipynb_checkpoints is no class
     if not relative:
-        raise UserError(f"{root}: no images in class folders. Mend sources[{source.name}].root, or name a CSV in labels.")
-    frame = pd.DataFrame({"path": [p.as_posix() for p in relative], "label": [p.parts[0] for p in relative]}, dtype=object)
+        raise UserError(
+            f"{root}: no images in class folders. Mend sources[{source.name}].root, or name a CSV in labels."
+        )
+    frame = pd.DataFrame(
+        {"path": [p.as_posix() for p in relative], "label": [p.parts[0] for p in relative]}, dtype=object
+    )
     return frame.reindex(columns=list(COLUMNS), fill_value="")
 
 
@@ -140,7 +173,7 @@ def _label_codes(labels: pd.Series, params: DatasetParams) -> tuple[tuple[str, .
     positive = params.positive_class or names[-1]
     if positive not in names:
         raise UserError(f"dataset_params.positive_class is '{positive}'; the labels are {', '.join(names)}.")
-    ordered = tuple(name for name in names if name != positive) + (positive,)
+    ordered = (*(name for name in names if name != positive), positive)
     code = {name: ordered.index(name) for name in names}
     known = {**{number: code[name] for number, name in numbers.items()}, **code}
     return ordered, labels.map(known).fillna(-1).to_numpy(dtype=np.int64)
@@ -153,14 +186,18 @@ def _table_problems(frame: pd.DataFrame, class_names: tuple[str, ...]) -> Iterab
     yield from _listed(frame["path"][frame["content"] == "missing"], "file is missing", "files are missing")
     yield from _listed(ids[ids.duplicated()], "case id occurs more than once", "case ids occur more than once")
     strange = ids[frame["label"] < 0]
-    yield from _listed(strange, "label is not a class", "labels are not classes", f"; classes: {', '.join(class_names)}")
+    yield from _listed(
+        strange, "label is not a class", "labels are not classes", f"; classes: {', '.join(class_names)}"
+    )
     empty = [name for code, name in enumerate(class_names) if not (frame["label"] == code).any()]
     yield from _listed(pd.Series(empty), "class has no cases", "classes have no cases")
     strange = ids[~frame["split"].isin(["", *SPLITS])]
     yield from _listed(strange, "split is unknown", "splits are unknown", f"; splits: {', '.join(SPLITS)}")
     undecided = ids[frame["split"] == ""]
     if 0 < len(undecided) < len(frame):
-        yield from _listed(undecided, "case has no split", "cases have no split", "; give a split to all cases or to none")
+        yield from _listed(
+            undecided, "case has no split", "cases have no split", "; give a split to all cases or to none"
+        )
 
 
 def _content_problems(frame: pd.DataFrame) -> Iterable[str]:
@@ -178,7 +215,9 @@ def _inspect(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]:
     """(content digests, reasons why an image cannot be read or None), in parallel threads."""
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(lambda path: _inspect_one(path, decode), paths, chunksize=64))
-    return [digest for digest, _ in results], pd.Series([reason for _, reason in results], index=paths.index, dtype=object)
+    return [digest for digest, _ in results], pd.Series(
+        [reason for _, reason in results], index=paths.index, dtype=object
+    )
 
 
 def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:

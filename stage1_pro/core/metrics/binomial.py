@@ -63,9 +63,7 @@ def _bisect_bound(misses: IntArray, exited_positives: IntArray, delta: float) ->
     return high
 
 
-def fnr_interval(
-    misses: ArrayLike, exited_positives: ArrayLike, confidence: float
-) -> tuple[FloatArray, FloatArray]:
+def fnr_interval(misses: ArrayLike, exited_positives: ArrayLike, confidence: float) -> tuple[FloatArray, FloatArray]:
     """Two-sided Clopper-Pearson interval (low, high), each (...,); (0, 1) where none exited.
 
     Covers the true rate with probability >= confidence; each tail holds half of the rest.
@@ -88,9 +86,7 @@ def minimum_positives(target_fnr: float, delta: float, misses: int = 0) -> int:
     return _first(misses, lambda m: bool(p_value(misses, m, target_fnr) <= delta))
 
 
-def positives_for_power(
-    true_fnr: float, target_fnr: float, delta: float, power: float = 0.8
-) -> int | None:
+def positives_for_power(true_fnr: float, target_fnr: float, delta: float, power: float = 0.8) -> int | None:
     """Exited positives from which on a model of true_fnr is certified with probability >= power.
 
     Power is a sawtooth in m: it jumps where one more miss becomes allowed and falls until the

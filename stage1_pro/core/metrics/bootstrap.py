@@ -51,9 +51,7 @@ def ratios(index: IntArray, shares: Mapping[str, tuple[ArrayLike, ArrayLike]]) -
 
     def statistic(weights: IntArray) -> dict[str, FloatArray]:
         totals = weights @ sums
-        return {
-            name: ratio(totals[:, 2 * i], totals[:, 2 * i + 1]) for i, name in enumerate(shares)
-        }
+        return {name: ratio(totals[:, 2 * i], totals[:, 2 * i + 1]) for i, name in enumerate(shares)}
 
     return statistic
 

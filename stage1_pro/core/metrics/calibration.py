@@ -90,8 +90,7 @@ def debiased_calibration_error(probabilities: FloatArray, labels: IntArray) -> f
 def classwise_ece(probabilities: FloatArray, labels: IntArray) -> float:
     """Mean over classes of the calibration error of its probability. Kull et al. (2019)."""
     errors = [
-        reliability_bins(column, labels == label).calibration_error
-        for label, column in enumerate(probabilities.T)
+        reliability_bins(column, labels == label).calibration_error for label, column in enumerate(probabilities.T)
     ]
     return float(np.mean(errors))
 

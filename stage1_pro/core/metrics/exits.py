@@ -66,9 +66,7 @@ class FnrCoverageCurve:
     fnr: FloatArray
 
 
-def count_exits(
-    scores: ArrayLike, answers: ArrayLike, labels: ArrayLike, thresholds: ArrayLike
-) -> ExitCounts:
+def count_exits(scores: ArrayLike, answers: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> ExitCounts:
     """Count exits at each threshold.
 
     scores: (N,) float; answers, labels: (N,) of 0 and 1; thresholds: (J,) in any order.

@@ -132,9 +132,7 @@ def _statistics(index: IntArray, labels: IntArray, decisions: Decisions) -> list
     return [ratios(index, shares), ranking(index, decisions.scores, ~correct)]
 
 
-def _fnr_on_exits(
-    counts: ExitCounts, target_fnr: float, delta: float, confidence: float
-) -> dict[str, float]:
+def _fnr_on_exits(counts: ExitCounts, target_fnr: float, delta: float, confidence: float) -> dict[str, float]:
     misses, exited_positives = int(counts.misses[0]), int(counts.exited_positives[0])
     low, high = fnr_interval(misses, exited_positives, confidence)
     return {

@@ -62,7 +62,7 @@ def load_backbone(model_path: str, image_size: int | None) -> tuple[Backbone, Ba
         return _load_local_dir(Path(rest), image_size)
     _demand_known(name)
     sizes = _size_kwargs(name, image_size)
-    spec = BackboneSpec(name, sizes, _preprocessing(name, image_size), _license(name, file))
+    spec = BackboneSpec(name, sizes, _preprocessing(name, image_size), _license(kind, name, file))
     if kind == "file" and not Path(file).is_file():
         raise UserError(f"model_path: weights file {file} does not exist. `make data` prepares the demo's.")
     try:
@@ -80,6 +80,12 @@ def feature_dim(backbone: Backbone, size: int) -> int:
 
     Raises UserError for a size that the architecture cannot take.
     """
+    patch = getattr(getattr(backbone.net, "patch_embed", None), "patch_size", (1,))[0]
+    if size % patch:
+        raise UserError(
+            f"$.dataset_params.image_size is {size}; allowed a multiple of the backbone's patch, such as "
+            f"{size // patch * patch} or {(size // patch + 1) * patch}."
+        )
     training = backbone.training
     try:
         with torch.inference_mode():
@@ -97,7 +103,9 @@ def _load_local_dir(folder: Path, image_size: int | None) -> tuple[Backbone, Bac
     try:
         cfg, arch, model_args = load_model_config_from_path(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model_path local-dir:{folder}: no model there ({error}). It needs config.json and weights.") from None
+        raise UserError(
+            f"model_path local-dir:{folder}: no model there ({error}). It needs config.json and weights."
+        ) from None
     kwargs = {**(model_args or {}), **_size_kwargs(arch, image_size)}
     kwargs.pop("num_classes", None)  # ours are heads without a classifier
     preprocessing = _preprocessing(arch, image_size, cfg)
@@ -155,21 +163,28 @@ def _preprocessing(arch: str, image_size: int | None, cfg: dict[str, Any] | None
     )
 
 
-def _license(name: str, file: str) -> str:
-    """Licence of the weights: what a safetensors file says of itself, or what timm says of the model."""
-    if file.endswith(".safetensors") and Path(file).is_file():
-        from safetensors import SafetensorError, safe_open
+def _license(kind: str, name: str, file: str) -> str:
+    """Licence of the weights: what a safetensors file says of itself, or what timm says of its own."""
+    if kind == "random":
+        return "none: random weights"
+    if kind == "timm":
+        return str(getattr(get_pretrained_cfg(name), "license", None) or "unknown")
+    if not file.endswith(".safetensors"):
+        return "unknown"
+    from safetensors import SafetensorError, safe_open
 
-        try:
-            with safe_open(file, framework="pt") as weights:
-                return (weights.metadata() or {}).get("license", "unknown")
-        except (SafetensorError, OSError):
-            return "unknown"
-    cfg = get_pretrained_cfg(name)
-    return str(getattr(cfg, "license", None) or "unknown") if not file else "unknown"
+    try:
+        with safe_open(file, framework="pt") as weights:
+            return (weights.metadata() or {}).get("license", "unknown")
+    except (SafetensorError, OSError):
+        return "unknown"
 
 
 def _load_failure(model_path: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300]
-    mend = "Without a network use file:PATH:NAME or random:NAME." if model_path.startswith("timm:") else "Is it of this architecture?"
+    mend = (
+        "Without a network use file:PATH:NAME or random:NAME."
+        if model_path.startswith("timm:")
+        else "Is it of this architecture?"
+    )
     return f"model_path {model_path}: weights could not be loaded ({type(error).__name__}: {reason}). {mend}"

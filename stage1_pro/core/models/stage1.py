@@ -33,7 +33,9 @@ class ClassHead(nn.Sequential):
 class Stage1Model(nn.Module):
     """Images (B, 3, H, W) → Outputs. `head` alone takes cached features (B, D)."""
 
-    def __init__(self, backbone: Backbone, spec: BackboneSpec, class_names: tuple[str, ...], features: int, dropout: float):
+    def __init__(
+        self, backbone: Backbone, spec: BackboneSpec, class_names: tuple[str, ...], features: int, dropout: float
+    ):
         super().__init__()
         self.spec, self.class_names, self.features, self.dropout = spec, class_names, features, dropout
         self.backbone = backbone

@@ -14,7 +14,10 @@ from stage1_pro.core.policies.certify import GUARANTEE, Walk, certify, refusal
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
 
-DEMANDED = ["schema_version", "run_id", "created_at", "target_fnr_exit", "fnr_confidence", "guarantee", "exited_positives", "misses", "fnr_upper_bound", "calib_use_count", "model_digest", "splits_digest", "diagnostics"]
+DEMANDED = (
+    *("schema_version", "run_id", "created_at", "target_fnr_exit", "fnr_confidence", "guarantee", "exited_positives"),
+    *("misses", "fnr_upper_bound", "calib_use_count", "model_digest", "splits_digest", "diagnostics"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +87,9 @@ class Calibration:
         """The fields of the policy file that show why it may be trusted. Demands a certified candidate."""
         index = self.demand_certified()
         row = self.row(index)
-        certified = {name: row[name] for name in ("exited_positives", "misses", "fnr_upper_bound", "fnr_on_exits", "coverage")}
+        certified = {
+            name: row[name] for name in ("exited_positives", "misses", "fnr_upper_bound", "fnr_on_exits", "coverage")
+        }
         return {
             **certified,
             "exit_accuracy": row["accuracy_on_exits"],
@@ -140,8 +145,13 @@ class Calibration:
         if not met.size:
             return {"certified": False, "note": "no candidate meets the target even empirically"}
         row = self.row(int(met[-1]))
-        kept = {name: value for name, value in row.items() if name not in ("p_value", "fpr_on_exits", "accuracy_on_exits")}
-        return {**kept, "note": "largest coverage with empirical FNR at the target; breaks it in about half of all draws"}
+        kept = {
+            name: value for name, value in row.items() if name not in ("p_value", "fpr_on_exits", "accuracy_on_exits")
+        }
+        return {
+            **kept,
+            "note": "largest coverage with empirical FNR at the target; breaks it in about half of all draws",
+        }
 
 
 def calibrate_threshold(
@@ -173,7 +183,9 @@ def one_case_per_group(split: Scores) -> BoolArray:
 def demand_consistent(policy: dict[str, Any], where: Path) -> None:
     """Raise UserError unless the file is complete and its counts really certify its target."""
     missing = [f"$.{name} is missing" for name in DEMANDED if name not in policy]
-    raise_problems(f"{where}: incomplete, so nothing shows that it was certified:", missing, "Calibrate the run with our script.")
+    raise_problems(
+        f"{where}: incomplete, so nothing shows that it was certified:", missing, "Calibrate the run with our script."
+    )
     misses, exited = policy["misses"], policy["exited_positives"]
     if misses > exited or p_value(misses, exited, policy["target_fnr_exit"]) > 1 - policy["fnr_confidence"]:
         raise UserError(
@@ -186,9 +198,13 @@ def demand_binary(split: Scores) -> None:
     """Raise UserError for scores that no exit policy can be certified on."""
     classes = split.logits.shape[1]
     if classes != 2:
-        raise UserError(f"exit policies are binary, and this run has {classes} classes: name the positive class against the rest.")
+        raise UserError(
+            f"exit policies are binary, and this run has {classes} classes: name the positive class against the rest."
+        )
     if not split.positives:
-        raise UserError(f"{split.split} holds no positives, so nothing can be certified. Begin a new run with other splits.")
+        raise UserError(
+            f"{split.split} holds no positives, so nothing can be certified. Begin a new run with other splits."
+        )
 
 
 def _share(value: float) -> float | None:
