@@ -56,23 +56,26 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
 def run_to_resume(
     path: str, others: dict[str, Any], layers: list[tuple[str, Any]]
 ) -> tuple[Run, Stage1ProConfig, CaseTable, Run | None]:
-    """An interrupted run with its own config and the run its weights came from. Raises UserError where other options are given beside it."""
+    """An interrupted run with its own config, its cases, and the run that its weights came from.
+
+    Raises UserError where other options are given beside it.
+    """
     given = [f"--{name}" for name, value in others.items() if value] + ["--config or settings"] * bool(layers)
     if given:
         raise UserError(f"--resume takes the run's own config and no other option; drop {', '.join(given)}.")
     run = Run.open(path)
     config = run.config
     begun_from = artifacts.read_json(run.environment_path, "environment").get("init_from")
-    source = source_run(begun_from["run"], run) if begun_from else None
-    if source and source.model_digest != begun_from["model_digest"]:
-        raise UserError(f"{source.path}: its weights have changed since {path} began from them. Begin a new run.")
+    source = None
+    if begun_from:
+        source = source_run(begun_from["run"], run)
+        if source.model_digest != begun_from["model_digest"]:
+            raise UserError(f"{source.path}: its weights have changed since {path} began from them. Begin a new run.")
     return run, config, cases_of(run, config.dataset_params), source
 
 
-def source_run(path: str | None, run: Run) -> Run | None:
+def source_run(path: str, run: Run) -> Run:
     """The run named by --init_from, which must have the same splits: its model has seen their train cases."""
-    if path is None:
-        return None
     source = Run.open(path)
     if source.splits.digest != run.splits.digest:
         raise UserError(f"--init_from {path}: its splits differ from those of {run.path}. Use runs with equal splits.")

@@ -153,12 +153,12 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
     merged = to_dict(Stage1ProConfig())
     for where, layer in layers:
         settings = _settings_of(layer, problems)
+        artifacts.refuse_newer(settings, where)
         if isinstance(settings, Mapping):
             merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
         else:
             problems.append(f"{where}: holds {type(settings).__name__}, not a mapping of settings")
     merged = _coerce(merged, schema)
-    artifacts.refuse_newer(merged, "the config")
     broken = list(artifacts.schema_problems(merged, "config"))
     config = Stage1ProConfig() if broken else _build(merged)
     problems += broken or _rule_problems(config)

@@ -32,7 +32,7 @@ from stage1_pro.core.phases import PHASES
 from stage1_pro.core.progress import bar
 from stage1_pro.core.run import Run
 
-PRECISION = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

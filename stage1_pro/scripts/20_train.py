@@ -44,7 +44,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     else:
         config = merge_configs(layers)
         run, cases = prepared_run(args.run, config)
-        source = source_run(args.init_from, run)
+        source = source_run(args.init_from, run) if args.init_from else None
 
     from stage1_pro.core import training  # Lightning takes seconds to import: bad input has been told by now
     from stage1_pro.core.scoring import write_scores

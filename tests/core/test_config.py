@@ -234,13 +234,13 @@ def test_a_later_phase_is_no_setting_of_an_earlier_one(name: str) -> None:
         (b'{"seed": 1, "seed": 2}', "key 'seed' occurs twice"),
         (b"1: 2", "1 is not a known setting"),
         (b"? [a, b]\n: 1", "not valid YAML"),
-        (b"schema_version: 2", "schema_version"),
+        (b"schema_version: 2", "written by a newer version"),
     ],
 )
 def test_files_that_are_no_config(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.yaml|schema_version") as refused:
+    with pytest.raises(UserError, match=r"a\.yaml") as refused:
         load_config(path)
     assert words in str(refused.value)
 

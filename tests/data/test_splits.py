@@ -208,7 +208,10 @@ def test_a_group_moved_by_hand_and_classes_renamed_are_noticed(begin: Callable, 
     with pytest.raises(UserError, match="drawn for the classes 0, 1; the config now names no, yes"):
         cases_of(run, dataclasses.replace(params, class_names=("no", "yes")))
     data = json.loads(run.splits_path.read_text())
-    data["val_calib_indices"].append(data["train_indices"].pop())
+    moved = data["train_indices"].pop()
+    data["val_calib_indices"].append(moved)
+    data["metadata"]["counts"]["train"][str(moved % 2)] -= 1
+    data["metadata"]["counts"]["val_calib"][str(moved % 2)] += 1
     run.splits_path.write_text(json.dumps(data))
     with pytest.raises(
         UserError, match=r"splits.json: group g\d+ crosses splits. Run 00_make_splits.py for a new run."

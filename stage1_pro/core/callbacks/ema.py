@@ -35,7 +35,8 @@ class ExponentialMovingAverage(pl.Callback):
         self.step = trainer.global_step
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         current = dict(trainable(pl_module))
-        torch._foreach_lerp_(list(self.average.values()), [current[name] for name in self.average], 1 - decay)
+        for name, average in self.average.items():
+            average.lerp_(current[name], 1 - decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._raw = {name: tensor.detach().clone() for name, tensor in trainable(pl_module)}

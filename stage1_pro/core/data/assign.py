@@ -77,7 +77,8 @@ def _hash(seed: int, group: str) -> int:
 def _counts(cases: CaseTable, split: np.ndarray) -> dict[str, dict[str, int]]:
     table = pd.crosstab(split, cases.frame["label"].to_numpy())
     table = table.reindex(index=list(SPLITS), columns=range(len(cases.class_names)), fill_value=0)
-    return {name: dict(zip(cases.class_names, map(int, table.loc[name]), strict=True)) for name in SPLITS}
+    rows = table.to_numpy().tolist()
+    return {name: dict(zip(cases.class_names, row, strict=True)) for name, row in zip(SPLITS, rows, strict=True)}
 
 
 def _shares(row: dict[str, int]) -> dict[str, float]:

@@ -130,7 +130,7 @@ def make_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_as_is if features else _collate,
+        collate_fn=_as_is if features else _collate,  # pyright: ignore[reportArgumentType]
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=quiet_worker,

@@ -182,7 +182,7 @@ def _label_codes(labels: pd.Series, params: DatasetParams) -> tuple[tuple[str, .
 def _table_problems(frame: pd.DataFrame, class_names: tuple[str, ...]) -> Iterable[str]:
     ids = frame["case_id"]
     if len(class_names) < 2:
-        yield f"all labels are '{class_names[0]}': a classifier needs at least two classes"
+        yield f"all labels are '{', '.join(class_names)}': a classifier needs at least two classes"
     yield from _listed(frame["path"][frame["content"] == "missing"], "file is missing", "files are missing")
     yield from _listed(ids[ids.duplicated()], "case id occurs more than once", "case ids occur more than once")
     strange = ids[frame["label"] < 0]

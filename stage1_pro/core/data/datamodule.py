@@ -2,7 +2,7 @@
 
 import lightning.pytorch as pl
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.data.batches import EpochSampler, FeatureDataset, ImageDataset, make_loader
@@ -51,8 +51,8 @@ class Stage1DataModule(pl.LightningDataModule):
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return make_loader(dataset, sampler, self.config.batch_size, self.config.dataset_params.num_workers, pin)
 
-    def _dataset(self, split: str, augmentation: str) -> Dataset:
+    def _dataset(self, split: str, augmentation: str) -> ImageDataset | FeatureDataset:
         if self.features is not None:
             return FeatureDataset(self.features[split], self.labels(split))
         transform = self.preprocessing.transform(augmentation)
-        return ImageDataset(self.frames[split]["path"], self.labels(split), transform, self.config.seed)
+        return ImageDataset(list(self.frames[split]["path"]), self.labels(split), transform, self.config.seed)

@@ -15,7 +15,7 @@ from numpy.lib.format import open_memmap
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.data.batches import EpochSampler, ImageDataset, make_loader
-from stage1_pro.core.models.backbone import Backbone, BackboneSpec
+from stage1_pro.core.models.backbone import Backbone, BackboneSpec, feature_dim
 
 
 def cached_features(
@@ -59,11 +59,10 @@ def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str]) -> st
 def _compute(backbone, spec, paths, file, batch_size, workers, device, progress) -> None:
     dataset = ImageDataset(paths, np.zeros(len(paths)), spec.preprocessing.transform(), seed=0)
     loader = make_loader(dataset, EpochSampler(len(paths), 0, shuffle=False), batch_size, workers)
-    memory, done = None, 0
+    shape = len(paths), feature_dim(backbone, spec.preprocessing.size, device)
+    memory, done = open_memmap(file, mode="w+", dtype=np.float32, shape=shape), 0
     for batch in loader:
         features = backbone(batch.inputs.to(device)).float().cpu().numpy()
-        if memory is None:
-            memory = open_memmap(file, mode="w+", dtype=np.float32, shape=(len(paths), features.shape[1]))
         memory[done : done + len(features)] = features
         done += len(features)
         progress(done, len(paths))

@@ -35,12 +35,12 @@ class Preprocessing:
     def from_dict(cls, data: dict[str, Any]) -> "Preprocessing":
         return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
 
-    def transform(self, augmentation: str = "none") -> Callable[[Image.Image], Any]:
+    def transform(self, augmentation: str = "none") -> Callable[..., Any]:
         """timm's transform: PIL image in, float32 tensor (3, size, size) out."""
-        from timm.data import create_transform
+        from timm.data.transforms_factory import create_transform
 
         level = AUGMENTATIONS.get(augmentation)
-        return create_transform(
+        return create_transform(  # pyright: ignore[reportReturnType]
             input_size=(3, self.size, self.size),
             is_training=level is not None,
             interpolation=self.interpolation,

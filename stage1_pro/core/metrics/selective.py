@@ -128,7 +128,7 @@ def perfect_aurc(weights: NumberArray, lost: NumberArray) -> FloatArray:
     return ratio(risks.sum(axis=-1) + (_first(weights, loss) - last_risk) / 2, total)
 
 
-def excess(area: FloatArray, best: FloatArray) -> FloatArray:
+def excess(area: ArrayLike, best: ArrayLike) -> FloatArray:
     """area - best, not below 0: the chord over a tie of wrong answers lies under any order."""
     return np.maximum(np.subtract(area, best), 0.0)
 

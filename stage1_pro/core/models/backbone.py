@@ -46,7 +46,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if not self.prefix_tokens:
             return self.net(images)
-        tokens = self.net.forward_features(images)
+        tokens = self.net.forward_features(images)  # pyright: ignore[reportCallIssue]
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(dim=1)], dim=1)
 
 
@@ -75,7 +75,7 @@ def load_backbone(model_path: str, image_size: int | None) -> tuple[Backbone, Ba
     return Backbone(net), spec
 
 
-def feature_dim(backbone: Backbone, size: int) -> int:
+def feature_dim(backbone: Backbone, size: int, device: torch.device | str = "cpu") -> int:
     """D of the features, found by one forward pass: timm's own attributes differ by family.
 
     Raises UserError for a size that the architecture cannot take.
@@ -89,7 +89,7 @@ def feature_dim(backbone: Backbone, size: int) -> int:
     training = backbone.training
     try:
         with torch.inference_mode():
-            width = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
+            width = backbone.eval()(torch.zeros(1, 3, size, size, device=device)).shape[1]
     except (AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         where = f"$.dataset_params.image_size is {size}"
@@ -133,7 +133,7 @@ def _filled(arch: str, kwargs: dict[str, Any], weights: dict[str, Tensor]) -> nn
     kept = {name: tensor for name, tensor in weights.items() if name.rpartition(".")[0] not in layers}
     overlay = {"state_dict": kept, "num_classes": 0, "label_offset": 0}
     net = _create(arch, **kwargs, pretrained=True, pretrained_cfg_overlay=overlay)
-    net.pretrained_cfg.pop("state_dict", None)  # or every copy of the net would carry the weights twice
+    net.pretrained_cfg.pop("state_dict", None)  # pyright: ignore  # or every copy of the net would carry the weights twice
     return net
 
 
@@ -158,8 +158,8 @@ def _preprocessing(arch: str, image_size: int | None, cfg: dict[str, Any] | None
         size=image_size or known.get("input_size", (3, 224, 224))[-1],
         crop_pct=known.get("crop_pct") or 0.875,
         interpolation=known.get("interpolation") or "bicubic",
-        mean=tuple(known.get("mean") or (0.485, 0.456, 0.406)),
-        std=tuple(known.get("std") or (0.229, 0.224, 0.225)),
+        mean=known.get("mean") or (0.485, 0.456, 0.406),
+        std=known.get("std") or (0.229, 0.224, 0.225),
     )
 
 

@@ -24,10 +24,11 @@ class Stage1Module(pl.LightningModule):
     images. Dropout is seeded by epoch, so that a resumed run goes on as if it had never stopped.
     """
 
-    strict_loading = False  # checkpoints leave out a frozen backbone
+    class_weights: Tensor
 
     def __init__(self, model: Stage1Model, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
         super().__init__()
+        self.strict_loading = False  # checkpoints leave out a frozen backbone
         self.model, self.config, self.from_features = model, config, from_features
         weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
         self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
@@ -87,5 +88,5 @@ def _gather(positions: Tensor, labels: Tensor, logits: Tensor) -> tuple[Tensor, 
         parts: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(parts, (positions, labels, logits))
         positions, labels, logits = (torch.cat(part) for part in zip(*parts, strict=True))
-    positions, first = np.unique(positions.numpy(), return_index=True)
-    return torch.from_numpy(positions), labels[first], logits[first]
+    unique, first = np.unique(positions.numpy(), return_index=True)
+    return torch.from_numpy(unique), labels[first], logits[first]

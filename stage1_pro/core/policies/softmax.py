@@ -34,9 +34,11 @@ def calibrate_softmax(select: Scores, calib: Scores, risk: Risk) -> Calibration:
     """Certify a softmax threshold: candidates and their order from `select`, the certificate from `calib`."""
     for split in (select, calib):
         demand_binary(split)
-    ranked = [Ranked.of(split, softmax_scores(split.logits), answers(split.logits)) for split in (select, calib)]
-    warnings = saturation_warnings(ranked[0].scores)
-    return calibrate_threshold(*ranked, threshold_candidates(ranked[0].scores), risk, warnings)
+    chosen_on, certified_on = (
+        Ranked.of(split, softmax_scores(split.logits), answers(split.logits)) for split in (select, calib)
+    )
+    thresholds = threshold_candidates(chosen_on.scores)
+    return calibrate_threshold(chosen_on, certified_on, thresholds, risk, saturation_warnings(chosen_on.scores))
 
 
 def softmax_scores(logits: np.ndarray) -> FloatArray:
