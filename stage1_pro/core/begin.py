@@ -46,8 +46,9 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
             )
         return new_run(None, config)
     run = Run.open(path)
-    if is_first_process():
-        run.demand_untrained()
+    if not is_first_process():
+        return run, cases_of(run, config.dataset_params)
+    run.demand_untrained()
     cases = cases_of(run, config.dataset_params)
     describe(run.splits)
     return run, cases

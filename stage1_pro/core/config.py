@@ -272,7 +272,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _coerce(value: Any, node: dict[str, Any]) -> Any:
-    """Undo YAML's guesses where the schema knows better: `1e-4` is a number, class `0` is a name."""
+    """Undo YAML's guesses where the schema knows better: `1e-4` is a number, class `0` a name, `off` a word."""
     kinds = node.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if isinstance(value, Mapping):
@@ -280,6 +280,8 @@ def _coerce(value: Any, node: dict[str, Any]) -> Any:
         return {key: _coerce(item, properties.get(key, {})) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_coerce(item, node.get("items", {})) for item in value]
+    if value is False and "off" in node.get("enum", []):
+        return "off"
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return value
     if "number" in kinds:

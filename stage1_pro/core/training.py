@@ -213,5 +213,7 @@ def _quiet_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
         ".*LeafSpec.*",
+        ".*sync_dist=True.*",  # validation figures are computed from all ranks' cases already
+        ".*AccumulateGrad node's stream.*",
     ):
         warnings.filterwarnings("ignore", message=message)

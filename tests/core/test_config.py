@@ -250,3 +250,9 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "nope.yaml")
     with pytest.raises(UserError, match="Is a directory"):
         load_config(tmp_path)
+
+
+def test_off_is_a_word_and_not_a_falsehood(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("feature_cache: off")
+    assert load_config(path).feature_cache == "off"

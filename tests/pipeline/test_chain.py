@@ -172,3 +172,26 @@ def test_weights_of_another_run_are_a_start_only_on_equal_splits(trained, config
     metrics = pd.read_csv(tmp_path / "runs/same/metrics.csv")
     cold = pd.read_csv(trained / "metrics.csv")
     assert metrics["train_loss"].iloc[0] < cold["train_loss"].iloc[0]
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_fine_tuning_with_everything_on(config, script, tmp_path, precision):
+    """Unfrozen backbone, augmentation in workers, accumulation, balanced sampling, with and without autocast."""
+    flags = ["--config", config, "--phase", "1", "--run", tmp_path / "runs" / "tuned"]
+    script("00_make_splits", *flags)
+    flags += ["--freeze_backbone", "false", "--epochs", "2", "--grad_accum_steps", "2", "--precision", precision]
+    flags += ["--dataset_params.augmentation", "aggressive", "--dataset_params.num_workers", "2"]
+    outcome = script("20_train", *flags, "--dataset_params.class_balanced_sampling", "true")
+    assert outcome.status == 0, outcome.err
+    metrics = pd.read_csv(tmp_path / "runs/tuned/metrics.csv")
+    assert list(metrics["step"]) == [3, 6]  # 160 cases, batches of 32, two a step
+    assert {"lr-AdamW_backbone", "lr-AdamW_head", "data_wait_share"} <= set(metrics)
+
+
+def test_training_from_the_cache_is_training_from_images(trained, config, script, tmp_path):
+    flags = ["--config", config, "--phase", "2", "--run", tmp_path / "runs" / "live"]
+    script("00_make_splits", *flags)
+    assert script("20_train", *flags, "--feature_cache", "off").status == 0
+    columns = ["train_loss", "val_loss", "val_augrc"]
+    live, cached = (pd.read_csv(run / "metrics.csv")[columns] for run in (tmp_path / "runs" / "live", trained))
+    np.testing.assert_allclose(live, cached, atol=1e-4)

@@ -70,7 +70,8 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     frame["label"] = labels
     frame["content"], unreadable = _inspect(frame["path"], decode)
     problems = [*_table_problems(frame, class_names), *_content_problems(frame[unreadable.isna()])]
-    bad = frame["case_id"][unreadable.notna()] + " (" + unreadable.dropna() + ")"
+    named = zip(frame["case_id"][unreadable.notna()], unreadable.dropna(), strict=True)
+    bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
     warnings = ()
     if len(bad) and params.on_bad_image == "error":
         problems.append(

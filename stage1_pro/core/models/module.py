@@ -42,7 +42,7 @@ class Stage1Module(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         loss = self._loss(self(batch.inputs).logits, batch.labels, self.config.label_smoothing)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -62,7 +62,7 @@ class Stage1Module(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
         groups = parameter_groups(self.model, config.lr_head, config.lr_backbone, config.weight_decay)
-        fused = config.precision != "16-mixed"  # Lightning refuses clipping of a fused optimizer under a scaler
+        fused = config.precision == "32"  # Lightning's mixed precision refuses to clip for a fused optimizer
         optimizer = torch.optim.AdamW(groups, fused=fused)
         total = int(self.trainer.estimated_stepping_batches)
         factor = warmup_cosine(round(total * config.warmup_epochs / config.epochs), total)
