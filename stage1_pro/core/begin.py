@@ -42,7 +42,7 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
     if path is None:
         if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
             raise UserError(
-                "several processes cannot begin one run: prepare it with 00_make_splits.py and name it with --run."
+                "several processes cannot begin one run: prepare it with 00_make_splits.py and name it by STAGE1_PRO_RUN=runs/NAME."
             )
         return new_run(None, config)
     run = Run.open(path)
