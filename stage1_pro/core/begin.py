@@ -15,7 +15,8 @@ from stage1_pro.core.run import Run
 from stage1_pro.core.splits import SPLITS, Splits
 
 LAUNCHED_RUN = "STAGE1_PRO_RUN"
-"""Set by the first process of a distributed run for those that its launcher starts."""
+"""Names the run to all processes of a distributed training: set by the user under torchrun or SLURM, by
+the first process for those that Lightning's own launcher starts."""
 
 
 def new_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
@@ -40,9 +41,10 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
     """The run that 00 prepared at `path`, or a new one where none is named."""
     path = os.environ.get(LAUNCHED_RUN) or path
     if path is None:
-        if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+        if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1:
             raise UserError(
-                "several processes cannot begin one run: prepare it with 00_make_splits.py and name it by STAGE1_PRO_RUN=runs/NAME."
+                "several processes cannot begin one run: prepare it with 00_make_splits.py and name it by "
+                f"{LAUNCHED_RUN}=runs/NAME."
             )
         return new_run(None, config)
     run = Run.open(path)
