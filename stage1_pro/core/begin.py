@@ -11,6 +11,7 @@ from stage1_pro.core.config import DatasetParams, Stage1ProConfig
 from stage1_pro.core.data.assign import evidence_warning, make_splits
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import SPLITS, Splits
 
@@ -33,7 +34,7 @@ def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
     splits = make_splits(cases, config)
     for warning in cases.warnings:
         say(f"warning: {warning}")
-    describe(splits)
+    describe(splits, config)
     return cases, splits
 
 
@@ -52,7 +53,7 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
         return run, cases_of(run, config.dataset_params)
     run.demand_untrained()
     cases = cases_of(run, config.dataset_params)
-    describe(run.splits)
+    describe(run.splits, config)
     return run, cases
 
 
@@ -114,18 +115,21 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
-def describe(splits: Splits) -> None:
+def describe(splits: Splits, config: Stage1ProConfig) -> None:
     """Counts per split and class, and whether val_calib can carry the certificate."""
     width = max(6, *map(len, splits.class_names))
     say(" " * 12 + "  ".join(f"{name:>{width}}" for name in splits.class_names))
     for split in SPLITS:
         say(f"{split:<12}" + "  ".join(f"{splits.counts(split)[name]:>{width}}" for name in splits.class_names))
-    evidence = splits.metadata["evidence"]
-    if len(splits.class_names) == 2:
-        say(
-            f"val_calib: {evidence['val_calib_positive_groups']} independent positives; target_fnr_exit "
-            f"{evidence['target_fnr_exit']:g} needs {evidence['positives_needed']} exits without a miss"
-        )
-    warning = evidence_warning(splits)
+    if len(splits.class_names) > 2:
+        return say("more than two classes: this run can be trained, but exit policies are binary")
+    target, delta = config.target_fnr_exit, 1 - config.fnr_confidence
+    say(
+        f"val_calib: {splits.metadata['evidence']['val_calib_positive_groups']} independent positives; target_fnr_exit "
+        f"{target:g} needs {minimum_positives(target, delta)} exits without a miss, and about "
+        f"{positives_for_power(target / 4, target, delta)} if a quarter of that rate is missed (80 % power)"
+    )
+    warning = evidence_warning(splits, config)
     if warning:
         say(f"warning: {warning}")
+    return None

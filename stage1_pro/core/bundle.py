@@ -14,12 +14,14 @@ from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.phases import POLICY_TABLE
 from stage1_pro.core.policies.base import ExitPolicy
-from stage1_pro.core.policies.calibration import demand_consistent
+from stage1_pro.core.policies.calibration import demand_consistent, demand_reproduced
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.run import Run, utc_now
 from stage1_pro.core.splits import parse_splits
 
 MANIFEST = "bundle.json"
+COMPANIONS = ("model_best.pth", "splits.json", "config.json", "metrics.csv", "eval.json", "README.md")
+"""Every file of a bundle beside the manifest and the one policy file."""
 ROLES = ("policy_file", "model_file", "splits_file", "config_file", "metrics_file")
 
 
@@ -64,6 +66,10 @@ def verify_bundle(path: Path) -> BundleContents:
         problems.append(f"{policy_file.name} was calibrated for other weights than {manifest['model_file']}")
     if policy["splits_digest"] != splits.digest:
         problems.append(f"{policy_file.name} was calibrated on other splits than {manifest['splits_file']}")
+    if manifest["positive_class"] != splits.positive_class:
+        problems.append(f"{MANIFEST} and {splits_path.name} name different positive classes")
+    if manifest["eval"] != _eval_summary(artifacts.read_json(path / "eval.json", "eval")):
+        problems.append(f"{MANIFEST} and eval.json give different figures")
     if manifest["class_names"] != splits.class_names:
         problems.append(f"{MANIFEST} and {splits_path.name} name different classes")
     raise_problems(f"{path}: the parts do not belong together:", problems, "Export the bundle again from its run.")
@@ -81,6 +87,9 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
         )
     policy = run.read_policy()
     demand_consistent(policy, run.policy_path)
+    calib = run.scores("val_calib")
+    decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
+    demand_reproduced(policy, decisions, calib, run.policy_path)
     evaluation = _read_eval(run)
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -123,6 +132,8 @@ def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
         f"{role} names {manifest[role]}, which is not listed in files" for role in ROLES if manifest[role] not in listed
     ]
     expected = POLICY_TABLE[manifest["active_exit_policy"]].file
+    problems += [f"{name} has no place in a bundle" for name in sorted(set(listed) - {*COMPANIONS, expected})]
+    problems += [f"{name} is not listed in files" for name in sorted({*COMPANIONS, expected} - set(listed))]
     if manifest["policy_file"] != expected:
         problems.append(
             f"policy_file is {manifest['policy_file']}; exit policy '{manifest['active_exit_policy']}' needs {expected}"
@@ -155,7 +166,6 @@ def _read_eval(run: Run) -> dict[str, Any]:
 def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, Any]:
     environment = artifacts.read_json(run.environment_path, "environment")
     preprocessing = environment.pop("preprocessing")
-    exits = evaluation["exits"]
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "version": __version__,
@@ -174,15 +184,21 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, A
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,
         "provenance": {**environment, "run_id": run.name},
-        "eval": {
-            "coverage": exits["coverage"]["value"],
-            "fnr_on_exits": exits["fnr_on_exits"]["value"],
-            "fnr_upper_bound": exits["fnr_on_exits"]["upper_bound"],
-            "fpr_on_exits": exits["fpr_on_exits"]["value"],
-            "accuracy_on_exits": exits["accuracy_on_exits"]["value"],
-            "augrc": evaluation["selective"]["augrc"]["value"],
-            "promise_held": evaluation["promise"]["held"],
-        },
+        "eval": _eval_summary(evaluation),
+    }
+
+
+def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The few test figures that the manifest shows."""
+    exits = evaluation["exits"]
+    return {
+        "coverage": exits["coverage"]["value"],
+        "fnr_on_exits": exits["fnr_on_exits"]["value"],
+        "fnr_upper_bound": exits["fnr_on_exits"]["upper_bound"],
+        "fpr_on_exits": exits["fpr_on_exits"]["value"],
+        "accuracy_on_exits": exits["accuracy_on_exits"]["value"],
+        "augrc": evaluation["selective"]["augrc"]["value"],
+        "promise_held": evaluation["promise"]["held"],
     }
 
 

@@ -6,6 +6,7 @@ Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, 4 some i
 """
 
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -83,11 +84,20 @@ def say_policy(policy: dict[str, Any]) -> None:
         )
 
 
-def say_next(run_path: Path, script: str | None) -> None:
-    """The last lines of every script: where the results are and what to run next."""
+def say_next(run_path: Path, script: str | None, words: list[str] | None = None) -> None:
+    """The last lines of every script: where the results are and what to run next (with these words after it)."""
     say(f"run   {run_path}")
     if script:
-        say(f"next  python stage1_pro/scripts/{script} --run {run_path}")
+        say(f"next  python stage1_pro/scripts/{script} --run {shlex.join([str(run_path), *(words or [])])}")
+
+
+def words_without(option: str) -> list[str]:
+    """This command's own arguments less one option and its value, for a next command that needs the same."""
+    words = list(sys.argv[1:])
+    if option in words:
+        at = words.index(option)
+        del words[at : at + 2]
+    return [word for word in words if not word.startswith(f"{option}=")]
 
 
 @contextmanager
@@ -111,6 +121,9 @@ def _exit_with(job: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be written to: not ours to mend
+        print(f"{_script_name()}: {error.filename}: {error.strerror}. Mend that and run again.", file=sys.stderr)
+        sys.exit(UserError.exit_status)
 
 
 def _interrupt(number: int, _frame: Any) -> None:

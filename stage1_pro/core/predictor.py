@@ -162,5 +162,9 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, s
 
 def _pick_device(device: str) -> str:
     if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"--device {device}: {' '.join(str(error).split())[:120]}") from None
         return device
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

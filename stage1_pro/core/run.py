@@ -11,8 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stage1_pro.core import artifacts, ledger
-from stage1_pro.core.config import Stage1ProConfig, load_config, save_config
+from stage1_pro.core.config import Stage1ProConfig, merge_configs, save_config
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.phases import POLICY_TABLE, PolicyRow
 from stage1_pro.core.scores import Scores, read_scores
@@ -91,7 +93,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name
 
     @property
     def splits_path(self) -> Path:
@@ -135,7 +137,10 @@ class Run:
 
     @property
     def ledger_path(self) -> Path:
-        return self.path.resolve().parent / "calibrations.csv"
+        """One ledger for all runs below a folder `runs`; beside the run where there is no such folder."""
+        real = self.path.resolve()
+        roots = [parent for parent in real.parents if parent.name == RUNS.name]
+        return (roots[-1] if roots else real.parent) / "calibrations.csv"
 
     def scores_path(self, split: str) -> Path:
         return self.path / "scores" / f"{split}.parquet"
@@ -146,7 +151,7 @@ class Run:
     def config(self) -> Stage1ProConfig:
         if not self.config_path.exists():
             raise UserError(f"{self.path} is not trained yet. Run 20_train.py --run {self.path} first.")
-        return load_config(self.config_path)
+        return merge_configs([(str(self.config_path), artifacts.read_json(self.config_path, "config"))])
 
     @cached_property
     def splits(self) -> Splits:
@@ -194,7 +199,7 @@ class Run:
         path = self.scores_path(split)
         script = "40_eval_selective.py" if split == "val_test" else f"20_train.py --resume {self.path}"
         mend = f"Remove it and run {script} to write it." if path.exists() else f"Run {script} to write it."
-        scores = read_scores(path, split, mend)
+        scores = read_scores(path, mend)
         for what, found, expected in (
             ("split", scores.split, split),
             ("weights", scores.model_digest, self.model_digest),
@@ -202,6 +207,10 @@ class Run:
         ):
             if found != expected:
                 raise UserError(f"{path}: these scores are of other {what} ({found[:12]}, not {expected[:12]}). {mend}")
+        expected = [self.splits.counts(split)[name] for name in self.splits.class_names]
+        counts = np.bincount(scores.labels[scores.labels >= 0], minlength=len(expected)).tolist()
+        if counts != expected or len(np.unique(scores.case_id)) < len(scores):
+            raise UserError(f"{path}: it does not hold every case of {split} once. {mend}")
         return scores
 
     def risk(self, target_fnr_exit: float | None = None, fnr_confidence: float | None = None) -> Risk:

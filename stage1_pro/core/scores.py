@@ -63,8 +63,8 @@ class Scores:
         artifacts.write_bytes(path, buffer.getvalue())
 
 
-def read_scores(path: Path, split: str, mend: str) -> Scores:
-    """Read one score file. Raises UserError where it is missing, damaged, or of another split."""
+def read_scores(path: Path, mend: str) -> Scores:
+    """Read one score file. Raises UserError where it is missing or damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -41,6 +42,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         artifacts.write_bytes(Path(path), dump_tensors(checkpoint))
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's checkpoint callback, whose state stays valid when the run directory is moved or copied.
+
+    By itself it would forget the best score, and let a worse epoch overwrite best.ckpt.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
@@ -89,18 +105,16 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     )
 
 
-def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> None:
+def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
     """Train to the end or to early stopping, from the last checkpoint where there is one."""
     last = run.checkpoints_path / "last.ckpt"
     if last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]:
         return
-    _quiet_lightning()
     features = _features(run, config, model, cases)
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features)
     module = Stage1Module(model, config, data.class_counts, from_features=features is not None)
     if config.compile:
         model.compile()
-    trainer = make_trainer(run, config)
     os.environ[LAUNCHED_RUN] = str(run.path)  # Lightning's launcher starts this script again, once a device
     try:
         trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
@@ -129,6 +143,16 @@ def save_best(run: Run, model: Stage1Model) -> None:
 
 
 def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
+    """Lightning's trainer as the config asks for it. Raises UserError for devices or a strategy that it refuses."""
+    _quiet_lightning()
+    try:
+        return _trainer(run, config)
+    except (ValueError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"devices, num_nodes, strategy or precision: {reason}") from None
+
+
+def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     phase, live = PHASES[config.phase], sys.stdout.isatty()
     callbacks: list[pl.Callback] = [
         Throughput(),
@@ -162,8 +186,8 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     )
 
 
-def _checkpoint(run: Run, name: str, **monitored: Any) -> ModelCheckpoint:
-    return ModelCheckpoint(
+def _checkpoint(run: Run, name: str, **monitored: Any) -> RunCheckpoint:
+    return RunCheckpoint(
         run.checkpoints_path, filename=name, save_on_train_epoch_end=True, enable_version_counter=False, **monitored
     )
 

@@ -23,7 +23,7 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     config = merge_configs(layers)
     run, _ = new_run(args.run, config)
-    cli.say_next(run.path, "20_train.py")
+    cli.say_next(run.path, "20_train.py", cli.words_without("--run"))
 
 
 if __name__ == "__main__":

@@ -51,12 +51,13 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     with cli.resumable(run.path):
         model = training.build_model(config, cases.class_names, source)
+        trainer = training.make_trainer(run, config)
         training.begin(run, config, model, source, resume=bool(args.resume))
-        training.fit(run, config, model, cases)
+        training.fit(run, config, model, cases, trainer)
         if is_first_process():
             training.save_best(run, model)
             write_scores(run, cases, ("val_select", "val_calib"))
-            cli.say_next(run.path, run.policy_row.script)
+            cli.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
 
 
 def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:

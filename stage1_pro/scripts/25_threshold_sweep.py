@@ -35,8 +35,8 @@ def main(args: Args) -> None:
     record = calibration.record()
     threshold = record["sweep_results"][calibration.demand_certified()]["threshold"]
     policy = {**run.policy_header(risk, uses), **record, "exit_threshold": threshold}
-    sweep_figure(policy, run.figures_path / "threshold_sweep.png")
     run.write_policy(policy)
+    sweep_figure(policy, run.figures_path / "threshold_sweep.png")
     cli.say_policy(policy)
     cli.say_next(run.path, "40_eval_selective.py")
 

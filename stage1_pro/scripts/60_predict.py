@@ -35,9 +35,11 @@ def main(args: Args) -> None:
     from pathlib import Path
 
     from stage1_pro.core.decisions import decide_files, find_images, write_decisions
-    from stage1_pro.core.errors import SomeInputsUnreadable
+    from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.predictor import Stage1Predictor
 
+    if args.batch_size < 1 or args.num_workers < 0:
+        raise UserError("--batch_size must be 1 or more, --num_workers 0 or more.")
     predictor = Stage1Predictor.load(args.bundle, args.device)
     paths = find_images(args.images)
     decisions = decide_files(predictor, paths, batch_size=args.batch_size, workers=args.num_workers)

@@ -246,8 +246,8 @@ def test_an_unreadable_image_is_an_error_or_left_out(
 
 
 def test_every_mode_is_read_and_a_changed_file_changes_the_digest(labels_csv: Csv, tmp_path: Path) -> None:
-    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16"):
-        suffix = "tif" if mode in ("CMYK", "I;16") else "png"
+    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK"):
+        suffix = "tif" if mode == "CMYK" else "png"
         Image.new(mode, (8, 8), 1 if mode == "1" else 0).save(tmp_path / f"{mode.replace(';', '')}.{suffix}")
     names = sorted(path.name for path in tmp_path.glob("*.*") if path.suffix in (".png", ".tif"))
     csv = labels_csv(*(f"{name},{'ab'[index % 2]}" for index, name in enumerate(names)))
@@ -256,3 +256,11 @@ def test_every_mode_is_read_and_a_changed_file_changes_the_digest(labels_csv: Cs
     assert load_cases(params, decode=False).digest == digest
     (tmp_path / names[0]).write_bytes(b"damaged")
     assert load_cases(params, decode=False).digest != digest
+
+
+def test_deep_pixels_are_refused_and_not_clipped(labels_csv: Csv, tmp_path: Path) -> None:
+    for name, mode in (("a.tif", "I;16"), ("b.png", "L")):
+        Image.new(mode, (8, 8)).save(tmp_path / name)
+    csv = labels_csv("a.tif,0", "b.png,1")
+    with pytest.raises(UserError, match=r"1 image cannot be read: a\.tif"):
+        load_cases(DatasetParams(sources=(Source("s", str(tmp_path), csv),)), decode=True)

@@ -129,11 +129,11 @@ def test_the_notes_are_right() -> None:
 
 def test_too_few_positives_are_told_beforehand_and_enough_are_not() -> None:
     few = make_splits(table(np.arange(400) % 2), settings())
-    assert "val_calib has 50 positives" in str(evidence_warning(few))
-    assert "needs at least 149" in str(evidence_warning(few))
-    assert evidence_warning(make_splits(table(np.arange(1300) % 2), settings())) is None
+    assert "val_calib has 50 positives" in str(evidence_warning(few, settings()))
+    assert "needs at least 149" in str(evidence_warning(few, settings()))
+    assert evidence_warning(make_splits(table(np.arange(1300) % 2), settings()), settings()) is None
     grouped = make_splits(table(np.arange(1300) % 2, np.arange(1300) // 10), settings())
-    assert "independent positives (one a group)" in str(evidence_warning(grouped))
+    assert "independent positives (one a group)" in str(evidence_warning(grouped, settings()))
 
 
 def test_given_splits_are_kept_as_they_are() -> None:

@@ -82,6 +82,35 @@ def test_resuming_a_finished_run_changes_nothing(trained_once, tmp_path):
     same_result(run, trained_once)
 
 
+def kill_after(command: list[str], line: str) -> None:
+    """SIGKILL the training as soon as it prints `line`."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for printed in process.stdout:
+        if line in printed:
+            process.kill()
+            break
+    process.communicate(timeout=120)
+
+
+def test_a_run_that_was_moved_resumes_as_if_it_had_not(config, trained_once, tmp_path):
+    """The best score so far is part of what is resumed, wherever the directory lies now."""
+    first = tmp_path / "first"
+    kill_after(begin(config, first), "epoch 10/")
+    moved = Path(shutil.move(first, tmp_path / "moved"))
+    resume(moved)
+    same_result(moved, trained_once)
+
+
+def test_resuming_with_augmentation_in_workers_repeats_no_epoch(config, tmp_path):
+    """Workers prefetch before Lightning sets the epoch; the order after a resume must not be that of epoch 0."""
+    flags = ["--dataset_params.augmentation", "moderate", "--dataset_params.num_workers", "2", "--epochs", "4"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*begin(config, whole), *flags], check=True, capture_output=True)
+    kill_after([*begin(config, killed), *flags], "epoch 3/")
+    resume(killed)
+    same_result(killed, whole)
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(config, trained_once, tmp_path):
     """The window is that of the whole process, from its imports to the last score file."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -27,26 +28,25 @@ def p_by_hand(misses: int, exited: int, rate: float) -> float:
     return 1.0 if exited == 0 else binomial_cdf(misses, exited, rate)
 
 
-def rows(split: Scores) -> list[tuple[float, int, int, str]]:
-    """(score, answer, label, group) of each case."""
+def rows(split: Scores) -> list[tuple[float, int, int, str, str]]:
+    """(score, answer, label, group, case id) of each case."""
     found = []
-    for (negative, positive), label, group in zip(
-        split.logits.tolist(), split.labels.tolist(), split.group, strict=True
+    for (negative, positive), label, group, case_id in zip(
+        split.logits.tolist(), split.labels.tolist(), split.group, split.case_id, strict=True
     ):
         finite = math.isfinite(negative) and math.isfinite(positive)
         score = 1 / (1 + math.exp(-abs(positive - negative))) if finite else math.nan
-        found.append((score, int(positive >= negative), label, group))
+        found.append((score, int(positive >= negative), label, group, case_id))
     return found
 
 
 def evidence_of(cases: list[tuple]) -> list[tuple]:
-    """All negatives, and the first positive of each group."""
-    kept, seen = [], set()
-    for case in cases:
-        if case[2] == 0 or case[3] not in seen:
-            kept.append(case)
-            seen |= {case[3]} if case[2] == 1 else set()
-    return kept
+    """All negatives, and of each group's positives the one whose id hashes lowest."""
+    drawn: dict[str, tuple] = {}
+    for case in sorted(cases, key=lambda case: blake2b(case[4].encode(), digest_size=8).digest()):
+        if case[2] == 1:
+            drawn.setdefault(case[3], case)
+    return [case for case in cases if case[2] == 0] + list(drawn.values())
 
 
 def count_by_hand(cases: list[tuple], threshold: float) -> tuple[int, int]:
@@ -209,16 +209,18 @@ def test_cases_that_are_not_finite_are_deferred_and_counted() -> None:
 
 def test_one_positive_stands_for_its_group() -> None:
     labels = np.array([1, 0, 1, 1, 0, 1, 0])
-    groups = ["a", "a", "a", "b", "b", "c", "c"]
-    assert one_case_per_group(from_z(np.zeros(7), labels, groups)).tolist() == [
-        True,
-        True,
-        False,
-        True,
-        True,
-        True,
-        True,
-    ]
+    groups = np.array(["a", "a", "a", "b", "b", "c", "c"])
+    kept = one_case_per_group(from_z(np.zeros(7), labels, groups.tolist()))
+    assert kept[labels == 0].all()
+    assert sorted(groups[kept & (labels == 1)]) == ["a", "b", "c"]
+
+
+def test_any_frame_of_a_track_may_stand_for_it() -> None:
+    """Frames of a track differ in a regular way, so its first one is no draw from it."""
+    labels, groups = np.ones(2000, dtype=int), np.repeat([f"t{i}" for i in range(400)], 5).tolist()
+    kept = np.flatnonzero(one_case_per_group(from_z(np.zeros(2000), labels, groups)))
+    assert len(kept) == 400
+    assert np.bincount(kept % 5, minlength=5).min() > 50
 
 
 def test_groups_are_the_evidence() -> None:
@@ -233,7 +235,7 @@ def test_groups_are_the_evidence() -> None:
     assert record["val_calib_metrics"]["groups"] == 300
     assert record["val_calib_metrics"]["positive_groups"] == tracks.positives
     assert record["coverage"] == alone.record()["coverage"]
-    assert "one positive of each group" in record["guarantee"]["words"]
+    assert "one positive drawn from each group" in record["guarantee"]["words"]
     assert "group" not in alone.record()["guarantee"]["words"]
 
 
@@ -253,9 +255,12 @@ def test_record_shows_why_it_may_be_trusted(tmp_path) -> None:
     assert naive["coverage"] >= record["coverage"]
     header = {"target_fnr_exit": RISK.target_fnr, "fnr_confidence": RISK.confidence, "schema_version": 1}
     rest = dict.fromkeys(("run_id", "created_at", "calib_use_count", "model_digest", "splits_digest"), "x")
-    policy = {**header, **rest, **record}
+    threshold = record["sweep_results"][calibration.demand_certified()]["threshold"]
+    policy = {**header, **rest, **record, "exit_threshold": threshold}
     demand_consistent(policy, tmp_path)
     with pytest.raises(UserError, match="altered"):
         demand_consistent({**policy, "misses": policy["exited_positives"] // 5}, tmp_path)
+    with pytest.raises(UserError, match="not the last one that its sweep certified"):
+        demand_consistent({**policy, "exit_threshold": 0.5}, tmp_path)
     with pytest.raises(UserError, match=r"\$\.guarantee is missing"):
         demand_consistent({name: value for name, value in policy.items() if name != "guarantee"}, tmp_path)

@@ -16,6 +16,7 @@ from stage1_pro.core.scores import SCORE_SPLITS, Scores
 from stage1_pro.core.splits import SPLITS
 
 CASES = 2000
+LABELS = (np.arange(CASES) % 5 < 2).astype(np.int8)
 MODEL_FACTS = {
     "backbone": "random:tiny",
     "backbone_license": "Apache-2.0",
@@ -32,13 +33,14 @@ METRICS = "epoch,step,train_loss,val_accuracy,val_augrc,val_loss\n0,7,.7,.8,.05,
 
 
 def splits(class_names: tuple[str, str]) -> dict[str, Any]:
-    counts = {name: dict.fromkeys(class_names, 1) for name in SPLITS}
+    negatives, positives = np.bincount(LABELS).tolist()
+    counts = {name: dict(zip(class_names, (negatives, positives), strict=True)) for name in SPLITS}
     return {
-        **{f"{name}_indices": [2 * index, 2 * index + 1] for index, name in enumerate(SPLITS)},
+        **{f"{name}_indices": list(range(index * CASES, (index + 1) * CASES)) for index, name in enumerate(SPLITS)},
         "seed": 1,
         "class_balance": {name: dict.fromkeys(class_names, 0.5) for name in SPLITS},
         "metadata": {
-            "cases": 8,
+            "cases": 4 * CASES,
             "counts": counts,
             "class_names": list(class_names),
             "positive_class": class_names[1],
@@ -50,7 +52,7 @@ def splits(class_names: tuple[str, str]) -> dict[str, Any]:
 
 def scores(run: Run, split: str, rng: np.random.Generator) -> Scores:
     """Two normals that overlap, and one case whose logits are NaN."""
-    labels = (rng.random(CASES) < 0.4).astype(np.int8)
+    labels = LABELS
     z = 2.6 * rng.normal(np.where(labels == 1, 1.3, -1.3), 1)
     logits = np.column_stack([-z / 2, z / 2]).astype(np.float32)
     logits[0] = np.nan

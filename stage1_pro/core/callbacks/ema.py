@@ -1,5 +1,6 @@
-"""Exponential moving average of the trainable tensors, in place of the raw ones during validation."""
+"""Exponential moving average of what training moves, in place of the raw tensors during validation."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,7 +25,7 @@ class ExponentialMovingAverage(pl.Callback):
         self._raw: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        tensors = dict(trainable(pl_module))
+        tensors = dict(_averaged(pl_module))
         start = self.average or {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self.average = {name: start[name].to(tensor.device) for name, tensor in tensors.items()}
 
@@ -34,12 +35,12 @@ class ExponentialMovingAverage(pl.Callback):
             return
         self.step = trainer.global_step
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        current = dict(trainable(pl_module))
+        current = dict(_averaged(pl_module))
         for name, average in self.average.items():
             average.lerp_(current[name], 1 - decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._raw = {name: tensor.detach().clone() for name, tensor in trainable(pl_module)}
+        self._raw = {name: tensor.detach().clone() for name, tensor in _averaged(pl_module)}
         _assign(pl_module, self.average)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -54,7 +55,20 @@ class ExponentialMovingAverage(pl.Callback):
         self.step, self.average = state_dict["step"], state_dict["average"]
 
 
+def _averaged(module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
+    """What training moves: trainable tensors, and the running statistics of norms that are not frozen.
+
+    Averaged weights with raw statistics would be a network that was never trained.
+    """
+    yield from trainable(module)
+    for name, owner in module.named_modules():
+        if any(parameter.requires_grad for parameter in owner.parameters(recurse=False)):
+            for key, buffer in owner.named_buffers(recurse=False):
+                if buffer.is_floating_point():
+                    yield f"{name}.{key}", buffer
+
+
 @torch.no_grad()
 def _assign(module: pl.LightningModule, values: dict[str, Tensor]) -> None:
-    for name, tensor in trainable(module):
+    for name, tensor in _averaged(module):
         tensor.copy_(values[name])

@@ -106,15 +106,15 @@ def _problems(counts: dict[str, dict[str, int]]) -> list[str]:
     ]
 
 
-def evidence_warning(splits: Splits) -> str | None:
-    """Words for a val_calib that can never certify the target; None where it can, or in a multi-class task."""
-    evidence = splits.metadata["evidence"]
-    at_hand, needed = evidence["val_calib_positive_groups"], evidence["positives_needed"]
-    if len(splits.class_names) > 2 or at_hand >= needed:
+def evidence_warning(splits: Splits, config: Stage1ProConfig) -> str | None:
+    """Words for a val_calib that can never certify the config's target; None where it can."""
+    at_hand = splits.metadata["evidence"]["val_calib_positive_groups"]
+    needed = minimum_positives(config.target_fnr_exit, 1 - config.fnr_confidence)
+    if at_hand >= needed:
         return None
     unit = "independent positives (one a group)" if splits.metadata["group_column"] else "positives"
     return (
-        f"val_calib has {at_hand} {unit}, and target_fnr_exit {evidence['target_fnr_exit']:g} at confidence "
-        f"{evidence['fnr_confidence']:g} needs at least {needed} even without one miss: nothing will be certified. "
+        f"val_calib has {at_hand} {unit}, and target_fnr_exit {config.target_fnr_exit:g} at confidence "
+        f"{config.fnr_confidence:g} needs at least {needed} even without one miss: nothing will be certified. "
         "Add positives, raise val_calib_ratio, or raise target_fnr_exit."
     )

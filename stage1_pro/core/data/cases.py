@@ -13,6 +13,7 @@ import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config import DatasetParams, Source
+from stage1_pro.core.data.transforms import load_image
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.splits import SPLITS
 
@@ -222,8 +223,6 @@ def _inspect(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]:
 
 
 def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
-    from PIL import Image
-
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
@@ -233,8 +232,7 @@ def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
     reason = None
     if decode:
         try:
-            with Image.open(BytesIO(content)) as image:
-                image.load()
+            load_image(BytesIO(content))
         except Exception as error:  # Pillow's plugins raise whatever their format suggests
             reason = type(error).__name__
     return blake2b(content, digest_size=16).hexdigest(), reason

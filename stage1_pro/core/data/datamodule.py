@@ -26,6 +26,7 @@ class Stage1DataModule(pl.LightningDataModule):
         features: dict[str, np.ndarray] | None = None,
     ):
         super().__init__()
+        self.next_epoch = 0
         self.config, self.preprocessing, self.features = config, preprocessing, features
         self.frames = {split: cases.frame.iloc[splits.indices(split)] for split in ("train", "val_select")}
         self.class_counts = np.bincount(self.labels("train"), minlength=len(cases.class_names))
@@ -44,10 +45,17 @@ class Stage1DataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         return self._loader("val_select", "none", shuffle=False)
 
+    def state_dict(self) -> dict[str, int]:
+        return {"next_epoch": self.trainer.current_epoch + 1 if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.next_epoch = state_dict["next_epoch"]
+
     def _loader(self, split: str, augmentation: str, *, shuffle: bool, weights: np.ndarray | None = None) -> DataLoader:
         dataset = self._dataset(split, augmentation)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(dataset), self.config.seed, shuffle=shuffle, weights=weights, rank=rank, world=world)
+        sampler.set_epoch(self.next_epoch)  # after a resume workers prefetch before Lightning sets the epoch
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return make_loader(dataset, sampler, self.config.batch_size, self.config.dataset_params.num_workers, pin)
 

@@ -35,8 +35,10 @@ def cached_features(
     Computes and stores them where they are not cached yet; `progress(done, total)` is called a batch.
     """
     file = folder / f"{cache_key(backbone, spec, contents)}.npy"
-    if file.exists():
+    try:
         return np.load(file, mmap_mode="c")
+    except (OSError, ValueError):  # absent or damaged: a miss
+        pass
     folder.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
     os.close(handle)
@@ -51,7 +53,13 @@ def cached_features(
 def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str]) -> str:
     weights = {name: artifacts.digest_bytes(_raw(tensor)) for name, tensor in backbone.state_dict().items()}
     return artifacts.digest_json(
-        {"arch": spec.arch, "weights": weights, "preprocessing": spec.preprocessing.to_dict(), "contents": contents}
+        {
+            "arch": spec.arch,
+            "weights": weights,
+            "kwargs": spec.kwargs,
+            "preprocessing": spec.preprocessing.to_dict(),
+            "contents": contents,
+        }
     )
 
 

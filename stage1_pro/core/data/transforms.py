@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -51,7 +51,9 @@ class Preprocessing:
         )
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path | BinaryIO) -> Image.Image:
     """Decode one file as RGB. Raises OSError, ValueError or Pillow's own errors where it cannot be read."""
     with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"{image.mode} pixels would be clipped to 8 bits; convert the image first")
         return image.convert("RGB")

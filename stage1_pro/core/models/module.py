@@ -14,7 +14,7 @@ from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch, seed_of
 from stage1_pro.core.metrics.monitoring import epoch_metrics
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
-from stage1_pro.core.optim.schedule import parameter_groups, trainable, warmup_cosine
+from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 
 
 class Stage1Module(pl.LightningModule):
@@ -31,6 +31,8 @@ class Stage1Module(pl.LightningModule):
         self.strict_loading = False  # checkpoints leave out a frozen backbone
         self.model, self.config, self.from_features = model, config, from_features
         weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
+        if config.dataset_params.class_balanced_sampling:  # the draws are balanced already
+            weights = np.ones(len(class_counts))
         self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -41,7 +43,7 @@ class Stage1Module(pl.LightningModule):
         torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        loss = self._loss(self(batch.inputs).logits, batch.labels, self.config.label_smoothing)
+        loss = self._loss(self(batch.inputs).logits, batch.labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
         return loss
 
@@ -75,10 +77,8 @@ class Stage1Module(pl.LightningModule):
             state: Mapping[str, Tensor] = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("model.backbone.")}
 
-    def trainable_parameters(self) -> int:
-        return sum(parameter.numel() for _, parameter in trainable(self.model))
-
-    def _loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
         return cross_entropy(logits.float(), labels, self.class_weights, label_smoothing=smoothing)
 
 

@@ -1,6 +1,7 @@
 """From a walk over candidates to the record in a policy file, the same for every policy."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 
 from stage1_pro.core.errors import NothingCertified, UserError, raise_problems
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
-from stage1_pro.core.metrics.binomial import p_value
-from stage1_pro.core.metrics.exits import ExitCounts, count_exits
+from stage1_pro.core.metrics.binomial import fnr_upper_bound, p_value
+from stage1_pro.core.metrics.exits import ExitCounts, count_decisions, count_exits
+from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.certify import GUARANTEE, Walk, certify, refusal
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
@@ -18,6 +20,9 @@ DEMANDED = (
     *("schema_version", "run_id", "created_at", "target_fnr_exit", "fnr_confidence", "guarantee", "exited_positives"),
     *("misses", "fnr_upper_bound", "calib_use_count", "model_digest", "splits_digest", "diagnostics"),
 )
+
+PARAMETERS = ("threshold", "lambda1", "lambda2")
+"""What a candidate may be made of, as rows of the sweep name it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,8 +113,8 @@ class Calibration:
         words = GUARANTEE.format(confidence=self.risk.confidence, target=self.risk.target_fnr)
         if self.groups < self.every.cases:
             words += (
-                " Cases of one group are not independent, so one positive of each group was counted: the promise is "
-                "about one case of a new group."
+                " Cases of one group are not independent, so one positive drawn from each group was counted: the "
+                "promise is about a case drawn at random from a new group."
             )
         return {
             "words": words,
@@ -170,10 +175,13 @@ def one_case_per_group(split: Scores) -> BoolArray:
     """(N,) the cases that count as independent evidence: of each group's positives one, all negatives.
 
     Frames of one track are not independent: counted as if they were, 22 % of certificates were false
-    at a nominal 10 %. Which positive stands for its group is fixed by the ids, before any score is seen.
+    at a nominal 10 %. Which positive stands for its group is drawn by a hash of the ids, before any score
+    is seen: the first frame of a track would not do, since it may be easier than the others.
     """
     independent = np.ones(len(split), dtype=bool)
     positives = np.flatnonzero(split.labels == 1)
+    draws = [blake2b(str(case).encode(), digest_size=8).digest() for case in split.case_id[positives]]
+    positives = positives[np.argsort(np.array(draws, dtype="S8"), kind="stable")]
     first = np.unique(split.group[positives].astype(str), return_index=True)[1]
     independent[positives] = False
     independent[positives[first]] = True
@@ -186,11 +194,33 @@ def demand_consistent(policy: dict[str, Any], where: Path) -> None:
     raise_problems(
         f"{where}: incomplete, so nothing shows that it was certified:", missing, "Calibrate the run with our script."
     )
-    misses, exited = policy["misses"], policy["exited_positives"]
-    if misses > exited or p_value(misses, exited, policy["target_fnr_exit"]) > 1 - policy["fnr_confidence"]:
+    misses, exited, delta = policy["misses"], policy["exited_positives"], 1 - policy["fnr_confidence"]
+    if misses > exited or p_value(misses, exited, policy["target_fnr_exit"]) > delta:
         raise UserError(
             f"{where}: {misses} misses of {exited} exited positives do not certify target_fnr_exit "
             f"{policy['target_fnr_exit']:g} at confidence {policy['fnr_confidence']:g}: the file has been altered."
+        )
+    certified = [row for row in policy["sweep_results"] if row.get("certified")]
+    chosen = certified[-1] if certified else {}
+    parameters = {name: policy.get(name, policy.get("exit_threshold")) for name in PARAMETERS if name in chosen}
+    counts = {name: policy[name] for name in ("misses", "exited_positives", "fnr_upper_bound", "coverage")}
+    bound = float(fnr_upper_bound(misses, exited, delta))
+    differs = any(chosen.get(name) != value for name, value in {**parameters, **counts}.items())
+    if differs or policy["fnr_upper_bound"] < bound - 1e-9:
+        raise UserError(
+            f"{where}: its threshold is not the last one that its sweep certified: the file has been altered."
+        )
+
+
+def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: Scores, where: Path) -> None:
+    """Raise UserError unless the policy, applied to val_calib again, gives the counts that certified it."""
+    kept = one_case_per_group(calib)
+    counts = count_decisions(decisions.exits[kept], decisions.predictions[kept], calib.labels[kept])
+    found = int(counts.misses[0]), int(counts.exited_positives[0])
+    if found != (policy["misses"], policy["exited_positives"]):
+        raise UserError(
+            f"{where}: on val_calib it gives {found[0]} misses of {found[1]} exited positives, not the "
+            f"{policy['misses']} of {policy['exited_positives']} that it records: file or scores have been altered."
         )
 
 
