@@ -69,9 +69,9 @@ class SelectiveHeads(nn.Module):
     @torch.no_grad()
     def take_class_head(self, head: ClassHead) -> None:
         """Give the first member the weights of a single head; the others keep theirs, and so stay different."""
-        first, last = head[0], head[3]
-        self.trunk.weight[:HIDDEN], self.trunk.bias[:HIDDEN] = first.weight, first.bias
-        self.cls.weight[0], self.cls.bias[: len(last.bias)] = last.weight.T, last.bias
+        single = head.state_dict()
+        self.trunk.weight[:HIDDEN], self.trunk.bias[:HIDDEN] = single["0.weight"], single["0.bias"]
+        self.cls.weight[0], self.cls.bias[: len(single["3.bias"])] = single["3.weight"].T, single["3.bias"]
 
 
 def gate_inputs(hidden: Tensor, logits: Tensor) -> Tensor:

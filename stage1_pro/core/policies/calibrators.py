@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import expit
 
 from stage1_pro.core.errors import UserError
@@ -122,7 +122,7 @@ def _logistic(gate: FloatArray, targets: FloatArray) -> tuple[float, float]:
     mean, deviation = gate.mean(), gate.std()
     column = np.tile((gate - mean) / deviation, 2)[:, None]
     events = np.repeat([1, 0], len(gate))
-    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(
         column, events, sample_weight=np.concatenate([targets, 1 - targets])
     )
     slope = float(fitted.coef_[0, 0] / deviation)
@@ -134,7 +134,8 @@ def _offset(gate: FloatArray, targets: FloatArray) -> float:
     if not len(gate):
         return 0.0
     reach = 40 + float(np.abs(gate).max())
-    return float(brentq(lambda b: expit(gate + b).mean() - targets.mean(), -reach, reach))
+    found = root_scalar(lambda b: expit(gate + b).mean() - targets.mean(), bracket=(-reach, reach))
+    return float(found.root)
 
 
 def _fit_isotonic(
