@@ -126,6 +126,32 @@ def test_a_single_head_begins_a_gated_run(trained, config, script, tmp_path):
     assert metrics["val_accuracy"].iloc[0] >= cold["val_accuracy"].iloc[0]
 
 
+def test_images_train_with_targets_of_their_own_and_the_warning(config, script, tmp_path):
+    flags = ["--config", config, *FLAGS, "--epochs", "3", "--feature_cache", "'off'", "--lr_head", "3e-2"]
+    run = tmp_path / "runs" / "images"
+    script("00_make_splits", *flags, "--run", run)
+    outcome = script("20_train", *flags, "--run", run)
+    assert outcome.status == 0, outcome
+    last = pd.read_csv(run / "metrics.csv").iloc[-1]
+    assert ("nearly constant" in outcome.out) == (last["train_accuracy"] > 0.98)
+    assert np.isfinite(Run(run).scores("val_select").gate_logit).all()
+
+
+def test_too_few_groups_of_a_class_keep_the_trained_gate(config, script, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["train"] * 100 + ["val_select"] * 20 + ["val_calib"] * 80 + ["val_test"] * 40
+    rows = [
+        f"{i:03d}.png,{('blue', 'red')[i % 2]},g{i % 2 if 100 <= i < 120 else i + 9},{s}" for i, s in enumerate(names)
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,group,split", *rows]) + "\n")
+    flags = ["--config", config, *FLAGS, "--epochs", "2", "--dataset_params.sources"]
+    flags += [f"[{{root: {images}, labels: labels.csv}}]", "--run", "runs/few"]
+    script("00_make_splits", *flags)
+    outcome = script("20_train", *flags)
+    assert outcome.status == 0, outcome
+    assert "too few groups of a class to fit the gate again" in outcome.out
+
+
 def refused(outcome, *fragments: str) -> None:
     assert outcome.status == 2, outcome
     assert "Traceback" not in outcome.err
