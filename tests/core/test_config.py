@@ -19,7 +19,7 @@ from stage1_pro.core.config import (
 from stage1_pro.core.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
-DEFAULTS = {  # DESIGN §5, phases 1 and 2
+DEFAULTS = {
     "phase": 1,
     "exit_policy": "softmax",
     "target_fnr_exit": 0.02,

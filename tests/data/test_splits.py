@@ -116,7 +116,7 @@ def test_the_notes_are_right() -> None:
         assert splits.metadata["evidence"] == {
             "val_calib_positives": len(positive),
             "val_calib_positive_groups": len(set(positive["group"])),
-            "positives_needed": 149,  # METHODS §2, target .02 at confidence .95
+            "positives_needed": 149,  # target .02 at confidence .95
             "target_fnr_exit": 0.02,
             "fnr_confidence": 0.95,
         }
