@@ -7,11 +7,12 @@ import numpy as np
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.cli import say
-from stage1_pro.core.config import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config import BINARY, DatasetParams, Stage1ProConfig
 from stage1_pro.core.data.assign import evidence_warning, make_splits
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
+from stage1_pro.core.phases import PHASES
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import SPLITS, Splits
 
@@ -31,6 +32,7 @@ def new_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
 def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
     """Check the cases, draw their splits and describe them, without writing anything."""
     cases = load_cases(config.dataset_params, decode=True)
+    _demand_classes(config, cases)
     splits = make_splits(cases, config)
     for warning in cases.warnings:
         say(f"warning: {warning}")
@@ -53,6 +55,7 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
         return run, cases_of(run, config.dataset_params)
     run.demand_untrained()
     cases = cases_of(run, config.dataset_params)
+    _demand_classes(config, cases)
     describe(run.splits, config)
     return run, cases
 
@@ -108,6 +111,14 @@ def cases_of(run: Run, params: DatasetParams) -> CaseTable:
     if len(crossing):
         raise UserError(f"{run.splits_path}: group {crossing.iloc[0]} crosses splits. {artifacts.MENDS['splits']}")
     return cases
+
+
+def _demand_classes(config: Stage1ProConfig, cases: CaseTable) -> None:
+    count = len(cases.class_names)
+    if PHASES[config.phase].gated and count != 2:
+        raise UserError(
+            f"the labels have {count} classes ({', '.join(cases.class_names)}); {BINARY.format(phase=config.phase)}."
+        )
 
 
 def is_first_process() -> bool:

@@ -14,13 +14,15 @@ from typing import Any, Literal
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.phases import phase_problems
+from stage1_pro.core.phases import PHASES, SETTINGS_FROM, phase_problems
 
 RETIRED = {
     "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
     "script. For monitoring during training set legacy_exit_threshold_for_logging",
     "target_coverage": "does not exist: coverage is maximised under target_fnr_exit, never targeted",
 }
+
+BINARY = "phase {phase} trains a gate, which needs two: name the positive class against the rest"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Stage1ProConfig:
     """Everything that decides a training run."""
 
     phase: int = 1
-    """Phase of the programme: 1 baseline, 2 selective."""
+    """Phase of the programme: 1 baseline, 2 selective, 3 gate."""
     exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
     """Exit policy that the run is calibrated for."""
     target_fnr_exit: float = 0.02
@@ -124,6 +126,16 @@ class Stage1ProConfig:
     """Compile the model with torch.compile."""
     feature_cache: Literal["auto", "off"] = "auto"
     """Read features of a frozen, unaugmented backbone from a memory map instead of recomputing them."""
+    gate_loss_weight: float = 1.0
+    """Weight of the gate's own cross entropy, right answers against wrong ones, 0 or more; from phase 3."""
+    aux_weight: float = 0.5
+    """Weight of the auxiliary class loss, which sees every case, 0 or more; from phase 3."""
+    coverage_reward: float = 0.3
+    """Reward of the log share of each class that exits, 0 or more: no target, only a push; from phase 3."""
+    gate_refit: bool = True
+    """Fit the linear gate again on val_select, cross-fitted, after training; from phase 3."""
+    head_ensemble: int = 5
+    """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
     bootstrap_samples: int = 1000
     """Bootstrap resamples behind the intervals of the report, 100 or more."""
     bootstrap_confidence: float = 0.95
@@ -236,7 +248,10 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
         yield f"$.dataset_params: the three validation ratios sum to {ratios:g}; leave a share below 1 for training"
     if config.warmup_epochs > config.epochs:
         yield f"$.warmup_epochs is {config.warmup_epochs:g}; allowed 0 to epochs ({config.epochs})"
+    yield from _too_early(config)
     names, positive = data.class_names, data.positive_class
+    if names and len(names) != 2 and config.phase in PHASES and PHASES[config.phase].gated:
+        yield f"$.dataset_params.class_names holds {len(names)} classes; {BINARY.format(phase=config.phase)}"
     if names and len(set(names)) < len(names):
         yield "$.dataset_params.class_names holds a name twice"
     if names and positive and positive not in names:
@@ -244,6 +259,13 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
     sources = [source.name for source in data.sources]
     if len(set(sources)) < len(sources):
         yield "$.dataset_params.sources: two sources have the same name"
+
+
+def _too_early(config: Stage1ProConfig) -> Iterator[str]:
+    defaults = Stage1ProConfig()
+    for name, phase in SETTINGS_FROM.items():
+        if config.phase < phase and getattr(config, name) != getattr(defaults, name):
+            yield f"$.{name} is a setting from phase {phase} on, and this is phase {config.phase}: leave it out"
 
 
 def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:

@@ -17,6 +17,11 @@ class Phase:
     mode: str
     """`min` or `max`: which way the monitor is better."""
 
+    @property
+    def gated(self) -> bool:
+        """Whether the model has a gate: then there are two classes, and gate_logit in the scores."""
+        return "gate" in self.heads
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
@@ -39,6 +44,7 @@ PHASES = {
     for row in (
         Phase(1, "baseline", ("cls",), "cross_entropy", ("softmax",), "val_accuracy", "max"),
         Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_augrc", "min"),
+        Phase(3, "gate", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
     )
 }
 
@@ -50,6 +56,9 @@ POLICY_TABLE = {
         PolicyRow("scrc", "SCRC", "scrcparams.json", "36_calibrate_scrc.py", "Phase 6"),
     )
 }
+
+SETTINGS_FROM = dict.fromkeys(("gate_loss_weight", "aux_weight", "coverage_reward", "gate_refit", "head_ensemble"), 3)
+"""Settings that mean nothing before a phase, and that phase."""
 
 
 def phase_problems(phase: int, exit_policy: str) -> list[str]:

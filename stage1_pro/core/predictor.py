@@ -74,15 +74,28 @@ class Stage1Predictor:
     @torch.inference_mode()
     def outputs(self, paths: Sequence[str], *, batch_size: int = 64, workers: int = 0) -> Iterator[RawOutputs]:
         """Raw outputs of image files, batch after batch, in the order given."""
-        loader = DataLoader(
+        for images, readable, reasons in self._batches(paths, batch_size, workers):
+            yield self._forward(images, readable, reasons)
+
+    @torch.inference_mode()
+    def features(self, paths: Sequence[str], *, batch_size: int, workers: int, progress: Progress) -> Tensor:
+        """(N, D) what the backbone makes of image files, float32 on the CPU. Raises UserError for an unreadable one."""
+        parts, done = [], 0
+        for images, _, reasons in self._batches(paths, batch_size, workers):
+            _demand_readable(paths, done, reasons)
+            parts.append(self.model.backbone(images.to(self.device, non_blocking=True)).float().cpu())
+            done += len(images)
+            progress(done, len(paths))
+        return torch.cat(parts)
+
+    def _batches(self, paths: Sequence[str], batch_size: int, workers: int) -> DataLoader:
+        return DataLoader(
             _Files(paths, self.transform),
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=_collate,
             worker_init_fn=quiet_worker,
         )
-        for images, readable, reasons in loader:
-            yield self._forward(images, readable, reasons)
 
     def decide(self, outputs: RawOutputs) -> ExitDecisions:
         """What the policy says of raw outputs. Raises ValueError without a policy."""
@@ -104,10 +117,7 @@ class Stage1Predictor:
         """Score labelled cases (columns case_id, group, label, path). Raises UserError for an unreadable image."""
         logits, gates, done = [], [], 0
         for part in self.outputs(list(cases["path"]), batch_size=batch_size, workers=workers):
-            for position, reason in part.unreadable.items():
-                raise UserError(
-                    f"{cases['path'].iloc[done + position]} cannot be read ({reason}). Restore the file and run again."
-                )
+            _demand_readable(list(cases["path"]), done, part.unreadable)
             logits.append(part.logits)
             gates.append(part.gate_logit)
             done += len(part)
@@ -125,14 +135,18 @@ class Stage1Predictor:
 
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:
         logits = np.full((len(readable), len(self.class_names)), np.nan, dtype=np.float32)
-        gate = None
+        gate = None if self.model.heads is None else np.full(len(readable), np.nan, dtype=np.float32)
         if len(images):
             outputs = self.model(images.to(self.device, non_blocking=True))
             logits[readable] = outputs.logits.float().cpu().numpy()
-            if outputs.gate_logit is not None:
-                gate = np.full(len(readable), np.nan, dtype=np.float32)
+            if gate is not None and outputs.gate_logit is not None:
                 gate[readable] = outputs.gate_logit.float().cpu().numpy()
         return RawOutputs(logits, gate, reasons)
+
+
+def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -> None:
+    for position, reason in reasons.items():
+        raise UserError(f"{paths[done + position]} cannot be read ({reason}). Restore the file and run again.")
 
 
 class _Files(Dataset):

@@ -1,5 +1,10 @@
 """Score files of a run, written by the code that also runs at inference."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.models.stage1 import load_model
 from stage1_pro.core.predictor import Stage1Predictor
@@ -7,8 +12,13 @@ from stage1_pro.core.progress import bar
 from stage1_pro.core.run import Run
 
 
-def write_scores(run: Run, cases: CaseTable, splits: tuple[str, ...]) -> None:
-    """Score splits of a run with its model_best.pth."""
+def write_scores(
+    run: Run, cases: CaseTable, splits: tuple[str, ...], held_out: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Score splits of a run with its model_best.pth.
+
+    held_out: split → (N,) gate logits that take the place of the model's, where its gate was fitted on that split.
+    """
     predictor, config = Stage1Predictor(load_model(run.model_path)), run.config
     for split in splits:
         frame = cases.frame.iloc[run.splits.indices(split)]
@@ -22,4 +32,6 @@ def write_scores(run: Run, cases: CaseTable, splits: tuple[str, ...]) -> None:
                 workers=config.dataset_params.num_workers,
                 progress=progress,
             )
+        if held_out and split in held_out:
+            scores = replace(scores, gate_logit=held_out[split])
         scores.write(run.scores_path(split))

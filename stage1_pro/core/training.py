@@ -26,10 +26,13 @@ from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import load_backbone
+from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
 from stage1_pro.core.models.module import Stage1Module
+from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.models.stage1 import Stage1Model, dump_tensors, load_model, read_tensors, save_model
 from stage1_pro.core.optim.schedule import trainable
 from stage1_pro.core.phases import PHASES
+from stage1_pro.core.predictor import Stage1Predictor
 from stage1_pro.core.progress import bar
 from stage1_pro.core.run import Run
 
@@ -63,7 +66,8 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
     """The untrained model: backbone as `model_path` names it, heads by seed, or another run's weights."""
     pl.seed_everything(config.seed, verbose=False)
     backbone, spec = load_backbone(config.model_path, config.dataset_params.image_size)
-    model = Stage1Model.new(backbone, spec, class_names, config.dropout)
+    members = config.head_ensemble if PHASES[config.phase].gated else None
+    model = Stage1Model.new(backbone, spec, class_names, config.dropout, members)
     if init_from is not None:
         _take_weights(model, init_from)
     if config.freeze_backbone:
@@ -112,7 +116,7 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable,
         return
     features = _features(run, config, model, cases)
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features)
-    module = Stage1Module(model, config, data.class_counts, from_features=features is not None)
+    module = _module(config, model, data, features)
     if config.compile:
         model.compile()
     os.environ[LAUNCHED_RUN] = str(run.path)  # Lightning's launcher starts this script again, once a device
@@ -132,14 +136,41 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable,
         )
 
 
-def save_best(run: Run, model: Stage1Model) -> None:
-    """Put the best checkpoint's weights (their average where EMA is on) into model_best.pth."""
+def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray]:
+    """Put the best checkpoint's weights into model_best.pth, with the gate fitted again where the config says so.
+
+    Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
+    """
+    _load_best(run, model)
+    held_out = _refitted(run, config, model, cases) if model.heads is not None and config.gate_refit else {}
+    save_model(model, run.model_path)
+    return held_out
+
+
+def _load_best(run: Run, model: Stage1Model) -> None:
+    """The best checkpoint's weights, their average where EMA is on."""
     checkpoint = read_tensors(run.checkpoints_path / "best.ckpt")
     averaged = checkpoint["callbacks"].get("ExponentialMovingAverage", {}).get("average", {})
     state = {**checkpoint["state_dict"], **averaged}
-    weights = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.cpu().load_state_dict({**model.state_dict(), **weights})
-    save_model(model, run.model_path)
+
+
+def _refitted(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray]:
+    frame = cases.frame.iloc[run.splits.indices("val_select")]
+    labels, groups = frame["label"].to_numpy(), frame["group"].to_numpy()
+    if not can_refit(labels, groups, config.seed):
+        say("warning: val_select has too few groups of a class to fit the gate again; the trained gate is kept")
+        return {}
+    predictor = Stage1Predictor(model)
+    with bar("fitting the gate on val_select") as progress:
+        features = predictor.features(
+            list(frame["path"]),
+            batch_size=config.batch_size,
+            workers=config.dataset_params.num_workers,
+            progress=progress,
+        )
+    return {"val_select": refit_gate(model.cpu(), features, labels, groups, config.seed)}
 
 
 def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
@@ -186,6 +217,22 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     )
 
 
+def _module(
+    config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule, features: dict[str, np.ndarray] | None
+) -> Stage1Module:
+    counts, from_features = data.class_counts, features is not None
+    if model.heads is None:
+        return Stage1Module(model, config, counts, from_features)
+    module = SelectiveModule(model, config, counts, from_features)
+    if features is not None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        groups = data.frames["train"]["group"].to_numpy()
+        module.correct = out_of_fold_correct(
+            features["train"], data.labels("train"), groups, module.class_weights, config, device
+        )
+    return module
+
+
 def _checkpoint(run: Run, name: str, **monitored: Any) -> RunCheckpoint:
     return RunCheckpoint(
         run.checkpoints_path, filename=name, save_on_train_epoch_end=True, enable_version_counter=False, **monitored
@@ -224,7 +271,7 @@ def _take_weights(model: Stage1Model, other: Run) -> None:
         raise UserError(
             f"--init_from {other.path}: its backbone is {source.spec.arch}, this run's is {model.spec.arch}."
         )
-    model.load_state_dict({**model.state_dict(), **source.state_dict()})
+    model.take_weights(source)
 
 
 def _quiet_lightning() -> None:

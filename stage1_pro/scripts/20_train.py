@@ -55,8 +55,8 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         training.begin(run, config, model, source, resume=bool(args.resume))
         training.fit(run, config, model, cases, trainer)
         if is_first_process():
-            training.save_best(run, model)
-            write_scores(run, cases, ("val_select", "val_calib"))
+            held_out = training.finish(run, config, model, cases)
+            write_scores(run, cases, ("val_select", "val_calib"), held_out)
             cli.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
 
 

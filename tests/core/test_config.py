@@ -46,7 +46,7 @@ DEFAULTS = {
     "bootstrap_samples": 1000,
     "bootstrap_confidence": 0.95,
 }
-LATER = ["gate_loss_weight", "aux_weight", "coverage_reward", "gate_refit", "head_ensemble"]  # from phase 3
+LATER = {"gate_loss_weight": 2, "aux_weight": 0, "coverage_reward": 1, "gate_refit": False, "head_ensemble": 3}
 FORBIDDEN = ["exit_threshold", "gate_threshold", "lambda1", "lambda2", "val_calib_indices", "calibrator_params"]
 
 
@@ -206,7 +206,8 @@ def test_refusals_name_field_value_and_what_is_allowed(settings: dict, words: st
     [
         (1, "gate", "Phase 1 only supports exit_policy='softmax'. Gate policy requires Phase 3+: set exit_policy"),
         (1, "scrc", "Phase 1 only supports exit_policy='softmax'. SCRC policy requires Phase 6: set exit_policy"),
-        (7, "softmax", "phase 7 is not available; available: 1, 2"),
+        (7, "softmax", "phase 7 is not available; available: 1, 2, 3"),
+        (3, "scrc", "SCRC policy requires Phase 6: set exit_policy to one of softmax, gate"),
         (0, "softmax", "$.phase is 0; allowed integer, 1 or more"),
         (1, "sofmax", '$.exit_policy is "sofmax"; allowed one of "softmax", "gate", "scrc"'),
     ],
@@ -217,7 +218,16 @@ def test_phases_and_policies_that_do_not_exist(phase: int, policy: str, start: s
 
 @pytest.mark.parametrize("name", LATER)
 def test_a_later_phase_is_no_setting_of_an_earlier_one(name: str) -> None:
-    refusal(**{name: 1})
+    for phase in (1, 2):
+        words = f"$.{name} is a setting from phase 3 on, and this is phase {phase}"
+        assert words in refusal(phase=phase, **{name: LATER[name]})
+    config = config_from_dict({"phase": 3, name: LATER[name]}, "a.yaml")
+    assert getattr(config, name) == LATER[name]
+
+
+def test_a_gate_needs_two_classes() -> None:
+    message = refusal(phase=3, exit_policy="gate", dataset_params={"class_names": ["a", "b", "c"]})
+    assert "class_names holds 3 classes; phase 3 trains a gate, which needs two" in message
 
 
 @pytest.mark.parametrize(

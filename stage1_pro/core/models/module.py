@@ -34,7 +34,7 @@ class Stage1Module(pl.LightningModule):
         if config.dataset_params.class_balanced_sampling:  # the draws are balanced already
             weights = np.ones(len(class_counts))
         self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
-        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._validated: list[tuple[Tensor, ...]] = []
 
     def forward(self, inputs: Tensor) -> Outputs:
         return self.model.head(inputs) if self.from_features else self.model(inputs)
@@ -48,18 +48,25 @@ class Stage1Module(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        logits = self(batch.inputs).logits.float()
-        self._validated.append((batch.positions, batch.labels, logits))
+        self._validated.append((batch.positions, batch.labels, *self._kept(self(batch.inputs))))
 
     def on_validation_epoch_end(self) -> None:
-        positions, labels, logits = (torch.cat(part).cpu() for part in zip(*self._validated, strict=True))
+        parts = tuple(torch.cat(part).cpu() for part in zip(*self._validated, strict=True))
         self._validated.clear()
-        positions, labels, logits = _gather(positions, labels, logits)
+        _, labels, *outputs = _gather(parts)
+        values = self._figures(labels, *outputs)
+        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
+
+    def _kept(self, outputs: Outputs) -> tuple[Tensor, ...]:
+        """What validation keeps of a batch's outputs, float32."""
+        return (outputs.logits.float(),)
+
+    def _figures(self, labels: Tensor, logits: Tensor) -> dict[str, float]:
+        """Columns of metrics.csv from a whole validation pass."""
         loss = cross_entropy(logits, labels, self.class_weights.cpu(), label_smoothing=self.config.label_smoothing)
         threshold = self.config.legacy_exit_threshold_for_logging
         figures = epoch_metrics(logits.double().numpy(), labels.numpy(), threshold)
-        values = {"val_loss": float(loss), **{f"val_{name}": value for name, value in figures.items()}}
-        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
+        return {"val_loss": float(loss), **{f"val_{name}": value for name, value in figures.items()}}
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
@@ -82,11 +89,11 @@ class Stage1Module(pl.LightningModule):
         return cross_entropy(logits.float(), labels, self.class_weights, label_smoothing=smoothing)
 
 
-def _gather(positions: Tensor, labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All ranks' cases, each once, in the order of their positions."""
+def _gather(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """All ranks' cases, each once, in the order of their positions, which are the first part."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, (positions, labels, logits))
-        positions, labels, logits = (torch.cat(part) for part in zip(*parts, strict=True))
-    unique, first = np.unique(positions.numpy(), return_index=True)
-    return torch.from_numpy(unique), labels[first], logits[first]
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, parts)
+        parts = tuple(torch.cat(part) for part in zip(*ranks, strict=True))
+    _, first = np.unique(parts[0].numpy(), return_index=True)
+    return tuple(part[first] for part in parts)

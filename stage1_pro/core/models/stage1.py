@@ -11,46 +11,74 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import Backbone, BackboneSpec, feature_dim
+from stage1_pro.core.models.heads import ClassHead, Members, SelectiveHeads, signed_gate
 
-HIDDEN = 768
 FORMAT = 1
 
 
 class Outputs(NamedTuple):
-    """logits: (B, C); gate_logit: (B,), or None for a model without a gate."""
+    """logits: (B, C); gate_logit: (B,), log-odds that the answer is right; members: what each head says.
+
+    The last two are None for a model without a gate.
+    """
 
     logits: Tensor
     gate_logit: Tensor | None = None
-
-
-class ClassHead(nn.Sequential):
-    """Linear → ReLU → Dropout → Linear: features (B, D) → logits (B, C)."""
-
-    def __init__(self, features: int, classes: int, dropout: float):
-        super().__init__(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Dropout(dropout), nn.Linear(HIDDEN, classes))
+    members: Members | None = None
 
 
 class Stage1Model(nn.Module):
-    """Images (B, 3, H, W) → Outputs. `head` alone takes cached features (B, D)."""
+    """Images (B, 3, H, W) → Outputs. `head` alone takes cached features (B, D).
+
+    members: None for a single class head; a number for that many heads side by side, with gate and auxiliary.
+    """
 
     def __init__(
-        self, backbone: Backbone, spec: BackboneSpec, class_names: tuple[str, ...], features: int, dropout: float
+        self,
+        backbone: Backbone,
+        spec: BackboneSpec,
+        class_names: tuple[str, ...],
+        features: int,
+        dropout: float,
+        members: int | None = None,
     ):
         super().__init__()
         self.spec, self.class_names, self.features, self.dropout = spec, class_names, features, dropout
         self.backbone = backbone
-        self.cls = ClassHead(features, len(class_names), dropout)
+        self.cls = ClassHead(features, len(class_names), dropout) if members is None else None
+        self.heads = SelectiveHeads(features, len(class_names), members, dropout) if members else None
         self.frozen = False
 
     @classmethod
-    def new(cls, backbone: Backbone, spec: BackboneSpec, class_names: tuple[str, ...], dropout: float) -> "Stage1Model":
-        return cls(backbone, spec, class_names, feature_dim(backbone, spec.preprocessing.size), dropout)
+    def new(
+        cls,
+        backbone: Backbone,
+        spec: BackboneSpec,
+        class_names: tuple[str, ...],
+        dropout: float,
+        members: int | None = None,
+    ) -> "Stage1Model":
+        return cls(backbone, spec, class_names, feature_dim(backbone, spec.preprocessing.size), dropout, members)
 
     def forward(self, images: Tensor) -> Outputs:
         return self.head(self.backbone(images))
 
     def head(self, features: Tensor) -> Outputs:
-        return Outputs(self.cls(features))
+        if self.heads is None:
+            assert self.cls is not None
+            return Outputs(self.cls(features))
+        members = self.heads(features)
+        logits = members.logits.mean(dim=0)
+        return Outputs(logits, signed_gate(logits, members.evidence.mean(dim=0)), members)
+
+    @torch.no_grad()
+    def take_weights(self, source: "Stage1Model") -> None:
+        """Start from another model's weights as far as they fit; a single class head goes to the first member."""
+        own = self.state_dict()
+        fitting = {name: t for name, t in source.state_dict().items() if name in own and own[name].shape == t.shape}
+        self.load_state_dict({**own, **fitting})
+        if self.heads is not None and source.cls is not None:
+            self.heads.take_class_head(source.cls)
 
     def freeze_backbone(self) -> None:
         """Take the backbone out of training: no gradients, and its norms keep their statistics."""
@@ -76,6 +104,7 @@ def save_model(model: Stage1Model, path: Path) -> None:
         "class_names": list(model.class_names),
         "features": model.features,
         "dropout": model.dropout,
+        **({} if model.heads is None else {"heads": ["cls", "gate", "aux"], "members": model.heads.members}),
         "state_dict": {name: _plain(tensor) for name, tensor in model.state_dict().items()},
     }
     artifacts.write_bytes(path, dump_tensors(content))
@@ -89,7 +118,8 @@ def load_model(path: Path) -> Stage1Model:
             raise UserError(f"{path}: written by another version (format {content['format']}, not {FORMAT}).")
         preprocessing = Preprocessing.from_dict(content["preprocessing"])
         spec = BackboneSpec(content["arch"], content["arch_kwargs"], preprocessing, content["license"])
-        model = Stage1Model(spec.build(), spec, tuple(content["class_names"]), content["features"], content["dropout"])
+        names, members = tuple(content["class_names"]), content.get("members")
+        model = Stage1Model(spec.build(), spec, names, content["features"], content["dropout"], members)
         model.load_state_dict(content["state_dict"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}).") from None

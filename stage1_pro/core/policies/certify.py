@@ -75,6 +75,16 @@ def predicted_p(select: ExitCounts, calib_positives: int, target_fnr: float) -> 
     return p_value(misses, exited, target_fnr)
 
 
+def predicted_coverage(select: ExitCounts, calib_positives: int, target_fnr: float, delta: float) -> float:
+    """Coverage at which the walk would end if val_calib's rates were those of val_select; 0 if it certified nothing."""
+    if not select.exited.size:
+        return 0.0
+    p = predicted_p(select, calib_positives, target_fnr)
+    start = int(np.argmin(p))
+    passed = np.logical_and.accumulate(p[start:] <= delta)
+    return float(select.coverage[start + np.flatnonzero(passed)[-1]]) if passed.any() else 0.0
+
+
 def threshold_candidates(scores: FloatArray, most: int = 200) -> FloatArray:
     """(J,) distinct quantiles of val_select's scores, high to low: thresholds of growing coverage.
 

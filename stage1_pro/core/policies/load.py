@@ -5,9 +5,10 @@ from typing import Any
 
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.policies.base import ExitPolicy
+from stage1_pro.core.policies.gate import GateExitPolicy
 from stage1_pro.core.policies.softmax import SoftmaxExitPolicy
 
-POLICIES = {"softmax": SoftmaxExitPolicy}
+POLICIES = {"softmax": SoftmaxExitPolicy, "gate": GateExitPolicy}
 
 
 def policy_from_artifact(name: str, data: dict[str, Any]) -> ExitPolicy:

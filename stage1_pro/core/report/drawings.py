@@ -102,12 +102,22 @@ def draw_risk_coverage(figure: Figure, evidence: Evidence) -> None:
 
 def draw_reliability(figure: Figure, evidence: Evidence) -> None:
     """Confidence against accuracy in bins of equal width, and how many cases each bin holds."""
-    bins = reliability_bins(evidence.confidence, evidence.correct)
+    _reliability(figure, reliability_bins(evidence.confidence, evidence.correct), evidence.confidence_level)
+
+
+def draw_gate_reliability(figure: Figure, evidence: Evidence) -> None:
+    """The same of the calibrated gate: does a score of .9 mean nine right answers in ten?"""
+    finite = np.isfinite(evidence.scores)
+    right = (evidence.answers == evidence.labels)[finite]
+    _reliability(figure, reliability_bins(evidence.scores[finite], right), evidence.confidence_level)
+
+
+def _reliability(figure: Figure, bins: ReliabilityBins, level: float) -> None:
     filled = np.flatnonzero(bins.count)
     width = 1 / bins.count.size
     first = filled[0] * width if filled.size else 0
     upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1.2])
-    least = _bin_accuracies(upper, bins, filled, evidence.confidence_level)
+    least = _bin_accuracies(upper, bins, filled, level)
     _bin_counts(lower, (filled + 0.5) * width, bins.count[filled], 0.9 * width)
     lower.set_xlim(first, 1.005)
     upper.set_ylim(min(first, least), 1.02)
@@ -162,9 +172,18 @@ def _histogram(axes: Axes, places: FloatArray, edges: FloatArray, colour: str, a
 
 def draw_training(figure: Figure, evidence: Evidence) -> None:
     """Loss, accuracy and AUGRC by epoch; a gap in the file is a gap in the line."""
-    panels = figure.subplots(len(TRAINING), sharex=True)
+    _by_epoch(figure, evidence, TRAINING)
+
+
+def draw_gate_training(figure: Figure, evidence: Evidence) -> None:
+    """What the gate did to the validation cases by epoch, and the constraint that held it."""
+    _by_epoch(figure, evidence, GATE_TRAINING)
+
+
+def _by_epoch(figure: Figure, evidence: Evidence, content: "tuple[EpochPanel, ...]") -> None:
+    panels = figure.subplots(len(content), sharex=True)
     epochs = evidence.epochs.get("epoch", np.zeros(0)) + 1
-    for axes, (label, limits, columns) in zip(panels, TRAINING, strict=True):
+    for axes, (label, limits, columns) in zip(panels, content, strict=True):
         for column, colour, words in columns:
             if column in evidence.epochs:
                 axes.plot(epochs, evidence.epochs[column], color=colour, marker="o", markersize=3, label=words)
@@ -182,10 +201,37 @@ def draw_training(figure: Figure, evidence: Evidence) -> None:
         style.note(panels[1], "metrics.csv holds no epochs")
 
 
-TRAINING = (
+EpochPanel = tuple[str, tuple[float, float], tuple[tuple[str, str, str], ...]]
+"""(label of the axis, its limits, (column of metrics.csv, colour, words) of each line)."""
+
+TRAINING: tuple[EpochPanel, ...] = (
     ("loss (nats)", (0, np.inf), (("train_loss", style.PINK, "train"), ("val_loss", style.BLUE, "val_select"))),
     ("accuracy (share)", (0, 1), (("val_accuracy", style.BLUE, "val_select"),)),
     ("AUGRC", (0, 0.5), (("val_augrc", style.BLUE, "val_select"),)),
+)
+GATE_TRAINING: tuple[EpochPanel, ...] = (
+    (
+        "soft coverage",
+        (0, 1),
+        (
+            ("val_gate_soft_coverage_pos", style.RED, "positives"),
+            ("val_gate_soft_coverage_neg", style.BLUE, "negatives"),
+        ),
+    ),
+    ("FNR, g ≥ 0", (0, 1), (("val_gate_fnr", style.INK, "FNR on exits at g ≥ 0"),)),
+    (
+        "rank of right",
+        (0, 1),
+        (
+            ("val_gate_auroc", style.GREEN, "AUROC for right answers"),
+            ("val_gate_spearman", style.PINK, "Spearman with softmax"),
+        ),
+    ),
+    (
+        "constraint",
+        (-np.inf, np.inf),
+        (("gate_constraint", style.MUTED, "running constraint"), ("gate_multiplier", style.INK, "multiplier")),
+    ),
 )
 
 

@@ -11,6 +11,8 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.report.drawings import (
     Evidence,
     draw_fnr_coverage,
+    draw_gate_reliability,
+    draw_gate_training,
     draw_reliability,
     draw_risk_coverage,
     draw_scores,
@@ -32,6 +34,8 @@ class Chart:
     caption: str
     height: float
     draw: Callable[[Figure, Evidence], None]
+    shown: Callable[[Evidence], bool] = lambda evidence: True
+    """Whether the run has what the figure shows."""
 
 
 def sweep_figure(policy: dict[str, Any], path: Path) -> None:
@@ -69,6 +73,15 @@ CHARTS = (
         draw_reliability,
     ),
     Chart(
+        "gate_reliability",
+        "test",
+        "Reliability of the calibrated gate",
+        "On the diagonal a score means that share of right answers. One map per answer, fitted on val_select.",
+        3.5,
+        draw_gate_reliability,
+        lambda evidence: "gate_threshold" in evidence.policy,
+    ),
+    Chart(
         "score_histogram",
         "test",
         "Scores by class",
@@ -93,5 +106,15 @@ CHARTS = (
         "One point an epoch. The checkpoint was chosen on val_select, which the certificate never reads.",
         4.2,
         draw_training,
+    ),
+    Chart(
+        "gate_training",
+        "training",
+        "The gate in training",
+        "On val_select, at soft exits σ(g) and at g ≥ 0. The multiplier grows while the running constraint is above 0. "
+        "The gate in use may have been fitted again afterwards.",
+        5.4,
+        draw_gate_training,
+        lambda evidence: "val_gate_augrc" in evidence.epochs,
     ),
 )

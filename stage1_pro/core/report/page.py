@@ -37,7 +37,7 @@ def write_report(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -
 
     evidence = gather(run, policy, evaluation)
     run.figures_path.mkdir(exist_ok=True)
-    charts = [(chart, _drawn(run, chart, evidence)) for chart in CHARTS]
+    charts = [(chart, _drawn(run, chart, evidence)) for chart in CHARTS if chart.shown(evidence)]
     artifacts.write_bytes(run.report_path, page(run, policy, evaluation, charts).encode())
 
 

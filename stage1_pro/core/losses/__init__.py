@@ -1,0 +1,1 @@
+"""Losses of our own; cross entropy is torch's."""

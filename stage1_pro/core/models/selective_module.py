@@ -1,0 +1,96 @@
+"""SelectiveModule: the Lightning module that trains class, gate and auxiliary heads together."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.losses.selective import SelectiveLoss, SelectiveSettings
+from stage1_pro.core.metrics.monitoring import gate_metrics
+from stage1_pro.core.models.module import Stage1Module
+from stage1_pro.core.models.stage1 import Outputs, Stage1Model
+
+WARM_SHARE = 0.25
+TARGET_SHARE = 0.65
+CONSTANT_TARGET = 0.98
+LEAST_POSITIVE_COVERAGE = 0.05
+LEAST_SPREAD = 0.01
+
+
+class SelectiveModule(Stage1Module):
+    """Class and auxiliary loss for the first quarter of the epochs, then SelectiveLoss.
+
+    correct: (N,) 1 where a model that did not see the training case answers it rightly; None to use the
+    model's own answers. The soft constraint aims below the target, since it has no confidence in hand.
+    """
+
+    correct: Tensor | None
+
+    def __init__(
+        self,
+        model: Stage1Model,
+        config: Stage1ProConfig,
+        class_counts: np.ndarray,
+        from_features: bool,
+        correct: Tensor | None = None,
+    ):
+        super().__init__(model, config, class_counts, from_features)
+        assert model.heads is not None
+        settings = SelectiveSettings(
+            target=TARGET_SHARE * config.target_fnr_exit,
+            aux_weight=config.aux_weight,
+            coverage_reward=config.coverage_reward,
+            gate_loss_weight=config.gate_loss_weight,
+            label_smoothing=config.label_smoothing,
+        )
+        self.loss = SelectiveLoss(model.heads.members, self.class_weights, settings)
+        self.register_buffer("correct", correct, persistent=False)
+        self.warm_epochs = math.ceil(WARM_SHARE * config.epochs) if config.epochs > 1 else 0
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        outputs = self(batch.inputs)
+        correct = None if self.correct is None else self.correct[batch.positions]
+        loss = self.loss(outputs.members, batch.labels, correct, warm=self.current_epoch < self.warm_epochs)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        right = (outputs.logits.argmax(dim=1) == batch.labels).float().mean()
+        self.log("train_accuracy", right, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.loss.dual_step()
+
+    def on_train_epoch_end(self) -> None:
+        for words in self._alarms():
+            self.trainer.print(f"  warning: {words}")
+
+    def _kept(self, outputs: Outputs) -> tuple[Tensor, ...]:
+        assert outputs.gate_logit is not None
+        return outputs.logits.float(), outputs.gate_logit.float()
+
+    def _figures(self, labels: Tensor, logits: Tensor, gate_logit: Tensor) -> dict[str, float]:
+        gate = gate_metrics(logits.double().numpy(), labels.numpy(), gate_logit.double().numpy())
+        return {
+            **super()._figures(labels, logits),
+            **{f"val_{name}": value for name, value in gate.items()},
+            **self.loss.state(),
+        }
+
+    def _alarms(self) -> list[str]:
+        """Signs that the gate learns nothing or gives a class up."""
+        if self.current_epoch < self.warm_epochs:
+            return []
+        found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        alarms = []
+        if self.correct is None and found["train_accuracy"] > CONSTANT_TARGET:
+            alarms.append(
+                f"training accuracy is {found['train_accuracy']:.3f}, so the gate's target is nearly constant: "
+                "freeze the backbone without augmentation for out-of-fold targets, or rely on gate_refit"
+            )
+        if found["val_gate_soft_coverage_pos"] < LEAST_POSITIVE_COVERAGE:
+            alarms.append("the gate lets hardly any positive exit: raise coverage_reward or lower lr_head")
+        if found["val_gate_std"] < LEAST_SPREAD:
+            alarms.append("the gate gives every case the same score: raise gate_loss_weight")
+        return alarms

@@ -1,0 +1,165 @@
+"""Calibrators: from a gate logit to the probability that the answer is right, one map per answer.
+
+A learned gate places predicted positives wrongly against predicted negatives, and one monotone map cannot
+repair that. Maps are fitted on val_select by scikit-learn and kept as plain numbers: Platt's slope and
+offset, or the knots of a piecewise linear map.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import root_scalar
+from scipy.special import expit
+
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
+
+ANSWERS = ("answer_0", "answer_1")
+LEAST_EVENTS = 10
+ENOUGH_FOR_ISOTONIC = 1000
+MOST_KNOTS = 1000
+STORED_AS = {"platt": "platt", "isotonic": "isotonic", "quantile": "isotonic"}
+"""What can be fitted, and the form in which the policy file holds it."""
+ADVICE = (
+    "Train a new run with gate_refit: true, a larger gate_loss_weight or for fewer epochs, or with "
+    "exit_policy: softmax."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedCalibrator:
+    """params: calibrator_params of gateparams.json; warnings: what its evidence was short of."""
+
+    params: dict[str, Any]
+    warnings: list[str]
+
+
+def fit_calibrator(
+    kind: str, gate: FloatArray, answers: IntArray, right: BoolArray, confidence: FloatArray
+) -> FittedCalibrator:
+    """Fit one map per answer on val_select. kind: platt, isotonic or quantile.
+
+    gate, confidence: (N,) gate logit and largest softmax probability, NaN where not finite; answers, right: (N,).
+    Raises UserError where the gate ranks wrong answers above right ones.
+    """
+    warnings: list[str] = []
+    known = np.isfinite(gate) & np.isfinite(confidence)
+    maps = {}
+    for answer, name in enumerate(ANSWERS):
+        cases = known & (answers == answer)
+        fit = {"platt": _fit_platt, "isotonic": _fit_isotonic, "quantile": _fit_quantiles}[kind]
+        maps[name] = fit(gate[cases], right[cases], confidence[cases], f"answer {answer}", warnings)
+    return FittedCalibrator({"type": STORED_AS[kind], **maps}, warnings)
+
+
+def calibrated(params: dict[str, Any], gate: np.ndarray, answers: IntArray) -> FloatArray:
+    """(N,) float64 calibrated gate; NaN where the gate logit is not finite. gate, answers: (N,)."""
+    gate = np.ascontiguousarray(gate, dtype=np.float64)
+    gate = np.where(np.isfinite(gate), gate, np.nan)
+    form = _apply_platt if params["type"] == "platt" else _apply_knots
+    both = [form(params[name], gate) for name in ANSWERS]
+    return np.where(answers == 1, both[1], both[0])
+
+
+def demand_sound(params: dict[str, Any], where: str) -> None:
+    """Raise UserError where knots are not what a schema cannot say: as many y as x, x rising, y not falling."""
+    if params["type"] != "isotonic":
+        return
+    for name in ANSWERS:
+        x, y = params[name]["x"], params[name]["y"]
+        if len(x) != len(y) or np.any(np.diff(x) <= 0) or np.any(np.diff(y) < 0):
+            raise UserError(
+                f"{where}: $.calibrator_params.{name} is no rising map: x must rise, y must not fall, and both be as "
+                "long. Run 33_calibrate_gate.py again for this run."
+            )
+
+
+def _apply_platt(params: dict[str, float], gate: FloatArray) -> FloatArray:
+    return expit(params["a"] * gate + params["b"])
+
+
+def _apply_knots(params: dict[str, list[float]], gate: FloatArray) -> FloatArray:
+    """Linear between the knots, constant beyond them."""
+    return np.interp(gate, params["x"], params["y"])
+
+
+def _fit_platt(gate: FloatArray, right: BoolArray, _: FloatArray, name: str, warnings: list[str]) -> dict[str, float]:
+    """q = σ(a·g + b) with Platt's smoothed targets (Platt 1999). A slope needs events of both kinds."""
+    targets = _smoothed(right)
+    few = min(np.count_nonzero(right), np.count_nonzero(~right))
+    if few < LEAST_EVENTS:
+        warnings.append(
+            f"{name}: {few} {'wrong' if right.mean() > 0.5 else 'right'} answers on val_select cannot tell the "
+            "calibrator's slope; the gate's own scale is kept"
+            if len(right)
+            else f"{name}: never given on val_select; the gate's own scale is kept"
+        )
+        return {"a": 1.0, "b": _offset(gate, targets)}
+    if np.ptp(gate) == 0:
+        raise UserError(f"the gate is constant ({name}), so it says nothing. {ADVICE}")
+    slope, offset = _logistic(gate, targets)
+    if slope <= 0:
+        raise UserError(
+            f"the gate is anti-informative ({name}): it scores wrong answers of val_select above right ones "
+            f"(Platt's slope is {slope:.3g}). {ADVICE}"
+        )
+    return {"a": slope, "b": offset}
+
+
+def _smoothed(right: BoolArray) -> FloatArray:
+    wins, losses = np.count_nonzero(right), np.count_nonzero(~right)
+    return np.where(right, (wins + 1) / (wins + 2), 1 / (losses + 2))
+
+
+def _logistic(gate: FloatArray, targets: FloatArray) -> tuple[float, float]:
+    """Unpenalised slope and offset for soft targets: each case counts as both events, in their shares.
+
+    The gate is standardised for the fit, so that its scale does not slow the solver.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, deviation = gate.mean(), gate.std()
+    column = np.tile((gate - mean) / deviation, 2)[:, None]
+    events = np.repeat([1, 0], len(gate))
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(
+        column, events, sample_weight=np.concatenate([targets, 1 - targets])
+    )
+    slope = float(fitted.coef_[0, 0] / deviation)
+    return slope, float(fitted.intercept_[0] - slope * mean)
+
+
+def _offset(gate: FloatArray, targets: FloatArray) -> float:
+    """b that makes the mean of σ(g + b) that of the targets; 0 without cases."""
+    if not len(gate):
+        return 0.0
+    reach = 40 + float(np.abs(gate).max())
+    found = root_scalar(lambda b: expit(gate + b).mean() - targets.mean(), bracket=(-reach, reach))
+    return float(found.root)
+
+
+def _fit_isotonic(
+    gate: FloatArray, right: BoolArray, _: FloatArray, name: str, warnings: list[str]
+) -> dict[str, list[float]]:
+    """Pool adjacent violators; its thresholds are the knots."""
+    from sklearn.isotonic import IsotonicRegression
+
+    if len(gate) < ENOUGH_FOR_ISOTONIC:
+        warnings.append(f"{name}: isotonic calibration fitted on {len(gate)} cases; it wants {ENOUGH_FOR_ISOTONIC}")
+    if not len(gate):
+        return {"x": [0.0], "y": [0.5]}
+    fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(gate, right.astype(np.float64))
+    return {"x": fitted.X_thresholds_.tolist(), "y": fitted.y_thresholds_.tolist()}
+
+
+def _fit_quantiles(
+    gate: FloatArray, _: BoolArray, confidence: FloatArray, name: str, warnings: list[str]
+) -> dict[str, list[float]]:
+    """The rising map that gives the gate the softmax confidence's quantiles: each answer exits with softmax's share."""
+    if not len(gate):
+        warnings.append(f"{name}: never given on val_select, so none of its cases exits before all others")
+        return {"x": [0.0], "y": [0.5]}
+    places = np.unique(np.linspace(0, len(gate) - 1, min(len(gate), MOST_KNOTS)).round().astype(np.int64))
+    x, last = np.unique(np.sort(gate)[places][::-1], return_index=True)
+    y = np.sort(confidence)[places][::-1][last]
+    return {"x": x.tolist(), "y": y.tolist()}

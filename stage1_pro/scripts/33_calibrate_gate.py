@@ -1,0 +1,49 @@
+"""33: calibrate the gate of a run and certify its threshold.
+
+    python stage1_pro/scripts/33_calibrate_gate.py --run runs/demo
+reads   runs/<id>/scores/val_select.parquet, val_calib.parquet
+writes  runs/<id>/gateparams.json, figures/threshold_sweep.png, one row of runs/calibrations.csv
+
+Exits with status 3, and writes no policy, where nothing can be certified.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stage1_pro.core import cli
+
+
+@dataclass(frozen=True)
+class Args:
+    run: str = "runs/latest"
+    """Run directory."""
+    calibrator: Literal["platt", "isotonic", "quantile"] = "platt"
+    """Map per answer from gate logit to score: platt (two numbers), isotonic (wants 1,000 cases), quantile (gives
+    each answer the softmax policy's quantiles)."""
+    target_fnr_exit: float | None = None
+    """Certify this target instead of the config's, above 0, up to 0.1."""
+    fnr_confidence: float | None = None
+    """Certify at this confidence instead of the config's, 0.5 to below 1."""
+
+
+def main(args: Args) -> None:
+    from stage1_pro.core.policies.gate import calibrate_gate
+    from stage1_pro.core.report.figures import sweep_figure
+    from stage1_pro.core.run import Run
+
+    run = Run.open(args.run)
+    run.demand_uncalibrated("gate")
+    risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
+    gate = calibrate_gate(run.scores("val_select"), run.scores("val_calib"), risk, args.calibrator)
+    uses = run.record_attempt("gate", risk, gate.calibration.walk.answer is not None)
+    for note in gate.notes:
+        cli.say(note)
+    policy = {**run.policy_header(risk, uses), **gate.fields()}
+    sweep_figure(policy, run.figures_path / "threshold_sweep.png")
+    run.write_policy(policy)
+    cli.say_policy(policy)
+    cli.say_next(run.path, "40_eval_selective.py")
+
+
+if __name__ == "__main__":
+    cli.run(main, Args, __doc__)

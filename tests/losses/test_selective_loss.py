@@ -1,0 +1,277 @@
+"""SelectiveLoss against plain loops, its gradients, its state, and the degenerate solutions that it must avoid."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from stage1_pro.core.losses.selective import SelectiveLoss, SelectiveSettings
+from stage1_pro.core.models.heads import Members, SelectiveHeads, margin, signed_gate
+
+WEIGHTS = torch.tensor([0.6, 3.0])
+SETTINGS = SelectiveSettings(0.0325, 0.5, 0.3, 1.0, 0.1, penalty=2.0)
+
+
+def random_members(seed: int, members: int = 2, cases: int = 40) -> tuple[Members, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=rng)  # noqa: E731
+    labels = (torch.rand(cases, generator=rng) < 0.4).long()
+    made = Members(draw(members, cases, 3), 2 * draw(members, cases, 2), draw(members, cases), draw(members, cases, 2))
+    return made, labels
+
+
+def by_hand(member: int, made: Members, labels: Tensor, correct: Tensor | None, multiplier: float) -> float:
+    """The formula of the module's docstring for one head whose running constraint is this batch alone."""
+    settings = SETTINGS
+
+    def weighted_ce(logits: Tensor, label: int) -> float:
+        log_p = torch.log_softmax(logits.double(), 0)
+        smooth = settings.label_smoothing
+        return float(-(1 - smooth) * WEIGHTS[label] * log_p[label] - smooth / 2 * (WEIGHTS.double() * log_p).sum())
+
+    covered = weighted = auxiliary = anchor = whole = 0.0
+    exits, misses = [], []
+    for i, label in enumerate(labels.tolist()):
+        z = float(made.logits[member, i, 1] - made.logits[member, i, 0])
+        g = (1 if z >= 0 else -1) * 0.5 * (z + float(made.evidence[member, i]))
+        s, weight = 1 / (1 + math.exp(-g)), float(WEIGHTS[label])
+        covered += s * weighted_ce(made.logits[member, i], label)
+        weighted += s * weight
+        auxiliary += weighted_ce(made.aux[member, i], label)
+        right = float((z >= 0) == (label == 1)) if correct is None else float(correct[i])
+        anchor -= weight * (right * math.log(s) + (1 - right) * math.log(1 - s))
+        whole += weight
+        exits.append(s)
+        misses.append(float(z < 0))
+    shares = [[s for s, label in zip(exits, labels.tolist(), strict=True) if label == wanted] for wanted in (0, 1)]
+    reward = sum(0.5 * math.log(max(1e-4, sum(share) / len(share))) for share in shares)
+    terms = [s * (f - settings.target) for s, f, y in zip(exits, misses, labels.tolist(), strict=True) if y == 1]
+    constraint = sum(terms) / len(terms)
+    rho = settings.penalty
+    lagrangian = (max(0.0, multiplier + rho * constraint) ** 2 - multiplier**2) / (2 * rho)
+    return covered / weighted + 0.5 * auxiliary / whole + anchor / whole - 0.3 * reward + lagrangian
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_value_is_that_of_a_plain_loop(given: bool) -> None:
+    made, labels = random_members(0)
+    correct = (torch.rand(40, generator=torch.Generator().manual_seed(3)) < 0.7).float() if given else None
+    loss = SelectiveLoss(2, WEIGHTS, SETTINGS)
+    loss.multiplier.copy_(torch.tensor([0.0, 1.5]))
+    expected = sum(by_hand(m, made, labels, correct, float(loss.multiplier[m])) for m in range(2)) / 2
+    assert float(loss(made, labels, correct)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_warm_up_is_class_and_auxiliary_loss_alone() -> None:
+    made, labels = random_members(1)
+    evidence = made.evidence.requires_grad_()
+    loss = SelectiveLoss(2, WEIGHTS, SETTINGS)
+    found = loss(made._replace(evidence=evidence), labels, warm=True)
+    plain = [
+        torch.nn.functional.cross_entropy(logits, labels, WEIGHTS, label_smoothing=0.1) * weight
+        for part, weight in ((made.logits, 1.0), (made.aux, 0.5))
+        for logits in part
+    ]
+    assert float(found.detach()) == pytest.approx(float(sum(plain)) / 2, rel=1e-5)
+    found.backward()
+    assert evidence.grad is not None  # every parameter has a gradient, for DDP
+    assert not evidence.grad.any()
+    loss.dual_step()
+    assert not loss.multiplier.any()
+
+
+def test_gradient_of_the_evidence_matches_finite_differences() -> None:
+    made, labels = random_members(2, cases=12)
+    evidence = made.evidence.clone().requires_grad_()
+    loss = SelectiveLoss(2, WEIGHTS, SETTINGS).eval()
+    loss.multiplier.fill_(1.0)
+    loss(made._replace(evidence=evidence), labels).backward()
+    step = 0.02
+    for place in [(0, 0), (0, 5), (1, 3), (1, 11)]:
+        moved = []
+        for sign in (1, -1):
+            other = made.evidence.clone()
+            other[place] += sign * step
+            moved.append(float(loss(made._replace(evidence=other), labels)))
+        assert float(evidence.grad[place]) == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=0.02, abs=2e-5)
+
+
+def test_the_constraint_shapes_the_gate_only() -> None:
+    made, labels = random_members(3)
+    logits = made.logits.clone().requires_grad_()
+    settings = SelectiveSettings(0.0325, 0.0, 0.0, 0.0)
+    gradients = []
+    for multiplier in (0.0, 9.0):
+        loss = SelectiveLoss(2, WEIGHTS, settings)
+        loss.multiplier.fill_(multiplier)
+        logits.grad = None
+        loss(made._replace(logits=logits), labels).backward()
+        gradients.append(logits.grad.clone())
+    assert torch.equal(*gradients)
+
+
+def test_the_running_constraint_has_its_value_and_the_batchs_gradient() -> None:
+    made, labels = random_members(4, members=1)
+    loss = SelectiveLoss(1, WEIGHTS, SETTINGS)
+    loss.violation.fill_(40.0)
+    loss.positives.fill_(200.0)
+    terms = torch.full((1, 10), -0.01, requires_grad=True)
+    loss._lagrangian(terms).sum().backward()
+    value = (0.95 * 40 - 0.1) / (0.95 * 200 + 10)
+    torch.testing.assert_close(terms.grad, torch.full((1, 10), SETTINGS.penalty * value / 10))
+    assert torch.isfinite(loss(made, labels))
+
+
+def test_accumulated_batches_count_as_one() -> None:
+    whole, halves = (SelectiveLoss(2, WEIGHTS, SETTINGS) for _ in range(2))
+    for seed in range(5):
+        made, labels = random_members(seed)
+        whole(made, labels)
+        for part in (slice(0, 13), slice(13, 40)):
+            cut = Members(*(tensor[:, part] for tensor in made))
+            halves(cut, labels[part])
+        whole.dual_step()
+        halves.dual_step()
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(halves.state_dict()[name], tensor)
+    assert (whole.multiplier > 0).all()
+    assert (whole.multiplier <= SETTINGS.largest_multiplier).all()
+
+
+def test_validation_leaves_the_state_alone_and_a_checkpoint_holds_it() -> None:
+    made, labels = random_members(5)
+    loss = SelectiveLoss(2, WEIGHTS, SETTINGS)
+    loss(made, labels)
+    loss.dual_step()
+    before = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    loss.eval()(made, labels)
+    loss.dual_step()
+    again = SelectiveLoss(2, WEIGHTS, SETTINGS)
+    again.load_state_dict(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loss.state_dict().items())
+    assert float(again(made, labels)) == float(loss(made, labels))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_batch_that_lacks_a_class_skips_its_terms(label: int) -> None:
+    made, _ = random_members(6)
+    loss = SelectiveLoss(2, WEIGHTS, SETTINGS)
+    assert torch.isfinite(loss(made, torch.full((40,), label)))
+    loss.dual_step()
+    assert bool(loss.positives > 0) == (label == 1)
+
+
+def test_autocast_changes_nothing() -> None:
+    made, labels = random_members(7)
+    half = Members(*(tensor.bfloat16() for tensor in made))
+    single = Members(*(tensor.float() for tensor in half))
+    loss = SelectiveLoss(2, WEIGHTS, SETTINGS).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss(half, labels), loss(single, labels))
+
+
+# ---- degenerate solutions, in a small training
+
+
+def population(seed: int, cases: int, positive_share: float = 0.15) -> tuple[Tensor, Tensor]:
+    """A signal in the first column; every eighth positive looks like a negative, and a column half betrays it."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(cases, generator=rng) < positive_share).long()
+    hard = (torch.rand(cases, generator=rng) < 0.125) & (labels == 1)
+    features = torch.randn(cases, 6, generator=rng)
+    features[:, 0] += torch.where((labels == 1) & ~hard, 2.5, -2.5)
+    features[:, 1] += 1.5 * hard
+    return features, labels
+
+
+STEPS = 150
+
+
+def trained(settings: SelectiveSettings, warm: int = 50, bias: float = 0.0) -> SelectiveHeads:
+    torch.manual_seed(0)
+    heads = SelectiveHeads(6, 2, 2, 0.0)
+    torch.nn.init.constant_(heads.gate.bias, bias)
+    features, labels = population(1, 3000)
+    counts = torch.bincount(labels)
+    loss = SelectiveLoss(2, len(labels) / (2 * counts), settings)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=3e-3)
+    rng = torch.Generator().manual_seed(2)
+    for step in range(STEPS):
+        taken = torch.randint(len(labels), (256,), generator=rng)
+        optimizer.zero_grad()
+        loss(heads(features[taken]), labels[taken], warm=step < warm).backward()
+        loss.dual_step()
+        optimizer.step()
+    return heads.eval()
+
+
+@torch.no_grad()
+def behaviour(heads: SelectiveHeads) -> dict[str, float]:
+    features, labels = population(9, 6000)
+    members = heads(features)
+    logits = members.logits.mean(0)
+    exits = signed_gate(logits, members.evidence.mean(0)).sigmoid()
+    answers, positive = margin(logits) >= 0, labels == 1
+    missed = (~answers[positive]).float()
+    return {
+        "positives": float(exits[positive].mean()),
+        "negatives": float(exits[~positive].mean()),
+        "fnr": float((exits[positive] * missed).sum() / exits[positive].sum()),
+        "plain_fnr": float(missed.mean()),
+        "found": float(exits[positive & answers].mean()),
+        "accuracy": float((answers == positive).float().mean()),
+        "answered_1": float(answers.float().mean()),
+    }
+
+
+TRAINED = SelectiveSettings(0.65 * 0.05, 0.5, 0.3, 1.0, 0.05)
+
+
+@pytest.fixture(scope="module")
+def solution() -> dict[str, float]:
+    return behaviour(trained(TRAINED))
+
+
+def test_the_gate_lets_both_classes_out(solution: dict[str, float]) -> None:
+    assert solution["positives"] > 0.4
+    assert solution["negatives"] > 0.4
+
+
+def test_not_only_predicted_negatives_exit(solution: dict[str, float]) -> None:
+    """Then the few exited positives would all be misses: the commonest trap under imbalance."""
+    assert solution["found"] > 0.5
+    assert solution["fnr"] < solution["plain_fnr"]
+
+
+def test_the_gate_is_not_open_while_the_constraint_is_broken() -> None:
+    """With no other reason to close, the multiplier alone closes it for the misses."""
+    free = SelectiveSettings(TRAINED.target, 0.5, 0.3, 0.0, 0.05, penalty=1e-6, largest_multiplier=0.0)
+    held = SelectiveSettings(TRAINED.target, 0.5, 0.3, 0.0, 0.05)
+    without, with_it = behaviour(trained(free)), behaviour(trained(held))
+    assert with_it["fnr"] < 0.75 * without["fnr"]
+    assert with_it["positives"] > 0.3
+
+
+def test_the_classifier_keeps_its_accuracy_and_does_not_answer_1_always(solution: dict[str, float]) -> None:
+    warm = behaviour(trained(TRAINED, warm=STEPS))
+    assert abs(solution["accuracy"] - warm["accuracy"]) <= 0.01
+    assert solution["answered_1"] < 0.3
+
+
+def test_training_leads_out_of_the_trap() -> None:
+    """Begun where only predicted negatives exit: coverage reward and selective loss bring the positives back."""
+    rewarded = SelectiveSettings(TRAINED.target, 0.5, 0.3, 0.0, 0.05)
+    assert behaviour(trained(rewarded, warm=0, bias=-12.0))["found"] > 0.5
+
+
+def test_the_reward_of_a_class_grows_as_it_is_given_up() -> None:
+    made, labels = random_members(8)
+    pulls = []
+    for shift in (0.0, -4.0, -8.0):
+        evidence = torch.where(margin(made.logits) >= 0, shift, -shift).requires_grad_()
+        loss = SelectiveLoss(2, WEIGHTS, SelectiveSettings(0.0325, 0.0, 1.0, 0.0)).eval()
+        loss._by_class(signed_gate(made.logits, evidence).sigmoid(), made.logits, labels).sum().backward()
+        share = signed_gate(made.logits, evidence.detach()).sigmoid()
+        pulls.append(float(evidence.grad.abs().sum() / (share * (1 - share)).sum()))
+    assert pulls[0] < pulls[1] < pulls[2]

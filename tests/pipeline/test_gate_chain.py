@@ -1,0 +1,208 @@
+"""Phase 3 from training to decisions: the same contract as softmax, with a gate in between."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SCRIPTS
+from test_interruption import resume, same_result
+
+from stage1_pro.core.models.stage1 import load_model, read_tensors
+from stage1_pro.core.policies import load_exit_policy
+from stage1_pro.core.predictor import Stage1Predictor
+from stage1_pro.core.run import Run
+
+FLAGS = ["--phase", "3", "--exit_policy", "gate", "--head_ensemble", "2", "--epochs", "6", "--target_fnr_exit", "0.1"]
+
+
+@pytest.fixture(scope="session")
+def gated_once(config, tmp_path_factory) -> Path:
+    """One phase-3 run, trained and scored; tests take copies."""
+    run = tmp_path_factory.mktemp("gated") / "run"
+    flags = ["--config", str(config), *FLAGS, "--run", str(run)]
+    for name in ("00_make_splits", "20_train"):
+        subprocess.run([sys.executable, str(SCRIPTS / f"{name}.py"), *flags], check=True, capture_output=True)
+    return run
+
+
+@pytest.fixture
+def gated(gated_once, tmp_path) -> Path:
+    return shutil.copytree(gated_once, tmp_path / "runs" / "gated", symlinks=True)
+
+
+def test_training_logs_the_gate_and_scores_carry_it(gated):
+    metrics = pd.read_csv(gated / "metrics.csv")
+    wanted = ["val_gate_augrc", "val_gate_soft_coverage_pos", "val_gate_soft_coverage_neg", "val_gate_coverage_pos"]
+    wanted += ["val_gate_exited_positives", "val_gate_misses", "val_gate_fnr", "val_gate_auroc", "val_gate_spearman"]
+    assert metrics[[*wanted, "gate_constraint", "gate_multiplier", "train_accuracy"]].shape == (len(metrics), 12)
+    assert (metrics["gate_constraint"].iloc[:2] == 0).all()  # warm-up
+    assert (metrics["gate_constraint"].iloc[2:] != 0).all()
+    for split in ("val_select", "val_calib"):
+        scores = Run(gated).scores(split)
+        assert scores.gate_logit is not None
+        assert np.isfinite(scores.gate_logit).all()
+
+
+def test_val_select_has_out_of_fold_gate_logits_and_val_calib_the_models_own(gated, images):
+    predictor, run = Stage1Predictor.from_run(Run(gated), "cpu"), Run(gated)
+    found = {}
+    for split in ("val_select", "val_calib"):
+        scores = run.scores(split)
+        paths = [str(images / name) for name in scores.case_id]
+        outputs = next(predictor.outputs(paths, batch_size=len(paths)))
+        np.testing.assert_allclose(outputs.logits, scores.logits, atol=1e-4)
+        found[split] = np.abs(outputs.gate_logit - scores.gate_logit).max()
+    assert found["val_calib"] < 1e-3
+    assert found["val_select"] > 1e-2
+
+
+@pytest.mark.parametrize("calibrator", ["platt", "isotonic", "quantile"])
+def test_the_chain_ends_in_a_bundle_that_decides_as_the_run_does(gated, script, images, tmp_path, calibrator):
+    outcome = script("33_calibrate_gate", "--run", gated, "--calibrator", calibrator)
+    assert outcome.status == 0, outcome
+    assert "softmax policy" in outcome.out
+    policy = json.loads((gated / "gateparams.json").read_text())
+    assert policy["fnr_upper_bound"] <= 0.1
+    assert "softmax" in policy["diagnostics"]["baselines"]
+    assert script("40_eval_selective", "--run", gated).status == 0
+    assert "Reliability of the calibrated gate" in (gated / "report.html").read_text()
+    assert (gated / "figures" / "gate_training.png").exists()
+    assert script("50_export_bundle", "--run", gated).status == 0
+    scores = Run(gated).scores("val_test")
+    expected = load_exit_policy(gated / "bundle").decide(scores)
+    again = Stage1Predictor.from_run(Run(gated), "cpu").policy.decide(scores)
+    assert np.array_equal(again.exits, expected.exits)
+    assert np.array_equal(again.scores, expected.scores)
+    assert expected.exits.sum() == sum(map(sum, json.loads((gated / "eval.json").read_text())["confusion"]["exits"]))
+    out = tmp_path / "d.parquet"
+    assert script("60_predict", gated / "bundle", images, "--format", "parquet", "--out", out).status == 0
+    table = pd.read_parquet(out)
+    table.index = [path.rsplit("/", 1)[1] for path in table["id"]]
+    np.testing.assert_allclose(table.loc[list(scores.case_id), "score"], expected.scores, atol=1e-3)
+
+
+def test_unreadable_images_are_deferred(gated, script, tmp_path, images):
+    for name in ("33_calibrate_gate", "40_eval_selective", "50_export_bundle"):
+        script(name, "--run", gated)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes((images / "001.png").read_bytes()[:90])
+    outcome = script("60_predict", gated / "bundle", tmp_path / "in", "--out", tmp_path / "d.csv")
+    assert outcome.status == 4
+    assert list(pd.read_csv(tmp_path / "d.csv")["decision"]) == ["defer"]
+
+
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, gated_once, tmp_path):
+    """Multipliers, running constraint and out-of-fold targets come back with the checkpoint."""
+    run = tmp_path / "run"
+    flags = ["--config", str(config), *FLAGS, "--run", str(run)]
+    subprocess.run([sys.executable, str(SCRIPTS / "00_make_splits.py"), *flags], check=True, capture_output=True)
+    command = [sys.executable, str(SCRIPTS / "20_train.py"), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in process.stdout:
+        if "epoch 4/" in line:
+            process.kill()
+            break
+    process.communicate(timeout=120)
+    state = read_tensors(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert {"loss.multiplier", "loss.violation", "loss.positives"} <= set(state)
+    assert float(state["loss.positives"]) > 0
+    resume(run)
+    same_result(run, gated_once)
+
+
+def test_a_single_head_begins_a_gated_run(trained, config, script, tmp_path):
+    flags = ["--config", config, *FLAGS, "--epochs", "1", "--warmup_epochs", "0", "--gate_refit", "false"]
+    run = tmp_path / "runs" / "from2"
+    script("00_make_splits", *flags, "--run", run)
+    assert script("20_train", *flags, "--run", run, "--init_from", trained).status == 0
+    model = load_model(run / "model_best.pth")
+    assert model.heads.members == 2
+    metrics, cold = pd.read_csv(run / "metrics.csv"), pd.read_csv(trained / "metrics.csv")
+    assert metrics["val_accuracy"].iloc[0] >= cold["val_accuracy"].iloc[0]
+
+
+def test_images_train_with_targets_of_their_own_and_the_warning(config, script, tmp_path):
+    flags = ["--config", config, *FLAGS, "--epochs", "3", "--feature_cache", "'off'", "--lr_head", "3e-2"]
+    run = tmp_path / "runs" / "images"
+    script("00_make_splits", *flags, "--run", run)
+    outcome = script("20_train", *flags, "--run", run)
+    assert outcome.status == 0, outcome
+    last = pd.read_csv(run / "metrics.csv").iloc[-1]
+    assert ("nearly constant" in outcome.out) == (last["train_accuracy"] > 0.98)
+    assert np.isfinite(Run(run).scores("val_select").gate_logit).all()
+
+
+def test_too_few_groups_of_a_class_keep_the_trained_gate(config, script, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["train"] * 100 + ["val_select"] * 20 + ["val_calib"] * 80 + ["val_test"] * 40
+    rows = [
+        f"{i:03d}.png,{('blue', 'red')[i % 2]},g{i % 2 if 100 <= i < 120 else i + 9},{s}" for i, s in enumerate(names)
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,group,split", *rows]) + "\n")
+    flags = ["--config", config, *FLAGS, "--epochs", "2", "--dataset_params.sources"]
+    flags += [f"[{{root: {images}, labels: labels.csv}}]", "--run", "runs/few"]
+    script("00_make_splits", *flags)
+    outcome = script("20_train", *flags)
+    assert outcome.status == 0, outcome
+    assert "too few groups of a class to fit the gate again" in outcome.out
+
+
+def refused(outcome, *fragments: str) -> None:
+    assert outcome.status == 2, outcome
+    assert "Traceback" not in outcome.err
+    for fragment in fragments:
+        assert fragment in outcome.err
+
+
+def test_the_wrong_script_is_named(gated, trained, script):
+    refused(script("33_calibrate_gate", "--run", trained), "exit_policy is 'softmax'", "25_threshold_sweep.py")
+    refused(script("25_threshold_sweep", "--run", gated), "exit_policy is 'gate'", "33_calibrate_gate.py")
+    refused(script("33_calibrate_gate", "--run", gated, "--calibrator", "beta"), "calibrator", "'platt'")
+    assert not (gated / "gateparams.json").exists()
+    assert not (gated.parent / "calibrations.csv").exists()
+
+
+def test_a_gate_on_a_single_head_checkpoint_is_refused(trained, script):
+    config = json.loads((trained / "config.json").read_text())
+    (trained / "config.json").write_text(json.dumps({**config, "phase": 3, "exit_policy": "gate"}))
+    refused(script("33_calibrate_gate", "--run", trained), "hold no gate_logit", "single head", "--phase 3")
+    assert not (trained / "gateparams.json").exists()
+    assert not (trained.parent / "calibrations.csv").exists()
+
+
+def test_an_anti_informative_gate_is_refused_with_advice(gated, script):
+    for split in ("val_select", "val_calib"):
+        scores = Run(gated).scores(split)
+        scores.labels[:60] = 1 - scores.labels[:60]  # wrong answers enough to tell a slope
+        right = (scores.logits[:, 1] >= scores.logits[:, 0]) == scores.labels
+        rng = np.random.default_rng(0)
+        scores.gate_logit[:] = rng.normal(np.where(right, -2, 2), 1)
+        scores.write(gated / "scores" / f"{split}.parquet")
+    refused(script("33_calibrate_gate", "--run", gated), "anti-informative", "exit_policy: softmax")
+    assert not (gated / "gateparams.json").exists()
+
+
+def test_nothing_certified_is_status_3(gated, script):
+    outcome = script("33_calibrate_gate", "--run", gated, "--target_fnr_exit", "0.001")
+    assert outcome.status == 3
+    assert "nothing certified" in outcome.err
+    assert not (gated / "gateparams.json").exists()
+    assert "nothing certified" in (gated.parent / "calibrations.csv").read_text()
+
+
+def test_three_classes_have_no_gate(config, script, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i:03d}.png,{('blue', 'red', 'green')[i % 3]}" for i in range(60)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    source = ["--dataset_params.sources", f"[{{root: {images}, labels: labels.csv}}]"]
+    names = ["--dataset_params.class_names", "null"]
+    refused(
+        script("20_train", "--config", config, *FLAGS, *source, *names, "--dry_run"),
+        "the labels have 3 classes (blue, green, red); phase 3 trains a gate, which needs two",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]

@@ -1,0 +1,186 @@
+"""The gate policy: calibrated and certified like softmax, stored as JSON, applied bit for bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from policy_cases import from_z
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.errors import NothingCertified, UserError
+from stage1_pro.core.policies.certify import predicted_coverage
+from stage1_pro.core.policies.gate import GateExitPolicy, calibrate_gate, gate_scores
+from stage1_pro.core.policies.load import policy_from_artifact
+from stage1_pro.core.policies.softmax import answers, calibrate_softmax
+from stage1_pro.core.run import Risk
+from stage1_pro.core.scores import Scores
+
+RISK = Risk(0.1, 0.9)
+KINDS = ["platt", "isotonic", "quantile"]
+
+
+def split(seed: int, cases: int = 3000, knowledge: float = 1.5) -> Scores:
+    """Half the cases positive; the gate knows more of right and wrong than z does."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, cases)
+    z = rng.normal(np.where(labels == 1, 1.2, -1.2), 1)
+    made = from_z(z, labels)
+    right = answers(made.logits) == labels
+    gate = 0.5 * np.abs(z) + rng.normal(np.where(right, knowledge, -knowledge), 1)
+    return replace(made, gate_logit=gate.astype(np.float32))
+
+
+def header() -> dict:
+    digests = dict.fromkeys(("model_digest", "splits_digest"), "0" * 64)
+    named = {"schema_version": 1, "run_id": "test", "created_at": "2025-01-01T00:00:00Z", "calib_use_count": 1}
+    return {**named, **digests, "target_fnr_exit": RISK.target_fnr, "fnr_confidence": RISK.confidence}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_read_back_decides_the_same(tmp_path: Path, kind: str) -> None:
+    select, calib, fresh = (split(seed) for seed in range(3))
+    found = calibrate_gate(select, calib, RISK, kind)
+    fields = found.fields()
+    artifacts.write_json(tmp_path / "gateparams.json", {**header(), **fields}, "gateparams")
+    policy = policy_from_artifact("gate", artifacts.read_json(tmp_path / "gateparams.json", "gateparams"))
+    assert isinstance(policy, GateExitPolicy)
+    assert policy.calibrator_params == found.params
+    assert policy.gate_threshold.hex() == fields["gate_threshold"].hex()
+    for cases in (select, calib, fresh):
+        scores = gate_scores(found.params, cases)
+        decisions = policy.decide(cases)
+        assert np.array_equal(decisions.exits, scores >= fields["gate_threshold"])
+        assert np.array_equal(decisions.predictions, answers(cases.logits))
+    assert policy.decide(calib).exits.sum() == fields["val_calib_metrics"]["exited"]
+    for size in (1, 7, 64):
+        parts = [
+            policy.decide(replace(fresh, logits=fresh.logits[i : i + size], gate_logit=fresh.gate_logit[i : i + size]))
+            for i in range(0, 640, size)
+        ]
+        assert np.array_equal(np.concatenate([p.exits for p in parts])[:640], policy.decide(fresh).exits[:640])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gate_that_knows_more_covers_more_and_says_so(kind: str) -> None:
+    select, calib = split(0), split(1)
+    found = calibrate_gate(select, calib, RISK, kind)
+    fields = found.fields()
+    softmax = calibrate_softmax(select, calib, RISK).record()
+    gain = fields["coverage"] - softmax["coverage"]
+    assert gain > (-0.02 if kind == "isotonic" else 0.02)  # an isotonic map ties at its top
+    assert fields["diagnostics"]["baselines"]["softmax"]["coverage"] == softmax["coverage"]
+    assert fields["diagnostics"]["baselines"]["softmax"]["certified"]
+    assert ("no gain" if kind == "isotonic" else "coverage over the softmax policy") in found.notes[0]
+
+
+def test_no_gain_names_the_softmax_run() -> None:
+    found = calibrate_gate(split(0, knowledge=0.05), split(1, knowledge=0.05), RISK)
+    assert "no gain over the softmax policy" in found.notes[0]
+    assert "exit_policy: softmax is the better choice" in found.notes[0]
+
+
+def test_nothing_certified_is_an_outcome() -> None:
+    select, calib = split(0, 60), split(1, 60)
+    found = calibrate_gate(select, calib, Risk(0.001, 0.95))
+    with pytest.raises(NothingCertified):
+        found.fields()
+    strict = calibrate_gate(split(0), split(1), RISK)
+    unsure = replace(strict, baseline=found.baseline)
+    assert unsure.fields()["diagnostics"]["baselines"]["softmax"]["certified"] is False
+
+
+def test_scores_without_a_gate_are_refused() -> None:
+    plain = replace(split(0), gate_logit=None)
+    with pytest.raises(UserError, match=r"scores of val_calib hold no gate_logit.*single head.*--phase 3"):
+        calibrate_gate(plain, plain, RISK)
+    params = {"type": "platt", "answer_0": {"a": 1.0, "b": 0.0}, "answer_1": {"a": 1.0, "b": 0.0}}
+    with pytest.raises(UserError, match="single head"):
+        GateExitPolicy(0.5, params).decide(plain)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_never_exits(bad: float) -> None:
+    params = {"type": "platt", "answer_0": {"a": 1.0, "b": 0.0}, "answer_1": {"a": 1.0, "b": 0.0}}
+    cases = split(0, 4)
+    gate, logits = np.array([bad, 9, 9, 9], np.float32), np.array([[0, 1], [bad, 0], [0, bad], [0, 1]], np.float32)
+    exits = GateExitPolicy(0.0, params).decide(replace(cases, gate_logit=gate, logits=logits)).exits
+    assert exits.tolist() == [False, False, False, True]
+
+
+def test_labels_of_calib_move_no_calibrator_and_no_candidate() -> None:
+    select, calib = split(0), split(1)
+    found = calibrate_gate(select, calib, RISK)
+    shuffled = replace(calib, labels=np.random.default_rng(0).permutation(calib.labels))
+    other = calibrate_gate(select, shuffled, RISK)
+    assert (other.params, other.calibration.parameters) == (found.params, found.calibration.parameters)
+    assert (other.calibration.walk.start, other.notes) == (found.calibration.walk.start, found.notes)
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict:
+    return {**header(), **calibrate_gate(split(0), split(1), RISK).fields()}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gate_threshold": 1.5}, "$.gate_threshold is 1.5; allowed 0 to 1"),
+        ({"gate_threshold": None}, "$.gate_threshold is null"),
+        ({"gate_treshold": 0.5}, "did you mean 'gate_threshold'?"),
+        ({"calibrator_type": "sigmoid"}, "$.calibrator_type is"),
+        ({"calibrator_type": "isotonic"}, "$.calibrator_type is 'isotonic' and $.calibrator_params.type 'platt'"),
+        ({"calibrator_params": {"type": "platt"}}, "$.calibrator_params.answer_0 is missing"),
+        ({"calibrator_params": {}}, "$.calibrator_params.type is missing"),
+        (
+            {
+                "calibrator_params": {
+                    "type": "platt",
+                    "answer_0": {"a": -1.0, "b": 0.0},
+                    "answer_1": {"a": 1.0, "b": 0.0},
+                }
+            },
+            "$.calibrator_params.answer_0.a is -1.0; allowed number, above 0",
+        ),
+        (
+            {
+                "calibrator_type": "isotonic",
+                "calibrator_params": {
+                    "type": "isotonic",
+                    "answer_0": {"x": [1.0, 0.0], "y": [0.1, 0.2]},
+                    "answer_1": {"x": [0.0], "y": [0.1]},
+                },
+            },
+            "answer_0 is no rising map",
+        ),
+        (
+            {
+                "calibrator_type": "isotonic",
+                "calibrator_params": {
+                    "type": "isotonic",
+                    "answer_0": {"x": [0.0], "y": [1.1]},
+                    "answer_1": {"x": [0.0], "y": [0.1]},
+                },
+            },
+            "$.calibrator_params.answer_0.y[0] is 1.1",
+        ),
+    ],
+)
+def test_a_policy_file_that_makes_no_policy_is_refused(tmp_path: Path, whole: dict, change: dict, words: str) -> None:
+    import json
+
+    path = tmp_path / "gateparams.json"
+    path.write_text(json.dumps({**whole, **change}))
+    with pytest.raises(UserError) as refused:
+        policy_from_artifact("gate", artifacts.read_json(path, "gateparams"))
+    assert words in str(refused.value)
+    assert "33_calibrate_gate.py" in str(refused.value)
+
+
+def test_predicted_coverage_is_where_the_walk_would_end() -> None:
+    select = split(0)
+    found = calibrate_gate(select, select, RISK).calibration  # val_calib like val_select, exactly
+    counts = found.walk.calib
+    end = predicted_coverage(counts, select.positives, RISK.target_fnr, RISK.delta)
+    assert end == found.every.coverage[found.walk.answer]
+    assert predicted_coverage(counts, 10, 0.001, 0.05) == 0
