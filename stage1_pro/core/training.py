@@ -116,7 +116,9 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable,
         return
     features = _features(run, config, model, cases)
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features)
-    module = _module(config, model, data, features)
+    cached = None if features is None else features["train"]
+    groups = data.frames["train"]["group"].to_numpy()
+    module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
     if config.compile:
         model.compile()
     os.environ[LAUNCHED_RUN] = str(run.path)  # Lightning's launcher starts this script again, once a device
@@ -217,19 +219,23 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     )
 
 
-def _module(
-    config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule, features: dict[str, np.ndarray] | None
+def make_module(
+    config: Stage1ProConfig,
+    model: Stage1Model,
+    class_counts: np.ndarray,
+    features: np.ndarray | None,
+    labels: np.ndarray,
+    groups: np.ndarray,
 ) -> Stage1Module:
-    counts, from_features = data.class_counts, features is not None
+    """The phase's Lightning module. features: (N, D) of the training split where they are cached; labels, groups:
+    (N,) of the same cases, from which a gate's out-of-fold targets are made."""
+    from_features = features is not None
     if model.heads is None:
-        return Stage1Module(model, config, counts, from_features)
-    module = SelectiveModule(model, config, counts, from_features)
+        return Stage1Module(model, config, class_counts, from_features)
+    module = SelectiveModule(model, config, class_counts, from_features)
     if features is not None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        groups = data.frames["train"]["group"].to_numpy()
-        module.correct = out_of_fold_correct(
-            features["train"], data.labels("train"), groups, module.class_weights, config, device
-        )
+        module.correct = out_of_fold_correct(features, labels, groups, module.class_weights, config, device)
     return module
 
 

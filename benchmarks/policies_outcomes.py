@@ -1,0 +1,53 @@
+"""What the policies of a phase do on the test split, each as shipped."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from stage1_pro.core.errors import NothingCertified, UserError
+from stage1_pro.core.metrics.exits import count_decisions
+from stage1_pro.core.policies.gate import calibrate_gate
+from stage1_pro.core.policies.load import policy_from_artifact
+from stage1_pro.core.policies.softmax import calibrate_softmax
+from stage1_pro.core.run import Risk
+from stage1_pro.core.scores import Scores
+
+CONFIDENCE = 0.95
+
+
+def _softmax(select: Scores, calib: Scores, risk: Risk) -> dict[str, Any]:
+    found = calibrate_softmax(select, calib, risk)
+    return {"exit_threshold": found.parameters[found.demand_certified()]["threshold"]}
+
+
+def _gate(kind: str) -> Callable[[Scores, Scores, Risk], dict[str, Any]]:
+    return lambda select, calib, risk: calibrate_gate(select, calib, risk, kind).fields()
+
+
+POLICIES: dict[int, dict[str, tuple[str, Callable[[Scores, Scores, Risk], dict[str, Any]]]]] = {
+    2: {"softmax": ("softmax", _softmax)},
+    3: {
+        "gate": ("gate", _gate("quantile")),
+        "heads alone": ("softmax", _softmax),
+        "gate, Platt": ("gate", _gate("platt")),
+        "gate, isotonic": ("gate", _gate("isotonic")),
+    },
+}
+
+
+def outcomes(scores: dict[str, Scores], phase: int, target: float) -> Iterator[dict[str, Any]]:
+    """One line a policy: coverage, FNR, FPR and accuracy on exits on val_test; coverage 0 where nothing certified."""
+    select, calib, test = (scores[name] for name in ("val_select", "val_calib", "val_test"))
+    for column, (name, calibrate) in POLICIES[phase].items():
+        line = {"column": column, "target": target, "coverage": 0.0}
+        try:
+            policy = policy_from_artifact(name, calibrate(select, calib, Risk(target, CONFIDENCE)))
+        except (NothingCertified, UserError) as error:
+            yield {**line, "refused": str(error).split("\n")[0][:120]}
+            continue
+        decided = policy.decide(test)
+        counts = count_decisions(decided.exits, decided.predictions, test.labels)
+        shares = {"fnr": counts.fnr, "fpr": counts.fpr, "accuracy": counts.accuracy}
+        known = {key: float(value[0]) for key, value in shares.items() if not np.isnan(value[0])}
+        yield {**line, "coverage": float(counts.coverage[0]), **known}
