@@ -134,7 +134,7 @@ class Stage1ProConfig:
     """Reward of the log share of each class that exits, 0 or more: no target, only a push; from phase 3."""
     gate_refit: bool = True
     """Fit the linear gate again on val_select, cross-fitted, after training; from phase 3."""
-    head_ensemble: int = 5
+    head_ensemble: int = 8
     """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
     bootstrap_samples: int = 1000
     """Bootstrap resamples behind the intervals of the report, 100 or more."""
