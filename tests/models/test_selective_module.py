@@ -8,6 +8,7 @@ import torch
 from test_heads import gated_model
 
 from stage1_pro.core.config import config_from_dict
+from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.models.selective_module import SelectiveModule
 
 WELL = {"train_accuracy": 0.9, "val_gate_soft_coverage_pos": 0.5, "val_gate_std": 1.0}
@@ -38,3 +39,23 @@ def test_alarms_name_the_sign_and_the_mend(figures: dict[str, float], words: str
 def test_no_alarm_where_all_is_well_or_targets_are_out_of_fold() -> None:
     assert alarms(2) == []
     assert alarms(2, torch.ones(5), train_accuracy=0.99) == []
+
+
+def test_heads_side_by_side_have_the_gradient_norm_of_one_head() -> None:
+    """Then clipping acts on an ensemble as on a single head."""
+    single, norms = gated_model(1), []
+    features = torch.randn(30, single.features, generator=torch.Generator().manual_seed(1))
+    batch = Batch(features, torch.arange(30) % 2, torch.arange(30))
+    for members in (1, 4):
+        logged: dict[str, torch.Tensor] = {}
+        model = gated_model(members)
+        for own, one in zip(model.parameters(), single.parameters(), strict=True):
+            own.data = one.detach().repeat(own.shape[0] // one.shape[0], *[1] * (own.ndim - 1))
+        module = SelectiveModule(model, config_from_dict({"phase": 3, "epochs": 1}, "test"), np.array([80, 20]), True)
+        module._trainer = SimpleNamespace(current_epoch=0)
+        module.log_dict = lambda figures, logged=logged, **_: logged.update(figures)
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        norms.append(float(torch.cat([p.grad.flatten() for p in model.heads.parameters()]).norm()))
+        assert float(loss.detach()) == pytest.approx(float(logged["train_loss"].detach()) * members**0.5)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)

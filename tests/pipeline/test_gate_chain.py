@@ -110,7 +110,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, gated_once, t
     process.communicate(timeout=120)
     state = read_tensors(run / "checkpoints" / "last.ckpt")["state_dict"]
     assert {"loss.multiplier", "loss.violation", "loss.positives"} <= set(state)
-    assert float(state["loss.positives"]) > 0
+    assert bool((state["loss.positives"] > 0).all())
     resume(run)
     same_result(run, gated_once)
 

@@ -10,11 +10,12 @@ is rewarded by its logarithm, so that neither can be given up.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import softplus
 
 from stage1_pro.core.models.heads import Members, margin, signed_gate
 
@@ -36,37 +37,46 @@ class SelectiveSettings:
     memory: float = 0.95
 
 
-class BatchTerms(NamedTuple):
-    """What one batch contributes, before the heads are averaged; each (M,)."""
+class Parts(NamedTuple):
+    """What a batch gives every loss of this family, float32; (M, B) where nothing else is said."""
 
-    loss: Tensor
-    violation: Tensor
-    """Sum of s·(f − α_t) over the batch's positives."""
+    gate: Tensor
+    """g, log-odds that the answer is right."""
+    risk: Tensor
+    """Class-weighted, smoothed cross entropy of the answer."""
+    missed: Tensor
+    """f, 1 where the answer is 0; no gradient."""
+    weights: Tensor
+    """(B,) class weight of each case."""
+    positive: Tensor
+    """(B,) 1 where the label is 1."""
+    auxiliary: Tensor
+    """(M,) loss of the auxiliary head, weighted."""
+    anchor: Tensor
+    """(M,) cross entropy of the gate with "the answer is right", weighted."""
 
 
 class SelectiveLoss(nn.Module):
-    """The loss of M heads, each under a constraint of its own; its mean over the heads is returned.
+    """The losses of M heads, (M,), each under a constraint of its own.
 
     class_weights: (2,). The state (multipliers and running constraint) is in buffers, and so in the
-    checkpoint; it moves in `dual_step`, which is to be called once an optimizer step, so that accumulated
-    batches count as one.
+    checkpoint; it moves in `dual_step`, which is to be called once an optimizer step on every rank, so
+    that accumulated batches count as one.
     """
 
     class_weights: Tensor
     multiplier: Tensor
     violation: Tensor
     positives: Tensor
-    pending_violation: Tensor
-    pending_positives: Tensor
+    pending: Tensor
 
     def __init__(self, members: int, class_weights: Tensor, settings: SelectiveSettings):
         super().__init__()
         self.settings = settings
         self.register_buffer("class_weights", class_weights.float(), persistent=False)
-        for name in ("multiplier", "violation", "pending_violation"):
+        for name in ("multiplier", "violation", "positives"):
             self.register_buffer(name, torch.zeros(members))
-        for name in ("positives", "pending_positives"):
-            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("pending", torch.zeros(2, members))  # violation and positives since the last step
 
     @property
     def constraint(self) -> Tensor:
@@ -74,84 +84,95 @@ class SelectiveLoss(nn.Module):
         return self.violation / self.positives.clamp(min=1e-12)
 
     def forward(self, members: Members, labels: Tensor, correct: Tensor | None = None, warm: bool = False) -> Tensor:
-        """Mean loss over the heads, in float32 whatever autocast is in force.
+        """(M,) loss of each head, in float32 whatever autocast is in force.
 
         labels: (B,); correct: (B,) 1 where an out-of-fold model is right, None to use the heads' own answers.
         warm: class and auxiliary loss only.
         """
         with torch.autocast(labels.device.type, enabled=False):
-            logits, aux = members.logits.float(), members.aux.float()
-            gate = signed_gate(logits, members.evidence)
-            weights = self.class_weights[labels]
-            auxiliary = (self._cross_entropy(aux, labels)).sum(1) / weights.sum()
+            parts = self.parts(members, labels, correct)
             if warm:
-                plain = self._cross_entropy(logits, labels).sum(1) / weights.sum()
-                idle = 0.0 * gate.sum(1)  # under DDP every parameter needs a gradient
-                return (plain + self.settings.aux_weight * auxiliary + idle).mean()
-            exits = gate.sigmoid()
-            selective = (exits * self._cross_entropy(logits, labels)).sum(1) / (exits * weights).sum(1).clamp(min=1e-8)
-            anchor = self._anchor(logits, gate, labels, weights, correct)
-            total = selective + self.settings.aux_weight * auxiliary + self.settings.gate_loss_weight * anchor
-            return (total + self._by_class(exits, logits, labels)).mean()
+                idle = 0.0 * parts.anchor  # under DDP every parameter needs a gradient
+                return parts.risk.sum(1) / parts.weights.sum() + parts.auxiliary + idle
+            return self.constrained(parts) + parts.auxiliary + parts.anchor
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(M, B) weighted, smoothed cross entropy."""
-        flat = cross_entropy(
-            logits.flatten(0, 1),
-            labels.repeat(len(logits)),
-            self.class_weights,
-            reduction="none",
-            label_smoothing=self.settings.label_smoothing,
+    def parts(self, members: Members, labels: Tensor, correct: Tensor | None) -> Parts:
+        z, auxiliary = margin(members.logits.float()), margin(members.aux.float())
+        positive, weights = (labels == 1).float(), self.class_weights[labels]
+        answers = (z.detach() >= 0).float()
+        right = (answers == positive).float() if correct is None else correct.float()
+        gate = signed_gate(members.logits, members.evidence)
+        anchor = ((softplus(-gate) + (1 - right) * gate) * weights).sum(1) / weights.sum()
+        return Parts(
+            gate,
+            self._cross_entropy(z, positive),
+            1 - answers,
+            weights,
+            positive,
+            self.settings.aux_weight * self._cross_entropy(auxiliary, positive).sum(1) / weights.sum(),
+            self.settings.gate_loss_weight * anchor,
         )
-        return flat.view(logits.shape[:2])
 
-    def _anchor(self, logits: Tensor, gate: Tensor, labels: Tensor, weights: Tensor, correct: Tensor | None) -> Tensor:
-        """(M,) class-weighted cross entropy of the gate with "the answer is right"."""
-        own = ((margin(logits) >= 0) == (labels == 1)).float().detach()
-        target = own if correct is None else correct.float().expand_as(gate)
-        return (binary_cross_entropy_with_logits(gate, target, reduction="none") * weights).sum(1) / weights.sum()
+    def _cross_entropy(self, z: Tensor, positive: Tensor) -> Tensor:
+        """(M, B) weighted, smoothed cross entropy of a margin: −log p₁ is softplus(−z), −log p₀ is z more."""
+        smoothing, (negative_weight, positive_weight) = self.settings.label_smoothing, self.class_weights
+        of_0 = ((1 - smoothing) * (1 - positive) + smoothing / 2) * negative_weight
+        of_1 = ((1 - smoothing) * positive + smoothing / 2) * positive_weight
+        return (of_0 + of_1) * softplus(-z) + of_0 * z
 
-    def _by_class(self, exits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """(M,) coverage reward and constraint. A class that the batch lacks is left out."""
-        total = torch.zeros_like(exits[:, 0])
-        for label in (0, 1):
-            if bool((labels == label).any()):
-                share = exits[:, labels == label].mean(1).clamp(min=LEAST_COVERAGE)
-                total = total - 0.5 * self.settings.coverage_reward * share.log()
-        positive = labels == 1
-        if not bool(positive.any()):
-            return total
-        misses = (margin(logits) < 0).float().detach()
-        terms = (exits * (misses - self.settings.target))[:, positive]
+    def constrained(self, parts: Parts, used: Tensor | None = None) -> Tensor:
+        """(M,) selective risk, coverage reward and constraint at s = σ(g).
+
+        used: (M,) which heads are trained on it; the dual state takes in these alone.
+        """
+        exits = parts.gate.sigmoid()
+        terms = exits * (parts.missed - self.settings.target) @ parts.positive
         if self.training:
-            self.pending_violation += terms.detach().sum(1)
-            self.pending_positives += positive.sum()
-        return total + self._lagrangian(terms)
+            seen = torch.stack([terms.detach(), parts.positive.sum().expand_as(terms)])
+            self.pending += seen if used is None else seen * used
+        every = torch.ones_like(parts.positive)
+        return self.selective(exits, parts, every) + self._lagrangian(terms, parts.positive.sum())
 
-    def _lagrangian(self, terms: Tensor) -> Tensor:
-        """(M,) (max(0, μ + ρĈ)² − μ²) / 2ρ. Ĉ has the value of the running mean, this batch included, and the
-        batch's gradient: a batch's few positives alone would say too little."""
-        recent = self.settings.memory * self.violation + terms.detach().sum(1)
-        value = recent / (self.settings.memory * self.positives + terms.shape[1])
-        batch = terms.mean(1)
+    def selective(self, exits: Tensor, parts: Parts, counted: Tensor) -> Tensor:
+        """(M,) risk of the soft exits and coverage reward, over the cases `counted` (B,). A class without any is
+        left out of the reward."""
+        covered = (exits * counted * parts.weights).sum(1).clamp(min=1e-8)
+        classes = torch.stack([1 - parts.positive, parts.positive]) * counted
+        sizes = classes.sum(1)
+        share = (exits @ classes.T / sizes.clamp(min=1)).clamp(min=LEAST_COVERAGE)
+        reward = 0.5 * self.settings.coverage_reward * (share.log() * (sizes > 0)).sum(1)
+        return (exits * counted * parts.risk).sum(1) / covered - reward
+
+    def _lagrangian(self, terms: Tensor, positives: Tensor) -> Tensor:
+        """(M,) (max(0, μ + ρĈ)² − μ²) / 2ρ of the batch's sums (M,) of s·(f − α_t) over its positives ().
+
+        Ĉ has the value of the running mean, this batch included, and the batch's gradient: a batch's few
+        positives alone would say too little. Nothing where the batch has no positive.
+        """
+        kept = self.settings.memory
+        value = (kept * self.violation + terms.detach()) / (kept * self.positives + positives).clamp(min=1e-12)
+        batch = terms / positives.clamp(min=1)
         constraint = value + batch - batch.detach()
         rho = self.settings.penalty
-        return ((self.multiplier + rho * constraint).clamp(min=0) ** 2 - self.multiplier**2) / (2 * rho)
+        penalty = ((self.multiplier + rho * constraint).clamp(min=0) ** 2 - self.multiplier**2) / (2 * rho)
+        return penalty * (positives > 0)
 
     @torch.no_grad()
     def dual_step(self) -> None:
-        """Take the batches since the last step into the running constraint and move the multipliers."""
-        if not bool(self.pending_positives > 0):
-            return
-        self.violation.mul_(self.settings.memory).add_(self.pending_violation)
-        self.positives.mul_(self.settings.memory).add_(self.pending_positives)
-        moved = self.multiplier + self.settings.penalty * self.constraint
-        self.multiplier.copy_(moved.clamp(0, self.settings.largest_multiplier))
-        self.pending_violation.zero_()
-        self.pending_positives.zero_()
+        """Take the batches of all ranks since the last step into the running constraint, move the multipliers."""
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.pending)
+        violation, positives = self.pending
+        moving = positives > 0
+        kept = torch.where(moving, self.settings.memory, 1.0)
+        self.violation.mul_(kept).add_(violation)
+        self.positives.mul_(kept).add_(positives)
+        moved = (self.multiplier + self.settings.penalty * self.constraint).clamp(0, self.settings.largest_multiplier)
+        self.multiplier.copy_(torch.where(moving, moved, self.multiplier))
+        self.pending.zero_()
 
-    def state(self) -> dict[str, Any]:
-        """The figures of metrics.csv: mean over the heads of constraint and multiplier."""
+    def figures(self) -> dict[str, float]:
+        """For metrics.csv: mean over the heads of constraint and multiplier."""
         return {
             "gate_constraint": float(self.constraint.mean()),
             "gate_multiplier": float(self.multiplier.mean()),
