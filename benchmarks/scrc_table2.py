@@ -4,7 +4,7 @@
     python benchmarks/scrc_table2.py --logits FILE.npz
 reads   FILE.npz with calib_logits_S, calib_labels_S, test_logits_S, test_labels_S for models S = 0, 1, …
         (N, C) and (N,); without it, logits drawn from a softmax model that was fitted to such a file
-prints  plain tables; seconds with --draws 20, about half a minute with the default 500 a model
+prints  plain tables; seconds with --draws 20, some twenty with the default 500 a model
 
 None of these rules certifies a bundle: they bound the error of prediction sets, which is not FNR on exits.
 The paper's published and released rules are here to be seen beside corrected ones, and nowhere else.
@@ -157,11 +157,11 @@ def reading(found: Cells) -> str:
         *(f"    {rule.name:<36} risk {_list(means[of[rule]]):<22} off by {off(rule):.4f}" for rule in RULES),
         f"  Nearest: {nearest.name}.",
         f"  The released rule spends delta on the share kept and nothing on the misses. That alone predicts\n"
-        f"  alpha (1 - eps/xi), eps^2 = ln(2/delta)/2n: {_list(predicted)} at n = {CASES}, within {gap:.4f} of the paper.",
+        f"  alpha (1 - eps/xi), eps^2 = ln(2/delta)/2n: {_list(predicted)} at n = {CASES}, {gap:.4f} off at most.",
         f"  Its draws above alpha: {_list(above[of[coverage_only]], 3)}, where delta allows {_list(DELTAS, 2)}.",
         f"  The paper's set sizes {_list(PAPER_SIZE, 3)} depend on its network; threshold sets of this rule hold "
         f"{np.min(sizes):.2f} to {np.max(sizes):.2f}\n  classes here, over models and selection scores.",
-        f"  The Hoeffding grid is sound and nearly empty of use: at alpha .02, xi .7, delta .05 it needs n >= "
+        f"  The Hoeffding grid is sound and nearly empty of use: at alpha .02, xi .7, delta .05 it needs\n  n >= "
         f"{cases_needed(0.02, 0.7, 0.05):,} without one miss.",
     ]
     return "\n".join(lines)
