@@ -18,10 +18,13 @@ Choice = Callable[[Calibration], float | None]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """fnr, coverage: (R,) true values of the policy of each draw, NaN where nothing was certified."""
+    """fnr, coverage: (R,) true values of the policy of each draw, NaN where nothing was certified; coverage
+    None where its truth is not known. oracle: the largest coverage that a softmax threshold may have, NaN where
+    it is not known."""
 
     fnr: np.ndarray
-    coverage: np.ndarray
+    coverage: np.ndarray | None
+    oracle: float = np.nan
 
     @property
     def none_found(self) -> float:
@@ -30,10 +33,27 @@ class Outcomes:
     @property
     def mean_coverage(self) -> float:
         """Mean over all draws; a draw without a certificate covers nothing."""
-        return float(np.nan_to_num(self.coverage).mean())
+        return np.nan if self.coverage is None else float(np.nan_to_num(self.coverage).mean())
 
     def violations(self, target_fnr: float) -> int:
         return int((self.fnr > target_fnr).sum())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One assertion of validity: what it was made on, and how many false certificates it lets pass."""
+
+    found: Outcomes
+    risk: Risk
+    allowed: int
+
+    @property
+    def false(self) -> int:
+        return self.found.violations(self.risk.target_fnr)
+
+
+MEASURED: list[Measured] = []
+"""What the running test has asserted so far; conftest collects it for the summary."""
 
 
 def certified_threshold(calibration: Calibration) -> float | None:
@@ -50,22 +70,30 @@ def naive_threshold(calibration: Calibration) -> float | None:
 def repeat(draws: Iterable[Draw], risk: Risk, population: Population, choose: Choice = certified_threshold) -> Outcomes:
     """Calibrate the softmax policy on each (val_select, val_calib) and look up what it truly does."""
     thresholds = [choose(calibrate_softmax(select, calib, risk)) for select, calib in draws]
-    return outcomes(population, thresholds)
+    return outcomes(population, thresholds, softmax_oracle(population, risk.target_fnr))
 
 
-def outcomes(population: Population, thresholds: list[float | None]) -> Outcomes:
+def softmax_oracle(population: Population, target_fnr: float) -> float:
+    """Coverage of the loosest softmax threshold that meets the target; 0 where none does, NaN with tied scores."""
+    if population.step:
+        return np.nan
+    return population.oracle_coverage(target_fnr) if population.fnr(10) < target_fnr else 0.0
+
+
+def outcomes(population: Population, thresholds: list[float | None], oracle: float = np.nan) -> Outcomes:
     z = [None if threshold is None else z_threshold(threshold) for threshold in thresholds]
     return Outcomes(
         np.array([np.nan if t is None else population.fnr(t) for t in z]),
         np.array([np.nan if t is None else population.coverage(t) for t in z]),
+        oracle,
     )
 
 
 def demand_valid(outcomes: Outcomes, risk: Risk) -> None:
     """At most delta of the certificates may be false, give or take the luck of these draws."""
-    allowed = binom.ppf(0.999, outcomes.fnr.size, risk.delta)
-    found = outcomes.violations(risk.target_fnr)
     draws = outcomes.fnr.size
-    assert found <= allowed, (
-        f"{found} false certificates in {draws} draws; {allowed:.0f} allowed at delta {risk.delta:g}"
+    measured = Measured(outcomes, risk, int(binom.ppf(0.999, draws, risk.delta)))
+    MEASURED.append(measured)
+    assert measured.false <= measured.allowed, (
+        f"{measured.false} false certificates in {draws} draws; {measured.allowed} allowed at delta {risk.delta:g}"
     )

@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from montecarlo import Draw, Outcomes, demand_valid
+from montecarlo import Draw, Outcomes, demand_valid, softmax_oracle
 from population import MAIN, NULL, Population, scores
 from scipy.special import ndtr
 
@@ -109,7 +109,7 @@ def repeat(gate: Gate, kind: str, risk: Risk, draws: Iterator[Draw], choose: Cho
             thresholds = None
         found.append((np.nan, np.nan) if thresholds is None else gate.truth(thresholds))
     fnr, coverage = np.array(found).T
-    return Outcomes(fnr, coverage)
+    return Outcomes(fnr, coverage, softmax_oracle(gate.population, risk.target_fnr))
 
 
 INFORMATIVE = Gate(margin=0.5, knowledge=0.7)

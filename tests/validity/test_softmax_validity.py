@@ -170,9 +170,9 @@ def fitted() -> np.ndarray:
 
 
 def test_control_certified_on_the_training_split(fitted: np.ndarray) -> None:
-    demand_broken(Outcomes(fitted[0], fitted[0]), LOOSE)
+    demand_broken(Outcomes(fitted[0], None), LOOSE)
 
 
 def test_fresh_splits_of_the_same_classifiers_hold(fitted: np.ndarray) -> None:
-    demand_valid(Outcomes(fitted[1], fitted[1]), LOOSE)
+    demand_valid(Outcomes(fitted[1], None), LOOSE)
     assert np.isnan(fitted[1]).mean() <= 0.2
