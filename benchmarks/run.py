@@ -17,6 +17,7 @@ BENCHMARKS = {
     "mapie_coverage": "validity and certified coverage against MAPIE's methods on 400 draws",
     "bootstrap": "1,000 bootstrap resamples against a plain loop",
     "features": "a training step from the feature cache against the live backbone",
+    "losses": "a training step with the selective losses against plain cross entropy",
     "startup": "how long --help takes, and what the scripts import",
 }
 

@@ -71,7 +71,7 @@ class Stage1ProConfig:
     """Everything that decides a training run."""
 
     phase: int = 1
-    """Phase of the programme: 1 baseline, 2 selective, 3 gate."""
+    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 6 conformal."""
     exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
     """Exit policy that the run is calibrated for."""
     target_fnr_exit: float = 0.02
@@ -136,6 +136,12 @@ class Stage1ProConfig:
     """Fit the linear gate again on val_select, cross-fitted, after training; from phase 3."""
     head_ensemble: int = 8
     """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
+    conformal_after: int | None = None
+    """Epochs of SelectiveLoss before ConformalRiskLoss takes over, 0 to below `epochs`; null: half of the epochs;
+    from phase 6."""
+    positive_bank: int = 2048
+    """Recent positives that ConformalRiskLoss calibrates its threshold on besides the batch, 1000 to 4096; from
+    phase 6."""
     bootstrap_samples: int = 1000
     """Bootstrap resamples behind the intervals of the report, 100 or more."""
     bootstrap_confidence: float = 0.95
@@ -248,6 +254,8 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
         yield f"$.dataset_params: the three validation ratios sum to {ratios:g}; leave a share below 1 for training"
     if config.warmup_epochs > config.epochs:
         yield f"$.warmup_epochs is {config.warmup_epochs:g}; allowed 0 to epochs ({config.epochs})"
+    if config.conformal_after is not None and config.conformal_after >= config.epochs:
+        yield f"$.conformal_after is {config.conformal_after}; allowed 0 to below epochs ({config.epochs}), or null"
     yield from _too_early(config)
     names, positive = data.class_names, data.positive_class
     if names and len(names) != 2 and config.phase in PHASES and PHASES[config.phase].gated:

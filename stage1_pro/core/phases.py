@@ -46,7 +46,7 @@ PHASES = {
         Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_augrc", "min"),
         Phase(3, "gate", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
         Phase(
-            6, "conformal", ("cls", "gate", "aux"), "selective", ("softmax", "gate", "scrc"), "val_gate_augrc", "min"
+            6, "conformal", ("cls", "gate", "aux"), "conformal", ("softmax", "gate", "scrc"), "val_gate_augrc", "min"
         ),
     )
 }
@@ -60,7 +60,10 @@ POLICY_TABLE = {
     )
 }
 
-SETTINGS_FROM = dict.fromkeys(("gate_loss_weight", "aux_weight", "coverage_reward", "gate_refit", "head_ensemble"), 3)
+SETTINGS_FROM = {
+    **dict.fromkeys(("gate_loss_weight", "aux_weight", "coverage_reward", "gate_refit", "head_ensemble"), 3),
+    **dict.fromkeys(("conformal_after", "positive_bank"), 6),
+}
 """Settings that mean nothing before a phase, and that phase."""
 
 

@@ -4,19 +4,17 @@ import logging
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from stage1_pro.core import artifacts
 from stage1_pro.core.begin import LAUNCHED_RUN, is_first_process
+from stage1_pro.core.callbacks.checkpoints import AtomicCheckpointIO, Patience, RunCheckpoint
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.callbacks.epochs import EpochTable, Throughput
 from stage1_pro.core.cli import say
@@ -26,10 +24,11 @@ from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import load_backbone
+from stage1_pro.core.models.conformal_module import ConformalModule
 from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
-from stage1_pro.core.models.stage1 import Stage1Model, dump_tensors, load_model, read_tensors, save_model
+from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
 from stage1_pro.core.optim.schedule import trainable
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
@@ -39,27 +38,12 @@ from stage1_pro.core.run import Run
 PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints through our own door: a kill leaves the previous file whole."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        artifacts.write_bytes(Path(path), dump_tensors(checkpoint))
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """Lightning's checkpoint callback, whose state stays valid when the run directory is moved or copied.
-
-    By itself it would forget the best score, and let a worse epoch overwrite best.ckpt.
-    """
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
-
-        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+MODULES: dict[str, type[Stage1Module]] = {
+    "cross_entropy": Stage1Module,
+    "selective": SelectiveModule,
+    "conformal": ConformalModule,
+}
+"""The module that trains a phase, by the phase's loss."""
 
 
 def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
@@ -192,9 +176,7 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         *([ExponentialMovingAverage(config.ema_decay)] if config.use_ema else []),
         LearningRateMonitor(logging_interval="epoch"),
         EpochTable(run.metrics_path, phase.monitor, plain_lines=not live),
-        EarlyStopping(
-            phase.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False
-        ),
+        Patience(phase.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False),
         _checkpoint(run, "best", monitor=phase.monitor, mode=phase.mode),
         _checkpoint(run, "last"),
         *([RichProgressBar()] if live else []),
@@ -229,11 +211,8 @@ def make_module(
 ) -> Stage1Module:
     """The phase's Lightning module. features: (N, D) of the training split where they are cached; labels, groups:
     (N,) of the same cases, from which a gate's out-of-fold targets are made."""
-    from_features = features is not None
-    if model.heads is None:
-        return Stage1Module(model, config, class_counts, from_features)
-    module = SelectiveModule(model, config, class_counts, from_features)
-    if features is not None:
+    module = MODULES[PHASES[config.phase].loss](model, config, class_counts, features is not None)
+    if isinstance(module, SelectiveModule) and features is not None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module.correct = out_of_fold_correct(features, labels, groups, module.class_weights, config, device)
     return module

@@ -17,6 +17,7 @@ from stage1_pro.core.config import (
     save_config,
 )
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.phases import PHASES
 
 REPOSITORY = Path(__file__).parents[2]
 DEFAULTS = {
@@ -46,7 +47,10 @@ DEFAULTS = {
     "bootstrap_samples": 1000,
     "bootstrap_confidence": 0.95,
 }
-LATER = {"gate_loss_weight": 2, "aux_weight": 0, "coverage_reward": 1, "gate_refit": False, "head_ensemble": 3}
+LATER = {
+    3: {"gate_loss_weight": 2, "aux_weight": 0, "coverage_reward": 1, "gate_refit": False, "head_ensemble": 3},
+    6: {"conformal_after": 0, "positive_bank": 1000},
+}
 FORBIDDEN = ["exit_threshold", "gate_threshold", "lambda1", "lambda2", "val_calib_indices", "calibrator_params"]
 
 
@@ -216,13 +220,19 @@ def test_phases_and_policies_that_do_not_exist(phase: int, policy: str, start: s
     assert refusal(phase=phase, exit_policy=policy).startswith(f"config: {start}")
 
 
-@pytest.mark.parametrize("name", LATER)
-def test_a_later_phase_is_no_setting_of_an_earlier_one(name: str) -> None:
-    for phase in (1, 2):
-        words = f"$.{name} is a setting from phase 3 on, and this is phase {phase}"
-        assert words in refusal(phase=phase, **{name: LATER[name]})
-    config = config_from_dict({"phase": 3, name: LATER[name]}, "a.yaml")
-    assert getattr(config, name) == LATER[name]
+@pytest.mark.parametrize(("first", "name"), [(first, name) for first in LATER for name in LATER[first]])
+def test_a_later_phase_is_no_setting_of_an_earlier_one(first: int, name: str) -> None:
+    value = LATER[first][name]
+    for phase in (phase for phase in PHASES if phase < first):
+        words = f"$.{name} is a setting from phase {first} on, and this is phase {phase}"
+        assert words in refusal(phase=phase, **{name: value})
+    assert getattr(config_from_dict({"phase": first, name: value}, "a.yaml"), name) == value
+
+
+def test_conformal_training_needs_an_epoch() -> None:
+    assert "$.conformal_after is 4; allowed 0 to below epochs (4)" in refusal(phase=6, epochs=4, conformal_after=4)
+    assert "$.positive_bank is 999; allowed integer, 1000 to 4096" in refusal(phase=6, positive_bank=999)
+    assert config_from_dict({"phase": 6, "epochs": 4, "conformal_after": 3}, "a.yaml").conformal_after == 3
 
 
 def test_a_gate_needs_two_classes() -> None:

@@ -17,13 +17,14 @@ def two_ranks() -> Callable[[Callable], list[Any]]:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         context = multiprocessing.get_context("spawn")  # a fork would share this process's threads
-        queue = context.SimpleQueue()
+        queue = context.Queue()
         ranks = [context.Process(target=work, args=(rank, port, queue)) for rank in range(2)]
         for process in ranks:
             process.start()
+        found = [queue.get(timeout=120) for _ in ranks]  # before joining: a full pipe would hold a process back
         for process in ranks:
-            process.join(120)
+            process.join(30)
         assert [process.exitcode for process in ranks] == [0, 0]
-        return [queue.get() for _ in ranks]
+        return found
 
     return run

@@ -1,7 +1,7 @@
 """SelectiveLoss against plain loops, its gradients, its state, and the degenerate solutions that it must avoid."""
 
 import math
-from multiprocessing.queues import SimpleQueue
+from multiprocessing import Queue
 
 import pytest
 import torch
@@ -143,7 +143,7 @@ def test_accumulated_batches_count_as_one() -> None:
     assert (whole.multiplier <= SETTINGS.largest_multiplier).all()
 
 
-def rank_steps(rank: int, port: int, queue: SimpleQueue) -> None:
+def rank_steps(rank: int, port: int, queue: Queue) -> None:
     """One of two ranks: every other case of each batch, four optimizer steps."""
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     queue.put([tensor.tolist() for tensor in stepped(slice(rank, None, 2)).state_dict().values()])

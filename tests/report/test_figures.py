@@ -88,3 +88,16 @@ def test_training_is_drawn_from_whatever_metrics_hold(evaluated, tmp_path, conte
     epochs = read_epochs(path)
     svg = drawn(chart, replace(gather(*evaluated), epochs=epochs, chosen_epoch=None))
     assert ("holds no epochs" in svg) == (not epochs or not epochs["epoch"].size)
+
+
+def test_conformal_training_is_shown_where_it_happened(evaluated):
+    chart = next(chart for chart in CHARTS if chart.name == "conformal_training")
+    evidence = gather(*evaluated)
+    assert not chart.shown(evidence)
+    columns = {f"conformal_{name}_share": np.array([np.nan, 0.5, np.nan]) for name in ("infeasible", "edge", "live")}
+    epochs = {**evidence.epochs, **columns, "conformal_threshold": np.array([np.nan, -2.0, 1.0])}
+    conformal = replace(evidence, epochs=epochs)
+    assert chart.shown(conformal)
+    svg = drawn(chart, conformal)
+    assert "none feasible" in svg
+    assert "mean threshold (logits)" in svg

@@ -94,7 +94,13 @@ class SelectiveLoss(nn.Module):
             if warm:
                 idle = 0.0 * parts.anchor  # under DDP every parameter needs a gradient
                 return parts.risk.sum(1) / parts.weights.sum() + parts.auxiliary + idle
-            return self.constrained(parts) + parts.auxiliary + parts.anchor
+            return self.of(parts)
+
+    def of(self, parts: Parts) -> Tensor:
+        """(M,) loss after the warm-up: at the soft exits σ(g), of every case, under the constraint."""
+        exits = parts.gate.sigmoid()
+        every = torch.ones_like(parts.positive)
+        return self.selective(exits, parts, every) + self.penalty(exits, parts) + parts.auxiliary + parts.anchor
 
     def parts(self, members: Members, labels: Tensor, correct: Tensor | None) -> Parts:
         z, auxiliary = margin(members.logits.float()), margin(members.aux.float())
@@ -120,28 +126,28 @@ class SelectiveLoss(nn.Module):
         of_1 = ((1 - smoothing) * positive + smoothing / 2) * positive_weight
         return (of_0 + of_1) * softplus(-z) + of_0 * z
 
-    def constrained(self, parts: Parts, used: Tensor | None = None) -> Tensor:
-        """(M,) selective risk, coverage reward and constraint at s = σ(g).
-
-        used: (M,) which heads are trained on it; the dual state takes in these alone.
-        """
-        exits = parts.gate.sigmoid()
-        terms = exits * (parts.missed - self.settings.target) @ parts.positive
-        if self.training:
-            seen = torch.stack([terms.detach(), parts.positive.sum().expand_as(terms)])
-            self.pending += seen if used is None else seen * used
-        every = torch.ones_like(parts.positive)
-        return self.selective(exits, parts, every) + self._lagrangian(terms, parts.positive.sum())
-
     def selective(self, exits: Tensor, parts: Parts, counted: Tensor) -> Tensor:
-        """(M,) risk of the soft exits and coverage reward, over the cases `counted` (B,). A class without any is
-        left out of the reward."""
-        covered = (exits * counted * parts.weights).sum(1).clamp(min=1e-8)
-        classes = torch.stack([1 - parts.positive, parts.positive]) * counted
-        sizes = classes.sum(1)
-        share = (exits @ classes.T / sizes.clamp(min=1)).clamp(min=LEAST_COVERAGE)
-        reward = 0.5 * self.settings.coverage_reward * (share.log() * (sizes > 0)).sum(1)
-        return (exits * counted * parts.risk).sum(1) / covered - reward
+        """(M,) risk of the soft exits (M, B), and coverage reward, over the cases `counted` (M, B) or (B,).
+
+        A class without any is left out of the reward.
+        """
+        exited = exits * counted
+        risk = (exited * parts.risk).sum(1) / (exited @ parts.weights).clamp(min=1e-8)
+        classes = torch.stack([1 - parts.positive, parts.positive], 1)
+        sizes = counted @ classes
+        share = (exited @ classes / sizes.clamp(min=1)).clamp(min=LEAST_COVERAGE)
+        return risk - 0.5 * self.settings.coverage_reward * (share.log() * (sizes > 0)).sum(1)
+
+    def penalty(self, exits: Tensor, parts: Parts, used: Tensor | None = None) -> Tensor:
+        """(M,) what the constraint costs, with the batch noted for the dual step.
+
+        used: (M,) 1 for the heads that it is to hold, None for all; it costs the others nothing.
+        """
+        terms, positives = (exits * (parts.missed - self.settings.target)) @ parts.positive, parts.positive.sum()
+        used = torch.ones_like(terms) if used is None else used.float()
+        if self.training:
+            self.pending += torch.stack([terms.detach(), positives.expand_as(terms)]) * used
+        return self._lagrangian(terms, positives) * used
 
     def _lagrangian(self, terms: Tensor, positives: Tensor) -> Tensor:
         """(M,) (max(0, μ + ρĈ)² − μ²) / 2ρ of the batch's sums (M,) of s·(f − α_t) over its positives ().

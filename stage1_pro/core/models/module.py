@@ -25,6 +25,8 @@ class Stage1Module(pl.LightningModule):
     """
 
     class_weights: Tensor
+    settled_epoch = 0
+    """The first epoch in which the phase's own loss is in force."""
 
     def __init__(self, model: Stage1Model, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
         super().__init__()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.losses.conformal import ConformalRiskLoss
 from stage1_pro.core.losses.selective import SelectiveLoss, SelectiveSettings
 from stage1_pro.core.metrics.monitoring import gate_metrics
 from stage1_pro.core.models.module import Stage1Module
@@ -28,6 +29,7 @@ class SelectiveModule(Stage1Module):
     """
 
     correct: Tensor | None
+    loss: SelectiveLoss | ConformalRiskLoss
 
     def __init__(
         self,
@@ -46,9 +48,16 @@ class SelectiveModule(Stage1Module):
             gate_loss_weight=config.gate_loss_weight,
             label_smoothing=config.label_smoothing,
         )
-        self.loss = SelectiveLoss(model.heads.members, self.class_weights, settings)
+        self.loss = self._loss_of(settings, model.heads.members)
         self.register_buffer("correct", correct, persistent=False)
         self.warm_epochs = math.ceil(WARM_SHARE * config.epochs) if config.epochs > 1 else 0
+
+    def _loss_of(self, settings: SelectiveSettings, members: int) -> SelectiveLoss | ConformalRiskLoss:
+        return SelectiveLoss(members, self.class_weights, settings)
+
+    @property
+    def settled_epoch(self) -> int:
+        return self.warm_epochs
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         outputs = self(batch.inputs)
@@ -74,6 +83,8 @@ class SelectiveModule(Stage1Module):
 
     def _figures(self, labels: Tensor, logits: Tensor, gate_logit: Tensor) -> dict[str, float]:
         gate = gate_metrics(logits.double().numpy(), labels.numpy(), gate_logit.double().numpy())
+        if self.current_epoch < self.warm_epochs:
+            del gate["gate_augrc"]  # the monitor: no checkpoint is chosen before the gate is trained
         return {
             **super()._figures(labels, logits),
             **{f"val_{name}": value for name, value in gate.items()},

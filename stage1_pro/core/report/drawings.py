@@ -180,6 +180,11 @@ def draw_gate_training(figure: Figure, evidence: Evidence) -> None:
     _by_epoch(figure, evidence, GATE_TRAINING)
 
 
+def draw_conformal_training(figure: Figure, evidence: Evidence) -> None:
+    """How often the training threshold existed and moved, by epoch, and where it lay."""
+    _by_epoch(figure, evidence, CONFORMAL_TRAINING)
+
+
 def _by_epoch(figure: Figure, evidence: Evidence, content: "tuple[EpochPanel, ...]") -> None:
     panels = figure.subplots(len(content), sharex=True)
     epochs = evidence.epochs.get("epoch", np.zeros(0)) + 1
@@ -231,6 +236,25 @@ GATE_TRAINING: tuple[EpochPanel, ...] = (
         "constraint",
         (-np.inf, np.inf),
         (("gate_constraint", style.MUTED, "running constraint"), ("gate_multiplier", style.INK, "multiplier")),
+    ),
+)
+CONFORMAL_TRAINING: tuple[EpochPanel, ...] = (
+    (
+        "thresholds",
+        (0, 1),
+        (
+            ("conformal_infeasible_share", style.RED, "none feasible"),
+            ("conformal_edge_share", style.PINK, "at the grid's end"),
+            ("conformal_live_share", style.BLUE, "live share of the gradient"),
+        ),
+    ),
+    (
+        "λ̂ and T",
+        (-np.inf, np.inf),
+        (
+            ("conformal_threshold", style.INK, "mean threshold (logits)"),
+            ("conformal_temperature", style.MUTED, "temperature (std of g)"),
+        ),
     ),
 )
 

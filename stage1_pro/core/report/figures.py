@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from stage1_pro.core import artifacts
 from stage1_pro.core.report.drawings import (
     Evidence,
+    draw_conformal_training,
     draw_fnr_coverage,
     draw_gate_reliability,
     draw_gate_training,
@@ -116,5 +117,16 @@ CHARTS = (
         5.4,
         draw_gate_training,
         lambda evidence: "val_gate_augrc" in evidence.epochs,
+    ),
+    Chart(
+        "conformal_training",
+        "training",
+        "The conformal threshold in training (experimental)",
+        "Of the thresholds of an epoch, one a head and batch: the share for which none was feasible, where "
+        "SelectiveLoss stood in; the share at the grid's end, where the constraint was idle; and how much of the "
+        "others' gradient came from the batch rather than from the bank. The policy uses none of them.",
+        3.3,
+        draw_conformal_training,
+        lambda evidence: "conformal_infeasible_share" in evidence.epochs,
     ),
 )

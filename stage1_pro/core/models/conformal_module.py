@@ -1,0 +1,38 @@
+"""ConformalModule: the Lightning module of SelectiveLoss first and ConformalRiskLoss after it."""
+
+from zlib import crc32
+
+from stage1_pro.core.data.batches import seed_of
+from stage1_pro.core.losses.conformal import ConformalRiskLoss
+from stage1_pro.core.losses.selective import SelectiveSettings
+from stage1_pro.core.models.selective_module import SelectiveModule
+
+HOTTEST, COLDEST = 0.5, 0.1
+
+
+class ConformalModule(SelectiveModule):
+    """SelectiveLoss for `conformal_after` epochs, then ConformalRiskLoss at a temperature that falls from .5 to .1
+    standard deviations of the gate.
+
+    The halves of the batches are drawn by seed and epoch, so that a resumed run goes on as if it had never stopped.
+    """
+
+    loss: ConformalRiskLoss
+
+    def _loss_of(self, settings: SelectiveSettings, members: int) -> ConformalRiskLoss:
+        return ConformalRiskLoss(members, self.class_weights, settings, self.config.positive_bank)
+
+    @property
+    def settled_epoch(self) -> int:
+        chosen = self.config.conformal_after
+        return max(self.warm_epochs, self.config.epochs // 2 if chosen is None else chosen)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        seed = seed_of(self.config.seed, crc32(b"halves"), self.current_epoch)
+        self.loss.begin_epoch(self._temperature(), seed)
+
+    def _temperature(self) -> float | None:
+        """Of this epoch; it falls by the same factor every epoch. None before ConformalRiskLoss takes over."""
+        done, last = self.current_epoch - self.settled_epoch, self.config.epochs - 1 - self.settled_epoch
+        return None if done < 0 else HOTTEST * (COLDEST / HOTTEST) ** (done / max(1, last))
