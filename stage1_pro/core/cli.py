@@ -154,8 +154,8 @@ def _parser(doc: str):
 
 
 def _add_arguments(parser, arguments: type) -> None:
-    """One option per field; booleans are bare flags. metadata {'nargs': …}: how many values, positional where the
-    field has no default."""
+    """One option per field; booleans are bare flags. metadata {'nargs': …} and what else argparse
+    takes: how many values, positional where the field has no default."""
     from docstring_parser import parse_from_object
 
     helps = {item.arg_name: item.description for item in parse_from_object(arguments).params}
@@ -164,7 +164,7 @@ def _add_arguments(parser, arguments: type) -> None:
         if "nargs" in field.metadata:
             option = {} if field.default is MISSING else {"default": field.default}
             name = f"--{field.name}" if option else field.name
-            parser.add_argument(name, nargs=field.metadata["nargs"], type=str, **common, **option)
+            parser.add_argument(name, type=str, **field.metadata, **common, **option)
         elif field.type is bool:
             parser.add_argument(f"--{field.name}", action="store_true", **common)
         else:
