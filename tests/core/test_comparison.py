@@ -110,6 +110,17 @@ def test_the_order_of_the_runs_is_kept_and_turns_the_signs(cases):
         assert there.standings[1].figures[name] == back.standings[0].figures[name]
 
 
+def test_a_better_model_is_better_by_every_measure(cases):
+    differences = compared(cases, contender(cases, 0.5), contender(cases, 2.5)).standings[1].differences
+    assert {name: np.sign(difference.value) for name, difference in differences.items()} == {
+        "coverage": 1,
+        "fpr_on_exits": -1,
+        "accuracy_on_exits": 1,
+        "augrc": -1,
+    }
+    assert {difference.sense for difference in differences.values()} == {1}
+
+
 def test_without_a_certificate_coverage_is_0_and_what_exits_do_is_undefined(cases):
     standing = compared(cases, contender(cases, 1.0), uncertified(contender(cases, 1.3))).standings[1]
     coverage, better = standing.figures["coverage"], standing.differences
