@@ -9,6 +9,7 @@ PIP := $(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.tx
 READY := $(VENV)/.ready
 SCRIPTS := stage1_pro/scripts
 SETTINGS = --config configs/phase$(PHASE).yaml $(ARGS) --phase $(PHASE)
+COMPARED = $(filter-out 1,$(PHASES))
 LAST_RUN = $(or $(RUN),runs/latest)
 export HF_HUB_OFFLINE ?= 1
 
@@ -57,6 +58,20 @@ pipeline: train  ## train, calibrate, evaluate, export
 predict: $(READY)  ## decide images with the bundle of a run: RUN=, ARGS="IMAGES…"
 	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle $(ARGS)
 
+compare: $(COMPARED:%=runs/compare/p%/.tried)  ## phases side by side on the demo, on equal splits
+	$(PYTHON) $(SCRIPTS)/40_eval_selective.py --compare $(COMPARED:%=runs/compare/p%)
+
+# Trained once, or resumed where it was interrupted.
+runs/compare/p%/scores/val_calib.parquet: | data/demo/labels.csv
+	if test -f runs/compare/p$*/config.json; then $(PYTHON) $(SCRIPTS)/20_train.py --resume runs/compare/p$*; \
+	else $(MAKE) train PHASE=$* RUN=runs/compare/p$* ARGS="--config configs/demo.yaml $(ARGS)"; fi
+# Tried once, since a second look at val_calib spends the confidence again. That nothing was certified is an outcome,
+# and what else may be missing the comparison names.
+runs/compare/p%/.tried: | runs/compare/p%/scores/val_calib.parquet
+	-$(MAKE) calibrate RUN=$(@D) && $(MAKE) evaluate RUN=$(@D)
+	touch $@
+.PRECIOUS: runs/compare/p%/scores/val_calib.parquet
+
 smoke: data/smoke/labels.csv  ## every script in every phase on generated images, in minutes
 	rm -rf runs/smoke
 	for phase in $(PHASES); do \
@@ -85,4 +100,4 @@ lint: $(READY)  ## ruff and pyright
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict smoke test test-slow mc bench lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare smoke test test-slow mc bench lint clean

@@ -28,6 +28,7 @@ MENDS = {
     "gateparams": "Run 33_calibrate_gate.py again for this run.",
     "scrcparams": "Run 36_calibrate_scrc.py again for this run.",
     "eval": "Run 40_eval_selective.py again for this run.",
+    "comparison": "Run 40_eval_selective.py --compare again for these runs.",
     "bundle": "Run 50_export_bundle.py again for this run.",
     "environment": "Run 20_train.py again in a new run.",
 }

@@ -11,6 +11,7 @@ from typing import Any
 from stage1_pro import __version__
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.phases import POLICY_TABLE
 from stage1_pro.core.policies.base import ExitPolicy
@@ -90,7 +91,7 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
     calib = run.scores("val_calib")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)
-    evaluation = _read_eval(run)
+    evaluation = read_evaluation(run)
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -146,21 +147,6 @@ def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
 def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
     missing = [f"$.{name} is missing" for name in names.split() if name not in data]
     raise_problems(f"{where}: incomplete:", missing, "Export the bundle again from its run.")
-
-
-def _read_eval(run: Run) -> dict[str, Any]:
-    if not run.eval_path.exists():
-        raise UserError(
-            f"{run.eval_path} does not exist: a bundle carries its test figures. "
-            f"Run 40_eval_selective.py --run {run.path} first."
-        )
-    evaluation = artifacts.read_json(run.eval_path, "eval")
-    found = (evaluation["model_digest"], evaluation["policy_digest"])
-    if found != (run.model_digest, artifacts.digest_file(run.policy_path)):
-        raise UserError(
-            f"{run.eval_path} is of another model or policy. Run 40_eval_selective.py --run {run.path} again."
-        )
-    return evaluation
 
 
 def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, Any]:

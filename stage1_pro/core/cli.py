@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +154,17 @@ def _parser(doc: str):
 
 
 def _add_arguments(parser, arguments: type) -> None:
-    """One option per field; booleans are bare flags; metadata {'nargs': …} makes a positional."""
+    """One option per field; booleans are bare flags. metadata {'nargs': …} and what else argparse
+    takes: how many values, positional where the field has no default."""
     from docstring_parser import parse_from_object
 
     helps = {item.arg_name: item.description for item in parse_from_object(arguments).params}
     for field in fields(arguments):
         common = {"help": helps.get(field.name, "")}
         if "nargs" in field.metadata:
-            parser.add_argument(field.name, nargs=field.metadata["nargs"], type=str, **common)
+            option = {} if field.default is MISSING else {"default": field.default}
+            name = f"--{field.name}" if option else field.name
+            parser.add_argument(name, type=str, **field.metadata, **common, **option)
         elif field.type is bool:
             parser.add_argument(f"--{field.name}", action="store_true", **common)
         else:

@@ -6,6 +6,7 @@ from zlib import crc32
 import numpy as np
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.summary import evaluate
 from stage1_pro.core.policies.calibration import one_case_per_group
 from stage1_pro.core.policies.load import policy_from_artifact
@@ -60,6 +61,18 @@ def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
         **figures,
     }
     artifacts.write_json(run.eval_path, evaluation, "eval")
+    return evaluation
+
+
+def read_evaluation(run: Run) -> dict[str, Any]:
+    """eval.json, checked to be of this run's weights and policy."""
+    mend = f"Run 40_eval_selective.py --run {run.path}"
+    if not run.eval_path.exists():
+        raise UserError(f"{run.eval_path} does not exist: the run has no test figures yet. {mend} first.")
+    evaluation = artifacts.read_json(run.eval_path, "eval")
+    found = (evaluation["model_digest"], evaluation["policy_digest"])
+    if found != (run.model_digest, artifacts.digest_file(run.policy_path)):
+        raise UserError(f"{run.eval_path} is of another model or policy. {mend} again.")
     return evaluation
 
 

@@ -11,6 +11,9 @@ import os
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+NUMBERS = ("target_fnr_exit", "fnr_confidence")
+NOTHING_CERTIFIED = "nothing certified"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -23,6 +26,15 @@ class Entry:
     target_fnr_exit: float
     fnr_confidence: float
     outcome: str
+
+
+def read(path: Path) -> list[Entry]:
+    """Every whole row, in order; none where there is no ledger yet."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        entries = [_entry(row) for row in csv.DictReader(file)]
+    return [entry for entry in entries if entry is not None]
 
 
 def append(path: Path, entry: Entry) -> int:
@@ -43,3 +55,11 @@ def append(path: Path, entry: Entry) -> int:
         file.flush()
         os.fsync(file.fileno())
     return 1 + sum(other.get("val_calib_digest") == entry.val_calib_digest for other in earlier)
+
+
+def _entry(row: dict[str, str]) -> Entry | None:
+    """One row, or None for the fragment of a writer that was cut off."""
+    try:
+        return Entry(**{**row, **{name: float(row[name]) for name in NUMBERS}})  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError):
+        return None

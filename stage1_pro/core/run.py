@@ -60,7 +60,7 @@ class Run:
 
         Raises UserError where the run exists already: a run is never overwritten.
         """
-        target = Path(path) if path else _unused_name(phase)
+        target = Path(path) if path else unused_name(f"p{phase}")
         if target == Path(LATEST):
             raise UserError(f"{target} is the link to the newest run. Choose another --run.")
         if (target / "splits.json").exists() or (target / "config.json").exists():
@@ -245,9 +245,23 @@ class Run:
             policy=policy,
             target_fnr_exit=risk.target_fnr,
             fnr_confidence=risk.confidence,
-            outcome="certified" if certified else "nothing certified",
+            outcome="certified" if certified else ledger.NOTHING_CERTIFIED,
         )
         return ledger.append(self.ledger_path, entry)
+
+    def refused_attempt(self) -> ledger.Entry | None:
+        """The newest certification attempt of this run in the ledger, where it ended with nothing certified.
+
+        A ledger knows runs by name: what was tried before this one was trained is of an older run of that name.
+        """
+        trained = artifacts.read_json(self.environment_path, "environment")["created_at"]
+        sought = self.name, self.config.exit_policy, self.splits.metadata["val_calib_digest"]
+        attempts = [
+            entry
+            for entry in ledger.read(self.ledger_path)
+            if (entry.run, entry.policy, entry.val_calib_digest) == sought and entry.time >= trained
+        ]
+        return attempts[-1] if attempts and attempts[-1].outcome == ledger.NOTHING_CERTIFIED else None
 
     def policy_header(self, risk: Risk, calib_use_count: int) -> dict[str, Any]:
         """The fields that every policy file carries about where it came from."""
@@ -295,9 +309,9 @@ class Run:
         os.replace(temporary, RUNS / "latest")
 
 
-def _unused_name(phase: int) -> Path:
-    """runs/p<phase>-<UTC time>, with a number where another run began in the same second."""
-    name = f"p{phase}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+def unused_name(kind: str) -> Path:
+    """runs/<kind>-<UTC time>, with a number where another one began in the same second."""
+    name = f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 100)))
     return next(path for path in names if not path.exists())
 

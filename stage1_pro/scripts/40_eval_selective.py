@@ -1,28 +1,51 @@
-"""40: measure a calibrated run on the test split, which nothing was chosen on.
+"""40: measure a calibrated run on the test split, which nothing was chosen on, or compare evaluated runs.
 
     python stage1_pro/scripts/40_eval_selective.py --run runs/demo
 reads   runs/<id>/model_best.pth, the policy file, the test images
 writes  runs/<id>/scores/val_test.parquet, eval.json, figures/*.png, report.html
+
+    python stage1_pro/scripts/40_eval_selective.py --compare runs/a runs/b runs/c
+reads   policy file, eval.json and test scores of each run; all must have the same splits
+writes  OUT/comparison.html, comparison.json, figures/*.png
+
+Differences are from the first run. A run for which nothing was certified takes part with coverage 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stage1_pro.core import cli
 
 
 @dataclass(frozen=True)
 class Args:
-    run: str = "runs/latest"
-    """Run directory."""
+    run: str | None = None
+    """Run directory; without it runs/latest."""
+    compare: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "RUN"})
+    """Put these evaluated runs side by side, the first one as the measure of the others; takes the place of --run."""
+    out: str | None = None
+    """Folder of the comparison, new or empty; without it runs/compare-<UTC time>."""
 
 
 def main(args: Args) -> None:
+    from stage1_pro.core.errors import UserError
+
+    if args.compare is None:
+        if args.out:
+            raise UserError("--out is the folder of a comparison; it goes with --compare.")
+        return evaluate(args.run)
+    if args.run:
+        raise UserError("--compare takes the place of --run. Name all runs after --compare.")
+    return compare(args.compare, args.out)
+
+
+def evaluate(path: str | None) -> None:
+    """Measure one run and write its report."""
     from stage1_pro.core.evaluation import evaluate_run, score_test
     from stage1_pro.core.policies.calibration import demand_consistent
     from stage1_pro.core.report.page import write_report
-    from stage1_pro.core.run import Run
+    from stage1_pro.core.run import LATEST, Run
 
-    run = Run.open(args.run)
+    run = Run.open(path or LATEST)
     policy = run.read_policy()
     demand_consistent(policy, run.policy_path)
     score_test(run)
@@ -31,6 +54,20 @@ def main(args: Args) -> None:
     cli.say(evaluation["promise"]["words"])
     cli.say(f"report {run.report_path}")
     cli.say_next(run.path, "50_export_bundle.py")
+
+
+def compare(paths: list[str], out: str | None) -> None:
+    """Put runs side by side and write the page."""
+    from stage1_pro.core.contenders import compare_runs
+    from stage1_pro.core.report.comparison import free_folder, write_comparison
+    from stage1_pro.core.report.comparison_tables import console_lines, warnings
+
+    folder = free_folder(out)
+    comparison = compare_runs(paths)
+    page = write_comparison(comparison, folder)
+    for line in (*console_lines(comparison), *(f"warning: {words}" for words in warnings(comparison))):
+        cli.say(line)
+    cli.say(f"comparison {page}")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def evaluate(
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     index = group_index(groups, labels.size)
-    statistics = _statistics(index, labels, decisions)
+    statistics = decision_statistics(index, labels, decisions)
     intervals = bootstrap_intervals(statistics, index, samples, confidence, rng)
     estimates = {
         name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
@@ -89,7 +89,7 @@ def evaluate(
         "groups": int(index.max(initial=-1)) + 1,
         "accuracy": estimates["accuracy"],
         "exits": {
-            "fnr_on_exits": _fnr_on_exits(evidence, target_fnr, delta, confidence),
+            "fnr_on_exits": fnr_evidence(evidence, target_fnr, delta, confidence),
             **_pick(estimates, "coverage", "fpr_on_exits", "precision_on_exits"),
             **_pick(estimates, "accuracy_on_exits"),
         },
@@ -98,7 +98,7 @@ def evaluate(
             **_operating_points(decisions.scores, decisions.predictions != labels),
         },
         "calibration": _calibration(logits, labels),
-        "confusion": _confusion(decisions, labels, logits.shape[1]),
+        "confusion": confusion(decisions, labels, logits.shape[1]),
     }
     return _json(figures)
 
@@ -119,7 +119,8 @@ def selective_summary(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, 
     }
 
 
-def _statistics(index: IntArray, labels: IntArray, decisions: Decisions) -> list[Statistic]:
+def decision_statistics(index: IntArray, labels: IntArray, decisions: Decisions) -> list[Statistic]:
+    """Every bootstrapped figure of decisions, by name. index: (N,) from group_index; labels: (N,)."""
     exits, positive, answered = decisions.exits, labels == 1, decisions.predictions == 1
     correct, every = decisions.predictions == labels, np.ones(labels.size)
     shares = {
@@ -132,7 +133,8 @@ def _statistics(index: IntArray, labels: IntArray, decisions: Decisions) -> list
     return [ratios(index, shares), ranking(index, decisions.scores, ~correct)]
 
 
-def _fnr_on_exits(counts: ExitCounts, target_fnr: float, delta: float, confidence: float) -> dict[str, float]:
+def fnr_evidence(counts: ExitCounts, target_fnr: float, delta: float, confidence: float) -> dict[str, float]:
+    """FNR on exits with its two-sided interval at `confidence` and its one-sided bound at 1 - delta."""
     misses, exited_positives = int(counts.misses[0]), int(counts.exited_positives[0])
     low, high = fnr_interval(misses, exited_positives, confidence)
     return {
@@ -160,7 +162,7 @@ def _calibration(logits: FloatArray, labels: IntArray) -> dict[str, float]:
     return {metric.__name__: metric(probabilities, labels) for metric in CALIBRATION}
 
 
-def _confusion(decisions: Decisions, labels: IntArray, classes: int) -> dict[str, list]:
+def confusion(decisions: Decisions, labels: IntArray, classes: int) -> dict[str, list]:
     """Counts (C, C) of the cases that exit and of those that do not; a row is a label."""
     cell = labels * classes + decisions.predictions
 

@@ -202,7 +202,8 @@ def demand_consistent(policy: dict[str, Any], where: Path) -> None:
         )
     certified = [row for row in policy["sweep_results"] if row.get("certified")]
     chosen = certified[-1] if certified else {}
-    parameters = {name: policy.get(name, policy.get("exit_threshold")) for name in PARAMETERS if name in chosen}
+    stored = {"threshold": policy.get("exit_threshold", policy.get("gate_threshold")), **policy}
+    parameters = {name: stored.get(name) for name in PARAMETERS if name in chosen}
     counts = {name: policy[name] for name in ("misses", "exited_positives", "fnr_upper_bound", "coverage")}
     bound = float(fnr_upper_bound(misses, exited, delta))
     differs = any(chosen.get(name) != value for name, value in {**parameters, **counts}.items())

@@ -15,17 +15,12 @@ from stage1_pro.core.metrics.calibration import top_label
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.report import tables
+from stage1_pro.core.report.template import fill
 from stage1_pro.core.run import Run
 
 if TYPE_CHECKING:  # matplotlib is imported where a report is written
     from stage1_pro.core.report.drawings import Evidence
     from stage1_pro.core.report.figures import Chart
-
-FILTERS = {
-    "percent": tables.percent,
-    "percent_up": tables.percent_up,
-    "thousands": tables.thousands,
-}
 
 
 def write_report(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> None:
@@ -95,13 +90,10 @@ def _chosen_epoch(epochs: dict[str, FloatArray], phase: int) -> int | None:
 
 def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: list[tuple["Chart", str]]) -> str:
     """The HTML of the report. charts: (row of the table of figures, its SVG element)."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= FILTERS
-    return environment.get_template("report.html").render(
+    return fill(
+        "report.html",
         run=run,
         policy=policy,
         evaluation=evaluation,

@@ -23,6 +23,7 @@ PALETTE = {
     "pink": "#cc79a7",
 }
 INK, MUTED, GRID, PAPER, BLUE, RED, GREEN, PINK = PALETTE.values()
+RUN_COLOURS = (BLUE, PINK, GREEN, INK, MUTED)  # red is the target's
 WIDTH = 4.0  # inches at 10 points: as wide as a phone, so that text stays readable there
 DPI = 200
 STYLE: dict[Any, Any] = {

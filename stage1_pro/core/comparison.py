@@ -1,0 +1,272 @@
+"""Runs side by side on the same test cases, and their differences from the first of them.
+
+A difference is taken within each bootstrap resample, on the same cases for both runs, so that what is hard for
+both of them cancels. The intervals speak of the draw of the test cases alone: another training seed or another
+calibration split would move the figures too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
+from stage1_pro.core.metrics.bootstrap import Statistic, bootstrap_replicates, percentile_interval, point_values
+from stage1_pro.core.metrics.exits import count_decisions
+from stage1_pro.core.metrics.summary import decision_statistics, fnr_evidence
+from stage1_pro.core.policies.base import ExitDecisions
+from stage1_pro.core.run import Risk, utc_now
+
+MEASURES = {"coverage": 1, "fpr_on_exits": -1, "accuracy_on_exits": 1, "augrc": -1}
+"""What is compared, and the sign of a difference for the better."""
+PRICES = ("fpr_on_exits", "accuracy_on_exits")
+"""What more coverage must not be paid with: answering everything positive covers the most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedCases:
+    """The cases that all runs are measured on.
+
+    labels: (N,) int; index: (N,) number of each case's group; independent: (N,) bool, what counts as evidence
+    about FNR on exits; splits_digest: of the splits that they belong to.
+    """
+
+    labels: IntArray
+    index: IntArray
+    independent: BoolArray
+    splits_digest: str
+
+    @property
+    def groups(self) -> int:
+        return int(self.index.max(initial=-1)) + 1
+
+    @property
+    def unit(self) -> str:
+        """What a resample draws."""
+        return "group" if self.groups < len(self.labels) else "case"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a run's calibration certified: FNR on exits at most `bound`; calib_uses: looks at val_calib by then."""
+
+    bound: float
+    calib_uses: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """One run as a comparison sees it: what it promises and what it decides on the test cases.
+
+    risk: the promise that was sought; certificate: None where nothing was certified, and then no case exits;
+    ranked_by: words for decisions.scores; digests: of model, policy and scores.
+    """
+
+    name: str
+    path: str
+    phase: int
+    exit_policy: str
+    seed: int
+    risk: Risk
+    certificate: Certificate | None
+    decisions: ExitDecisions
+    ranked_by: str
+    digests: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its bootstrap interval; None where it is undefined, as FPR on exits where none exits."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, value: float, replicates: FloatArray, confidence: float) -> "Estimate":
+        return cls(*(_known(number) for number in (value, *percentile_interval(replicates, confidence))))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Estimate):
+    """A run's figure minus the first run's."""
+
+    sense: int = 0
+    """1 where the interval holds better values only, -1 worse only, else 0: within chance, or undefined."""
+
+    @classmethod
+    def between(cls, value: float, replicates: FloatArray, confidence: float, better: int) -> "Difference":
+        """value, replicates: differences already; better: the sign of an improvement."""
+        low, high = percentile_interval(replicates, confidence)
+        sense = better * (int(low > 0) - int(high < 0))  # NaN is neither
+        return cls(_known(value), _known(low), _known(high), sense)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """One row of a comparison. fnr: counts, rate and exact interval of FNR on exits; differences: from the first
+    run, by measure; empty for the first run itself."""
+
+    letter: str
+    contender: Contender
+    fnr: dict[str, Any]
+    figures: dict[str, Estimate]
+    differences: dict[str, Difference]
+    verdict: str
+    """first, uncertified, other promise, more, more at a price, less or like."""
+
+    @property
+    def promise_held(self) -> bool | None:
+        """Whether the test rate meets the target; None where no positive exits."""
+        return None if self.fnr["value"] is None else self.fnr["value"] <= self.contender.risk.target_fnr
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """All runs in the order given, the first one being what the others are measured against."""
+
+    standings: tuple[Standing, ...]
+    cases: SharedCases
+    samples: int
+    confidence: float
+    created_at: str
+
+    @property
+    def promises_differ(self) -> bool:
+        """Coverage under one target or confidence says nothing about coverage under another."""
+        return len({standing.contender.risk for standing in self.standings}) > 1
+
+    @property
+    def joint_confidence(self) -> float:
+        """With this probability at least every certificate here is true, whichever run is chosen (union bound)."""
+        return max(0.0, 1 - sum(standing.contender.risk.delta for standing in self.standings))
+
+    def record(self) -> dict[str, Any]:
+        """The content of comparison.json."""
+        labels = self.cases.labels
+        return {
+            "schema_version": artifacts.SCHEMA_VERSION,
+            "created_at": self.created_at,
+            "split": "val_test",
+            "splits_digest": self.cases.splits_digest,
+            "cases": len(labels),
+            "positives": int(np.count_nonzero(labels == 1)),
+            "groups": self.cases.groups,
+            "bootstrap": {"samples": self.samples, "confidence": self.confidence, "unit": self.cases.unit},
+            "promises_differ": self.promises_differ,
+            "joint_confidence": self.joint_confidence,
+            "runs": [_record(standing) for standing in self.standings],
+        }
+
+
+def compare(
+    contenders: Sequence[Contender], cases: SharedCases, *, samples: int, confidence: float, rng: np.random.Generator
+) -> Comparison:
+    """Measure all contenders on the same cases and resamples. The first one is the measure of the others.
+
+    samples: bootstrap resamples of groups; confidence: of every interval, bootstrap or exact.
+    """
+    measured = [_measured(contender.decisions, cases) for contender in contenders]
+    drawn = paired_replicates([contender.decisions for contender in contenders], cases, samples, rng)
+    standings = []
+    for position, contender in enumerate(contenders):
+        points, replicates = measured[position], drawn[position]
+        differences = {
+            name: Difference.between(
+                points[name] - measured[0][name], replicates[name] - drawn[0][name], confidence, better
+            )
+            for name, better in MEASURES.items()
+            if position
+        }
+        standings.append(
+            Standing(
+                letter=_letter(position),
+                contender=contender,
+                fnr=_fnr(contender, cases, confidence),
+                figures={name: Estimate.of(points[name], replicates[name], confidence) for name in MEASURES},
+                differences=differences,
+                verdict=_verdict(contender, contenders[0], differences),
+            )
+        )
+    return Comparison(tuple(standings), cases, samples, confidence, utc_now())
+
+
+def paired_replicates(
+    decisions: Sequence[ExitDecisions], cases: SharedCases, samples: int, rng: np.random.Generator
+) -> list[dict[str, FloatArray]]:
+    """For each of the decisions its figures (samples,) by name, all on the same resamples: entry r of every
+    array belongs to resample r, so that entries may be subtracted, or averaged over seeds first."""
+
+    def named(position: int, decided: ExitDecisions) -> list[Statistic]:
+        def renamed(statistic: Statistic) -> Statistic:
+            return lambda weights: {f"{position} {name}": values for name, values in statistic(weights).items()}
+
+        return [renamed(statistic) for statistic in decision_statistics(cases.index, cases.labels, decided)]
+
+    statistics = [statistic for position, decided in enumerate(decisions) for statistic in named(position, decided)]
+    replicates = bootstrap_replicates(statistics, cases.index, samples, rng)
+    return [
+        {name.split(" ")[1]: values for name, values in replicates.items() if name.startswith(f"{position} ")}
+        for position in range(len(decisions))
+    ]
+
+
+def _measured(decisions: ExitDecisions, cases: SharedCases) -> dict[str, float]:
+    return point_values(decision_statistics(cases.index, cases.labels, decisions), cases.index)
+
+
+def _known(number: float) -> float | None:
+    return None if np.isnan(number) else float(number)
+
+
+def _fnr(contender: Contender, cases: SharedCases, confidence: float) -> dict[str, Any]:
+    decided, kept, risk = contender.decisions, cases.independent, contender.risk
+    counts = count_decisions(decided.exits[kept], decided.predictions[kept], cases.labels[kept])
+    evidence = fnr_evidence(counts, risk.target_fnr, risk.delta, confidence)
+    if evidence["exited_positives"]:
+        return evidence
+    return {**evidence, **dict.fromkeys(("value", "low", "high", "upper_bound", "p_value"))}
+
+
+def _verdict(contender: Contender, first: Contender, differences: Mapping[str, Difference]) -> str:
+    """What the differences amount to, in one word; words for people are the report's."""
+    if contender.certificate is None:
+        return "uncertified"
+    if contender is first:
+        return "first"
+    if contender.risk != first.risk:
+        return "other promise"
+    paid = any(differences[name].sense < 0 for name in PRICES)
+    return {1: "more at a price" if paid else "more", -1: "less", 0: "like"}[differences["coverage"].sense]
+
+
+def _letter(position: int) -> str:
+    """A, B, … Z, AA, AB, …: shorter in a figure than the name of a run."""
+    before, last = divmod(position, 26)
+    return (_letter(before - 1) if before else "") + chr(ord("A") + last)
+
+
+def _record(standing: Standing) -> dict[str, Any]:
+    contender, certificate = standing.contender, standing.contender.certificate
+    return {
+        "letter": standing.letter,
+        "run_id": contender.name,
+        "path": contender.path,
+        "phase": contender.phase,
+        "exit_policy": contender.exit_policy,
+        "seed": contender.seed,
+        "certified": certificate is not None,
+        "target_fnr_exit": contender.risk.target_fnr,
+        "fnr_confidence": contender.risk.confidence,
+        "fnr_upper_bound": certificate.bound if certificate else None,
+        "calib_use_count": certificate.calib_uses if certificate else None,
+        "promise_held": standing.promise_held,
+        "ranked_by": contender.ranked_by,
+        **{f"{name}_digest": digest for name, digest in contender.digests.items()},
+        "fnr_on_exits": standing.fnr,
+        **{name: asdict(estimate) for name, estimate in standing.figures.items()},
+        "differences": {name: asdict(difference) for name, difference in standing.differences.items()},
+        "verdict": standing.verdict,
+    }

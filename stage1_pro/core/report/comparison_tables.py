@@ -1,0 +1,252 @@
+"""A comparison in words and cells, the same ones on the page and on the console."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from stage1_pro.core.comparison import PRICES, Comparison, Difference, Estimate, Standing
+from stage1_pro.core.phases import POLICY_TABLE
+from stage1_pro.core.report.tables import UNDEFINED, percent, percent_up
+from stage1_pro.core.run import Risk
+
+CONSOLE_COLUMNS = 3
+"""Runs in one block of lines, so that a line fits a terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """value, the interval and a note on lines below it, and the tone of a class of the page: good, bad or none."""
+
+    value: str
+    interval: str = ""
+    note: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureRow:
+    """One row of a table: a measure and its cell for each run."""
+
+    name: str
+    meaning: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How a compared figure is written: its value, and a difference of two of them."""
+
+    name: str
+    meaning: str
+    form: Callable[[float | None], str]
+    change: Callable[[float | None], str]
+    higher: tuple[str, str]
+    """Words for a positive and for a negative difference."""
+
+
+def points(value: float | None) -> str:
+    """A difference of two shares, in percentage points."""
+    return UNDEFINED if value is None else _signed(f"{100 * value:+.2f}")
+
+
+def area(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.5f}"
+
+
+def area_change(value: float | None) -> str:
+    return UNDEFINED if value is None else _signed(f"{value:+.5f}")
+
+
+def _signed(text: str) -> str:
+    """With a minus as wide as the plus, and none before a zero."""
+    return text[1:] if float(text) == 0 else text.replace("-", "−", 1)
+
+
+MEASURES = {
+    "coverage": Measure("Coverage", "of all cases, those that exit", percent, points, ("more", "less")),
+    "fpr_on_exits": Measure(
+        "FPR on exits", "of the negatives that exit, those answered positive", percent, points, ("higher", "lower")
+    ),
+    "accuracy_on_exits": Measure(
+        "Accuracy on exits", "of the cases that exit, those answered rightly", percent, points, ("higher", "lower")
+    ),
+    "augrc": Measure("AUGRC", "how well scores rank; lower is better", area, area_change, ("higher", "lower")),
+}
+
+VERDICTS = {
+    "first": ("plain", "Baseline"),
+    "uncertified": ("bad", "Nothing certified"),
+    "other promise": ("unsure", "Another promise"),
+    "more": ("good", "Covers more"),
+    "more at a price": ("unsure", "Covers more, and errs more"),
+    "less": ("bad", "Covers less"),
+    "like": ("plain", "No clear difference in coverage"),
+}
+"""(tone, words) of a standing's verdict."""
+SENSES = {1: ("good", "better"), -1: ("bad", "worse"), 0: ("", "within chance")}
+
+
+def promise(risk: Risk) -> str:
+    return f"≤ {100 * risk.target_fnr:g}% at {100 * risk.confidence:g}%"
+
+
+def label(standing: Standing) -> str:
+    """Phase and policy of a run, in words."""
+    contender = standing.contender
+    return f"phase {contender.phase}, {POLICY_TABLE[contender.exit_policy].label} policy"
+
+
+def figure_rows(comparison: Comparison) -> list[MeasureRow]:
+    """What each run promises and what it does on the test cases."""
+    rows = [
+        ("Promise", "FNR on exits sought, and with which confidence", _promise),
+        ("Certified bound", "on FNR on exits, by val_calib", _bound),
+        ("Coverage", MEASURES["coverage"].meaning, lambda standing: _estimate(standing, "coverage")),
+        ("FNR on exits", "of the positives that exit, those answered negative", _fnr),
+        *(
+            (row.name, row.meaning, lambda standing, key=key: _estimate(standing, key))
+            for key, row in MEASURES.items()
+            if key != "coverage"
+        ),
+    ]
+    return [MeasureRow(name, meaning, [cell(one) for one in comparison.standings]) for name, meaning, cell in rows]
+
+
+def difference_rows(comparison: Comparison) -> list[MeasureRow]:
+    """The other runs minus the first one."""
+    return [
+        MeasureRow(row.name, row.meaning, [_difference(one.differences[key], row) for one in comparison.standings[1:]])
+        for key, row in MEASURES.items()
+    ]
+
+
+def _promise(standing: Standing) -> Cell:
+    target, _, confidence = promise(standing.contender.risk).partition(" at ")
+    return Cell(target, f"at {confidence}")
+
+
+def _bound(standing: Standing) -> Cell:
+    certificate = standing.contender.certificate
+    return Cell("none", tone="bad") if certificate is None else Cell(f"≤ {percent_up(certificate.bound)}")
+
+
+def _estimate(standing: Standing, key: str) -> Cell:
+    estimate, form = standing.figures[key], MEASURES[key].form
+    return Cell(form(estimate.value), _interval(estimate, form))
+
+
+def _fnr(standing: Standing) -> Cell:
+    fnr = standing.fnr
+    interval = _interval(Estimate(fnr["value"], fnr["low"], fnr["high"]), percent)
+    tone = "bad" if standing.promise_held is False and fnr["low"] > standing.contender.risk.target_fnr else ""
+    counts = f"{fnr['misses']:,} of {fnr['exited_positives']:,}" if interval else ""
+    return Cell(percent(fnr["value"]), interval, counts, tone)
+
+
+def _difference(difference: Difference, row: Measure) -> Cell:
+    tone, words = SENSES[difference.sense]
+    return Cell(
+        row.change(difference.value), _interval(difference, row.change), words if difference.value else "", tone
+    )
+
+
+def _interval(estimate: Estimate, form: Callable[[float | None], str]) -> str:
+    """In the unit of the value before it, which is not said again."""
+    known = None not in (estimate.value, estimate.low, estimate.high)
+    return f"[{form(estimate.low)}, {form(estimate.high)}]".replace("%", "") if known else ""
+
+
+# ---- sentences
+
+
+def sentence(comparison: Comparison, standing: Standing) -> str:
+    """What became of one run, beside the first."""
+    first = comparison.standings[0]
+    if standing.verdict == "uncertified":
+        return "Nothing was certified, so every case goes to stage 2."
+    if standing is first:
+        return f"Certified: FNR on exits {_bound(standing).value}."
+    if standing.verdict == "other promise":
+        return (
+            f"Promises {promise(standing.contender.risk)}, {first.letter} {promise(first.contender.risk)}: "
+            "their coverages do not compare."
+        )
+    clear = [_clear(key, standing) for key in (*PRICES, "augrc") if standing.differences[key].sense]
+    return " ".join([_coverage_words(standing.differences["coverage"], first.letter), *clear])
+
+
+def _coverage_words(difference: Difference, first: str) -> str:
+    if not difference.value:
+        return f"Covers as much as {first}."
+    amount = f"{100 * abs(difference.value):.2f} points {MEASURES['coverage'].higher[difference.value < 0]}"
+    chance = "" if difference.sense else ", within chance"
+    return f"Covers {amount} than {first} {_interval(difference, points)}{chance}."
+
+
+def _clear(key: str, standing: Standing) -> str:
+    row, difference = MEASURES[key], standing.differences[key]
+    higher = row.higher[(difference.value or 0) < 0]
+    return f"{row.name} {higher}: {row.change(difference.value)} {_interval(difference, row.change)}."
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What a reader must know before the figures."""
+    if not comparison.promises_differ:
+        return []
+    made: dict[str, list[str]] = {}
+    for one in comparison.standings:
+        made.setdefault(promise(one.contender.risk), []).append(one.letter)
+    listed = "; ".join(f"{', '.join(letters)} {words}" for words, letters in made.items())
+    return [
+        f"The runs promise different things ({listed}). A looser promise carries more coverage, so coverage compares "
+        "between runs with the same promise only."
+    ]
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the figures do and do not say."""
+    cases, count = comparison.cases, len(comparison.standings)
+    lines = [
+        f"Intervals are at {100 * comparison.confidence:g}%, each by itself: exact for FNR on exits"
+        + (" (one positive of each group)" if cases.unit == "group" else "")
+        + f", else {comparison.samples:,} bootstrap resamples of {cases.unit}s, the same ones for all runs. They speak "
+        "of the draw of the test cases; another training seed or calibration split would move the figures too.",
+        f"The {count} runs were tried on one val_calib{_other_uses(comparison)}. Each certificate holds with the "
+        "confidence it states; "
+        f"whichever run is chosen, its certificate holds with {100 * comparison.joint_confidence:.4g}% at least.",
+        "The test figures of a run that is chosen for its test figures are a little too good.",
+    ]
+    ranked = [(one.letter, one.contender.ranked_by) for one in comparison.standings if not one.contender.certificate]
+    return [*lines, *(f"{letter} has no policy; its AUGRC ranks cases by its {words}." for letter, words in ranked)]
+
+
+def _other_uses(comparison: Comparison) -> str:
+    uses = max(
+        (one.contender.certificate.calib_uses for one in comparison.standings if one.contender.certificate), default=0
+    )
+    return f", which had been used {uses} times by then" if uses > len(comparison.standings) else ""
+
+
+# ---- console
+
+
+def console_lines(comparison: Comparison) -> Iterator[str]:
+    """The comparison as plain lines."""
+    for one in comparison.standings:
+        yield f"{one.letter}  {one.contender.path} ({label(one)}): {sentence(comparison, one)}"
+    first, *others = [one.letter for one in comparison.standings]
+    lines = [["", first, *others]]
+    lines += [[row.name, *map(_flat, row.cells)] for row in figure_rows(comparison)]
+    lines += [[f"{row.name} less {first}", "", *map(_flat, row.cells)] for row in difference_rows(comparison)]
+    widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
+    for start in range(1, len(widths), CONSOLE_COLUMNS):
+        shown = [0, *range(start, min(start + CONSOLE_COLUMNS, len(widths)))]
+        yield ""
+        for line in lines:
+            if any(line[column] for column in shown[1:]):
+                yield "".join(f"{line[column]:<{widths[column]}}" for column in shown).rstrip()
+    yield ""
+
+
+def _flat(cell: Cell) -> str:
+    """Value and interval in one line, without the notes that the page has room for."""
+    return f"{cell.value} {cell.interval}".rstrip()

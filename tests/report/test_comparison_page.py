@@ -1,0 +1,117 @@
+"""The page of a comparison: whole, self-contained and escaped, whatever runs it holds."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_page import NASTY, Elements
+
+from stage1_pro.core.contenders import compare_runs
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.report.comparison import free_folder, write_comparison
+from stage1_pro.core.report.comparison_tables import area_change, console_lines, points
+
+LONG = "a-name-of-a-run-that-goes-on-and-on-without-a-space-to-break-it-at-all-and-then-some"
+
+
+@pytest.fixture(scope="module")
+def written(made, tmp_path_factory):
+    """(comparison, folder) of five runs: nasty and long names, two names alike, the last one not certified."""
+    names = ["plain", "a <b>&'$x$", LONG, "plain", "refused"]
+    runs = [made(name=name, class_names=NASTY)[0] for name in names]
+    refused = runs[4]
+    refused.policy_path.unlink()
+    refused.record_attempt("softmax", refused.risk(0.02), certified=False)
+    comparison = compare_runs([str(run.path) for run in runs])
+    folder = tmp_path_factory.mktemp("out") / "new"
+    write_comparison(comparison, folder)
+    return comparison, folder
+
+
+def test_the_page_is_whole_and_loads_nothing(written):
+    html = (written[1] / "comparison.html").read_text()
+    elements = Elements(html)
+    assert {tag for tag, _ in elements.found}.isdisjoint({"script", "img", "b", "link", "iframe"})
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    pointed = {attributes["aria-labelledby"] for _, attributes in elements.found if "aria-labelledby" in attributes}
+    references = [value for _, found in elements.found for key, value in found.items() if key in ("src", "href")]
+    assert len(ids) == len(set(ids))
+    assert pointed | {value[1:] for value in references} <= set(ids)
+    assert all(value.startswith("#") for value in references)
+    assert "default-src 'none'" in html
+    assert "@import" not in html
+    assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= set(re.findall(r"(--[\w-]+):", html))
+
+
+def test_every_run_and_every_figure_is_on_the_page(written):
+    comparison, folder = written
+    assert len({standing.contender.name for standing in comparison.standings}) == 5
+    text = Elements((folder / "comparison.html").read_text()).text
+    for standing in comparison.standings:
+        assert standing.contender.name in text
+        assert f"{standing.figures['coverage'].value:.2%}" in text
+        assert standing.contender.digests["model"][:12] in text
+    assert "Nothing certified" in text
+    assert "promise different things" in text  # the refused one was tried at another target
+    assert not re.search(r"\bnan\b|\bNone\b", text)
+    for name in ("standings", "differences", "curves"):
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_numbers_are_those_of_the_page(written):
+    comparison, folder = written
+    record = json.loads((folder / "comparison.json").read_text())
+    assert record == comparison.record()
+    assert [run["letter"] for run in record["runs"]] == ["A", "B", "C", "D", "E"]
+    assert [run["certified"] for run in record["runs"]] == [True] * 4 + [False]
+    assert record["runs"][4]["coverage"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert record["runs"][4]["target_fnr_exit"] == 0.02
+
+
+def test_a_threshold_that_nothing_certified_does_not_take_part(made):
+    runs = [made(name=name, threshold=threshold)[0] for name, threshold in (("certified", None), ("altered", 1.0))]
+    with pytest.raises(UserError, match="the file has been altered"):
+        compare_runs([str(run.path) for run in runs])
+
+
+def test_lines_of_the_console_fit_and_hold_every_run(written):
+    lines = list(console_lines(written[0]))
+    table = lines[5:]
+    assert max(map(len, table)) <= 120
+    assert sum(line.startswith("AUGRC less A") for line in table) == 2
+    assert [line.split() for line in table if re.fullmatch(r" +[A-Z].*", line)] == [["A", "B", "C"], ["D", "E"]]
+
+
+def test_a_folder_in_use_is_refused_and_names_never_clash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = free_folder(None)
+    first.mkdir(parents=True)
+    assert free_folder(None) != first
+    assert free_folder(str(first)) == first  # empty
+    (first / "note").touch()
+    for used in (first, first / "note"):
+        with pytest.raises(UserError, match="never overwritten"):
+            free_folder(str(used))
+
+
+def test_signs_are_written_and_zero_has_none():
+    assert [points(value) for value in (0.0123, -0.0123, 0.0, -0.00001, None)] == [
+        "+1.23",
+        "−1.23",
+        "0.00",
+        "0.00",
+        "–",
+    ]
+    assert area_change(-np.float64(0.00002)) == "−0.00002"
+
+
+def test_comparing_imports_neither_torch_nor_pyplot():
+    code = (
+        "import sys, stage1_pro.core.contenders, stage1_pro.core.report.comparison as page; "
+        "assert 'matplotlib' not in sys.modules; page._charts(); "
+        "assert not {'torch', 'lightning', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
