@@ -18,7 +18,7 @@ class Args:
 
 def main(args: Args) -> None:
     from stage1_pro.core.evaluation import evaluate_run, score_test
-    from stage1_pro.core.policies.calibration import demand_consistent
+    from stage1_pro.core.policies.evidence import demand_consistent
     from stage1_pro.core.report.page import write_report
     from stage1_pro.core.run import Run
 

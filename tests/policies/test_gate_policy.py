@@ -75,7 +75,7 @@ def test_a_gate_that_knows_more_covers_more_and_says_so(kind: str) -> None:
 
 
 def test_no_gain_names_the_softmax_run() -> None:
-    found = calibrate_gate(split(0, knowledge=0.05), split(1, knowledge=0.05), RISK)
+    found = calibrate_gate(split(0, knowledge=0.05), split(1, knowledge=0.05), RISK, "platt")
     assert "no gain over the softmax policy" in found.notes[0]
     assert "exit_policy: softmax is the better choice" in found.notes[0]
 
@@ -129,7 +129,7 @@ def whole() -> dict:
         ({"gate_threshold": None}, "$.gate_threshold is null"),
         ({"gate_treshold": 0.5}, "did you mean 'gate_threshold'?"),
         ({"calibrator_type": "sigmoid"}, "$.calibrator_type is"),
-        ({"calibrator_type": "isotonic"}, "$.calibrator_type is 'isotonic' and $.calibrator_params.type 'platt'"),
+        ({"calibrator_type": "platt"}, "$.calibrator_type is 'platt' and $.calibrator_params.type 'isotonic'"),
         ({"calibrator_params": {"type": "platt"}}, "$.calibrator_params.answer_0 is missing"),
         ({"calibrator_params": {}}, "$.calibrator_params.type is missing"),
         (
