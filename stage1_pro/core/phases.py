@@ -45,9 +45,7 @@ PHASES = {
         Phase(1, "baseline", ("cls",), "cross_entropy", ("softmax",), "val_accuracy", "max"),
         Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_augrc", "min"),
         Phase(3, "gate", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
-        Phase(
-            6, "conformal", ("cls", "gate", "aux"), "selective", ("softmax", "gate", "scrc"), "val_gate_augrc", "min"
-        ),
+        Phase(6, "conformal", ("cls", "gate", "aux"), "selective", ("softmax", "gate", "scrc"), "val_gate_augrc", "min"),
     )
 }
 

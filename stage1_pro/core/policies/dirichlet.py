@@ -121,4 +121,5 @@ def _params(c: float, a: float, b0: float, b1: float) -> dict[str, Any]:
 
 def _log_p(z: FloatArray) -> tuple[FloatArray, FloatArray]:
     """(ln p_0, ln p_1), exact at any |z|."""
-    return -np.logaddexp(0, z), -np.logaddexp(0, -z)
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return -np.logaddexp(0, z), -np.logaddexp(0, -z)
