@@ -63,7 +63,7 @@ def demand_consistent(policy: dict[str, Any], where: Path) -> None:
 
 
 def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: Scores, where: Path) -> None:
-    """Raise UserError unless the policy, applied to val_calib again, gives the counts that carry its promise."""
+    """Raise UserError unless the policy, applied to val_calib again, gives the counts that it records."""
     kept = counted_cases(policy, calib)
     counts = count_decisions(decisions.exits[kept], decisions.predictions[kept], calib.labels[kept])
     found = int(counts.misses[0]), int(counts.exited_positives[0])
@@ -71,6 +71,14 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
         raise UserError(
             f"{where}: on val_calib it gives {found[0]} misses of {found[1]} exited positives, not the "
             f"{policy['misses']} of {policy['exited_positives']} that it records: file or scores have been altered."
+        )
+    every = count_decisions(decisions.exits, decisions.predictions, calib.labels)
+    found = {name: int(getattr(every, name)[0]) for name in ("exited", "false_alarms")}
+    recorded = {name: policy["val_calib_metrics"].get(name) for name in found}
+    if found != recorded:
+        raise UserError(
+            f"{where}: on val_calib it gives {found['exited']} exits with {found['false_alarms']} false alarms, not "
+            f"the {recorded['exited']} with {recorded['false_alarms']} that it records: file or scores have been altered."
         )
 
 

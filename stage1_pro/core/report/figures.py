@@ -87,7 +87,8 @@ CHARTS = (
         "test",
         "Scores by class",
         "Test cases by the score of the exit policy, on a logarithmic scale of cases. What is right of the threshold "
-        "exits (with SCRC unless its prediction set holds both classes); orange there are the errors that stage 1 keeps, misses above and false alarms below.",
+        "exits (with SCRC unless its prediction set holds both classes); orange there are the errors that stage 1 "
+        "keeps, misses above and false alarms below.",
         3.5,
         draw_scores,
     ),
@@ -96,8 +97,8 @@ CHARTS = (
         "calibration",
         "How the policy was certified",
         "Candidates were fixed on val_select and tested on val_calib one after the other, from the start toward more "
-        "coverage, until one failed. Chosen is the last that passed. (SCRC-T instead takes the smallest prediction sets "
-        "whose loss its rule allows.)",
+        "coverage, until one failed. Chosen is the last that passed. (SCRC-T instead takes the smallest prediction "
+        "sets whose loss its rule allows.)",
         SWEEP_HEIGHT,
         lambda figure, evidence: draw_sweep(figure, evidence.policy),
     ),
