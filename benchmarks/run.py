@@ -17,6 +17,7 @@ BENCHMARKS = {
     "mapie_coverage": "validity and certified coverage against MAPIE's methods on 400 draws",
     "bootstrap": "1,000 bootstrap resamples against a plain loop",
     "features": "a training step from the feature cache against the live backbone",
+    "scrc": "a million cases: 200 × 100 pairs against one argsort, SCRC-T against SCRC-I",
     "startup": "how long --help takes, and what the scripts import",
 }
 

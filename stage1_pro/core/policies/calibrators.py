@@ -61,8 +61,11 @@ def calibrated(params: dict[str, Any], gate: np.ndarray, answers: IntArray) -> F
     gate = np.ascontiguousarray(gate, dtype=np.float64)
     gate = np.where(np.isfinite(gate), gate, np.nan)
     form = _apply_platt if params["type"] == "platt" else _apply_knots
-    both = [form(params[name], gate) for name in ANSWERS]
-    return np.where(answers == 1, both[1], both[0])
+    scores = np.empty(gate.size)
+    for answer, name in enumerate(ANSWERS):
+        own = answers == answer
+        scores[own] = form(params[name], gate[own])
+    return scores
 
 
 def demand_matching(policy: dict[str, Any], name: str) -> None:

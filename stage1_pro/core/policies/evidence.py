@@ -77,8 +77,8 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
     recorded = {name: policy["val_calib_metrics"].get(name) for name in found}
     if found != recorded:
         raise UserError(
-            f"{where}: on val_calib it gives {found['exited']} exits with {found['false_alarms']} false alarms, not "
-            f"the {recorded['exited']} with {recorded['false_alarms']} that it records: file or scores have been altered."
+            f"{where}: on val_calib it gives {found['exited']} exits with {found['false_alarms']} false alarms, and "
+            f"records {recorded['exited']} with {recorded['false_alarms']}: file or scores have been altered."
         )
 
 

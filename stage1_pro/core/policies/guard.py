@@ -33,10 +33,11 @@ def guarded(
     predicted coverage.
     """
     _, allowed = _end(softmax, positives, risk)
-    known = np.isfinite(softmax.scores)
+    scores = np.where(np.isfinite(softmax.scores), calibrated(fitted.params, gate, answers), np.nan)
+    moved = np.flatnonzero((answers == 1) & np.isfinite(scores))
     kept = {}
     for tilt in TILTS:
-        scores = np.where(known, calibrated(tilted(fitted.params, tilt), gate, answers), np.nan)
+        scores[moved] = calibrated(tilted(fitted.params, tilt), gate[moved], answers[moved])
         coverage, fpr = _end(replace(softmax, scores=scores, answers=answers), positives, risk)
         if coverage > 0 and fpr <= allowed + 1e-12:
             kept[tilt] = coverage

@@ -16,17 +16,17 @@ from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.calibration import (
     Calibration,
+    Countable,
     any_case_per_group,
     calibrate,
     counted_positives,
     demand_binary,
 )
 from stage1_pro.core.policies.calibrators import STORED_AS, calibrated, demand_matching
-from stage1_pro.core.policies.certify import power_aware_start, predicted_coverage
+from stage1_pro.core.policies.certify import power_aware_start, predicted_coverage, threshold_candidates
 from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, log_odds
 from stage1_pro.core.policies.frontier import RankedPairs, frontier_pairs
 from stage1_pro.core.policies.gate import (
-    GateCalibration,
     advice,
     baseline_row,
     calibrate_gate,
@@ -86,11 +86,12 @@ def gate_of(params: dict[str, Any], outputs: Outputs, answers: IntArray, confide
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SCRCCalibration:
-    """outcome: of SCRC-I or SCRC-T; gate: the gate policy, with the softmax policy in it, on the same cases, for
-    comparison; notes: what val_select says of them."""
+    """outcome: of SCRC-I or SCRC-T on `calib`; notes: what val_select says of it beside the softmax policy."""
 
     outcome: Calibration | Transductive
-    gate: GateCalibration
+    select: Scores
+    calib: Scores
+    risk: Risk
     variant: str
     kind: str
     dirichlet_params: dict[str, Any]
@@ -102,19 +103,23 @@ class SCRCCalibration:
         record = self.outcome.record()
         if isinstance(self.outcome, Calibration):
             record |= self.outcome.parameters[self.outcome.demand_certified()]
-        baselines = {
-            "softmax": baseline_row(self.gate.baseline, "softmax"),
-            "gate": baseline_row(self.gate.calibration, "gate"),
-        }
         return {
             **record,
-            "diagnostics": {**record["diagnostics"], "baselines": baselines, "notes": self.notes},
+            "diagnostics": {**record["diagnostics"], "baselines": self._baselines(), "notes": self.notes},
             "fnr_bound": record["fnr_upper_bound"],
             "scrc_variant": self.variant,
             "lambda1_convention": CONVENTION,
             "dirichlet_params": self.dirichlet_params,
             "calibrator_type": STORED_AS[self.kind],
             "calibrator_params": self.calibrator_params,
+        }
+
+    def _baselines(self) -> dict[str, Any]:
+        """What the other policies certify on the same cases, without becoming policies."""
+        gate = calibrate_gate(self.select, self.calib, self.risk, self.kind)
+        return {
+            "softmax": baseline_row(gate.baseline, "softmax"),
+            "gate": baseline_row(gate.calibration, "gate"),
         }
 
 
@@ -146,9 +151,9 @@ def calibrate_scrc(
     # from here on val_calib is read
     certified_on = _ranked(probabilities, fitted.params, calib)
     outcome = VARIANTS[variant](chosen_on, certified_on, calib, pairs, risk, warnings)
-    gate = calibrate_gate(select, calib, risk, kind)
-    notes = [*tilt_notes(fitted), *_path_notes(pairs), advice(_gain(chosen_on, pairs, select, gate, positives))]
-    return SCRCCalibration(outcome, gate, variant, kind, probabilities, fitted.params, notes)
+    gain = _predicted(chosen_on, pairs, positives, risk) - _predicted_softmax(select, positives, risk)
+    notes = [*tilt_notes(fitted), *_path_notes(pairs), advice(gain)]
+    return SCRCCalibration(outcome, select, calib, risk, variant, kind, probabilities, fitted.params, notes)
 
 
 def _ranked(dirichlet: dict[str, Any], calibrator: dict[str, Any], split: Scores) -> RankedPairs:
@@ -198,12 +203,11 @@ def _path_notes(pairs: FloatArray) -> list[str]:
     return [f"{off} of {len(pairs)} candidates use the second threshold; the others are the gate's own."]
 
 
-def _gain(select: RankedPairs, pairs: FloatArray, split: Scores, gate: GateCalibration, positives: int) -> float:
-    """Predicted coverage over the softmax policy."""
-    risk, baseline = gate.calibration.risk, gate.baseline
-    thresholds = np.array([row["threshold"] for row in baseline.parameters])
-    softmax = softmax_ranked(split).counts(thresholds)
-    own, other = (
-        predicted_coverage(counts, positives, risk.target_fnr, risk.delta) for counts in (select.counts(pairs), softmax)
-    )
-    return own - other
+def _predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk) -> float:
+    """Coverage at which the walk would end if val_calib were like val_select."""
+    return predicted_coverage(select.counts(candidates), positives, risk.target_fnr, risk.delta)
+
+
+def _predicted_softmax(select: Scores, positives: int, risk: Risk) -> float:
+    ranked = softmax_ranked(select)
+    return _predicted(ranked, threshold_candidates(ranked.scores), positives, risk)
