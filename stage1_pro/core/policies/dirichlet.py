@@ -66,14 +66,14 @@ def class_weights(labels: IntArray) -> FloatArray:
 
 def _fit_tied(z: FloatArray, labels: IntArray) -> dict[str, Any]:
     negative, positive = _log_p(z)
-    c, a = _minimise(np.column_stack([-(negative + LN2), positive + LN2]), labels, 0.0)
+    c, a = _minimise([-(negative + LN2), positive + LN2], labels, 0.0)
     return _params(c, a, c * LN2, a * LN2)
 
 
 def _fit_free(z: FloatArray, labels: IntArray, mu: float) -> dict[str, Any]:
     """Only the difference d of the biases matters; mu wants it shared: b = (-d/2, d/2)."""
     negative, positive = _log_p(z)
-    c, a, d = _minimise(np.column_stack([-negative, positive, np.ones_like(z)]), labels, mu)
+    c, a, d = _minimise([-negative, positive, np.ones_like(z)], labels, mu)
     return _params(c, a, -d / 2, d / 2)
 
 
@@ -94,25 +94,29 @@ def _best_penalty(z: FloatArray, labels: IntArray, groups: np.ndarray, seed: int
     return float(PENALTIES[int(np.argmin([loss(mu) for mu in PENALTIES]))])
 
 
-def _minimise(design: FloatArray, labels: IntArray, mu: float) -> list[float]:
-    """Weights of a logistic model (N, 2 or 3) from the identity; the third is a bias with penalty mu / 4."""
+def _minimise(columns: list[FloatArray], labels: IntArray, mu: float) -> list[float]:
+    """Weights of a logistic model of 2 or 3 columns (N,), from the identity; the third is a bias with penalty mu / 4.
+
+    Sums are numpy's and not BLAS's, which would depend on the number of threads.
+    """
     weights = class_weights(labels) / max(1, len(labels))
-    penalty = np.array([0.0, 0.0, mu / 4])[: design.shape[1]]
+    penalty = np.array([0.0, 0.0, mu / 4])[: len(columns)]
 
     def objective(v: FloatArray) -> tuple[float, FloatArray]:
-        u = design @ v
-        loss = weights @ (np.logaddexp(0, u) - labels * u) + penalty @ v**2
-        return float(loss), design.T @ (weights * (expit(u) - labels)) + 2 * penalty * v
+        u = sum(value * column for value, column in zip(v, columns, strict=True))
+        residual = weights * (expit(u) - labels)
+        loss = np.sum(weights * (np.logaddexp(0, u) - labels * u)) + np.sum(penalty * v**2)
+        return float(loss), np.array([np.sum(column * residual) for column in columns]) + 2 * penalty * v
 
     start, bounds = [1.0, 1.0, 0.0], [WEIGHT, WEIGHT, (None, None)]
-    size, exact = design.shape[1], {"ftol": 1e-14, "gtol": 1e-10, "maxiter": 1000}
+    size, exact = len(columns), {"ftol": 1e-14, "gtol": 1e-10, "maxiter": 1000}
     found = minimize(objective, start[:size], jac=True, bounds=bounds[:size], method="L-BFGS-B", options=exact)
     return [float(value) for value in found.x]
 
 
 def _nll(params: dict[str, Any], z: FloatArray, labels: IntArray, weights: FloatArray) -> float:
     u = log_odds(params, np.column_stack([np.zeros_like(z), z]))
-    return float(weights @ (np.logaddexp(0, u) - labels * u))
+    return float(np.sum(weights * (np.logaddexp(0, u) - labels * u)))
 
 
 def _params(c: float, a: float, b0: float, b1: float) -> dict[str, Any]:
