@@ -12,10 +12,9 @@ from stage1_pro import __version__
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
-from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.phases import POLICY_TABLE
 from stage1_pro.core.policies.base import ExitPolicy
-from stage1_pro.core.policies.calibration import demand_consistent, demand_reproduced
+from stage1_pro.core.policies.evidence import demand_consistent, demand_reproduced, evidence_words
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.run import Run, utc_now
 from stage1_pro.core.splits import parse_splits
@@ -202,8 +201,7 @@ that must not be missed.
 ## What it promises
 {policy["guarantee"]["words"]}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
-Certified on {policy["exited_positives"]} exited positives with {policy["misses"]} missed:
-FNR on exits <= {bound_text(policy["fnr_upper_bound"])}.
+On the calibration split {evidence_words(policy)}.
 This calibration split has been used {policy["calib_use_count"]} time(s); each further use weakens the promise.
 
 {evaluation["promise"]["words"]}

@@ -68,14 +68,11 @@ def say(line: str = "") -> None:
 
 def say_policy(policy: dict[str, Any]) -> None:
     """What a calibration certified, and the promise in words."""
-    from stage1_pro.core.metrics.binomial import bound_text
+    from stage1_pro.core.policies.evidence import evidence_words
 
     for warning in policy["diagnostics"]["warnings"]:
         say(f"warning: {warning}")
-    say(
-        f"certified: coverage {policy['coverage']:.1%} of val_calib; {policy['misses']} of "
-        f"{policy['exited_positives']} exited positives missed; FNR on exits <= {bound_text(policy['fnr_upper_bound'])}"
-    )
+    say(f"certified: coverage {policy['coverage']:.1%} of val_calib; {evidence_words(policy)}")
     say(policy["guarantee"]["words"])
     if policy["calib_use_count"] > 1:
         say(

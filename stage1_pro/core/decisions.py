@@ -9,6 +9,7 @@ import pandas as pd
 from stage1_pro.core import artifacts
 from stage1_pro.core.data.cases import IMAGE_SUFFIXES
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.predictor import RawOutputs, Stage1Predictor
 from stage1_pro.core.progress import bar
 
@@ -32,7 +33,8 @@ def find_images(names: list[str]) -> list[str]:
 
 
 def decide_files(predictor: Stage1Predictor, paths: list[str], *, batch_size: int, workers: int) -> pd.DataFrame:
-    """Decide every file: columns id (its path), answer, probability, decision, score, reason.
+    """Decide every file: columns id (its path), answer, probability, decision, score, reason, and prediction_set (the
+    classes that remain possible) where the policy has such sets.
 
     An unreadable file has no answer and is deferred.
     """
@@ -64,8 +66,7 @@ def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: list[str]) -> 
     readable = np.ones(len(outputs), dtype=bool)
     readable[list(outputs.unreadable)] = False
     names = np.array(predictor.class_names, dtype=object)[decisions.predictions]
-    reasons = np.where(decisions.exits, "score reaches the certified threshold", "score below the certified threshold")
-    reasons = reasons.astype(object)
+    reasons = _reasons(decisions)
     for position, reason in outputs.unreadable.items():
         reasons[position] = reason
     columns = {
@@ -76,7 +77,25 @@ def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: list[str]) -> 
         "score": decisions.scores,
         "reason": reasons,
     }
-    return pd.DataFrame(columns)[COLUMNS]
+    table = pd.DataFrame(columns)[COLUMNS]
+    if decisions.prediction_sets is not None:
+        table["prediction_set"] = _set_words(decisions.prediction_sets, predictor.class_names)
+    return table
+
+
+def _reasons(decisions: ExitDecisions) -> np.ndarray:
+    """(N,) why each case exits or defers."""
+    reasons = np.where(decisions.exits, "score reaches the certified threshold", "score below the certified threshold")
+    if decisions.prediction_sets is not None:
+        open_sets = decisions.prediction_sets.sum(axis=1) > 1
+        reasons = np.where(open_sets, "the prediction set holds more than one class", reasons)
+    return reasons.astype(object)
+
+
+def _set_words(sets: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
+    """Names of the classes in each set (N, C), with a bar between them."""
+    words = {tuple(row): "|".join(np.array(class_names, dtype=object)[row]) for row in np.unique(sets, axis=0)}
+    return [words[tuple(row)] for row in sets]
 
 
 def _answer_probability(logits: np.ndarray, predictions: np.ndarray) -> np.ndarray:

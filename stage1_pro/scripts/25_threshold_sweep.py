@@ -31,7 +31,7 @@ def main(args: Args) -> None:
     run.demand_uncalibrated("softmax")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     calibration = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk)
-    uses = run.record_attempt("softmax", risk, calibration.walk.answer is not None)
+    uses = run.record_attempt("softmax", risk, calibration.certified)
     record = calibration.record()
     threshold = record["sweep_results"][calibration.demand_certified()]["threshold"]
     policy = {**run.policy_header(risk, uses), **record, "exit_threshold": threshold}

@@ -17,9 +17,9 @@ from stage1_pro.core import cli
 class Args:
     run: str = "runs/latest"
     """Run directory."""
-    calibrator: Literal["platt", "isotonic", "quantile"] = "platt"
-    """Map per answer from gate logit to score: platt (two numbers), isotonic (wants 1,000 cases), quantile (gives
-    each answer the softmax policy's quantiles)."""
+    calibrator: Literal["quantile", "platt", "isotonic"] = "quantile"
+    """Map per answer from gate logit to score: quantile (gives each answer the softmax policy's quantiles, and keeps
+    FPR on exits), platt (two numbers, the chance of a right answer), isotonic (the same, wants 1,000 cases)."""
     target_fnr_exit: float | None = None
     """Certify this target instead of the config's, above 0, up to 0.1."""
     fnr_confidence: float | None = None
@@ -35,7 +35,7 @@ def main(args: Args) -> None:
     run.demand_uncalibrated("gate")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     gate = calibrate_gate(run.scores("val_select"), run.scores("val_calib"), risk, args.calibrator)
-    uses = run.record_attempt("gate", risk, gate.calibration.walk.answer is not None)
+    uses = run.record_attempt("gate", risk, gate.calibration.certified)
     for note in gate.notes:
         cli.say(note)
     policy = {**run.policy_header(risk, uses), **gate.fields()}

@@ -41,7 +41,7 @@ def main(args: Args) -> None:
 def evaluate(path: str | None) -> None:
     """Measure one run and write its report."""
     from stage1_pro.core.evaluation import evaluate_run, score_test
-    from stage1_pro.core.policies.calibration import demand_consistent
+    from stage1_pro.core.policies.evidence import demand_consistent
     from stage1_pro.core.report.page import write_report
     from stage1_pro.core.run import LATEST, Run
 

@@ -2,7 +2,8 @@
 
     python stage1_pro/scripts/60_predict.py runs/demo/bundle data/demo/images --out decisions.csv
 reads   a bundle, image files and folders of images
-writes  one row an image: id, answer, probability, decision (exit or defer), score, reason
+writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
+        prediction_set, the classes that remain possible
 
 Exits with status 4 where some images could not be read; they are deferred, with the reason.
 """

@@ -178,12 +178,13 @@ def test_a_gate_on_a_single_head_checkpoint_is_refused(trained, script):
 def test_an_anti_informative_gate_is_refused_with_advice(gated, script):
     for split in ("val_select", "val_calib"):
         scores = Run(gated).scores(split)
-        scores.labels[:60] = 1 - scores.labels[:60]  # wrong answers enough to tell a slope
+        scores.logits[:60] *= -1  # wrong answers enough to tell a slope
         right = (scores.logits[:, 1] >= scores.logits[:, 0]) == scores.labels
         rng = np.random.default_rng(0)
         scores.gate_logit[:] = rng.normal(np.where(right, -2, 2), 1)
         scores.write(gated / "scores" / f"{split}.parquet")
-    refused(script("33_calibrate_gate", "--run", gated), "anti-informative", "exit_policy: softmax")
+    outcome = script("33_calibrate_gate", "--run", gated, "--calibrator", "platt")
+    refused(outcome, "anti-informative", "exit_policy: softmax")
     assert not (gated / "gateparams.json").exists()
 
 

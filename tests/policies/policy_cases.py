@@ -1,8 +1,11 @@
 """Small score splits and counts for the policy tests."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from stage1_pro.core.metrics.exits import ExitCounts
+from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
 
 
@@ -30,3 +33,22 @@ def counts_of(exited_positives: list[int], misses: list[int], positives: int, ca
     exited, missed = np.array(exited_positives, dtype=np.int64), np.array(misses, dtype=np.int64)
     none = np.zeros_like(exited)
     return ExitCounts(exited, exited, missed, none, none, cases, positives)
+
+
+def gated_split(seed: int, cases: int = 3000, knowledge: float = 1.5, share: float = 0.5, step: float = 0.0) -> Scores:
+    """A share of the cases positive; the gate knows more of right and wrong than z does. step: both rounded to it."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(cases) < share).astype(np.int8)
+    z = rng.normal(np.where(labels == 1, 1.2, -1.2), 1)
+    right = (z >= 0) == (labels == 1)
+    gate = 0.5 * np.abs(z) + rng.normal(np.where(right, knowledge, -knowledge), 1)
+    if step:
+        z, gate = np.round(z / step) * step, np.round(gate / step) * step
+    return replace(from_z(z, labels), gate_logit=gate.astype(np.float32))
+
+
+def header(risk: Risk) -> dict:
+    """The fields of a policy file that its run adds."""
+    digests = dict.fromkeys(("model_digest", "splits_digest"), "0" * 64)
+    named = {"schema_version": 1, "run_id": "test", "created_at": "2025-01-01T00:00:00Z", "calib_use_count": 1}
+    return {**named, **digests, "target_fnr_exit": risk.target_fnr, "fnr_confidence": risk.confidence}

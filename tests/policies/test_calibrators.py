@@ -41,14 +41,14 @@ def test_isotonic_is_scikit_learns_per_answer() -> None:
         own = answers == answer
         fitted = IsotonicRegression(out_of_bounds="clip").fit(gate[own], right[own].astype(float))
         np.testing.assert_allclose(calibrated(params, fresh, np.full(3000, answer)), fitted.predict(fresh), atol=1e-12)
-    demand_sound(params, "test")
+    demand_sound(params, "gateparams")
 
 
 def test_quantile_map_gives_each_answer_softmaxs_shares() -> None:
     gate, answers, right, confidence = drawn(3, 1500)
     fitted = fit_calibrator("quantile", gate, answers, right, confidence)
     assert fitted.params["type"] == "isotonic"
-    demand_sound(fitted.params, "test")
+    demand_sound(fitted.params, "gateparams")
     scores = calibrated(fitted.params, gate, answers)
     for answer in (0, 1):
         own = answers == answer
@@ -98,7 +98,7 @@ def test_a_constant_gate_says_nothing() -> None:
         fit_calibrator("platt", np.ones_like(gate), answers, right, confidence)
     for kind in ("isotonic", "quantile"):
         params = fit_calibrator(kind, np.ones_like(gate), answers, right, confidence).params
-        demand_sound(params, "test")
+        demand_sound(params, "gateparams")
         assert len(np.unique(calibrated(params, gate, np.zeros_like(answers)))) == 1
 
 
@@ -142,4 +142,4 @@ def test_isotonic_on_few_points_warns() -> None:
 def test_knots_that_are_no_rising_map_are_refused(knots: dict) -> None:
     params = {"type": "isotonic", "answer_0": {"x": [0.0], "y": [0.5]}, "answer_1": knots}
     with pytest.raises(UserError, match=r"calibrator_params\.answer_1 is no rising map"):
-        demand_sound(params, "gateparams.json")
+        demand_sound(params, "gateparams")

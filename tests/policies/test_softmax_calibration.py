@@ -9,7 +9,8 @@ import pytest
 from policy_cases import from_z, population, split_of
 
 from stage1_pro.core.errors import NothingCertified, UserError
-from stage1_pro.core.policies.calibration import demand_consistent, one_case_per_group
+from stage1_pro.core.policies.calibration import one_case_per_group
+from stage1_pro.core.policies.evidence import demand_consistent
 from stage1_pro.core.policies.softmax import calibrate_softmax
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores

@@ -2,27 +2,29 @@
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from stage1_pro.core.errors import NothingCertified, UserError, raise_problems
+from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
-from stage1_pro.core.metrics.binomial import fnr_upper_bound, p_value
-from stage1_pro.core.metrics.exits import ExitCounts, count_decisions, count_exits
-from stage1_pro.core.policies.base import ExitDecisions
+from stage1_pro.core.metrics.exits import ExitCounts, count_exits
 from stage1_pro.core.policies.certify import GUARANTEE, Walk, certify, refusal
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
 
-DEMANDED = (
-    *("schema_version", "run_id", "created_at", "target_fnr_exit", "fnr_confidence", "guarantee", "exited_positives"),
-    *("misses", "fnr_upper_bound", "calib_use_count", "model_digest", "splits_digest", "diagnostics"),
-)
 
-PARAMETERS = ("threshold", "lambda1", "lambda2")
-"""What a candidate may be made of, as rows of the sweep name it."""
+class Countable(Protocol):
+    """One split as a policy ranks it. labels: (N,); independent: (N,) bool, the cases that count as evidence;
+    groups: number of groups; counts: exits at each of J candidates, of all cases or of those kept."""
+
+    @property
+    def labels(self) -> IntArray: ...
+    @property
+    def independent(self) -> BoolArray: ...
+    @property
+    def groups(self) -> int: ...
+    def counts(self, candidates: FloatArray, kept: BoolArray | None = None) -> ExitCounts: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,16 +40,13 @@ class Ranked:
 
     @classmethod
     def of(cls, split: Scores, scores: FloatArray, answers: IntArray) -> "Ranked":
-        ungrouped = bool((split.group == split.case_id).all())
-        groups = len(split) if ungrouped else len(np.unique(split.group.astype(str)))
-        independent = np.ones(len(split), dtype=bool) if ungrouped else one_case_per_group(split)
-        return cls(scores, answers, split.labels, independent, groups)
+        return cls(scores, answers, split.labels, *independence(split))
 
-    def counts(self, thresholds: FloatArray, kept: BoolArray | None = None) -> ExitCounts:
-        """Exits at each threshold, of all cases or of those kept."""
+    def counts(self, candidates: FloatArray, kept: BoolArray | None = None) -> ExitCounts:
+        """Exits at each threshold (J,), of all cases or of those kept."""
         if kept is None or kept.all():
-            return count_exits(self.scores, self.answers, self.labels, thresholds)
-        return count_exits(self.scores[kept], self.answers[kept], self.labels[kept], thresholds)
+            return count_exits(self.scores, self.answers, self.labels, candidates)
+        return count_exits(self.scores[kept], self.answers[kept], self.labels[kept], candidates)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +64,10 @@ class Calibration:
     risk: Risk
     warnings: list[str]
 
+    @property
+    def certified(self) -> bool:
+        return self.walk.answer is not None
+
     def demand_certified(self) -> int:
         """Index of the certified candidate. Raises NothingCertified with the evidence and the remedies."""
         if self.walk.answer is None:
@@ -80,10 +83,10 @@ class Calibration:
             "coverage": float(every.coverage[index]),
             "exited_positives": int(counted.exited_positives[index]),
             "misses": int(counted.misses[index]),
-            "fnr_on_exits": _share(counted.fnr[index]),
+            "fnr_on_exits": share(counted.fnr[index]),
             "fnr_upper_bound": float(self.walk.upper_bounds[index]),
-            "fpr_on_exits": _share(every.fpr[index]),
-            "accuracy_on_exits": _share(every.accuracy[index]),
+            "fpr_on_exits": share(every.fpr[index]),
+            "accuracy_on_exits": share(every.accuracy[index]),
             "p_value": float(self.walk.p_values[index]),
             "certified": bool(self.walk.certified[index]),
         }
@@ -100,7 +103,11 @@ class Calibration:
             "exit_accuracy": row["accuracy_on_exits"],
             "guarantee": self._guarantee(),
             "sweep_results": [self.row(j) for j in range(len(self.parameters))],
-            "val_calib_metrics": self._metrics(index),
+            "val_calib_metrics": {
+                **split_metrics(self.every, self.groups, self.walk.calib.positives, index),
+                "fnr_upper_bound": row["fnr_upper_bound"],
+                "p_value": row["p_value"],
+            },
             "diagnostics": {
                 "candidates": len(self.parameters),
                 "start": {"index": self.walk.start, "coverage": float(self.every.coverage[self.walk.start])},
@@ -122,28 +129,6 @@ class Calibration:
             "source": "Angelopoulos et al., arXiv 2110.01052",
         }
 
-    def _metrics(self, index: int) -> dict[str, Any]:
-        every = self.every
-        return {
-            "cases": every.cases,
-            "positives": every.positives,
-            "negatives": every.cases - every.positives,
-            "groups": self.groups,
-            "positive_groups": self.walk.calib.positives,
-            "exited": int(every.exited[index]),
-            "coverage": float(every.coverage[index]),
-            "exited_positives": int(every.exited_positives[index]),
-            "misses": int(every.misses[index]),
-            "fnr_on_exits": _share(every.fnr[index]),
-            "fnr_upper_bound": float(self.walk.upper_bounds[index]),
-            "exited_negatives": int(every.exited_negatives[index]),
-            "false_alarms": int(every.false_alarms[index]),
-            "fpr_on_exits": _share(every.fpr[index]),
-            "precision_on_exits": _share(every.precision[index]),
-            "accuracy_on_exits": _share(every.accuracy[index]),
-            "p_value": float(self.walk.p_values[index]),
-        }
-
     def _naive(self) -> dict[str, Any]:
         """Largest coverage whose empirical FNR meets the target: near a coin toss, shown for comparison only."""
         met = np.flatnonzero(self.walk.calib.fnr <= self.risk.target_fnr)
@@ -163,12 +148,57 @@ def calibrate_threshold(
     select: Ranked, calib: Ranked, thresholds: FloatArray, risk: Risk, warnings: list[str]
 ) -> Calibration:
     """Certify one threshold of a score. thresholds: (J,) candidates from val_select, high to low."""
-    every = calib.counts(thresholds)
-    evidence = every if calib.independent.all() else calib.counts(thresholds, calib.independent)
-    # of val_select the walk reads its positives only
-    walk = certify(select.counts(thresholds, select.labels == 1), evidence, risk.target_fnr, risk.delta)
     parameters = [{"threshold": float(threshold)} for threshold in thresholds]
+    return calibrate(select, calib, thresholds, parameters, risk, warnings)
+
+
+def calibrate(
+    select: Countable,
+    calib: Countable,
+    candidates: FloatArray,
+    parameters: list[dict[str, float]],
+    risk: Risk,
+    warnings: list[str],
+) -> Calibration:
+    """Certify one of the candidates, which stand in the order of growing val_select coverage."""
+    every = calib.counts(candidates)
+    evidence = every if calib.independent.all() else calib.counts(candidates, calib.independent)
+    # of val_select the walk reads its positives only
+    walk = certify(select.counts(candidates, select.labels == 1), evidence, risk.target_fnr, risk.delta)
     return Calibration(walk, every, calib.groups, parameters, risk, warnings)
+
+
+def split_metrics(counts: ExitCounts, groups: int, positive_groups: int, index: int) -> dict[str, Any]:
+    """val_calib_metrics: what the chosen candidate does to all cases of val_calib."""
+    return {
+        "cases": counts.cases,
+        "positives": counts.positives,
+        "negatives": counts.cases - counts.positives,
+        "groups": groups,
+        "positive_groups": positive_groups,
+        "exited": int(counts.exited[index]),
+        "coverage": float(counts.coverage[index]),
+        "exited_positives": int(counts.exited_positives[index]),
+        "misses": int(counts.misses[index]),
+        "fnr_on_exits": share(counts.fnr[index]),
+        "exited_negatives": int(counts.exited_negatives[index]),
+        "false_alarms": int(counts.false_alarms[index]),
+        "fpr_on_exits": share(counts.fpr[index]),
+        "precision_on_exits": share(counts.precision[index]),
+        "accuracy_on_exits": share(counts.accuracy[index]),
+    }
+
+
+def independence(split: Scores) -> tuple[BoolArray, int]:
+    """(N,) the cases that count as independent evidence, and the number of groups."""
+    if (split.group == split.case_id).all():
+        return np.ones(len(split), dtype=bool), len(split)
+    return one_case_per_group(split), len(np.unique(split.group.astype(str)))
+
+
+def counted_positives(split: Scores) -> int:
+    """How many positives of a split count as independent evidence: all that may be known of val_calib in advance."""
+    return int(np.count_nonzero(independence(split)[0] & (split.labels == 1)))
 
 
 def one_case_per_group(split: Scores) -> BoolArray:
@@ -180,49 +210,25 @@ def one_case_per_group(split: Scores) -> BoolArray:
     """
     independent = np.ones(len(split), dtype=bool)
     positives = np.flatnonzero(split.labels == 1)
-    draws = [blake2b(str(case).encode(), digest_size=8).digest() for case in split.case_id[positives]]
-    positives = positives[np.argsort(np.array(draws, dtype="S8"), kind="stable")]
-    first = np.unique(split.group[positives].astype(str), return_index=True)[1]
     independent[positives] = False
-    independent[positives[first]] = True
+    independent[_representatives(split, positives)] = True
     return independent
 
 
-def demand_consistent(policy: dict[str, Any], where: Path) -> None:
-    """Raise UserError unless the file is complete and its counts really certify its target."""
-    missing = [f"$.{name} is missing" for name in DEMANDED if name not in policy]
-    raise_problems(
-        f"{where}: incomplete, so nothing shows that it was certified:", missing, "Calibrate the run with our script."
-    )
-    misses, exited, delta = policy["misses"], policy["exited_positives"], 1 - policy["fnr_confidence"]
-    if misses > exited or p_value(misses, exited, policy["target_fnr_exit"]) > delta:
-        raise UserError(
-            f"{where}: {misses} misses of {exited} exited positives do not certify target_fnr_exit "
-            f"{policy['target_fnr_exit']:g} at confidence {policy['fnr_confidence']:g}: the file has been altered."
-        )
-    certified = [row for row in policy["sweep_results"] if row.get("certified")]
-    chosen = certified[-1] if certified else {}
-    stored = {"threshold": policy.get("exit_threshold", policy.get("gate_threshold")), **policy}
-    parameters = {name: stored.get(name) for name in PARAMETERS if name in chosen}
-    counts = {name: policy[name] for name in ("misses", "exited_positives", "fnr_upper_bound", "coverage")}
-    bound = float(fnr_upper_bound(misses, exited, delta))
-    differs = any(chosen.get(name) != value for name, value in {**parameters, **counts}.items())
-    if differs or policy["fnr_upper_bound"] < bound - 1e-9:
-        raise UserError(
-            f"{where}: its threshold is not the last one that its sweep certified: the file has been altered."
-        )
+def any_case_per_group(split: Scores) -> BoolArray:
+    """(N,) one case drawn from each group, whatever its label: then all cases of a split are exchangeable."""
+    if (split.group == split.case_id).all():
+        return np.ones(len(split), dtype=bool)
+    drawn = np.zeros(len(split), dtype=bool)
+    drawn[_representatives(split, np.arange(len(split)))] = True
+    return drawn
 
 
-def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: Scores, where: Path) -> None:
-    """Raise UserError unless the policy, applied to val_calib again, gives the counts that certified it."""
-    kept = one_case_per_group(calib)
-    counts = count_decisions(decisions.exits[kept], decisions.predictions[kept], calib.labels[kept])
-    found = int(counts.misses[0]), int(counts.exited_positives[0])
-    if found != (policy["misses"], policy["exited_positives"]):
-        raise UserError(
-            f"{where}: on val_calib it gives {found[0]} misses of {found[1]} exited positives, not the "
-            f"{policy['misses']} of {policy['exited_positives']} that it records: file or scores have been altered."
-        )
+def _representatives(split: Scores, members: IntArray) -> IntArray:
+    """Of these positions (K,) the one of each group whose id hashes lowest."""
+    draws = [blake2b(str(case).encode(), digest_size=8).digest() for case in split.case_id[members]]
+    members = members[np.argsort(np.array(draws, dtype="S8"), kind="stable")]
+    return members[np.unique(split.group[members].astype(str), return_index=True)[1]]
 
 
 def demand_binary(split: Scores) -> None:
@@ -238,5 +244,6 @@ def demand_binary(split: Scores) -> None:
         )
 
 
-def _share(value: float) -> float | None:
+def share(value: float) -> float | None:
+    """None for a share of nothing: JSON has no NaN."""
     return None if np.isnan(value) else float(value)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import root_scalar
 from scipy.special import expit
 
+from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 
@@ -33,6 +34,8 @@ class FittedCalibrator:
 
     params: dict[str, Any]
     warnings: list[str]
+    tilt: float = 0.0
+    """How far predicted positives were pushed back, on the logit scale."""
 
 
 def fit_calibrator(
@@ -40,7 +43,7 @@ def fit_calibrator(
 ) -> FittedCalibrator:
     """Fit one map per answer on val_select. kind: platt, isotonic or quantile.
 
-    gate, confidence: (N,) gate logit and largest softmax probability, NaN where not finite; answers, right: (N,).
+    gate, confidence: (N,) gate logit and softmax probability of the answer, NaN where not finite; answers, right: (N,).
     Raises UserError where the gate ranks wrong answers above right ones.
     """
     warnings: list[str] = []
@@ -58,20 +61,34 @@ def calibrated(params: dict[str, Any], gate: np.ndarray, answers: IntArray) -> F
     gate = np.ascontiguousarray(gate, dtype=np.float64)
     gate = np.where(np.isfinite(gate), gate, np.nan)
     form = _apply_platt if params["type"] == "platt" else _apply_knots
-    both = [form(params[name], gate) for name in ANSWERS]
-    return np.where(answers == 1, both[1], both[0])
+    scores = np.empty(gate.size)
+    for answer, name in enumerate(ANSWERS):
+        own = answers == answer
+        scores[own] = form(params[name], gate[own])
+    return scores
 
 
-def demand_sound(params: dict[str, Any], where: str) -> None:
+def demand_matching(policy: dict[str, Any], name: str) -> None:
+    """Raise UserError unless a policy file's calibrator is of the type it names, and sound. name: of its schema."""
+    params = policy["calibrator_params"]
+    if params["type"] != policy["calibrator_type"]:
+        raise UserError(
+            f"{name}.json: $.calibrator_type is {policy['calibrator_type']!r} and $.calibrator_params.type "
+            f"{params['type']!r}: the file has been altered. {artifacts.MENDS[name]}"
+        )
+    demand_sound(params, name)
+
+
+def demand_sound(params: dict[str, Any], name: str) -> None:
     """Raise UserError where knots are not what a schema cannot say: as many y as x, x rising, y not falling."""
     if params["type"] != "isotonic":
         return
-    for name in ANSWERS:
-        x, y = params[name]["x"], params[name]["y"]
+    for answer in ANSWERS:
+        x, y = params[answer]["x"], params[answer]["y"]
         if len(x) != len(y) or np.any(np.diff(x) <= 0) or np.any(np.diff(y) < 0):
             raise UserError(
-                f"{where}: $.calibrator_params.{name} is no rising map: x must rise, y must not fall, and both be as "
-                "long. Run 33_calibrate_gate.py again for this run."
+                f"{name}.json: $.calibrator_params.{answer} is no rising map: x must rise, y must not fall, and both "
+                f"be as long. {artifacts.MENDS[name]}"
             )
 
 

@@ -75,14 +75,23 @@ def predicted_p(select: ExitCounts, calib_positives: int, target_fnr: float) -> 
     return p_value(misses, exited, target_fnr)
 
 
-def predicted_coverage(select: ExitCounts, calib_positives: int, target_fnr: float, delta: float) -> float:
-    """Coverage at which the walk would end if val_calib's rates were those of val_select; 0 if it certified nothing."""
-    if not select.exited.size:
-        return 0.0
+def predicted_end(select: ExitCounts, calib_positives: int, target_fnr: float, delta: float) -> tuple[int, bool]:
+    """Where the walk would end if val_calib's rates were those of val_select, and whether that would be certified.
+
+    Where nothing would be, the end is the start. Of val_calib only its number of positives is used.
+    """
     p = predicted_p(select, calib_positives, target_fnr)
     start = int(np.argmin(p))
-    passed = np.logical_and.accumulate(p[start:] <= delta)
-    return float(select.coverage[start + np.flatnonzero(passed)[-1]]) if passed.any() else 0.0
+    passed = int(np.logical_and.accumulate(p[start:] <= delta).sum())
+    return start + max(0, passed - 1), passed > 0
+
+
+def predicted_coverage(select: ExitCounts, calib_positives: int, target_fnr: float, delta: float) -> float:
+    """Coverage of that end; 0 if nothing would be certified."""
+    if not select.exited.size:
+        return 0.0
+    end, certified = predicted_end(select, calib_positives, target_fnr, delta)
+    return float(select.coverage[end]) if certified else 0.0
 
 
 def threshold_candidates(scores: FloatArray, most: int = 200) -> FloatArray:

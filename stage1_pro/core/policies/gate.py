@@ -1,22 +1,35 @@
 """The gate policy: exit where the calibrated gate, "this answer is right", reaches a certified threshold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from stage1_pro.core.errors import NothingCertified, UserError
-from stage1_pro.core.metrics.arrays import FloatArray
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.calibration import Calibration, Ranked, calibrate_threshold, demand_binary
-from stage1_pro.core.policies.calibrators import STORED_AS, calibrated, demand_sound, fit_calibrator
+from stage1_pro.core.policies.calibration import (
+    Calibration,
+    Ranked,
+    calibrate_threshold,
+    counted_positives,
+    demand_binary,
+)
+from stage1_pro.core.policies.calibrators import (
+    STORED_AS,
+    FittedCalibrator,
+    calibrated,
+    demand_matching,
+    fit_calibrator,
+)
 from stage1_pro.core.policies.certify import predicted_coverage, threshold_candidates
+from stage1_pro.core.policies.guard import guarded
 from stage1_pro.core.policies.softmax import (
     SATURATED_SHARE,
     answers,
     calibrate_softmax,
     saturation_warnings,
-    softmax_scores,
+    softmax_ranked,
 )
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
@@ -31,14 +44,8 @@ class GateExitPolicy:
 
     @classmethod
     def from_artifact(cls, data: dict[str, Any]) -> "GateExitPolicy":
-        params = data["calibrator_params"]
-        if params["type"] != data["calibrator_type"]:
-            raise UserError(
-                f"gateparams.json: $.calibrator_type is {data['calibrator_type']!r} and $.calibrator_params.type "
-                f"{params['type']!r}: the file has been altered. Run 33_calibrate_gate.py again for this run."
-            )
-        demand_sound(params, "gateparams.json")
-        return cls(data["gate_threshold"], params)
+        demand_matching(data, "gateparams")
+        return cls(data["gate_threshold"], data["calibrator_params"])
 
     def decide(self, outputs: Outputs) -> ExitDecisions:
         scores = gate_scores(self.calibrator_params, outputs)
@@ -59,7 +66,11 @@ class GateCalibration:
     def fields(self) -> dict[str, Any]:
         """The gate's part of gateparams.json. Demands a certified threshold."""
         record = self.calibration.record()
-        diagnostics = {**record["diagnostics"], "baselines": {"softmax": self._softmax()}, "notes": self.notes}
+        diagnostics = {
+            **record["diagnostics"],
+            "baselines": {"softmax": baseline_row(self.baseline, "softmax")},
+            "notes": self.notes,
+        }
         return {
             **record,
             "diagnostics": diagnostics,
@@ -68,62 +79,66 @@ class GateCalibration:
             "calibrator_params": self.params,
         }
 
-    def _softmax(self) -> dict[str, Any]:
-        try:
-            row = self.baseline.row(self.baseline.demand_certified())
-        except NothingCertified:
-            return {"certified": False, "note": "nothing could be certified with the softmax policy"}
-        unused = ("p_value", "fpr_on_exits", "accuracy_on_exits")
-        kept = {name: value for name, value in row.items() if name not in unused}
-        return {**kept, "note": "the softmax policy on the same scores, for comparison only"}
+
+def baseline_row(calibration: Calibration, name: str) -> dict[str, Any]:
+    """What another policy certifies on the same cases, logged without becoming a policy."""
+    if not calibration.certified:
+        return {"certified": False, "note": f"nothing could be certified with the {name} policy"}
+    row = calibration.row(calibration.demand_certified())
+    unused = ("p_value", "fpr_on_exits", "accuracy_on_exits")
+    kept = {name: value for name, value in row.items() if name not in unused}
+    return {**kept, "note": f"the {name} policy on the same scores, for comparison only"}
 
 
-def calibrate_gate(select: Scores, calib: Scores, risk: Risk, kind: str = "platt") -> GateCalibration:
+def calibrate_gate(select: Scores, calib: Scores, risk: Risk, kind: str = "quantile") -> GateCalibration:
     """Fit the calibrator and the candidates on `select`, certify a threshold on `calib`.
 
-    kind: platt, isotonic or quantile. Raises UserError for scores without a gate, or with a gate that
+    kind: quantile, platt or isotonic. Raises UserError for scores without a gate, or with a gate that
     ranks wrong answers first.
     """
     for split in (select, calib):
         demand_binary(split)
-        _demand_gate(split)
-    answered = answers(select.logits)
-    fitted = fit_calibrator(
-        kind,
-        np.asarray(select.gate_logit, np.float64),
-        answered,
-        answered == select.labels,
-        softmax_scores(select.logits),
-    )
-    chosen_on, certified_on = (
-        Ranked.of(split, gate_scores(fitted.params, split), answers(split.logits)) for split in (select, calib)
-    )
-    warnings = [*fitted.warnings, *_tie_warnings(kind, chosen_on.scores)]
+        demand_gate(split, split.split)
+    # fixed on val_select; of val_calib only the number of its positives is known here
+    fitted = fit_gate(kind, select, answers(select.logits), counted_positives(calib), risk)
+    chosen_on = Ranked.of(select, gate_scores(fitted.params, select), answers(select.logits))
     thresholds = threshold_candidates(chosen_on.scores)
-    calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, warnings)
+    # from here on val_calib is read
+    certified_on = Ranked.of(calib, gate_scores(fitted.params, calib), answers(calib.logits))
+    calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, fitted.warnings)
     baseline = calibrate_softmax(select, calib, risk)
-    softmax_on = Ranked.of(select, softmax_scores(select.logits), answered)
-    gain = _predicted(chosen_on, calibration) - _predicted(softmax_on, baseline)
-    return GateCalibration(calibration, baseline, kind, fitted.params, [_advice(gain)])
+    gain = _predicted(chosen_on, calibration) - _predicted(softmax_ranked(select), baseline)
+    return GateCalibration(calibration, baseline, kind, fitted.params, [*tilt_notes(fitted), advice(gain)])
+
+
+def fit_gate(kind: str, select: Scores, answered: IntArray, positives: int, risk: Risk) -> FittedCalibrator:
+    """The calibrator of the gate for these answers (N,), from val_select and the number of positives of val_calib."""
+    softmax, gate = softmax_ranked(select), np.asarray(select.gate_logit, np.float64)
+    own = np.where(answered == softmax.answers, softmax.scores, 1 - softmax.scores)
+    fitted = fit_calibrator(kind, gate, answered, answered == select.labels, own)
+    if kind == "quantile":
+        fitted = guarded(fitted, gate, answered, softmax, positives, risk)
+    scores = np.where(np.isfinite(own), calibrated(fitted.params, gate, answered), np.nan)
+    return replace(fitted, warnings=[*fitted.warnings, *_tie_warnings(kind, scores)])
 
 
 def gate_scores(params: dict[str, Any], outputs: Outputs) -> FloatArray:
     """(N,) float64 calibrated gate; NaN where a logit or the gate logit is not finite."""
-    if outputs.gate_logit is None:
-        raise UserError(NO_GATE)
-    scores = calibrated(params, outputs.gate_logit, answers(outputs.logits))
+    demand_gate(outputs)
+    scores = calibrated(params, np.asarray(outputs.gate_logit), answers(outputs.logits))
     return np.where(np.isfinite(outputs.logits).all(axis=1), scores, np.nan)
 
 
 NO_GATE = (
-    "this model has a single head and no gate, so a gate policy cannot be calibrated or applied. "
+    "this model has a single head and no gate, so no policy with a gate can be calibrated or applied. "
     "Train a run with --phase 3, or use exit_policy: softmax."
 )
 
 
-def _demand_gate(split: Scores) -> None:
-    if split.gate_logit is None:
-        raise UserError(f"scores of {split.split} hold no gate_logit: {NO_GATE}")
+def demand_gate(outputs: Outputs, split: str | None = None) -> None:
+    """Raise UserError for outputs of a model without a gate."""
+    if outputs.gate_logit is None:
+        raise UserError(f"scores of {split} hold no gate_logit: {NO_GATE}" if split else NO_GATE)
 
 
 def _tie_warnings(kind: str, scores: FloatArray) -> list[str]:
@@ -147,7 +162,17 @@ def _predicted(select: Ranked, calibration: Calibration) -> float:
     return predicted_coverage(counts, positives, calibration.risk.target_fnr, calibration.risk.delta)
 
 
-def _advice(gain: float) -> str:
+def tilt_notes(fitted: FittedCalibrator) -> list[str]:
+    """What the FPR guard did, where it did anything."""
+    if not fitted.tilt:
+        return []
+    return [
+        f"Predicted positives are moved back by {fitted.tilt:g} on the logit scale, so that the gate buys no coverage "
+        "with false alarms."
+    ]
+
+
+def advice(gain: float) -> str:
     if gain > 0:
         return f"val_select predicts {gain:+.1%} coverage over the softmax policy."
     return (

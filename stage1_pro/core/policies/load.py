@@ -6,9 +6,10 @@ from typing import Any
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.policies.gate import GateExitPolicy
+from stage1_pro.core.policies.scrc import SCRCExitPolicy
 from stage1_pro.core.policies.softmax import SoftmaxExitPolicy
 
-POLICIES = {"softmax": SoftmaxExitPolicy, "gate": GateExitPolicy}
+POLICIES = {"softmax": SoftmaxExitPolicy, "gate": GateExitPolicy, "scrc": SCRCExitPolicy}
 
 
 def policy_from_artifact(name: str, data: dict[str, Any]) -> ExitPolicy:

@@ -34,11 +34,14 @@ def calibrate_softmax(select: Scores, calib: Scores, risk: Risk) -> Calibration:
     """Certify a softmax threshold: candidates and their order from `select`, the certificate from `calib`."""
     for split in (select, calib):
         demand_binary(split)
-    chosen_on, certified_on = (
-        Ranked.of(split, softmax_scores(split.logits), answers(split.logits)) for split in (select, calib)
-    )
+    chosen_on, certified_on = softmax_ranked(select), softmax_ranked(calib)
     thresholds = threshold_candidates(chosen_on.scores)
     return calibrate_threshold(chosen_on, certified_on, thresholds, risk, saturation_warnings(chosen_on.scores))
+
+
+def softmax_ranked(split: Scores) -> Ranked:
+    """A split as the softmax policy ranks it."""
+    return Ranked.of(split, softmax_scores(split.logits), answers(split.logits))
 
 
 def softmax_scores(logits: np.ndarray) -> FloatArray:

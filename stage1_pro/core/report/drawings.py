@@ -19,6 +19,7 @@ from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.metrics.calibration import ReliabilityBins, reliability_bins
 from stage1_pro.core.metrics.exits import count_exits, fnr_coverage_curve
 from stage1_pro.core.metrics.selective import risk_coverage_curve
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.report import style
 
 CURVE_POINTS = 1000
@@ -65,7 +66,8 @@ def draw_fnr_coverage(figure: Figure, evidence: Evidence) -> None:
     style.target_line(axes, policy["target_fnr_exit"])
     style.operating_point(axes, coverage, fnr)
     if coverage is not None:
-        style.mark(axes, (coverage, policy["fnr_upper_bound"]), "v", style.GREEN, "certified bound")
+        words = "bound in expectation" if in_expectation(policy) else "certified bound"
+        style.mark(axes, (coverage, policy["fnr_upper_bound"]), "v", style.GREEN, words)
     style.coverage_axis(axes)
     style.fnr_axis(axes, policy["target_fnr_exit"], policy["fnr_upper_bound"], fnr)
     style.legend(figure, axes)

@@ -77,17 +77,19 @@ CHARTS = (
         "gate_reliability",
         "test",
         "Reliability of the calibrated gate",
-        "On the diagonal a score means that share of right answers. One map per answer, fitted on val_select.",
+        "On the diagonal a score means that share of right answers; the quantile map gives the gate softmax's scale "
+        "instead, and aims at its diagonal only. One map per answer, fitted on val_select.",
         3.5,
         draw_gate_reliability,
-        lambda evidence: "gate_threshold" in evidence.policy,
+        lambda evidence: "calibrator_params" in evidence.policy,
     ),
     Chart(
         "score_histogram",
         "test",
         "Scores by class",
         "Test cases by the score of the exit policy, on a logarithmic scale of cases. What is right of the threshold "
-        "exits; orange there are the errors that stage 1 keeps, misses above and false alarms below.",
+        "exits (with SCRC unless its prediction set holds both classes); orange there are the errors that stage 1 "
+        "keeps, misses above and false alarms below.",
         3.5,
         draw_scores,
     ),
@@ -96,7 +98,8 @@ CHARTS = (
         "calibration",
         "How the policy was certified",
         "Candidates were fixed on val_select and tested on val_calib one after the other, from the start toward more "
-        "coverage, until one failed. Chosen is the last that passed.",
+        "coverage, until one failed. Chosen is the last that passed. (SCRC-T instead takes the smallest prediction "
+        "sets whose loss its rule allows.)",
         SWEEP_HEIGHT,
         lambda figure, evidence: draw_sweep(figure, evidence.policy),
     ),

@@ -13,6 +13,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.calibration import top_label
 from stage1_pro.core.phases import PHASES
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.report import tables
 from stage1_pro.core.report.template import fill
@@ -102,6 +103,7 @@ def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: l
         tables=tables.figure_tables(evaluation),
         confusions=tables.confusions(evaluation),
         comparison=tables.comparison(policy),
+        in_expectation=in_expectation(policy),
         provenance=tables.provenance(run, policy, evaluation),
         charts=[(chart, Markup(svg)) for chart, svg in charts],
         next_command=f"python stage1_pro/scripts/50_export_bundle.py --run {shlex.quote(str(run.path))}",

@@ -13,29 +13,43 @@ from stage1_pro.core.report import style
 
 
 def draw_sweep(figure: Figure, policy: dict[str, Any]) -> None:
-    """FNR on exits and its bound over the candidates above, FPR and accuracy on exits below."""
+    """FNR on exits and its bound over the candidates above, FPR and accuracy on exits below; then lambda1 and
+    lambda2, where candidates are pairs."""
     rows = policy["sweep_results"]
-    top, middle, bottom = figure.subplots(3, sharex=True, height_ratios=[3.2, 1, 1])
+    pairs = "lambda2" in rows[0] if rows else False
+    top, *panels = figure.subplots(4 if pairs else 3, sharex=True, height_ratios=[3.2, 1, 1, *([1] if pairs else [])])
     _sweep_fnr(top, policy)
-    for axes, column, label in ((middle, "fpr_on_exits", "FPR"), (bottom, "accuracy_on_exits", "accuracy")):
+    for axes, column, label in zip(panels, ("fpr_on_exits", "accuracy_on_exits"), ("FPR", "accuracy"), strict=False):
         axes.plot(_column(rows, "coverage"), _column(rows, column), color=style.INK, linewidth=1.4)
-        axes.axvline(policy["coverage"], color=style.GREEN, linewidth=1.2)
         style.percent_axis(axes.yaxis, f"{label}\non exits")
-        axes.yaxis.set_major_locator(MaxNLocator(3))
         style.clamp(axes, 0, 1)
-    style.coverage_axis(bottom)
+    if pairs:
+        _sweep_pairs(panels[-1], rows)
+    for axes in panels:
+        axes.axvline(policy["coverage"], color=style.GREEN, linewidth=1.2)
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+    style.coverage_axis(panels[-1])
     figure.align_ylabels()
-    style.legend(figure, top)
+    style.legend(figure, top, *([panels[-1]] if pairs else []))
+
+
+def _sweep_pairs(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Where the second threshold is used it stands above ½."""
+    for column, colour, words in (("lambda1", style.BLUE, "λ1, gate"), ("lambda2", style.PINK, "λ2, class")):
+        axes.plot(_column(rows, "coverage"), _column(rows, column), color=colour, linewidth=1.4, label=words)
+    axes.set_ylabel("λ1, λ2")
+    style.clamp(axes, 0, 1)
 
 
 def _sweep_fnr(axes: Axes, policy: dict[str, Any]) -> None:
     """The candidates in the order in which they were tested, whatever their parameters are."""
     rows, target = policy["sweep_results"], policy["target_fnr_exit"]
-    coverage, bound = _column(rows, "coverage"), _column(rows, "fnr_upper_bound")
+    coverage, bound, fnr = (_column(rows, name) for name in ("coverage", "fnr_upper_bound", "fnr_on_exits"))
     certified = np.array([row.get("certified", False) for row in rows], dtype=bool)
-    axes.plot(coverage, _column(rows, "fnr_on_exits"), color=style.BLUE, label="FNR on exits")
-    axes.plot(coverage, bound, color=style.MUTED, linewidth=1.2, label="exact upper bound")
-    axes.plot(coverage[certified], bound[certified], "o", color=style.GREEN, markersize=3.2, label="certified")
+    axes.plot(coverage, fnr, color=style.BLUE, label="FNR on exits")
+    if np.isfinite(bound).any():  # a promise in expectation has no bound at each candidate
+        axes.plot(coverage, bound, color=style.MUTED, linewidth=1.2, label="exact upper bound")
+        axes.plot(coverage[certified], bound[certified], "o", color=style.GREEN, markersize=3.2, label="certified")
     style.target_line(axes, target)
     for mark in _sweep_marks(policy):
         style.mark(axes, *mark)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.run import Run
 
 UNDEFINED = "–"
@@ -141,7 +142,7 @@ def comparison(policy: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[
 
 def _columns(policy: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     diagnostics = policy["diagnostics"]
-    yield "In use (certified)", policy
+    yield "In use" if in_expectation(policy) else "In use (certified)", policy
     naive = diagnostics.get("naive", {})
     if "coverage" in naive:
         yield f"Naive ({_certified(naive)})", naive

@@ -1,0 +1,213 @@
+"""The SCRC policy: exit where the calibrated gate reaches lambda1 and the prediction set holds one class.
+
+Selective conformal risk control after arXiv 2512.12844, whose lambda1 is one minus ours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+from scipy.stats import rankdata
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.metrics.arrays import FloatArray, IntArray
+from stage1_pro.core.policies.base import ExitDecisions, Outputs
+from stage1_pro.core.policies.calibration import (
+    Calibration,
+    Countable,
+    any_case_per_group,
+    calibrate,
+    counted_positives,
+    demand_binary,
+)
+from stage1_pro.core.policies.calibrators import STORED_AS, calibrated, demand_matching
+from stage1_pro.core.policies.certify import power_aware_start, predicted_coverage, threshold_candidates
+from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, log_odds
+from stage1_pro.core.policies.frontier import RankedPairs, frontier_pairs
+from stage1_pro.core.policies.gate import (
+    advice,
+    baseline_row,
+    calibrate_gate,
+    demand_gate,
+    fit_gate,
+    tilt_notes,
+)
+from stage1_pro.core.policies.softmax import softmax_ranked
+from stage1_pro.core.policies.transductive import Transductive, calibrate_transductive, selection_of
+from stage1_pro.core.run import Risk
+from stage1_pro.core.scores import Scores
+
+ALIKE = 0.98
+CONVENTION = "exit iff the calibrated gate is at least lambda1: one minus the lambda1 of arXiv 2512.12844"
+FILE = "scrcparams.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SCRCExitPolicy:
+    """Exit iff the calibrated gate >= lambda1 and the prediction set is a single class, in float64.
+
+    The answer is the argmax of the Dirichlet-calibrated class probabilities, ½ answering 1; the set is that
+    answer alone where its probability >= lambda2, else both classes. NaN never exits.
+    """
+
+    lambda1: float
+    lambda2: float
+    dirichlet_params: dict[str, Any]
+    calibrator_params: dict[str, Any]
+
+    @classmethod
+    def from_artifact(cls, data: dict[str, Any]) -> "SCRCExitPolicy":
+        demand_diagonal(data["dirichlet_params"], FILE, artifacts.MENDS["scrcparams"])
+        demand_matching(data, "scrcparams")
+        return cls(data["lambda1"], data["lambda2"], data["dirichlet_params"], data["calibrator_params"])
+
+    def decide(self, outputs: Outputs) -> ExitDecisions:
+        demand_gate(outputs)
+        predictions, confidence = answered(self.dirichlet_params, outputs)
+        gate = gate_of(self.calibrator_params, outputs, predictions, confidence)
+        single = confidence >= self.lambda2
+        sets = np.stack([predictions == 0, predictions == 1], axis=1) | ~single[:, None]
+        return ExitDecisions((gate >= self.lambda1) & single, predictions, gate, sets)
+
+
+def answered(dirichlet: dict[str, Any], outputs: Outputs) -> tuple[IntArray, FloatArray]:
+    """(N,) argmax of the calibrated class probabilities, and the probability of it; NaN where not finite."""
+    odds = log_odds(dirichlet, outputs.logits)
+    return (odds >= 0).astype(np.int64), expit(np.abs(odds))
+
+
+def gate_of(params: dict[str, Any], outputs: Outputs, answers: IntArray, confidence: FloatArray) -> FloatArray:
+    """(N,) float64 calibrated gate of these answers; NaN where a logit or the gate logit is not finite."""
+    scores = calibrated(params, np.asarray(outputs.gate_logit), answers)
+    return np.where(np.isfinite(confidence), scores, np.nan)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SCRCCalibration:
+    """outcome: of SCRC-I or SCRC-T on `calib`; notes: what val_select says of it beside the softmax policy."""
+
+    outcome: Calibration | Transductive
+    select: Scores
+    calib: Scores
+    risk: Risk
+    variant: str
+    kind: str
+    dirichlet_params: dict[str, Any]
+    calibrator_params: dict[str, Any]
+    notes: list[str]
+
+    def fields(self) -> dict[str, Any]:
+        """SCRC's part of scrcparams.json. Raises NothingCertified where there is no pair."""
+        record = self.outcome.record()
+        if isinstance(self.outcome, Calibration):
+            record |= self.outcome.parameters[self.outcome.demand_certified()]
+        return {
+            **record,
+            "diagnostics": {**record["diagnostics"], "baselines": self._baselines(), "notes": self.notes},
+            "fnr_bound": record["fnr_upper_bound"],
+            "scrc_variant": self.variant,
+            "lambda1_convention": CONVENTION,
+            "dirichlet_params": self.dirichlet_params,
+            "calibrator_type": STORED_AS[self.kind],
+            "calibrator_params": self.calibrator_params,
+        }
+
+    def _baselines(self) -> dict[str, Any]:
+        """What the other policies certify on the same cases, without becoming policies."""
+        gate = calibrate_gate(self.select, self.calib, self.risk, self.kind)
+        return {
+            "softmax": baseline_row(gate.baseline, "softmax"),
+            "gate": baseline_row(gate.calibration, "gate"),
+        }
+
+
+def calibrate_scrc(
+    select: Scores,
+    calib: Scores,
+    risk: Risk,
+    kind: str = "quantile",
+    variant: str = "SCRC-I",
+    dirichlet: str = "tied",
+    seed: int = 0,
+) -> SCRCCalibration:
+    """Fit both calibrators and the candidate pairs on `select`, choose a pair on `calib`.
+
+    kind: of the gate's calibrator; variant: SCRC-I or SCRC-T; dirichlet: tied or free, the free one draws its folds
+    by seed. Raises UserError for scores without a gate, or with one that cannot be used.
+    """
+    for split in (select, calib):
+        demand_binary(split)
+        demand_gate(split, split.split)
+    # fixed on val_select; of val_calib only the number of its positives is known here
+    positives = counted_positives(calib)
+    probabilities = fit_dirichlet(dirichlet, select.logits, select.labels, select.group, seed)
+    predictions, _ = answered(probabilities, select)
+    fitted = fit_gate(kind, select, predictions, positives, risk)
+    chosen_on = _ranked(probabilities, fitted.params, select)
+    pairs = frontier_pairs(chosen_on, positives, risk.target_fnr)
+    warnings = [*fitted.warnings, *_alike_warnings(chosen_on)]
+    # from here on val_calib is read
+    certified_on = _ranked(probabilities, fitted.params, calib)
+    outcome = VARIANTS[variant](chosen_on, certified_on, calib, pairs, risk, warnings)
+    gain = _predicted(chosen_on, pairs, positives, risk) - _predicted_softmax(select, positives, risk)
+    notes = [*tilt_notes(fitted), *_path_notes(pairs), advice(gain)]
+    return SCRCCalibration(outcome, select, calib, risk, variant, kind, probabilities, fitted.params, notes)
+
+
+def _ranked(dirichlet: dict[str, Any], calibrator: dict[str, Any], split: Scores) -> RankedPairs:
+    predictions, confidence = answered(dirichlet, split)
+    return RankedPairs.of(split, gate_of(calibrator, split, predictions, confidence), confidence, predictions)
+
+
+def _inductive(
+    select: RankedPairs, calib: RankedPairs, _: Scores, pairs: FloatArray, risk: Risk, warnings: list[str]
+) -> Calibration:
+    parameters = [{"lambda1": float(lambda1), "lambda2": float(lambda2)} for lambda1, lambda2 in pairs]
+    return calibrate(select, calib, pairs, parameters, risk, warnings)
+
+
+def _transductive(
+    select: RankedPairs, calib: RankedPairs, split: Scores, pairs: FloatArray, risk: Risk, warnings: list[str]
+) -> Transductive:
+    lambda1 = np.inf
+    if len(pairs):
+        positives = int(np.count_nonzero(calib.independent & (calib.labels == 1)))
+        counts = select.counts(pairs, select.labels == 1)
+        lambda1 = pairs[power_aware_start(counts, positives, risk.target_fnr), 0]
+    selection = selection_of(select, lambda1, risk.delta)
+    return calibrate_transductive(calib, any_case_per_group(split), selection, risk, warnings)
+
+
+VARIANTS: dict[str, Callable[..., Calibration | Transductive]] = {"SCRC-I": _inductive, "SCRC-T": _transductive}
+
+
+def _alike_warnings(select: RankedPairs) -> list[str]:
+    known = np.isfinite(select.gate) & np.isfinite(select.confidence)
+    gate, confidence = rankdata(select.gate[known]), rankdata(select.confidence[known])
+    if not known.any() or not gate.std() or not confidence.std():
+        return []
+    spearman = float(np.corrcoef(gate, confidence)[0, 1])
+    if spearman <= ALIKE:
+        return []
+    return [
+        f"gate and class probability rank val_select alike (Spearman {spearman:.3f}), so the second threshold adds "
+        "nothing to the first"
+    ]
+
+
+def _path_notes(pairs: FloatArray) -> list[str]:
+    """How far the second threshold is used at all."""
+    off = int(np.count_nonzero(pairs[:, 1] > 0.5))
+    return [f"{off} of {len(pairs)} candidates use the second threshold; the others are the gate's own."]
+
+
+def _predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk) -> float:
+    """Coverage at which the walk would end if val_calib were like val_select."""
+    return predicted_coverage(select.counts(candidates), positives, risk.target_fnr, risk.delta)
+
+
+def _predicted_softmax(select: Scores, positives: int, risk: Risk) -> float:
+    ranked = softmax_ranked(select)
+    return _predicted(ranked, threshold_candidates(ranked.scores), positives, risk)

@@ -1,0 +1,59 @@
+"""36: calibrate the gate and the class probabilities of a run, and certify a pair of thresholds.
+
+    python stage1_pro/scripts/36_calibrate_scrc.py --run runs/demo
+reads   runs/<id>/scores/val_select.parquet, val_calib.parquet
+writes  runs/<id>/scrcparams.json, figures/threshold_sweep.png, one row of runs/calibrations.csv
+
+Exits with status 3, and writes no policy, where nothing can be certified.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stage1_pro.core import cli
+
+
+@dataclass(frozen=True)
+class Args:
+    run: str = "runs/latest"
+    """Run directory."""
+    scrc_variant: Literal["SCRC-I", "SCRC-T"] = "SCRC-I"
+    """SCRC-I certifies FNR on exits at the stated confidence; SCRC-T bounds the expected loss of prediction sets
+    exactly, and FNR on exits approximately."""
+    calibrator: Literal["quantile", "platt", "isotonic"] = "quantile"
+    """Map per answer from gate logit to score: quantile (gives each answer the softmax policy's quantiles, and keeps
+    FPR on exits), platt (two numbers, the chance of a right answer), isotonic (the same, wants 1,000 cases)."""
+    dirichlet: Literal["tied", "free"] = "tied"
+    """Dirichlet calibration of the class probabilities: tied (½ stays ½, so the answers stay the model's), free (they
+    may move)."""
+    target_fnr_exit: float | None = None
+    """Certify this target instead of the config's, above 0, up to 0.1."""
+    fnr_confidence: float | None = None
+    """Certify at this confidence instead of the config's, 0.5 to below 1."""
+
+
+def main(args: Args) -> None:
+    from stage1_pro.core.policies.scrc import calibrate_scrc
+    from stage1_pro.core.report.figures import sweep_figure
+    from stage1_pro.core.run import Run
+
+    run = Run.open(args.run)
+    run.demand_uncalibrated("scrc")
+    risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
+    scrc = calibrate_scrc(
+        *(run.scores("val_select"), run.scores("val_calib"), risk),
+        *(args.calibrator, args.scrc_variant, args.dirichlet, run.config.seed),
+    )
+    uses = run.record_attempt("scrc", risk, scrc.outcome.certified)
+    for note in scrc.notes:
+        cli.say(note)
+    policy = {**run.policy_header(risk, uses), **scrc.fields()}
+    policy |= {"model_version": policy["model_digest"], "splits_version": policy["splits_digest"]}
+    sweep_figure(policy, run.figures_path / "threshold_sweep.png")
+    run.write_policy(policy)
+    cli.say_policy(policy)
+    cli.say_next(run.path, "40_eval_selective.py")
+
+
+if __name__ == "__main__":
+    cli.run(main, Args, __doc__)

@@ -1,0 +1,157 @@
+"""Phase 6 from training to decisions: pairs of thresholds, prediction sets, and what is refused on the way."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SCRIPTS
+
+from stage1_pro.core.policies import load_exit_policy
+from stage1_pro.core.policies.scrc import calibrate_scrc
+from stage1_pro.core.predictor import Stage1Predictor
+from stage1_pro.core.run import Run
+
+FLAGS = ["--head_ensemble", "2", "--epochs", "6", "--target_fnr_exit", "0.1"]
+
+
+def train(config: Path, run: Path, phase: int, policy: str) -> Path:
+    flags = ["--config", str(config), "--phase", str(phase), "--exit_policy", policy, *FLAGS, "--run", str(run)]
+    for name in ("00_make_splits", "20_train"):
+        subprocess.run([sys.executable, str(SCRIPTS / f"{name}.py"), *flags], check=True, capture_output=True)
+    return run
+
+
+@pytest.fixture(scope="session")
+def scrc_once(config, tmp_path_factory) -> Path:
+    """One phase-6 run, trained and scored; tests take copies."""
+    return train(config, tmp_path_factory.mktemp("scrc") / "run", 6, "scrc")
+
+
+@pytest.fixture
+def scrc(scrc_once, tmp_path) -> Path:
+    return shutil.copytree(scrc_once, tmp_path / "runs" / "scrc", symlinks=True)
+
+
+def reconfigured(run: Path, **changes: object) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("variant", "dirichlet"), [("SCRC-I", "tied"), ("SCRC-I", "free"), ("SCRC-T", "tied")], ids=lambda word: word
+)
+def test_the_chain_ends_in_a_bundle_that_decides_as_calibration_did(scrc, script, images, tmp_path, variant, dirichlet):
+    outcome = script("36_calibrate_scrc", "--run", scrc, "--scrc_variant", variant, "--dirichlet", dirichlet)
+    assert outcome.status == 0, outcome
+    assert "candidates use the second threshold" in outcome.out
+    policy = json.loads((scrc / "scrcparams.json").read_text())
+    assert policy["model_version"] == Run(scrc).model_digest
+    assert policy["splits_version"] == Run(scrc).splits.digest
+    assert policy["fnr_bound"] == policy["fnr_upper_bound"] <= 0.1
+    assert set(policy["diagnostics"]["baselines"]) == {"softmax", "gate"}
+    assert ("in expectation, approximately" in outcome.out) == (variant == "SCRC-T")
+    assert script("40_eval_selective", "--run", scrc).status == 0
+    report = (scrc / "report.html").read_text()
+    assert ("Bound in expectation" in report) == (variant == "SCRC-T")
+    assert script("50_export_bundle", "--run", scrc).status == 0
+    assert policy["guarantee"]["words"] in (scrc / "bundle" / "README.md").read_text()
+    assert sorted(path.name for path in (scrc / "bundle").glob("*params.json")) == ["scrcparams.json"]
+    run = Run(scrc)
+    scores = run.scores("val_calib")
+    found = calibrate_scrc(run.scores("val_select"), scores, run.risk(), "quantile", variant, dirichlet, 42).fields()
+    deciding = Stage1Predictor.from_run(run, "cpu").policy, load_exit_policy(scrc / "bundle")
+    for chosen in deciding:
+        decisions = chosen.decide(scores)
+        assert (chosen.lambda1, chosen.lambda2) == (found["lambda1"], found["lambda2"])
+        assert decisions.exits.sum() == found["val_calib_metrics"]["exited"] > 0
+        assert np.array_equal(
+            decisions.exits, (decisions.scores >= found["lambda1"]) & (decisions.prediction_sets.sum(1) == 1)
+        )
+    test = run.scores("val_test")
+    first, second = (chosen.decide(test) for chosen in deciding)
+    for name in ("exits", "predictions", "scores", "prediction_sets"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+    out = tmp_path / "d.parquet"
+    assert script("60_predict", scrc / "bundle", images, "--format", "parquet", "--out", out).status == 0
+    table = pd.read_parquet(out)
+    assert set(table["prediction_set"]) <= {"blue", "red", "blue|red"}
+    exited = table["decision"] == "exit"
+    assert (table["prediction_set"] == table["answer"])[exited].all()
+    assert not exited[table["prediction_set"] == "blue|red"].any()
+
+
+def test_unreadable_images_are_deferred_with_both_classes(scrc, script, tmp_path, images):
+    for name in ("36_calibrate_scrc", "40_eval_selective", "50_export_bundle"):
+        assert script(name, "--run", scrc).status == 0
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes((images / "001.png").read_bytes()[:90])
+    outcome = script("60_predict", scrc / "bundle", tmp_path / "in", "--out", tmp_path / "d.csv")
+    assert outcome.status == 4
+    (row,) = pd.read_csv(tmp_path / "d.csv").to_dict("records")
+    assert (row["decision"], row["prediction_set"]) == ("defer", "blue|red")
+    assert "not a readable image" in row["reason"]
+
+
+def refused(outcome, *fragments: str) -> None:
+    assert outcome.status == 2, outcome
+    assert "Traceback" not in outcome.err
+    for fragment in fragments:
+        assert fragment in outcome.err
+
+
+def test_the_wrong_script_is_named(scrc, trained, script):
+    refused(script("36_calibrate_scrc", "--run", trained), "exit_policy is 'softmax'", "25_threshold_sweep.py")
+    for name in ("25_threshold_sweep", "33_calibrate_gate"):
+        refused(script(name, "--run", scrc), "exit_policy is 'scrc'", "36_calibrate_scrc.py")
+    reconfigured(scrc, exit_policy="gate")
+    refused(script("36_calibrate_scrc", "--run", scrc), "exit_policy is 'gate'", "33_calibrate_gate.py")
+    refused(script("36_calibrate_scrc", "--run", scrc, "--scrc_variant", "SCRC-X"), "scrc_variant", "'SCRC-I'")
+    assert not list(scrc.glob("*params.json"))
+    assert not (scrc.parent / "calibrations.csv").exists()
+
+
+@pytest.mark.parametrize("phase", [1, 3])
+def test_earlier_phases_have_no_scrc(scrc, script, phase):
+    reconfigured(scrc, phase=phase)
+    words = "SCRC policy requires Phase 6"
+    refused(script("36_calibrate_scrc", "--run", scrc), words, "set exit_policy")
+    assert not (scrc / "scrcparams.json").exists()
+
+
+def test_scores_without_a_gate_are_refused(scrc, script):
+    for split in ("val_select", "val_calib"):
+        plain = replace(Run(scrc).scores(split), gate_logit=None)
+        plain.write(scrc / "scores" / f"{split}.parquet")
+    refused(script("36_calibrate_scrc", "--run", scrc), "hold no gate_logit", "single head", "--phase 3")
+    assert not (scrc.parent / "calibrations.csv").exists()
+
+
+def test_tied_scores_at_the_cut_of_the_transductive_variant(scrc, script):
+    for split in ("val_select", "val_calib"):
+        scores = Run(scrc).scores(split)
+        scores.logits[:60] *= -1  # wrong answers, which a gate of two values tells from right ones
+        scores.gate_logit[:] = (scores.logits[:, 1] >= scores.logits[:, 0]) == scores.labels
+        scores.write(scrc / "scores" / f"{split}.parquet")
+    refused(script("36_calibrate_scrc", "--run", scrc, "--scrc_variant", "SCRC-T"), "tie at SCRC-T's cut", "SCRC-I")
+    assert not (scrc / "scrcparams.json").exists()
+
+
+@pytest.mark.parametrize("variant", ["SCRC-I", "SCRC-T"])
+def test_nothing_certified_is_status_3_and_may_be_tried_again(scrc, script, variant):
+    flags = ["--run", scrc, "--scrc_variant", variant]
+    outcome = script("36_calibrate_scrc", *flags, "--target_fnr_exit", "0.001")
+    assert outcome.status == 3
+    for words in ("nothing certified", "more calibration positives", "--target_fnr_exit"):
+        assert words in outcome.err
+    assert not (scrc / "scrcparams.json").exists()
+    assert "nothing certified" in (scrc.parent / "calibrations.csv").read_text()
+    again = script("36_calibrate_scrc", *flags)
+    assert again.status == 0, again
+    assert "was used 2 times" in again.out
+    refused(script("36_calibrate_scrc", *flags), "is calibrated already")

@@ -1,0 +1,27 @@
+"""The report of a pair of thresholds: both are drawn and named, and a promise in expectation is called one."""
+
+from pathlib import Path
+
+import pytest
+from made_runs import make_run, scrc_fields
+
+from stage1_pro.core.evaluation import evaluate_run
+from stage1_pro.core.report.page import write_report
+
+
+@pytest.mark.parametrize("variant", ["SCRC-I", "SCRC-T"])
+def test_the_page_shows_pairs_and_says_what_kind_of_promise_it_is(tmp_path: Path, variant: str) -> None:
+    run = make_run(tmp_path / "run", "scrc")
+    policy = {**run.policy_header(run.risk(), 1), **scrc_fields(run, variant)}
+    run.write_policy(policy)
+    write_report(run, policy, evaluate_run(run, policy))
+    page = run.report_path.read_text()
+    expected = variant == "SCRC-T"
+    for words in ("Bound in expectation", "one in expectation over calibration sets", "In use</th>"):
+        assert (words in page) == expected, words
+    for words in ("Certified bound", "may mislead, as the confidence says", "Naive takes the largest"):
+        assert (words in page) != expected, words
+    assert ("exact upper bound" in page) != expected
+    for words in ("λ2, class", "Reliability of the calibrated gate", "softmax (certified)", "gate (certified)"):
+        assert words in page, words
+    assert f"{policy['lambda1']:.5g}, {policy['lambda2']:.5g}" in page
