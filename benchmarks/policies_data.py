@@ -11,7 +11,7 @@ from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.scores import SCORE_SPLITS, Scores, read_scores
 
 SIZES = {"train": 12_000, "val_select": 8_000, "val_calib": 12_000, "val_test": 20_000}
-SPLIT_SEED = 20261122
+SPLIT_SEED = 20261123
 CLASS_OF = {"shirt": 6, "coat": 4}
 SIDE, CHUNK = 96, 1000
 

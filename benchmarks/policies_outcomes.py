@@ -9,11 +9,14 @@ from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.policies.gate import calibrate_gate
 from stage1_pro.core.policies.load import policy_from_artifact
+from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
 
 CONFIDENCE = 0.95
+Calibrate = Callable[[Scores, Scores, Risk], dict[str, Any]]
+"""val_select and val_calib → the fields of a certified policy."""
 
 
 def _softmax(select: Scores, calib: Scores, risk: Risk) -> dict[str, Any]:
@@ -21,17 +24,27 @@ def _softmax(select: Scores, calib: Scores, risk: Risk) -> dict[str, Any]:
     return {"exit_threshold": found.parameters[found.demand_certified()]["threshold"]}
 
 
-def _gate(kind: str) -> Callable[[Scores, Scores, Risk], dict[str, Any]]:
+def _gate(kind: str) -> Calibrate:
     return lambda select, calib, risk: calibrate_gate(select, calib, risk, kind).fields()
 
 
-POLICIES: dict[int, dict[str, tuple[str, Callable[[Scores, Scores, Risk], dict[str, Any]]]]] = {
+def _scrc(variant: str) -> Calibrate:
+    return lambda select, calib, risk: calibrate_scrc(select, calib, risk, variant=variant).fields()
+
+
+POLICIES: dict[int, dict[str, tuple[str, Calibrate]]] = {
     2: {"softmax": ("softmax", _softmax)},
     3: {
         "gate": ("gate", _gate("quantile")),
         "heads alone": ("softmax", _softmax),
         "gate, Platt": ("gate", _gate("platt")),
         "gate, isotonic": ("gate", _gate("isotonic")),
+    },
+    6: {
+        "scrc": ("scrc", _scrc("SCRC-I")),
+        "scrc, SCRC-T": ("scrc", _scrc("SCRC-T")),
+        "gate of phase 6": ("gate", _gate("quantile")),
+        "heads of phase 6": ("softmax", _softmax),
     },
 }
 

@@ -9,9 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
+from stage1_pro.core.callbacks.checkpoints import Patience
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.config import Stage1ProConfig, config_from_dict
 from stage1_pro.core.data.batches import EpochSampler, FeatureDataset, make_loader
@@ -94,7 +94,7 @@ def train(config: Stage1ProConfig, fitted: tuple[np.ndarray, np.ndarray], select
     counts, cached = np.bincount(labels, minlength=2), inputs if frozen else None
     module = make_module(config, model, counts, cached, labels, _names(labels))
     best = Best(phase.monitor, phase.mode)
-    stopping = EarlyStopping(
+    stopping = Patience(
         phase.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False
     )
     callbacks = [best, ExponentialMovingAverage(config.ema_decay), stopping]

@@ -44,8 +44,9 @@ class SideBySide(nn.Module):
 class SelectiveHeads(nn.Module):
     """Features (B, D) → Members. One trunk layer for all members, since they read the same features.
 
-    The gate head is linear in [h, z, |z|] and begins at zero. z enters without gradient: the gate learns
-    from the answers and does not move them, while h is shared by all three heads.
+    The gate head is linear in [h, z, |z|] and begins at zero. It reads them without gradient: the gate learns
+    from the answers and does not move them. Let through, its class-weighted loss moves the classifier toward
+    answering 1 (FPR on exits up by .004 to .015 on real images).
     """
 
     def __init__(self, features: int, classes: int, members: int, dropout: float):
@@ -63,7 +64,7 @@ class SelectiveHeads(nn.Module):
         hidden = self.trunk(features).relu().view(len(features), self.members, HIDDEN).transpose(0, 1)
         hidden = self.dropout(hidden)
         logits = self.cls(hidden)
-        evidence = self.gate(gate_inputs(hidden, logits.detach())).squeeze(-1)
+        evidence = self.gate(gate_inputs(hidden, logits).detach()).squeeze(-1)
         return Members(hidden, logits, evidence, self.aux(hidden))
 
     @torch.no_grad()
