@@ -54,6 +54,9 @@ def test_quantile_map_gives_each_answer_softmaxs_shares() -> None:
         own = answers == answer
         np.testing.assert_allclose(np.sort(scores[own]), np.sort(confidence[own]), atol=1e-12)
         assert np.all(np.diff(scores[own][np.argsort(gate[own])]) >= 0)
+        ends = gate[own].min() - np.arange(4), gate[own].max() + np.arange(4)
+        beyond = calibrated(fitted.params, np.sort(np.concatenate(ends)), np.full(8, answer))
+        assert (np.diff(beyond) > 0).all()  # what lies outside of val_select does not tie
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic", "quantile"])

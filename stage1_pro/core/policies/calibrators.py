@@ -172,11 +172,17 @@ def _fit_isotonic(
 def _fit_quantiles(
     gate: FloatArray, _: BoolArray, confidence: FloatArray, name: str, warnings: list[str]
 ) -> dict[str, list[float]]:
-    """The rising map that gives the gate the softmax confidence's quantiles: each answer exits with softmax's share."""
+    """The rising map that gives the gate the softmax confidence's quantiles: each answer exits with softmax's share.
+
+    Beyond the cases of val_select it goes on to 0 and 1 over as wide a range again, so that others do not tie there.
+    """
     if not len(gate):
         warnings.append(f"{name}: never given on val_select, so none of its cases exits before all others")
         return {"x": [0.0], "y": [0.5]}
     places = np.unique(np.linspace(0, len(gate) - 1, min(len(gate), MOST_KNOTS)).round().astype(np.int64))
     x, last = np.unique(np.sort(gate)[places][::-1], return_index=True)
     y = np.sort(confidence)[places][::-1][last]
+    span = x[-1] - x[0]
+    if span > 0:
+        x, y = np.concatenate([[x[0] - span], x, [x[-1] + span]]), np.concatenate([[0.0], y, [1.0]])
     return {"x": x.tolist(), "y": y.tolist()}
