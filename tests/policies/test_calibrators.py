@@ -59,6 +59,16 @@ def test_quantile_map_gives_each_answer_softmaxs_shares() -> None:
         assert (np.diff(beyond) > 0).all()  # what lies outside of val_select does not tie
 
 
+def test_equal_confidences_make_no_flat_piece() -> None:
+    gate, answers, right, confidence = drawn(11)
+    fitted = fit_calibrator("quantile", gate, answers, right, np.round(confidence, 2))
+    for answer in (0, 1):
+        own = np.sort(gate[answers == answer])
+        scores = calibrated(fitted.params, own, np.full(own.size, answer))
+        assert (np.diff(scores) > 0).all()
+        np.testing.assert_allclose(scores, np.sort(confidence[answers == answer]), atol=0.02)
+
+
 @pytest.mark.parametrize("kind", ["platt", "isotonic", "quantile"])
 def test_a_map_rises_and_does_not_depend_on_batch_or_layout(kind: str) -> None:
     gate, answers, right, confidence = drawn(4)

@@ -174,7 +174,8 @@ def _fit_quantiles(
 ) -> dict[str, list[float]]:
     """The rising map that gives the gate the softmax confidence's quantiles: each answer exits with softmax's share.
 
-    Beyond the cases of val_select it goes on to 0 and 1 over as wide a range again, so that others do not tie there.
+    It has no flat pieces, where cases would tie: equal confidences are one knot, and beyond the cases of val_select it
+    goes on to 0 and 1 over as wide a range again.
     """
     if not len(gate):
         warnings.append(f"{name}: never given on val_select, so none of its cases exits before all others")
@@ -182,7 +183,9 @@ def _fit_quantiles(
     places = np.unique(np.linspace(0, len(gate) - 1, min(len(gate), MOST_KNOTS)).round().astype(np.int64))
     x, last = np.unique(np.sort(gate)[places][::-1], return_index=True)
     y = np.sort(confidence)[places][::-1][last]
-    span = x[-1] - x[0]
-    if span > 0:
-        x, y = np.concatenate([[x[0] - span], x, [x[-1] + span]]), np.concatenate([[0.0], y, [1.0]])
+    low, high = 2 * x[0] - x[-1], 2 * x[-1] - x[0]
+    y, first, run = np.unique(y, return_index=True, return_counts=True)
+    x = (x[first] + x[first + run - 1]) / 2
+    if low < high:
+        x, y = np.concatenate([[low], x, [high]]), np.concatenate([[0.0], y, [1.0]])
     return {"x": x.tolist(), "y": y.tolist()}
