@@ -54,6 +54,19 @@ def test_quantile_map_gives_each_answer_softmaxs_shares() -> None:
         own = answers == answer
         np.testing.assert_allclose(np.sort(scores[own]), np.sort(confidence[own]), atol=1e-12)
         assert np.all(np.diff(scores[own][np.argsort(gate[own])]) >= 0)
+        ends = gate[own].min() - np.arange(4), gate[own].max() + np.arange(4)
+        beyond = calibrated(fitted.params, np.sort(np.concatenate(ends)), np.full(8, answer))
+        assert (np.diff(beyond) > 0).all()  # what lies outside of val_select does not tie
+
+
+def test_equal_confidences_make_no_flat_piece() -> None:
+    gate, answers, right, confidence = drawn(11)
+    fitted = fit_calibrator("quantile", gate, answers, right, np.round(confidence, 2))
+    for answer in (0, 1):
+        own = np.sort(gate[answers == answer])
+        scores = calibrated(fitted.params, own, np.full(own.size, answer))
+        assert (np.diff(scores) > 0).all()
+        np.testing.assert_allclose(scores, np.sort(confidence[answers == answer]), atol=0.02)
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic", "quantile"])

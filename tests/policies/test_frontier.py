@@ -74,8 +74,8 @@ def path_by_hand(split: RankedPairs, positives: int, target: float, levels: int)
     for a, b, exited, p, fpr in grid:
         if b != 0.5 or a not in threshold_candidates(split.gate):
             continue
-        near = [row for row in grid if abs(row[2] - exited) / everyone <= 0.0025 and row[4] <= fpr + 1e-12]
-        best = min(near, key=lambda row: row[3])
+        near = [row for row in grid if 400 * abs(row[2] - exited) <= everyone and row[4] <= fpr + 1e-12]
+        best = min(near, key=lambda row: (row[3], row[2]))
         path.add(best[:3] if best[3] < 0.1 * p else (a, b, exited))
     return [row[:2] for row in sorted(path, key=lambda row: (row[2], row[0], row[1]))]
 

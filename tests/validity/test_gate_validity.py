@@ -67,7 +67,11 @@ def test_closed_form_is_what_cases_show() -> None:
             assert (z[exited] < 0).mean() == pytest.approx(fnr, abs=0.003)
 
 
-@pytest.mark.parametrize(("name", "kind"), product(GATES, ("quantile", "platt", "isotonic")))
+MAPPED = ("informative", "knows nothing", "tied", "2 % positives")
+"""Where the quantile map is tried; the pairs of SCRC rest on it in every population."""
+
+
+@pytest.mark.parametrize(("name", "kind"), [*product(GATES, ("platt", "isotonic")), *product(MAPPED, ("quantile",))])
 def test_certificates_hold(name: str, kind: str) -> None:
     gate = GATES[name]
     demand_valid(repeat(gate, kind, RISK, gate.draws(DRAWS)), RISK)

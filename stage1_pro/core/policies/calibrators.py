@@ -172,11 +172,20 @@ def _fit_isotonic(
 def _fit_quantiles(
     gate: FloatArray, _: BoolArray, confidence: FloatArray, name: str, warnings: list[str]
 ) -> dict[str, list[float]]:
-    """The rising map that gives the gate the softmax confidence's quantiles: each answer exits with softmax's share."""
+    """The rising map that gives the gate the softmax confidence's quantiles: each answer exits with softmax's share.
+
+    It has no flat pieces, where cases would tie: equal confidences are one knot, and beyond the cases of val_select it
+    goes on to 0 and 1 over as wide a range again.
+    """
     if not len(gate):
         warnings.append(f"{name}: never given on val_select, so none of its cases exits before all others")
         return {"x": [0.0], "y": [0.5]}
     places = np.unique(np.linspace(0, len(gate) - 1, min(len(gate), MOST_KNOTS)).round().astype(np.int64))
     x, last = np.unique(np.sort(gate)[places][::-1], return_index=True)
     y = np.sort(confidence)[places][::-1][last]
+    low, high = 2 * x[0] - x[-1], 2 * x[-1] - x[0]
+    y, first, run = np.unique(y, return_index=True, return_counts=True)
+    x = (x[first] + x[first + run - 1]) / 2
+    if low < high:
+        x, y = np.concatenate([[low], x, [high]]), np.concatenate([[0.0], y, [1.0]])
     return {"x": x.tolist(), "y": y.tolist()}

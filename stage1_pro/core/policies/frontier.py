@@ -71,7 +71,7 @@ def count_pairs(
     return ExitCounts(exited, exited_positives, misses, exited_negatives, false_alarms, gate.size, positives)
 
 
-def picked(counts: ExitCounts, index: tuple[IntArray, IntArray]) -> ExitCounts:
+def picked(counts: ExitCounts, index: tuple[IntArray, ...]) -> ExitCounts:
     """The counts (J,) at some cells of a grid."""
     return ExitCounts(
         counts.exited[index],
@@ -92,10 +92,10 @@ def frontier_pairs(select: RankedPairs, calib_positives: int, target_fnr: float,
     own = threshold_candidates(select.gate)[::-1]
     lambda1, lambda2 = np.union1d(own, [0.0]), confidence_levels(select.confidence, levels)
     counts = count_pairs(select.gate, select.confidence, select.answers, select.labels, lambda1, lambda2)
-    p, coverage = predicted_p(counts, calib_positives, target_fnr), counts.coverage
-    cell = _better_cells(np.searchsorted(lambda1, own) * len(lambda2), p.ravel(), coverage.ravel(), counts.fpr.ravel())
-    cell = np.unique(cell)
-    cell = cell[np.argsort(counts.exited.ravel()[cell], kind="stable")]
+    flat = picked(counts, np.unravel_index(np.arange(counts.exited.size), counts.exited.shape))
+    path = np.searchsorted(lambda1, own) * len(lambda2)
+    cell = np.unique(_better_cells(path, predicted_p(flat, calib_positives, target_fnr), flat))
+    cell = cell[np.argsort(flat.exited[cell], kind="stable")]
     row, column = np.divmod(cell, len(lambda2))
     return np.column_stack([lambda1[row], lambda2[column]])
 
@@ -109,13 +109,19 @@ def confidence_levels(confidence: FloatArray, levels: int = LEVELS) -> FloatArra
     return np.union1d(inner, [0.5])
 
 
-def _better_cells(path: IntArray, p: FloatArray, coverage: FloatArray, fpr: FloatArray) -> IntArray:
+def _better_cells(path: IntArray, p: FloatArray, counts: ExitCounts) -> IntArray:
     """(J,) the cell of each step: the gate's own, or one near it whose predicted p is clearly smaller.
 
-    path: (J,) the gate's cells; p, coverage, fpr: of all cells of the grid.
+    path: (J,) the gate's cells; p, counts: of all cells of the grid, flat. Cells are sorted by coverage, so that each
+    step looks at its own neighbours only.
     """
-    fpr = np.nan_to_num(fpr)
-    near = np.abs(coverage - coverage[path, None]) <= 0.5 / BINS
-    near &= fpr <= fpr[path, None] + 1e-12
-    best = np.argmin(np.where(near, p, np.inf), axis=1)
+    exited, fpr = counts.exited, np.nan_to_num(counts.fpr)
+    order, reach = np.argsort(exited, kind="stable"), counts.cases // (2 * BINS)
+    first = np.searchsorted(exited[order], exited[path] - reach, side="left")
+    last = np.searchsorted(exited[order], exited[path] + reach, side="right")
+    window = first[:, None] + np.arange(np.max(last - first, initial=1))
+    cells = order[np.minimum(window, len(order) - 1)]
+    near = (window < last[:, None]) & (fpr[cells] <= fpr[path, None] + 1e-12)
+    least = np.argmin(np.where(near, p[cells], np.inf), axis=1)
+    best = cells[np.arange(len(path)), least]
     return np.where(p[best] < CLEARLY * p[path], best, path)

@@ -61,6 +61,5 @@ def _end(ranked: Ranked, positives: int, risk: Risk) -> tuple[float, float]:
     if not thresholds.size:
         return 0.0, 0.0
     counts = ranked.counts(thresholds)
-    evidence = ranked.counts(thresholds, ranked.labels == 1)
-    end, certified = predicted_end(evidence, positives, risk.target_fnr, risk.delta)
+    end, certified = predicted_end(counts, positives, risk.target_fnr, risk.delta)
     return (float(counts.coverage[end]) if certified else 0.0), float(np.nan_to_num(counts.fpr[end]))

@@ -22,7 +22,7 @@ from stage1_pro.core.report.drawings import (
 from stage1_pro.core.report.style import render
 from stage1_pro.core.report.sweep import draw_sweep
 
-SWEEP_HEIGHT = 4.3
+SWEEP_HEIGHT = 5.4
 
 
 @dataclass(frozen=True, slots=True)
