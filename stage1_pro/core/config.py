@@ -137,7 +137,7 @@ class Stage1ProConfig:
     head_ensemble: int = 8
     """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
     conformal_after: int | None = None
-    """Epochs of SelectiveLoss before ConformalRiskLoss takes over, 0 to below `epochs`; null: three quarters of them;
+    """Epochs of SelectiveLoss before ConformalRiskLoss takes over, 0 to below `epochs`; null: half of them;
     from phase 6."""
     positive_bank: int = 2048
     """Recent positives that ConformalRiskLoss calibrates its threshold on besides the batch, 1000 to 4096; from

@@ -186,8 +186,8 @@ def soft_misses(members: Members, labels: Tensor) -> Tensor:
 
 def test_soft_misses_would_make_the_classifier_answer_1(solution: Behaviour) -> None:
     soft = behaviour(train(fresh(), SETTINGS, BALANCED, 150, warm=50, extra=soft_misses))
-    assert soft.answered_1 > 1.5 * solution.answered_1
-    assert soft.accuracy < solution.accuracy - 0.05
+    assert soft.answered_1 > solution.answered_1 + 0.015
+    assert soft.accuracy < solution.accuracy - 0.015
 
 
 def test_the_constrained_phase_costs_no_accuracy(solution: Behaviour) -> None:

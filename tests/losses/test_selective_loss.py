@@ -32,7 +32,7 @@ def by_hand(member: int, made: Members, labels: Tensor, correct: Tensor | None, 
         smooth = settings.label_smoothing
         return float(-(1 - smooth) * WEIGHTS[label] * log_p[label] - smooth / 2 * (WEIGHTS.double() * log_p).sum())
 
-    covered = weighted = auxiliary = anchor = whole = 0.0
+    covered = weighted = answers = anchor = whole = 0.0
     exits, misses = [], []
     for i, label in enumerate(labels.tolist()):
         z = float(made.logits[member, i, 1] - made.logits[member, i, 0])
@@ -40,7 +40,7 @@ def by_hand(member: int, made: Members, labels: Tensor, correct: Tensor | None, 
         s, weight = 1 / (1 + math.exp(-g)), float(WEIGHTS[label])
         covered += s * weighted_ce(made.logits[member, i], label)
         weighted += s * weight
-        auxiliary += weighted_ce(made.aux[member, i], label)
+        answers += weighted_ce(made.logits[member, i], label) + 0.5 * weighted_ce(made.aux[member, i], label)
         right = float((z >= 0) == (label == 1)) if correct is None else float(correct[i])
         anchor -= weight * (right * math.log(s) + (1 - right) * math.log(1 - s))
         whole += weight
@@ -52,7 +52,7 @@ def by_hand(member: int, made: Members, labels: Tensor, correct: Tensor | None, 
     constraint = sum(terms) / len(terms)
     rho = settings.penalty
     lagrangian = (max(0.0, multiplier + rho * constraint) ** 2 - multiplier**2) / (2 * rho)
-    return covered / weighted + 0.5 * auxiliary / whole + anchor / whole - 0.3 * reward + lagrangian
+    return answers / whole + covered / weighted + anchor / whole - 0.3 * reward + lagrangian
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -101,18 +101,19 @@ def test_gradient_of_the_evidence_matches_finite_differences() -> None:
         assert float(evidence.grad[place]) == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=0.02, abs=2e-5)
 
 
-def test_the_constraint_shapes_the_gate_only() -> None:
+def test_the_gates_terms_shape_the_gate_only() -> None:
+    """The answers have the gradient of the warm-up, whatever the multiplier."""
     made, labels = random_members(3)
     logits = made.logits.clone().requires_grad_()
-    settings = SelectiveSettings(0.0325, 0.0, 0.0, 0.0)
     gradients = []
-    for multiplier in (0.0, 9.0):
-        loss = SelectiveLoss(2, WEIGHTS, settings)
+    for multiplier, warm in ((0.0, True), (0.0, False), (9.0, False)):
+        loss = SelectiveLoss(2, WEIGHTS, SETTINGS)
         loss.multiplier.fill_(multiplier)
         logits.grad = None
-        loss(made._replace(logits=logits), labels).sum().backward()
+        loss(made._replace(logits=logits), labels, warm=warm).sum().backward()
         gradients.append(logits.grad.clone())
-    assert torch.equal(*gradients)
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
 
 
 def test_the_running_constraint_has_its_value_and_the_batchs_gradient() -> None:

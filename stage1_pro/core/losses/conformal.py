@@ -4,7 +4,7 @@
     λ*   = argmin F on a grid;  F(λ*) > 0: no threshold is feasible, and SelectiveLoss takes the batch
     λ0   = the crossing F = 0 that is reached first when walking down from λ*
     λ̂    = λ0 − F(λ0; θ) / stopgrad(∂F/∂λ at λ0)
-    loss = selective risk and coverage reward of the other half at σ((g − λ̂)/T), auxiliary loss, anchor
+    loss = selective risk and coverage reward of the other half at σ((g − λ̂)/T), anchor, and the answers' own loss
 
 (1 − α_t) is the most that one more case can add. F is not monotone and F(∞) > 0: feasible thresholds form
 intervals, which is why the crossing is sought downward from λ*, as certification walks. The Newton step has
@@ -153,7 +153,7 @@ class ConformalRiskLoss(nn.Module):
         exits = ((parts.gate - found.value[:, None].where(feasible, 0.0)) / heat.where(feasible, 1.0)).sigmoid()
         selective = self.selective.selective(exits, parts, predicts.where(feasible, 1.0))
         penalty = self.selective.penalty(exits, parts, used=~found.feasible)
-        return selective + penalty + parts.auxiliary + parts.anchor
+        return parts.answers + selective + penalty + parts.anchor
 
     def _halves(self, cases: int) -> Tensor:
         """(N,) bool: a random half of the cases."""

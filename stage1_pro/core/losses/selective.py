@@ -1,12 +1,15 @@
-"""SelectiveLoss: class heads and gates trained together under a constraint on FNR on exits.
+"""SelectiveLoss: class heads that learn from every case, and gates under a constraint on FNR on exits.
 
-    minimise    Σ s·CE / Σ s + aux_weight·CE(aux) − κ·½(log φ₁ + log φ₀) + gate_loss_weight·BCE(g, correct)
+    minimise    CE + aux_weight·CE(aux)                                                        the answers
+                + Σ s·CE / Σ s − κ·½(log φ₁ + log φ₀) + gate_loss_weight·BCE(g, correct)       the gate
     subject to  E[s·(f − α_t) | y = 1] <= 0
 
-s = σ(g) is the soft exit, φ_c its mean over class c, f = 1{z < 0} the miss. f is hard and carries no
-gradient: a soft one would move the classifier toward answering 1. The constraint, equivalent to soft FNR
-on exits <= α_t, is met by an augmented Lagrangian. There is no target coverage: both classes' coverage
-is rewarded by its logarithm, so that neither can be given up.
+s = σ(g) is the soft exit, φ_c its mean over class c, f = 1{z < 0} the miss. The gate's terms carry no gradient into
+the answers: f is hard, its CE and its inputs are detached. Where selective risk trained the class heads as well,
+they learnt less of the cases that do not exit and answered 1 more often: FPR on exits rose by .007 to .017 on real
+images (frozen features), accuracy fell as much. The constraint, equivalent to soft FNR on exits <= α_t, is met by
+an augmented Lagrangian. There is no target coverage: both classes' coverage is rewarded by its logarithm, so that
+neither can be given up.
 """
 
 from dataclasses import dataclass
@@ -43,15 +46,15 @@ class Parts(NamedTuple):
     gate: Tensor
     """g, log-odds that the answer is right."""
     risk: Tensor
-    """Class-weighted, smoothed cross entropy of the answer."""
+    """Class-weighted, smoothed cross entropy of the answer; no gradient."""
     missed: Tensor
     """f, 1 where the answer is 0; no gradient."""
     weights: Tensor
     """(B,) class weight of each case."""
     positive: Tensor
     """(B,) 1 where the label is 1."""
-    auxiliary: Tensor
-    """(M,) loss of the auxiliary head, weighted."""
+    answers: Tensor
+    """(M,) loss of the class and auxiliary heads, over all cases."""
     anchor: Tensor
     """(M,) cross entropy of the gate with "the answer is right", weighted."""
 
@@ -92,15 +95,14 @@ class SelectiveLoss(nn.Module):
         with torch.autocast(labels.device.type, enabled=False):
             parts = self.parts(members, labels, correct)
             if warm:
-                idle = 0.0 * parts.anchor  # under DDP every parameter needs a gradient
-                return parts.risk.sum(1) / parts.weights.sum() + parts.auxiliary + idle
+                return parts.answers + 0.0 * parts.anchor  # under DDP every parameter needs a gradient
             return self.of(parts)
 
     def of(self, parts: Parts) -> Tensor:
         """(M,) loss after the warm-up: at the soft exits σ(g), of every case, under the constraint."""
         exits = parts.gate.sigmoid()
         every = torch.ones_like(parts.positive)
-        return self.selective(exits, parts, every) + self.penalty(exits, parts) + parts.auxiliary + parts.anchor
+        return parts.answers + self.selective(exits, parts, every) + self.penalty(exits, parts) + parts.anchor
 
     def parts(self, members: Members, labels: Tensor, correct: Tensor | None) -> Parts:
         z, auxiliary = margin(members.logits.float()), margin(members.aux.float())
@@ -109,13 +111,14 @@ class SelectiveLoss(nn.Module):
         right = (answers == positive).float() if correct is None else correct.float()
         gate = signed_gate(members.logits, members.evidence)
         anchor = ((softplus(-gate) + (1 - right) * gate) * weights).sum(1) / weights.sum()
+        risk, auxiliary_risk = self._cross_entropy(z, positive), self._cross_entropy(auxiliary, positive)
         return Parts(
             gate,
-            self._cross_entropy(z, positive),
+            risk.detach(),
             1 - answers,
             weights,
             positive,
-            self.settings.aux_weight * self._cross_entropy(auxiliary, positive).sum(1) / weights.sum(),
+            (risk + self.settings.aux_weight * auxiliary_risk).sum(1) / weights.sum(),
             self.settings.gate_loss_weight * anchor,
         )
 

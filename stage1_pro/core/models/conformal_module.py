@@ -25,7 +25,7 @@ class ConformalModule(SelectiveModule):
     @property
     def settled_epoch(self) -> int:
         chosen = self.config.conformal_after
-        return max(self.warm_epochs, self.config.epochs * 3 // 4 if chosen is None else chosen)
+        return max(self.warm_epochs, self.config.epochs // 2 if chosen is None else chosen)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -14,7 +14,7 @@ from stage1_pro.core.metrics.monitoring import gate_metrics
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 
-WARM_SHARE = 0.5
+WARM_SHARE = 0.25
 TARGET_SHARE = 0.65
 CONSTANT_TARGET = 0.98
 LEAST_POSITIVE_COVERAGE = 0.05
@@ -22,7 +22,7 @@ LEAST_SPREAD = 0.01
 
 
 class SelectiveModule(Stage1Module):
-    """Class and auxiliary loss for the first half of the epochs, then SelectiveLoss.
+    """Class and auxiliary loss for the first quarter of the epochs, then SelectiveLoss.
 
     correct: (N,) 1 where a model that did not see the training case answers it rightly; None to use the
     model's own answers. The soft constraint aims below the target, since it has no confidence in hand.
