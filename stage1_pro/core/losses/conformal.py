@@ -8,8 +8,8 @@
 
 (1 − α_t) is the most that one more case can add. F is not monotone and F(∞) > 0: feasible thresholds form
 intervals, which is why the crossing is sought downward from λ*, as certification walks. The Newton step has
-the value of λ0 and, by the implicit function theorem, the gradient −F_θ / F_λ. After conformal risk
-training, arXiv 2510.08748. λ̂ serves the gradient alone and is never deployed.
+the value of λ0 and, by the implicit function theorem, the gradient −F_θ / F_λ. After conformal risk training,
+arXiv 2510.08748. λ̂ serves the gradient alone and is never deployed.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from torch.distributed.nn.functional import all_gather
 from stage1_pro.core.losses.selective import Parts, SelectiveLoss, SelectiveSettings
 from stage1_pro.core.models.heads import Members
 
-GRID = 64
+GRID, FINER = 64, 16
 GRID_MARGIN = 4.0
 """How far the grid goes beyond the positives' gates, in temperatures: there an exit is decided to 2 %."""
 LEAST_SLOPE = 1e-4
@@ -37,7 +37,7 @@ class Threshold(NamedTuple):
     feasible: Tensor
     crossing: Tensor
     pull: Tensor
-    """(M, N) |∂F/∂g| of each positive at the threshold, up to a factor."""
+    """(M, N) |∂λ̂/∂g| of each case."""
 
 
 def conformal_threshold(gate: Tensor, excess: Tensor, temperature: Tensor, room: float) -> Threshold:
@@ -47,21 +47,23 @@ def conformal_threshold(gate: Tensor, excess: Tensor, temperature: Tensor, room:
     (M, 1), no gradient; room: 1 − α_t. Inside, gates are in temperatures, and F is without its normaliser m + 1,
     which changes neither its sign nor its roots.
     """
-    gate = gate / temperature
     with torch.no_grad():
-        grid = _grid(gate, excess != 0)
-        values = _constraint(gate, excess, grid, room)
+        scaled = gate / temperature
+        grid = _grid(scaled, excess != 0)
+        values = _constraint(scaled, excess, grid, room)
         least, best = values.min(1)
         steps = torch.arange(GRID, device=gate.device)
         last = ((values > 0) & (steps < best[:, None])).mul(steps + 1).amax(1)  # the last point below λ* with F > 0
         crossing = (last > 0) & (least <= 0)
-        root = torch.where(crossing[:, None], _root(gate, excess, grid, last, room), grid[:, :1])
-        exits = (gate - root).sigmoid()
-        pulls = exits * (1 - exits) * excess
-        slope = -pulls.sum(1, keepdim=True).clamp(min=LEAST_SLOPE)
-    newton = root - _constraint(gate, excess, root, room) / slope
-    value = torch.where(crossing[:, None], newton, root) * temperature
-    return Threshold(value.squeeze(1), least <= 0, crossing, pulls.abs())
+        root = _root(scaled, excess, grid, last, room)
+        exits = (scaled - root).sigmoid_()
+        pulls = exits * (1 - exits) * excess  # ∂F/∂g; the derivative in λ is minus their sum
+        steepness = pulls.sum(1, keepdim=True).clamp(min=LEAST_SLOPE)
+        newton = root + ((exits * excess).sum(1, keepdim=True) + room) / steepness
+        value = (torch.where(crossing[:, None], newton, grid[:, :1]) * temperature).squeeze(1)
+        shares = pulls / steepness * crossing[:, None]
+    moved = (shares * (gate - gate.detach())).sum(1)  # 0, with the gradient −F_θ / F_λ
+    return Threshold(value + moved, least <= 0, crossing, shares.abs())
 
 
 def _constraint(gate: Tensor, excess: Tensor, thresholds: Tensor, room: float) -> Tensor:
@@ -81,13 +83,13 @@ def _grid(gate: Tensor, counted: Tensor) -> Tensor:
 def _root(gate: Tensor, excess: Tensor, grid: Tensor, last: Tensor, room: float) -> Tensor:
     """(M, 1) near the root between grid points last − 1, where F > 0, and last, where F <= 0.
 
-    The bracket is cut on a grid of its own, one step of the device where bisection takes six, then by
-    the chord; of several roots in it the highest is taken.
+    The bracket is cut on a finer grid, then by the chord: a few steps of the device, where bisection takes many;
+    the Newton step does the rest. Of several roots in it the highest is taken.
     """
     low, high = (grid.gather(1, (last - step).clamp(min=0)[:, None]) for step in (1, 0))
-    finer = torch.lerp(low, high, torch.linspace(0, 1, GRID, device=gate.device))
+    finer = torch.lerp(low, high, torch.linspace(0, 1, FINER, device=gate.device))
     values = _constraint(gate, excess, finer, room)
-    below = ((values > 0) * torch.arange(GRID, device=gate.device)).amax(1, keepdim=True).clamp(max=GRID - 2)
+    below = ((values > 0) * torch.arange(FINER, device=gate.device)).amax(1, keepdim=True).clamp(max=FINER - 2)
     (left, above), (right, under) = ((finer.gather(1, at), values.gather(1, at)) for at in (below, below + 1))
     return left + (right - left) * (above / (above - under).clamp(min=1e-12)).clamp(0, 1)
 
@@ -180,7 +182,7 @@ class ConformalRiskLoss(nn.Module):
     def _count(self, found: Threshold, live: int) -> None:
         crossing, edge = found.crossing, found.feasible & ~found.crossing
         share = found.pull[:, :live].sum(1) / found.pull.sum(1).clamp(min=1e-12)
-        parts = (share * crossing, crossing, edge, ~found.feasible, found.value.detach() * found.feasible)
+        parts = (share, crossing, edge, ~found.feasible, found.value.detach() * found.feasible)
         self.counts += torch.stack([part.float().sum() for part in parts])
 
     def dual_step(self) -> None:
