@@ -210,9 +210,9 @@ def remarks(comparison: Comparison) -> list[str]:
         + (" (one positive of each group)" if cases.unit == "group" else "")
         + f", else {comparison.samples:,} bootstrap resamples of {cases.unit}s, the same ones for all runs. They speak "
         "of the draw of the test cases; another training seed or calibration split would move the figures too.",
-        f"The {count} runs were tried on one val_calib{_other_uses(comparison)}. Each certificate holds with the "
-        "confidence it states; "
-        f"whichever run is chosen, its certificate holds with {100 * comparison.joint_confidence:.4g}% at least.",
+        f"The {count} runs were tried on one val_calib. Each certificate holds with the confidence it states; "
+        f"whichever of them is chosen, its certificate holds with {100 * comparison.joint_confidence:.4g}% at least"
+        f"{_other_uses(comparison)}.",
         "The test figures of a run that is chosen for its test figures are a little too good.",
     ]
     ranked = [(one.letter, one.contender.ranked_by) for one in comparison.standings if not one.contender.certificate]
@@ -223,7 +223,9 @@ def _other_uses(comparison: Comparison) -> str:
     uses = max(
         (one.contender.certificate.calib_uses for one in comparison.standings if one.contender.certificate), default=0
     )
-    return f", which had been used {uses} times by then" if uses > len(comparison.standings) else ""
+    if uses <= len(comparison.standings):
+        return ""
+    return f", and with less where they were picked among more: this val_calib had been used {uses} times by then"
 
 
 # ---- console
