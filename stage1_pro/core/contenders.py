@@ -14,7 +14,8 @@ from stage1_pro.core.evaluation import read_evaluation, score_test
 from stage1_pro.core.metrics.bootstrap import group_index
 from stage1_pro.core.metrics.summary import confusion
 from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.policies.calibration import demand_consistent, one_case_per_group
+from stage1_pro.core.policies.calibration import one_case_per_group
+from stage1_pro.core.policies.evidence import demand_consistent
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.policies.uncertified import decide_without_certificate
 from stage1_pro.core.run import Risk, Run

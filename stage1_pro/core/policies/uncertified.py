@@ -1,11 +1,9 @@
 """Decisions of a run for which nothing was certified: no case exits, and its scores still rank the cases."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.calibrators import fit_calibrator
@@ -14,7 +12,7 @@ from stage1_pro.core.policies.softmax import answers, softmax_scores
 from stage1_pro.core.scores import Scores
 
 SOFTMAX = "largest softmax probability"
-GATE = "gate, mapped per answer by Platt's method on val_select"
+GATE = "gate, mapped per answer to the quantiles of the softmax probability on val_select"
 
 Ranking = Callable[[Scores, Scores], tuple[FloatArray, str]]
 """(val_select, other cases) -> (N,) scores of the other cases, and what they are in words."""
@@ -26,7 +24,7 @@ def decide_without_certificate(exit_policy: str, select: Scores, cases: Scores) 
     The score is the one that the policy would have compared with a threshold, as far as val_select alone fixes it:
     a policy file, which would say more, does not exist.
     """
-    scores, words = RANKINGS.get(exit_policy, _softmax)(select, cases)
+    scores, words = RANKINGS[exit_policy](select, cases)
     return ExitDecisions(np.zeros(len(cases), dtype=bool), answers(cases.logits), scores), words
 
 
@@ -35,16 +33,9 @@ def _softmax(_: Scores, cases: Scores) -> tuple[FloatArray, str]:
 
 
 def _gate(select: Scores, cases: Scores) -> tuple[FloatArray, str]:
-    try:
-        return gate_scores(_platt(select), cases), GATE
-    except UserError:  # a gate that Platt's method refuses ranks nothing
-        return _softmax(select, cases)
-
-
-def _platt(select: Scores) -> dict[str, Any]:
     answered, gate = answers(select.logits), np.asarray(select.gate_logit, np.float64)
     right, confidence = answered == select.labels, softmax_scores(select.logits)
-    return fit_calibrator("platt", gate, answered, right, confidence).params
+    return gate_scores(fit_calibrator("quantile", gate, answered, right, confidence).params, cases), GATE
 
 
-RANKINGS: dict[str, Ranking] = {"softmax": _softmax, "gate": _gate}
+RANKINGS: dict[str, Ranking] = {"softmax": _softmax, "gate": _gate, "scrc": _gate}
