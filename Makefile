@@ -14,7 +14,7 @@ LAST_RUN = $(or $(RUN),runs/latest)
 export HF_HUB_OFFLINE ?= 1
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it
@@ -92,6 +92,9 @@ bench: $(READY) data/demo/labels.csv  ## ratios against peers
 	$(PIP) -r benchmarks/requirements.txt
 	$(PYTHON) benchmarks/run.py
 
+bench-policies: $(READY) data/demo/labels.csv  ## what the policies are worth on Fashion-MNIST (hours on two cores)
+	$(PYTHON) benchmarks/policies.py $(ARGS)
+
 lint: $(READY)  ## ruff and pyright
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -100,4 +103,4 @@ lint: $(READY)  ## ruff and pyright
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare smoke test test-slow mc bench lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare smoke test test-slow mc bench bench-policies lint clean

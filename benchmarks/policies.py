@@ -2,7 +2,7 @@
 
     python benchmarks/policies.py --out runs/policies --splits 1 --seeds 1 --arms frozen
 reads   the four files of Fashion-MNIST (Debian: dataset-fashion-mnist), weights of EfficientNet-Lite0 (`make data`)
-writes  under --out: scores of every run, results.jsonl, table.md
+writes  under --out: scores of every run, results.jsonl; the table into --page
 
 Frozen Lite0 features and a small CNN trained end to end; every split has a tenth of positives. Each policy is that
 of its phase as shipped. A run that ended is not repeated, so the command can be stopped and given again.
@@ -68,7 +68,7 @@ def main() -> None:
             file.writelines(json.dumps(line) + "\n" for line in lines)
             file.flush()
             print(f"{number} of {len(jobs)}: {lines[0]['name']}", file=sys.stderr, flush=True)
-    print(write_table(found, args.out / "table.md"))
+    print(write_table(found, args.page or args.out / "table.md"))
 
 
 def parse() -> argparse.Namespace:
@@ -76,10 +76,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--weights", type=Path, default=ROOT / "data" / "demo" / "efficientnet_lite0.safetensors")
     parser.add_argument("--out", type=Path, default=Path("runs/policies"))
+    parser.add_argument("--page", type=Path, help="page whose table is replaced (default: table.md under --out)")
     parser.add_argument("--splits", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--phases", type=int, nargs="+", choices=PHASES, default=list(PHASES))
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["short"])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     return parser.parse_args()

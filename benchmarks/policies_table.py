@@ -8,40 +8,56 @@ import pandas as pd
 CELL = ["recipe", "arm", "positive", "target"]
 BASE = "softmax"
 TOLERANCE = 0.005
-HEADER = (
-    "| recipe | arm | class | target | policy | coverage | gain over softmax | FPR | accuracy | FNR on exits "
-    "| false certificates | none | worse runs |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+"""How much worse than softmax FPR and accuracy on exits may be for coverage to count."""
+MARKERS = "<!-- policies table: begin -->", "<!-- policies table: end -->"
+TITLES = (
+    *("recipe", "features", "class", "target", "policy", "coverage", "gain over softmax", "FPR on exits", "accuracy"),
+    *("FNR on exits", "above target", "none", "counts", "worse runs"),
 )
 
 
 def write_table(lines: Path, page: Path) -> str:
-    """Write the table as markdown; returns it."""
+    """Put the table into the page, between its markers where it has them; returns it."""
     frame = pd.read_json(lines, lines=True)
     rows = [
-        _row(cell, column, policy, base)
+        _row(cell, str(column), policy, base)
         for cell, group in frame.groupby(CELL, sort=False)
-        for base in [group[group["column"] == BASE].set_index(["split", "seed"])]
+        for base in [group[group["column"] == BASE]]
         for column, policy in group.groupby("column", sort=False)
+        if len(base)
     ]
-    text = "\n".join([HEADER, *rows]) + "\n"
-    page.write_text(text)
-    return text
+    written = [f"| {' | '.join(row)} |" for row in (TITLES, ("---",) * len(TITLES), *rows)]
+    table = "\n".join(written)
+    before, after = "", ""
+    if page.exists() and all(marker in (text := page.read_text()) for marker in MARKERS):
+        before, after = text.split(MARKERS[0])[0], text.split(MARKERS[1])[1].lstrip("\n")
+    page.write_text(f"{before}{MARKERS[0]}\n\n{table}\n\n{MARKERS[1]}\n{after}")
+    return table
 
 
-def _row(cell: tuple, column: str, policy: pd.DataFrame, base: pd.DataFrame) -> str:
-    """One policy in one cell. Differences are paired by split and seed; ± is the standard error of the mean over
-    splits, whose seeds share their cases."""
-    own = policy.set_index(["split", "seed"])
-    base = base.loc[own.index]
-    gain, fpr, accuracy = (own[name] - base[name] for name in ("coverage", "fpr", "accuracy"))
-    by_split = gain.groupby("split").mean()
-    error = by_split.std(ddof=1) / np.sqrt(len(by_split)) if len(by_split) > 1 else np.nan
-    worse = int(((fpr > TOLERANCE) | (accuracy < -TOLERANCE)).sum())
-    target = cell[-1]
+def _row(cell: tuple, column: str, policy: pd.DataFrame, base: pd.DataFrame) -> tuple[str, ...]:
+    """One policy in one cell, paired with softmax by split and seed."""
+    keys = ["split", "seed"]
+    both = policy.merge(base, on=keys, suffixes=("", "_base"))
+    gain, fpr, accuracy = (both[name] - both[f"{name}_base"] for name in ("coverage", "fpr", "accuracy"))
+    worse = (fpr > TOLERANCE) | (accuracy < -TOLERANCE)
+    counts = not (fpr.mean() > TOLERANCE or accuracy.mean() < -TOLERANCE)
     return (
-        f"| {' | '.join(map(str, cell))} | {column} | {own['coverage'].mean():.3f} | {gain.mean():+.4f} ± {error:.4f} "
-        f"| {own['fpr'].mean():.4f} ({fpr.mean():+.4f}) | {own['accuracy'].mean():.4f} ({accuracy.mean():+.4f}) "
-        f"| {own['fnr'].mean():.4f} | {int((own['fnr'] > target).sum())} of {len(own)} "
-        f"| {int((own['coverage'] == 0).sum())} | {worse} |"
+        *map(str, cell),
+        column,
+        f"{both['coverage'].mean():.4f}",
+        f"{gain.mean():+.4f} ± {_error(gain, both['split']):.4f}",
+        f"{both['fpr'].mean():.4f} ({fpr.mean():+.4f})",
+        f"{both['accuracy'].mean():.4f} ({accuracy.mean():+.4f})",
+        f"{both['fnr'].mean():.4f}",
+        f"{int((both['fnr'] > cell[-1]).sum())} of {len(both)}",
+        str(int((both["coverage"] == 0).sum())),
+        "yes" if counts else "no",
+        str(int(worse.sum())),
     )
+
+
+def _error(gain: pd.Series, splits: pd.Series) -> float:
+    """Standard error of the mean over splits, whose seeds share their cases."""
+    means = gain.groupby(splits).mean()
+    return float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")

@@ -25,7 +25,7 @@ from stage1_pro.core.training import make_module
 
 CHUNK = 4096
 CNN_FEATURES = 1152
-PREPROCESSING = Preprocessing(size=28, interpolation="bicubic", crop_pct=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+PREPROCESSING = Preprocessing(28, 1.0, "bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 QUIET: dict[str, Any] = {
     "devices": 1,
     "logger": False,
