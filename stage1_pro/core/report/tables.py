@@ -130,7 +130,7 @@ COMPARED: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("FNR on exits", lambda row: percent(row.get("fnr_on_exits"))),
     ("Upper bound", lambda row: "≤ " + percent_up(row.get("fnr_upper_bound"))),
     ("Missed", lambda row: f"{row['misses']:,} of {row['exited_positives']:,}" if "misses" in row else UNDEFINED),
-    ("Threshold", lambda row: ", ".join(f"{row[name]:.5g}" for name in PARAMETERS if name in row)),
+    ("Threshold", lambda row: ", ".join(f"{row[name]:.4g}" for name in PARAMETERS if name in row)),
 )
 
 
