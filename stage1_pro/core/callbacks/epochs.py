@@ -45,6 +45,10 @@ class Throughput(pl.Callback):
             )
 
 
+SHOWN = ("train_loss", "val_loss", "val_accuracy", "val_augrc")
+"""Columns of an epoch's line, beside the monitor."""
+
+
 class EpochTable(pl.Callback):
     """Rewrites metrics.csv after every epoch, and prints the epoch's line where there is no live bar.
 
@@ -67,13 +71,10 @@ class EpochTable(pl.Callback):
                 print(self._line(trainer), flush=True)
 
     def _line(self, trainer: pl.Trainer) -> str:
-        row = self.rows[-1]
-        return (
-            f"  epoch {int(row['epoch']) + 1}/{trainer.max_epochs}  train_loss {row['train_loss']:.4f}  "
-            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
-            f"val_augrc {row['val_augrc']:.5f}  "
-            f"{row['images_per_second']:.0f} images/s"
-        )
+        row, names = self.rows[-1], dict.fromkeys((*SHOWN, self.monitor))
+        figures = [f"{name} {row[name]:.{5 if name.endswith('augrc') else 4}f}" for name in names if name in row]
+        epoch, speed = f"epoch {int(row['epoch']) + 1}/{trainer.max_epochs}", f"{row['images_per_second']:.0f} images/s"
+        return "  " + "  ".join([epoch, *figures, speed])
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "finished": self.finished}
