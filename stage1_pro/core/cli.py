@@ -66,21 +66,6 @@ def say(line: str = "") -> None:
     print(line, flush=True)
 
 
-def say_policy(policy: dict[str, Any]) -> None:
-    """What a calibration certified, and the promise in words."""
-    from stage1_pro.core.policies.evidence import evidence_words
-
-    for warning in policy["diagnostics"]["warnings"]:
-        say(f"warning: {warning}")
-    say(f"certified: coverage {policy['coverage']:.1%} of val_calib; {evidence_words(policy)}")
-    say(policy["guarantee"]["words"])
-    if policy["calib_use_count"] > 1:
-        say(
-            f"warning: this val_calib split was used {policy['calib_use_count']} times; "
-            "each use spends the confidence again"
-        )
-
-
 def say_next(run_path: Path, script: str | None, words: list[str] | None = None) -> None:
     """The last lines of every script: where the results are and what to run next (with these words after it)."""
     say(f"run   {run_path}")

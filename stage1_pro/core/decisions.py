@@ -72,7 +72,7 @@ def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: list[str]) -> 
     columns = {
         "id": paths,
         "answer": np.where(readable, names, ""),
-        "probability": _answer_probability(outputs.logits, decisions.predictions),
+        "probability": decisions.probabilities,
         "decision": np.where(decisions.exits, "exit", "defer"),
         "score": decisions.scores,
         "reason": reasons,
@@ -96,10 +96,3 @@ def _set_words(sets: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
     """Names of the classes in each set (N, C), with a bar between them."""
     words = {tuple(row): "|".join(np.array(class_names, dtype=object)[row]) for row in np.unique(sets, axis=0)}
     return [words[tuple(row)] for row in sets]
-
-
-def _answer_probability(logits: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """(N,) softmax probability of the answer, float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    return exponentials[np.arange(len(logits)), predictions] / exponentials.sum(axis=1)

@@ -23,22 +23,21 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.policies.softmax import calibrate_softmax
-    from stage1_pro.core.report.figures import sweep_figure
+    from stage1_pro.core.certification import conclude
+    from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
     from stage1_pro.core.run import Run
 
     run = Run.open(args.run)
     run.demand_uncalibrated("softmax")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
-    calibration = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk)
-    uses = run.record_attempt("softmax", risk, calibration.certified)
-    record = calibration.record()
-    threshold = record["sweep_results"][calibration.demand_certified()]["threshold"]
-    policy = {**run.policy_header(risk, uses), **record, "exit_threshold": threshold}
-    run.write_policy(policy)
-    sweep_figure(policy, run.figures_path / "threshold_sweep.png")
-    cli.say_policy(policy)
-    cli.say_next(run.path, "40_eval_selective.py")
+    found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk)
+    conclude(
+        *(run, "softmax", risk),
+        certified=found.certified,
+        notes=[],
+        warnings=found.warnings,
+        fields=lambda: softmax_fields(found),
+    )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ class Args:
     run: str = "runs/latest"
     """Run directory."""
     calibrator: Literal["quantile", "platt", "isotonic"] = "quantile"
-    """Map per answer from gate logit to score: quantile (gives each answer the softmax policy's quantiles, and keeps
-    FPR on exits), platt (two numbers, the chance of a right answer), isotonic (the same, wants 1,000 cases)."""
+    """Map per answer from gate logit to score: quantile (softmax's quantiles for each answer, and FPR on exits held to
+    softmax's as far as val_select can tell), platt (two numbers, the chance of a right answer), isotonic (the same,
+    wants 1,000 cases)."""
     target_fnr_exit: float | None = None
     """Certify this target instead of the config's, above 0, up to 0.1."""
     fnr_confidence: float | None = None
@@ -27,22 +28,18 @@ class Args:
 
 
 def main(args: Args) -> None:
+    from stage1_pro.core.certification import conclude
     from stage1_pro.core.policies.gate import calibrate_gate
-    from stage1_pro.core.report.figures import sweep_figure
     from stage1_pro.core.run import Run
 
     run = Run.open(args.run)
     run.demand_uncalibrated("gate")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     gate = calibrate_gate(run.scores("val_select"), run.scores("val_calib"), risk, args.calibrator)
-    uses = run.record_attempt("gate", risk, gate.calibration.certified)
-    for note in gate.notes:
-        cli.say(note)
-    policy = {**run.policy_header(risk, uses), **gate.fields()}
-    sweep_figure(policy, run.figures_path / "threshold_sweep.png")
-    run.write_policy(policy)
-    cli.say_policy(policy)
-    cli.say_next(run.path, "40_eval_selective.py")
+    found = gate.calibration
+    conclude(
+        run, "gate", risk, certified=found.certified, notes=gate.notes, warnings=found.warnings, fields=gate.fields
+    )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ class Args:
     """SCRC-I certifies FNR on exits at the stated confidence; SCRC-T bounds the expected loss of prediction sets
     exactly, and FNR on exits approximately."""
     calibrator: Literal["quantile", "platt", "isotonic"] = "quantile"
-    """Map per answer from gate logit to score: quantile (gives each answer the softmax policy's quantiles, and keeps
-    FPR on exits), platt (two numbers, the chance of a right answer), isotonic (the same, wants 1,000 cases)."""
+    """Map per answer from gate logit to score: quantile (softmax's quantiles for each answer, and FPR on exits held to
+    softmax's as far as val_select can tell), platt (two numbers, the chance of a right answer), isotonic (the same,
+    wants 1,000 cases)."""
     dirichlet: Literal["tied", "free"] = "tied"
     """Dirichlet calibration of the class probabilities: tied (½ stays ½, so the answers stay the model's), free (they
     may move)."""
@@ -33,8 +34,8 @@ class Args:
 
 
 def main(args: Args) -> None:
+    from stage1_pro.core.certification import conclude
     from stage1_pro.core.policies.scrc import calibrate_scrc
-    from stage1_pro.core.report.figures import sweep_figure
     from stage1_pro.core.run import Run
 
     run = Run.open(args.run)
@@ -44,15 +45,14 @@ def main(args: Args) -> None:
         *(run.scores("val_select"), run.scores("val_calib"), risk),
         *(args.calibrator, args.scrc_variant, args.dirichlet, run.config.seed),
     )
-    uses = run.record_attempt("scrc", risk, scrc.outcome.certified)
-    for note in scrc.notes:
-        cli.say(note)
-    policy = {**run.policy_header(risk, uses), **scrc.fields()}
-    policy |= {"model_version": policy["model_digest"], "splits_version": policy["splits_digest"]}
-    sweep_figure(policy, run.figures_path / "threshold_sweep.png")
-    run.write_policy(policy)
-    cli.say_policy(policy)
-    cli.say_next(run.path, "40_eval_selective.py")
+    found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
+    conclude(
+        *(run, "scrc", risk),
+        certified=found.certified,
+        notes=scrc.notes,
+        warnings=found.warnings,
+        fields=lambda: {**versions, **scrc.fields()},
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def contender(cases: SharedCases, skill: float, threshold: float = 1.0, seed: in
     rng = np.random.default_rng(seed)
     margin = skill * (2 * cases.labels - 1) + rng.normal(0, 1, cases.labels.size)
     scores = np.abs(margin)
-    decisions = ExitDecisions(scores >= threshold, (margin > 0).astype(np.int64), scores)
+    decisions = ExitDecisions(scores >= threshold, (margin > 0).astype(np.int64), scores, scores)
     digests = {"model": "1" * 64, "policy": "2" * 64, "scores": "3" * 64}
     certificate = Certificate(0.04, 1)
     return Contender("run", "runs/run", 2, "softmax", 42, risk, certificate, decisions, "score", digests)

@@ -140,6 +140,7 @@ def test_tied_scores_at_the_cut_of_the_transductive_variant(scrc, script):
         scores.write(scrc / "scores" / f"{split}.parquet")
     refused(script("36_calibrate_scrc", "--run", scrc, "--scrc_variant", "SCRC-T"), "tie at SCRC-T's cut", "SCRC-I")
     assert not (scrc / "scrcparams.json").exists()
+    assert len((scrc.parent / "calibrations.csv").read_text().splitlines()) == 2  # it was a look at val_calib
 
 
 @pytest.mark.parametrize("variant", ["SCRC-I", "SCRC-T"])

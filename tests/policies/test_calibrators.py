@@ -107,12 +107,23 @@ def test_an_anti_informative_gate_is_an_error_with_advice(slope: float) -> None:
 
 def test_a_constant_gate_says_nothing() -> None:
     gate, answers, right, confidence = drawn(7)
-    with pytest.raises(UserError, match="the gate is constant"):
-        fit_calibrator("platt", np.ones_like(gate), answers, right, confidence)
-    for kind in ("isotonic", "quantile"):
-        params = fit_calibrator(kind, np.ones_like(gate), answers, right, confidence).params
-        demand_sound(params, "gateparams")
-        assert len(np.unique(calibrated(params, gate, np.zeros_like(answers)))) == 1
+    for kind in ("platt", "isotonic", "quantile"):
+        with pytest.raises(UserError, match="the gate is constant"):
+            fit_calibrator(kind, np.ones_like(gate), answers, right, confidence)
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic", "quantile"])
+def test_a_gate_that_ranks_wrong_answers_first_is_an_error_with_advice(kind: str) -> None:
+    gate, answers, right, confidence = drawn(7)
+    with pytest.raises(UserError, match=r"anti-informative \(answer 0\).*AUROC 0\.\d\d.*gate_refit: true"):
+        fit_calibrator(kind, -gate, answers, right, confidence)
+
+
+@pytest.mark.parametrize("kind", ["isotonic", "quantile"])
+def test_a_gate_that_knows_nothing_is_no_error(kind: str) -> None:
+    gate, answers, right, confidence = drawn(7)
+    noise = np.random.default_rng(1).standard_normal(gate.shape)
+    assert fit_calibrator(kind, noise, answers, right, confidence).params
 
 
 def test_an_answer_that_is_never_wrong_keeps_the_gates_scale() -> None:

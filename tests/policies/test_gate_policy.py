@@ -10,7 +10,7 @@ from policy_cases import header
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import NothingCertified, UserError
-from stage1_pro.core.policies.certify import predicted_coverage
+from stage1_pro.core.policies.certify import predicted_outcome
 from stage1_pro.core.policies.gate import GateExitPolicy, calibrate_gate, gate_scores
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.policies.softmax import answers, calibrate_softmax
@@ -104,6 +104,7 @@ def test_predicted_coverage_is_where_the_walk_would_end() -> None:
     select = split(0)
     found = calibrate_gate(select, select, RISK).calibration  # val_calib like val_select, exactly
     counts = found.walk.calib
-    end = predicted_coverage(counts, select.positives, RISK.target_fnr, RISK.delta)
-    assert end == found.every.coverage[found.walk.answer]
-    assert predicted_coverage(counts, 10, 0.001, 0.05) == 0
+    coverage, fpr = predicted_outcome(found.every, select.positives, RISK.target_fnr, RISK.delta)
+    assert coverage == found.every.coverage[found.walk.answer]
+    assert fpr == found.every.fpr[found.walk.answer]
+    assert predicted_outcome(counts, 10, 0.001, 0.05)[0] == 0

@@ -80,6 +80,10 @@ EVERY = {
     "lax target": (changed(target_fnr_exit=0.2), "$.target_fnr_exit is 0.2; allowed"),
     "no confidence": (changed(fnr_confidence=1.0), "$.fnr_confidence is 1.0; allowed"),
     "misses as a float": (changed(misses=3.0), "$.misses is 3.0; allowed integer"),
+    "better FNR": (changed(fnr_on_exits=0.0), "val_calib gives other values of $.fnr_on_exits"),
+    "better accuracy": (changed(exit_accuracy=1.0), "val_calib gives other values of $.exit_accuracy"),
+    "better FPR": (changed(val_calib_metrics__fpr_on_exits=0.0), "other values of $.val_calib_metrics.fpr_on_exits"),
+    "larger promise": (changed(guarantee__words="Nothing is missed."), "$.guarantee does not say what its numbers do"),
     "misses below 0": (changed(misses=-1), "$.misses is -1; allowed integer, 0 or more"),
 }
 CERTIFIED = {
@@ -138,16 +142,19 @@ PAIRS = {
     "W of one row": (changed(dirichlet_params__W=[[1.0, 0.0]]), "$.dirichlet_params.W is"),
     "W not diagonal": (changed(dirichlet_params__W=[[1.0, 0.5], [0.0, 1.0]]), "W is no diagonal"),
     "W falls": (changed(dirichlet_params__W=[[1.0, 0.0], [0.0, -1.0]]), "W is no diagonal with entries above 0"),
-    "other bias": (changed(dirichlet_params__b=[0.0, 3.0]), "on val_calib it gives"),
+    "other bias": (changed(dirichlet_params__b=[0.0, 3.0]), "val_calib"),
 }
 INDUCTIVE = {"called transductive": (changed(scrc_variant="SCRC-T"), "$.transductive is missing")}
 TRANSDUCTIVE = {
     "called inductive": (changed(scrc_variant="SCRC-I", target_fnr_exit=0.001), "do not certify"),
     "no selection": (without("transductive"), "$.transductive is missing"),
     "half a selection": (changed(transductive={"alpha_prime": 0.1}), "$.transductive.lambda2_max is missing"),
-    "lax level": (changed(transductive__alpha_prime=0.09), "alpha_prime 0.09 is above target times singleton share"),
-    "tight level": (changed(transductive__alpha_prime=1e-4, misses=5), "losses among"),
+    "lax level": (changed(transductive__alpha_prime=0.09), "alpha_prime 0.09 is not target times singleton share"),
+    "tight level": (changed(transductive__alpha_prime=1e-4), "is not target times singleton share"),
     "one exit more": (changed(exited_positives=plus_one), "selected positives do not nest"),
+    "many losses": (changed(misses=50, exited_positives=60), "losses among"),
+    "many selected": (changed(transductive__positives_selected=100_000), "cut elsewhere than at $.lambda1"),
+    "another level": (changed(transductive__selected_of_select=1), "cut elsewhere than at $.lambda1"),
     "few selected": (changed(transductive__positives_selected=1), "selected positives do not nest"),
     "lambda2 above its maximum": (
         changed(transductive__lambda2_max=0.5, lambda2=0.9),

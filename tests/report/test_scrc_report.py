@@ -24,4 +24,4 @@ def test_the_page_shows_pairs_and_says_what_kind_of_promise_it_is(tmp_path: Path
     assert ("exact upper bound" in page) != expected
     for words in ("λ2, class", "Reliability of the calibrated gate", "softmax (certified)", "gate (certified)"):
         assert words in page, words
-    assert f"{policy['lambda1']:.5g}, {policy['lambda2']:.5g}" in page
+    assert f"{policy['lambda1']:.4g}, {policy['lambda2']:.4g}" in page

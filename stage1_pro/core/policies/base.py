@@ -20,11 +20,13 @@ class Outputs(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class ExitDecisions:
     """exits: (N,) bool; predictions: (N,) int answers; scores: (N,) float64, what the threshold is
-    compared with; prediction_sets: (N, C) bool for policies that have them."""
+    compared with; probabilities: (N,) float64 of the answers, calibrated where the policy does so;
+    prediction_sets: (N, C) bool for policies that have them."""
 
     exits: BoolArray
     predictions: IntArray
     scores: FloatArray
+    probabilities: FloatArray
     prediction_sets: BoolArray | None = None
 
 

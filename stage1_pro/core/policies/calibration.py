@@ -9,7 +9,7 @@ import numpy as np
 from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
-from stage1_pro.core.policies.certify import GUARANTEE, Walk, certify, refusal
+from stage1_pro.core.policies.certify import GUARANTEE, Walk, certify, predicted_outcome, refusal
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
 
@@ -101,7 +101,7 @@ class Calibration:
         return {
             **certified,
             "exit_accuracy": row["accuracy_on_exits"],
-            "guarantee": self._guarantee(),
+            "guarantee": promise(self.risk, grouped=self.groups < self.every.cases),
             "sweep_results": [self.row(j) for j in range(len(self.parameters))],
             "val_calib_metrics": {
                 **split_metrics(self.every, self.groups, self.walk.calib.positives, index),
@@ -114,19 +114,6 @@ class Calibration:
                 "naive": self._naive(),
                 "warnings": self.warnings,
             },
-        }
-
-    def _guarantee(self) -> dict[str, str]:
-        words = GUARANTEE.format(confidence=self.risk.confidence, target=self.risk.target_fnr)
-        if self.groups < self.every.cases:
-            words += (
-                " Cases of one group are not independent, so one positive drawn from each group was counted: the "
-                "promise is about a case drawn at random from a new group."
-            )
-        return {
-            "words": words,
-            "method": "Learn-then-Test: split fixed-sequence testing with exact binomial p-values",
-            "source": "Angelopoulos et al., arXiv 2110.01052",
         }
 
     def _naive(self) -> dict[str, Any]:
@@ -142,6 +129,21 @@ class Calibration:
             **kept,
             "note": "largest coverage with empirical FNR at the target; breaks it in about half of all draws",
         }
+
+
+def promise(risk: Risk, *, grouped: bool) -> dict[str, str]:
+    """The `guarantee` of a policy file. grouped: whether cases come in groups, of which one positive each counts."""
+    words = GUARANTEE.format(confidence=risk.confidence, target=risk.target_fnr)
+    if grouped:
+        words += (
+            " Cases of one group are not independent, so one positive drawn from each group was counted: the "
+            "promise is about a case drawn at random from a new group."
+        )
+    return {
+        "words": words,
+        "method": "Learn-then-Test: split fixed-sequence testing with exact binomial p-values",
+        "source": "Angelopoulos et al., arXiv 2110.01052",
+    }
 
 
 def calibrate_threshold(
@@ -166,6 +168,12 @@ def calibrate(
     # of val_select the walk reads its positives only
     walk = certify(select.counts(candidates, select.labels == 1), evidence, risk.target_fnr, risk.delta)
     return Calibration(walk, every, calib.groups, parameters, risk, warnings)
+
+
+def predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk) -> tuple[float, float]:
+    """(coverage, FPR on exits) where the walk would end if val_calib, of which only the number of its positives is
+    used, were like val_select."""
+    return predicted_outcome(select.counts(candidates), positives, risk.target_fnr, risk.delta)
 
 
 def split_metrics(counts: ExitCounts, groups: int, positive_groups: int, index: int) -> dict[str, Any]:

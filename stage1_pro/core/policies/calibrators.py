@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import root_scalar
 from scipy.special import expit
+from scipy.stats import rankdata
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
@@ -18,6 +19,8 @@ from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 
 ANSWERS = ("answer_0", "answer_1")
 LEAST_EVENTS = 10
+SIGNIFICANT = 3.0
+"""Standard errors below a half at which an AUROC is no chance."""
 ENOUGH_FOR_ISOTONIC = 1000
 MOST_KNOTS = 1000
 STORED_AS = {"platt": "platt", "isotonic": "isotonic", "quantile": "isotonic"}
@@ -44,16 +47,36 @@ def fit_calibrator(
     """Fit one map per answer on val_select. kind: platt, isotonic or quantile.
 
     gate, confidence: (N,) gate logit and softmax probability of the answer, NaN where not finite; answers, right: (N,).
-    Raises UserError where the gate ranks wrong answers above right ones.
+    Raises UserError where the gate is constant or ranks wrong answers above right ones.
     """
     warnings: list[str] = []
     known = np.isfinite(gate) & np.isfinite(confidence)
     maps = {}
     for answer, name in enumerate(ANSWERS):
         cases = known & (answers == answer)
+        demand_informative(gate[cases], right[cases], f"answer {answer}")
         fit = {"platt": _fit_platt, "isotonic": _fit_isotonic, "quantile": _fit_quantiles}[kind]
         maps[name] = fit(gate[cases], right[cases], confidence[cases], f"answer {answer}", warnings)
     return FittedCalibrator({"type": STORED_AS[kind], **maps}, warnings)
+
+
+def demand_informative(gate: FloatArray, right: BoolArray, name: str) -> None:
+    """Raise UserError for a gate that is constant, or ranks wrong answers above right ones beyond chance.
+
+    gate, right: (N,) of one answer. A monotone map of such a gate would be certified as well, and be of no use.
+    """
+    wins, losses = np.count_nonzero(right), np.count_nonzero(~right)
+    if min(wins, losses) < LEAST_EVENTS:
+        return
+    if np.ptp(gate) == 0:
+        raise UserError(f"the gate is constant ({name}), so it says nothing. {ADVICE}")
+    auroc = (rankdata(gate)[right].sum() - wins * (wins + 1) / 2) / (wins * losses)
+    error = np.sqrt((wins + losses + 1) / (12 * wins * losses))  # of a gate that knows nothing
+    if auroc < 0.5 - SIGNIFICANT * error:
+        raise UserError(
+            f"the gate is anti-informative ({name}): it scores wrong answers of val_select above right ones (AUROC "
+            f"{auroc:.2f}). {ADVICE}"
+        )
 
 
 def calibrated(params: dict[str, Any], gate: np.ndarray, answers: IntArray) -> FloatArray:
@@ -113,8 +136,6 @@ def _fit_platt(gate: FloatArray, right: BoolArray, _: FloatArray, name: str, war
             else f"{name}: never given on val_select; the gate's own scale is kept"
         )
         return {"a": 1.0, "b": _offset(gate, targets)}
-    if np.ptp(gate) == 0:
-        raise UserError(f"the gate is constant ({name}), so it says nothing. {ADVICE}")
     slope, offset = _logistic(gate, targets)
     if slope <= 0:
         raise UserError(

@@ -86,12 +86,12 @@ def predicted_end(select: ExitCounts, calib_positives: int, target_fnr: float, d
     return start + max(0, passed - 1), passed > 0
 
 
-def predicted_coverage(select: ExitCounts, calib_positives: int, target_fnr: float, delta: float) -> float:
-    """Coverage of that end; 0 if nothing would be certified."""
+def predicted_outcome(select: ExitCounts, calib_positives: int, target_fnr: float, delta: float) -> tuple[float, float]:
+    """(coverage, FPR on exits) at that end; coverage 0 if nothing would be certified."""
     if not select.exited.size:
-        return 0.0
+        return 0.0, 0.0
     end, certified = predicted_end(select, calib_positives, target_fnr, delta)
-    return float(select.coverage[end]) if certified else 0.0
+    return float(select.coverage[end]) if certified else 0.0, float(np.nan_to_num(select.fpr[end]))
 
 
 def threshold_candidates(scores: FloatArray, most: int = 200) -> FloatArray:

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.metrics.arrays import BoolArray
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
 from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, p_value
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.policies.calibration import any_case_per_group, one_case_per_group
-from stage1_pro.core.policies.transductive import allowed_losses
+from stage1_pro.core.policies.calibration import any_case_per_group, one_case_per_group, promise, share, split_metrics
+from stage1_pro.core.policies.transductive import Selection, allowed_losses, cut, promise_in_expectation
+from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
 
 DEMANDED = (
@@ -48,6 +51,8 @@ def demand_consistent(policy: dict[str, Any], where: Path) -> None:
         f"{where}: incomplete, so nothing shows that it was certified:", missing, "Calibrate the run with our script."
     )
     (_demand_expectation if in_expectation(policy) else _demand_certificate)(policy, where)
+    if policy["guarantee"] != _promised(policy):
+        raise _altered(where, "$.guarantee does not say what its numbers do")
     if policy.get("fnr_bound", policy["fnr_upper_bound"]) != policy["fnr_upper_bound"]:
         raise _altered(where, "$.fnr_bound and $.fnr_upper_bound differ")
     for version, digest in (("model_version", "model_digest"), ("splits_version", "splits_digest")):
@@ -73,13 +78,25 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
             f"{policy['misses']} of {policy['exited_positives']} that it records: file or scores have been altered."
         )
     every = count_decisions(decisions.exits, decisions.predictions, calib.labels)
-    found = {name: int(getattr(every, name)[0]) for name in ("exited", "false_alarms")}
-    recorded = {name: policy["val_calib_metrics"].get(name) for name in found}
-    if found != recorded:
-        raise UserError(
-            f"{where}: on val_calib it gives {found['exited']} exits with {found['false_alarms']} false alarms, and "
-            f"records {recorded['exited']} with {recorded['false_alarms']}: file or scores have been altered."
-        )
+    groups, recorded = len(np.unique(calib.group.astype(str))), policy["val_calib_metrics"]
+    metrics = split_metrics(every, groups, counts.positives, 0)
+    facts = {"coverage": metrics["coverage"], "exit_accuracy": metrics["accuracy_on_exits"]}
+    facts["fnr_on_exits"] = share(counts.fnr[0])
+    wrong = [f"$.{name}" for name, value in facts.items() if policy[name] != value]
+    wrong += [f"$.val_calib_metrics.{name}" for name, value in metrics.items() if recorded.get(name) != value]
+    if wrong:
+        raise UserError(f"{where}: val_calib gives other values of {', '.join(wrong)}: file or scores were altered.")
+    if in_expectation(policy):
+        _demand_cut(policy, decisions.scores, calib, kept, where)
+
+
+def _demand_cut(policy: dict[str, Any], gate: FloatArray, calib: Scores, kept: BoolArray, where: Path) -> None:
+    """lambda1 must be where val_calib is cut, and the selected positives those above it."""
+    facts = policy["transductive"]
+    selection = Selection(facts["selected_of_select"], facts["cases_of_select"], 0.5, 0.0)
+    selected = int(np.count_nonzero(kept & (gate >= policy["lambda1"]) & (calib.labels == 1)))
+    if cut(gate[kept], selection) != policy["lambda1"] or selected != facts["positives_selected"]:
+        raise UserError(f"{where}: val_calib is cut elsewhere than at $.lambda1: file or scores were altered.")
 
 
 def counted_cases(policy: dict[str, Any], calib: Scores) -> BoolArray:
@@ -102,9 +119,13 @@ def _demand_certificate(policy: dict[str, Any], where: Path) -> None:
 def _demand_expectation(policy: dict[str, Any], where: Path) -> None:
     """No binomial certificate: the number of losses must be what the conformal rule allows."""
     facts, target = policy["transductive"], policy["target_fnr_exit"]
-    level, share, selected = facts["alpha_prime"], facts["singleton_share_lower_bound"], facts["positives_selected"]
-    if level > target * share * (1 + 1e-12):
-        raise _altered(where, f"$.transductive.alpha_prime {level:g} is above target times singleton share")
+    level, singletons, selected = (
+        facts["alpha_prime"],
+        facts["singleton_share_lower_bound"],
+        facts["positives_selected"],
+    )
+    if level != target * singletons:
+        raise _altered(where, f"$.transductive.alpha_prime {level:g} is not target times singleton share")
     if not policy["misses"] <= policy["exited_positives"] <= selected:
         raise _altered(where, f"misses, exited and {selected} selected positives do not nest")
     if policy["misses"] > allowed_losses(selected, level):
@@ -115,6 +136,15 @@ def _demand_expectation(policy: dict[str, Any], where: Path) -> None:
         )
     if policy["lambda2"] > facts["lambda2_max"] or policy["fnr_upper_bound"] != target:
         raise _altered(where, "$.lambda2 is above its maximum, or the bound is not the target")
+
+
+def _promised(policy: dict[str, Any]) -> dict[str, str]:
+    metrics, risk = policy["val_calib_metrics"], Risk(policy["target_fnr_exit"], policy["fnr_confidence"])
+    grouped = metrics["groups"] < metrics["cases"]
+    if not in_expectation(policy):
+        return promise(risk, grouped=grouped)
+    facts = policy["transductive"]
+    return promise_in_expectation(risk, facts["alpha_prime"], facts["singleton_share_lower_bound"], grouped=grouped)
 
 
 def _altered(where: Path, what: str) -> UserError:

@@ -10,10 +10,12 @@ from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.calibration import (
     Calibration,
+    Countable,
     Ranked,
     calibrate_threshold,
     counted_positives,
     demand_binary,
+    predicted,
 )
 from stage1_pro.core.policies.calibrators import (
     STORED_AS,
@@ -22,7 +24,7 @@ from stage1_pro.core.policies.calibrators import (
     demand_matching,
     fit_calibrator,
 )
-from stage1_pro.core.policies.certify import predicted_coverage, threshold_candidates
+from stage1_pro.core.policies.certify import threshold_candidates
 from stage1_pro.core.policies.guard import guarded
 from stage1_pro.core.policies.softmax import (
     SATURATED_SHARE,
@@ -30,6 +32,7 @@ from stage1_pro.core.policies.softmax import (
     calibrate_softmax,
     saturation_warnings,
     softmax_ranked,
+    softmax_scores,
 )
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
@@ -49,7 +52,8 @@ class GateExitPolicy:
 
     def decide(self, outputs: Outputs) -> ExitDecisions:
         scores = gate_scores(self.calibrator_params, outputs)
-        return ExitDecisions(scores >= self.gate_threshold, answers(outputs.logits), scores)
+        exits, probabilities = scores >= self.gate_threshold, softmax_scores(outputs.logits)
+        return ExitDecisions(exits, answers(outputs.logits), scores, probabilities)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +111,8 @@ def calibrate_gate(select: Scores, calib: Scores, risk: Risk, kind: str = "quant
     certified_on = Ranked.of(calib, gate_scores(fitted.params, calib), answers(calib.logits))
     calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, fitted.warnings)
     baseline = calibrate_softmax(select, calib, risk)
-    gain = _predicted(chosen_on, calibration) - _predicted(softmax_ranked(select), baseline)
-    return GateCalibration(calibration, baseline, kind, fitted.params, [*tilt_notes(fitted), advice(gain)])
+    notes = [*tilt_notes(fitted), advice(select, chosen_on, thresholds, counted_positives(calib), risk)]
+    return GateCalibration(calibration, baseline, kind, fitted.params, notes)
 
 
 def fit_gate(kind: str, select: Scores, answered: IntArray, positives: int, risk: Risk) -> FittedCalibrator:
@@ -154,14 +158,6 @@ def _tie_warnings(kind: str, scores: FloatArray) -> list[str]:
     ]
 
 
-def _predicted(select: Ranked, calibration: Calibration) -> float:
-    """Coverage at which the walk would end if val_calib were like val_select."""
-    thresholds = np.array([row["threshold"] for row in calibration.parameters])
-    positives = calibration.walk.calib.positives
-    counts = select.counts(thresholds)
-    return predicted_coverage(counts, positives, calibration.risk.target_fnr, calibration.risk.delta)
-
-
 def tilt_notes(fitted: FittedCalibrator) -> list[str]:
     """What the FPR guard did, where it did anything."""
     if not fitted.tilt:
@@ -172,7 +168,13 @@ def tilt_notes(fitted: FittedCalibrator) -> list[str]:
     ]
 
 
-def advice(gain: float) -> str:
+def advice(select: Scores, ranked: Countable, candidates: FloatArray, positives: int, risk: Risk) -> str:
+    """What val_select says of a policy's candidates beside the softmax policy's."""
+    softmax = softmax_ranked(select)
+    own, _ = predicted(ranked, candidates, positives, risk)
+    gain = own - predicted(softmax, threshold_candidates(softmax.scores), positives, risk)[0]
+    if not own:
+        return "val_select predicts that nothing will be certified with this policy."
     if gain > 0:
         return f"val_select predicts {gain:+.1%} coverage over the softmax policy."
     return (

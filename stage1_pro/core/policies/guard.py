@@ -5,19 +5,19 @@ threshold than softmax's, and where it lets more predicted positives exit FPR on
 sees. The guard moves predicted positives back against predicted negatives, as far as val_select asks for.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
-from stage1_pro.core.policies.calibration import Ranked
+from stage1_pro.core.policies.calibration import Ranked, predicted
 from stage1_pro.core.policies.calibrators import FittedCalibrator, calibrated
-from stage1_pro.core.policies.certify import predicted_end, threshold_candidates
+from stage1_pro.core.policies.certify import threshold_candidates
 from stage1_pro.core.run import Risk
 
-TILTS = tuple(step / 20 for step in range(12))
+TILTS = (*(step / 20 for step in range(12)), 0.7, 0.9, 1.2, 1.6, 2.2, 3.0)
 SLACK = 0.002  # of predicted coverage, within which the smaller tilt is taken
 RAISED = "answer_1"
 
@@ -29,22 +29,53 @@ def guarded(
 
     gate, answers: (N,) of val_select; softmax: val_select as the softmax policy ranks it; positives: the number of
     independent positives of val_calib, the only thing read of it. Among the tilts at which FPR on exits, at the
-    predicted end of the walk, is no worse than softmax's at its own, the smallest within SLACK of the most
-    predicted coverage.
+    predicted end of the walk, is no worse than softmax's, the smallest within SLACK of the most predicted coverage;
+    where there is none, the one with the least FPR, and a warning.
     """
-    _, allowed = _end(softmax, positives, risk)
     scores = np.where(np.isfinite(softmax.scores), calibrated(fitted.params, gate, answers), np.nan)
     moved = np.flatnonzero((answers == 1) & np.isfinite(scores))
-    kept = {}
+    allowance = Allowance.of(softmax, positives, risk)
+    ends: list[tuple[float, float, float]] = []
     for tilt in TILTS:
         scores[moved] = calibrated(tilted(fitted.params, tilt), gate[moved], answers[moved])
-        coverage, fpr = _end(replace(softmax, scores=scores, answers=answers), positives, risk)
-        if coverage > 0 and fpr <= allowed + 1e-12:
-            kept[tilt] = coverage
-    if not kept:
+        coverage, fpr = predicted(
+            replace(softmax, scores=scores, answers=answers), threshold_candidates(scores), positives, risk
+        )
+        if coverage:
+            ends.append((tilt, coverage, fpr))
+    if not ends:
         return fitted
-    chosen = min(tilt for tilt, coverage in kept.items() if coverage >= max(kept.values()) - SLACK)
-    return replace(fitted, params=tilted(fitted.params, chosen), tilt=chosen)
+    kept = [(tilt, coverage) for tilt, coverage, fpr in ends if fpr <= allowance.at(coverage) + 1e-12]
+    if kept:
+        most = max(coverage for _, coverage in kept)
+        chosen = min(tilt for tilt, coverage in kept if coverage >= most - SLACK)
+        return replace(fitted, params=tilted(fitted.params, chosen), tilt=chosen)
+    chosen, coverage, fpr = min(ends, key=lambda end: end[2])
+    warning = (
+        f"at its predicted end the gate's FPR on exits is {fpr:.2%} against {allowance.at(coverage):.2%} for softmax, "
+        "however far predicted positives are moved back: its coverage is paid for with false alarms"
+    )
+    return replace(fitted, params=tilted(fitted.params, chosen), tilt=chosen, warnings=[*fitted.warnings, warning])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Allowance:
+    """FPR on exits that softmax is predicted to have: at its own end, or, where it would certify nothing, at as much
+    coverage. coverage, fpr: (J,) along its candidates."""
+
+    end: float | None
+    coverage: FloatArray
+    fpr: FloatArray
+
+    @classmethod
+    def of(cls, softmax: Ranked, positives: int, risk: Risk) -> "Allowance":
+        candidates = threshold_candidates(softmax.scores)
+        reached, fpr = predicted(softmax, candidates, positives, risk)
+        counts = softmax.counts(candidates)
+        return cls(fpr if reached else None, counts.coverage, np.nan_to_num(counts.fpr))
+
+    def at(self, coverage: float) -> float:
+        return float(np.interp(coverage, self.coverage, self.fpr)) if self.end is None else self.end
 
 
 def tilted(params: dict[str, Any], tilt: float) -> dict[str, Any]:
@@ -53,13 +84,3 @@ def tilted(params: dict[str, Any], tilt: float) -> dict[str, Any]:
         return params
     y = expit(logit(np.array(params[RAISED]["y"])) - tilt)
     return {**params, RAISED: {**params[RAISED], "y": np.maximum.accumulate(y).tolist()}}
-
-
-def _end(ranked: Ranked, positives: int, risk: Risk) -> tuple[float, float]:
-    """(coverage, FPR on exits) at the predicted end of the walk; coverage 0 where nothing would be certified."""
-    thresholds = threshold_candidates(ranked.scores)
-    if not thresholds.size:
-        return 0.0, 0.0
-    counts = ranked.counts(thresholds)
-    end, certified = predicted_end(counts, positives, risk.target_fnr, risk.delta)
-    return (float(counts.coverage[end]) if certified else 0.0), float(np.nan_to_num(counts.fpr[end]))

@@ -12,18 +12,18 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.calibration import (
     Calibration,
-    Countable,
     any_case_per_group,
     calibrate,
     counted_positives,
     demand_binary,
 )
 from stage1_pro.core.policies.calibrators import STORED_AS, calibrated, demand_matching
-from stage1_pro.core.policies.certify import power_aware_start, predicted_coverage, threshold_candidates
+from stage1_pro.core.policies.certify import power_aware_start
 from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, log_odds
 from stage1_pro.core.policies.frontier import RankedPairs, frontier_pairs
 from stage1_pro.core.policies.gate import (
@@ -34,7 +34,7 @@ from stage1_pro.core.policies.gate import (
     fit_gate,
     tilt_notes,
 )
-from stage1_pro.core.policies.softmax import softmax_ranked
+from stage1_pro.core.policies.softmax import calibrate_softmax
 from stage1_pro.core.policies.transductive import Transductive, calibrate_transductive, selection_of
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
@@ -69,7 +69,7 @@ class SCRCExitPolicy:
         gate = gate_of(self.calibrator_params, outputs, predictions, confidence)
         single = confidence >= self.lambda2
         sets = np.stack([predictions == 0, predictions == 1], axis=1) | ~single[:, None]
-        return ExitDecisions((gate >= self.lambda1) & single, predictions, gate, sets)
+        return ExitDecisions((gate >= self.lambda1) & single, predictions, gate, confidence, sets)
 
 
 def answered(dirichlet: dict[str, Any], outputs: Outputs) -> tuple[IntArray, FloatArray]:
@@ -116,11 +116,12 @@ class SCRCCalibration:
 
     def _baselines(self) -> dict[str, Any]:
         """What the other policies certify on the same cases, without becoming policies."""
-        gate = calibrate_gate(self.select, self.calib, self.risk, self.kind)
-        return {
-            "softmax": baseline_row(gate.baseline, "softmax"),
-            "gate": baseline_row(gate.calibration, "gate"),
-        }
+        softmax = calibrate_softmax(self.select, self.calib, self.risk)
+        try:
+            gate = baseline_row(calibrate_gate(self.select, self.calib, self.risk, self.kind).calibration, "gate")
+        except UserError as error:  # a gate that its calibrator refuses for argmax answers
+            gate = {"certified": False, "note": str(error)}
+        return {"softmax": baseline_row(softmax, "softmax"), "gate": gate}
 
 
 def calibrate_scrc(
@@ -151,8 +152,7 @@ def calibrate_scrc(
     # from here on val_calib is read
     certified_on = _ranked(probabilities, fitted.params, calib)
     outcome = VARIANTS[variant](chosen_on, certified_on, calib, pairs, risk, warnings)
-    gain = _predicted(chosen_on, pairs, positives, risk) - _predicted_softmax(select, positives, risk)
-    notes = [*tilt_notes(fitted), *_path_notes(pairs), advice(gain)]
+    notes = [*tilt_notes(fitted), *NOTES[variant](select, chosen_on, pairs, positives, risk)]
     return SCRCCalibration(outcome, select, calib, risk, variant, kind, probabilities, fitted.params, notes)
 
 
@@ -171,13 +171,16 @@ def _inductive(
 def _transductive(
     select: RankedPairs, calib: RankedPairs, split: Scores, pairs: FloatArray, risk: Risk, warnings: list[str]
 ) -> Transductive:
-    lambda1 = np.inf
-    if len(pairs):
-        positives = int(np.count_nonzero(calib.independent & (calib.labels == 1)))
-        counts = select.counts(pairs, select.labels == 1)
-        lambda1 = pairs[power_aware_start(counts, positives, risk.target_fnr), 0]
-    selection = selection_of(select, lambda1, risk.delta)
+    selection = selection_of(select, _start(select, pairs, counted_positives(split), risk), risk.delta)
     return calibrate_transductive(calib, any_case_per_group(split), selection, risk, warnings)
+
+
+def _start(select: RankedPairs, pairs: FloatArray, positives: int, risk: Risk) -> float:
+    """lambda1 where SCRC-I's walk would start; of val_calib only the number of its positives is used."""
+    if not len(pairs):
+        return np.inf
+    counts = select.counts(pairs, select.labels == 1)
+    return float(pairs[power_aware_start(counts, positives, risk.target_fnr), 0])
 
 
 VARIANTS: dict[str, Callable[..., Calibration | Transductive]] = {"SCRC-I": _inductive, "SCRC-T": _transductive}
@@ -197,17 +200,18 @@ def _alike_warnings(select: RankedPairs) -> list[str]:
     ]
 
 
-def _path_notes(pairs: FloatArray) -> list[str]:
-    """How far the second threshold is used at all."""
+def _path_notes(select: Scores, ranked: RankedPairs, pairs: FloatArray, positives: int, risk: Risk) -> list[str]:
+    """How far the second threshold is used at all, and what the walk promises beside softmax."""
     off = int(np.count_nonzero(pairs[:, 1] > 0.5))
-    return [f"{off} of {len(pairs)} candidates use the second threshold; the others are the gate's own."]
+    return [
+        f"{off} of {len(pairs)} candidates use the second threshold; the others are the gate's own.",
+        advice(select, ranked, pairs, positives, risk),
+    ]
 
 
-def _predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk) -> float:
-    """Coverage at which the walk would end if val_calib were like val_select."""
-    return predicted_coverage(select.counts(candidates), positives, risk.target_fnr, risk.delta)
+def _selection_notes(_: Scores, ranked: RankedPairs, pairs: FloatArray, positives: int, risk: Risk) -> list[str]:
+    level = selection_of(ranked, _start(ranked, pairs, positives, risk), risk.delta).level
+    return [f"SCRC-T selects {level:.1%} of the cases, where SCRC-I's walk would start: SCRC-I may cover more."]
 
 
-def _predicted_softmax(select: Scores, positives: int, risk: Risk) -> float:
-    ranked = softmax_ranked(select)
-    return _predicted(ranked, threshold_candidates(ranked.scores), positives, risk)
+NOTES: dict[str, Callable[..., list[str]]] = {"SCRC-I": _path_notes, "SCRC-T": _selection_notes}

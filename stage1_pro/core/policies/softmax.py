@@ -27,7 +27,7 @@ class SoftmaxExitPolicy:
 
     def decide(self, outputs: Outputs) -> ExitDecisions:
         scores = softmax_scores(outputs.logits)
-        return ExitDecisions(scores >= self.exit_threshold, answers(outputs.logits), scores)
+        return ExitDecisions(scores >= self.exit_threshold, answers(outputs.logits), scores, scores)
 
 
 def calibrate_softmax(select: Scores, calib: Scores, risk: Risk) -> Calibration:
@@ -42,6 +42,12 @@ def calibrate_softmax(select: Scores, calib: Scores, risk: Risk) -> Calibration:
 def softmax_ranked(split: Scores) -> Ranked:
     """A split as the softmax policy ranks it."""
     return Ranked.of(split, softmax_scores(split.logits), answers(split.logits))
+
+
+def softmax_fields(calibration: Calibration) -> dict[str, Any]:
+    """The softmax policy's part of thresholds.json. Raises NothingCertified where no threshold was."""
+    threshold = calibration.parameters[calibration.demand_certified()]["threshold"]
+    return {**calibration.record(), "exit_threshold": threshold}
 
 
 def softmax_scores(logits: np.ndarray) -> FloatArray:

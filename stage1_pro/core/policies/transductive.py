@@ -27,6 +27,10 @@ from stage1_pro.core.run import Risk
 SINGLETONS = 0.9
 """Share of selected positives that must keep a single answer, also at the largest lambda2."""
 ROWS = 50
+TIED = (
+    "cases of val_calib tie at SCRC-T's cut, so it cannot tell which of them are selected. Calibrate with --calibrator "
+    "quantile or --scrc_variant SCRC-I, or train a gate whose scores do not saturate."
+)
 WORDS = (
     "In expectation over the draw of the calibration set, at most {level:.4g} of the selected positives among new "
     "cases exchangeable with it have a prediction set without the positive class. Divided by the share of selected "
@@ -66,7 +70,7 @@ def selection_of(select: RankedPairs, lambda1: float, delta: float) -> Selection
 def cut(gate: FloatArray, selection: Selection) -> float:
     """lambda1: the next float above the k-th largest of val_calib's gate (n,), k = ceil(level (n + 1)).
 
-    Cases that are not finite rank last. Raises UserError where the k-th largest ties with a neighbour.
+    Cases that are not finite rank last. NaN where the k-th largest ties with a neighbour.
     """
     rank = -(-selection.selected * (gate.size + 1) // selection.cases)
     ordered = np.sort(np.where(np.isfinite(gate), gate, -np.inf))[::-1]
@@ -74,11 +78,7 @@ def cut(gate: FloatArray, selection: Selection) -> float:
         return 0.0  # every finite case is selected
     value = ordered[rank - 1]
     if np.count_nonzero(ordered[max(0, rank - 2) : rank + 1] == value) > 1:
-        raise UserError(
-            f"{np.count_nonzero(ordered == value)} cases of val_calib tie at SCRC-T's cut (score {value:.6g}), so it "
-            "cannot tell which of them are selected. Calibrate with --calibrator platt or --scrc_variant SCRC-I, or "
-            "train a gate whose scores do not saturate."
-        )
+        return math.nan
     return float(np.nextafter(value, np.inf))
 
 
@@ -122,7 +122,12 @@ class Transductive:
         return self.lambda2 is not None
 
     def record(self) -> dict[str, Any]:
-        """The fields of the policy file that show why it may be trusted. Raises NothingCertified without lambda2."""
+        """The fields of the policy file that show why it may be trusted.
+
+        Raises UserError where cases tie at the cut, NothingCertified where no lambda2 keeps the loss.
+        """
+        if math.isnan(self.lambda1):
+            raise UserError(TIED)
         if self.lambda2 is None:
             raise NothingCertified(self._refusal())
         pairs = self._pairs(self.lambda2)
@@ -135,12 +140,15 @@ class Transductive:
             **{name: chosen[name] for name in ("exited_positives", "misses", "fnr_on_exits", "coverage")},
             "fnr_upper_bound": self.risk.target_fnr,
             "exit_accuracy": chosen["accuracy_on_exits"],
-            "guarantee": self._guarantee(),
+            "guarantee": promise_in_expectation(
+                self.risk, self.level, self.selection.singleton_share, grouped=not self.counted.all()
+            ),
             "sweep_results": rows,
             "val_calib_metrics": split_metrics(every, self.calib.groups, counted.positives, len(pairs) - 1),
             "diagnostics": {"candidates": len(pairs), "warnings": self.warnings},
             "transductive": {
-                "selection_level": self.selection.level,
+                "selected_of_select": self.selection.selected,
+                "cases_of_select": self.selection.cases,
                 "positives_selected": self.selected,
                 "alpha_prime": self.level,
                 "allowed_losses": allowed_losses(self.selected, self.level),
@@ -167,25 +175,6 @@ class Transductive:
             "certified": True,  # all down to the smallest lambda2 meet the rule
         }
 
-    def _guarantee(self) -> dict[str, str]:
-        words = WORDS.format(
-            level=self.level,
-            share=self.selection.singleton_share,
-            confidence=self.risk.confidence,
-            target=self.risk.target_fnr,
-        )
-        if not self.counted.all():
-            words += (
-                " Cases of one group are not exchangeable with a new case, so one case drawn from each group was "
-                "counted: the promise is about a case drawn at random from a new group."
-            )
-        return {
-            "words": words,
-            "method": "SCRC-T: transductive selection, conformal risk control with floor((m + 1) alpha') - 1 losses",
-            "source": "arXiv 2512.12844, corrected",
-            "label": "Set loss: exact, in expectation. FNR on exits: approximate",
-        }
-
     def _refusal(self) -> str:
         allowed, level = allowed_losses(self.selected, self.level), self.level
         head = (
@@ -207,6 +196,22 @@ class Transductive:
             "SCRC-I, whose promise holds with the stated confidence; a better model."
         )
         return "\n".join([head, missing, remedies])
+
+
+def promise_in_expectation(risk: Risk, level: float, singleton_share: float, *, grouped: bool) -> dict[str, str]:
+    """The `guarantee` of an SCRC-T file. level: alpha'; grouped: whether one case of each group counts."""
+    words = WORDS.format(level=level, share=singleton_share, confidence=risk.confidence, target=risk.target_fnr)
+    if grouped:
+        words += (
+            " Cases of one group are not exchangeable with a new case, so one case drawn from each group was "
+            "counted: the promise is about a case drawn at random from a new group."
+        )
+    return {
+        "words": words,
+        "method": "SCRC-T: transductive selection, conformal risk control with floor((m + 1) alpha') - 1 losses",
+        "source": "arXiv 2512.12844, corrected",
+        "label": "Set loss: exact, in expectation. FNR on exits: approximate",
+    }
 
 
 def calibrate_transductive(

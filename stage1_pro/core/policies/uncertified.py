@@ -25,7 +25,8 @@ def decide_without_certificate(exit_policy: str, select: Scores, cases: Scores) 
     a policy file, which would say more, does not exist.
     """
     scores, words = RANKINGS[exit_policy](select, cases)
-    return ExitDecisions(np.zeros(len(cases), dtype=bool), answers(cases.logits), scores), words
+    exits, probabilities = np.zeros(len(cases), dtype=bool), softmax_scores(cases.logits)
+    return ExitDecisions(exits, answers(cases.logits), scores, probabilities), words
 
 
 def _softmax(_: Scores, cases: Scores) -> tuple[FloatArray, str]:
