@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from stage1_pro.core.policies.calibrators import FittedCalibrator, calibrated, demand_sound, fit_calibrator
 from stage1_pro.core.policies.certify import predicted_p, threshold_candidates
 from stage1_pro.core.policies.gate import calibrate_gate, fit_gate
-from stage1_pro.core.policies.guard import TILTS, guarded, tilted
+from stage1_pro.core.policies.guard import TILTS, Allowance, guarded, tilted
 from stage1_pro.core.policies.softmax import answers, softmax_ranked, softmax_scores
 from stage1_pro.core.run import Risk
 from stage1_pro.core.scores import Scores
@@ -56,7 +56,7 @@ def test_the_tilt_is_the_smallest_near_the_best_that_keeps_fpr(seed: int) -> Non
     fitted = plain_map(select)
     _, allowed = end_by_hand(softmax_scores(select.logits), given, labels, positives)
     ends = {}
-    for tilt in np.arange(12) * 0.05:
+    for tilt in TILTS:
         scores = calibrated(fitted.params, select.gate_logit, given)
         scores = np.where(given == 1, expit(logit(scores) - tilt), scores)
         ends[tilt] = end_by_hand(scores, given, labels, positives)
@@ -101,7 +101,30 @@ def test_of_val_calib_it_knows_the_number_of_positives_only() -> None:
     assert calibrate_gate(select, shuffled, RISK).params == calibrate_gate(select, calib, RISK).params
 
 
-def test_no_tilt_where_none_keeps_fpr() -> None:
+def test_it_warns_where_no_tilt_keeps_fpr_and_takes_the_least() -> None:
+    """All predicted positives stand first, and no tilt moves a score of 1."""
+    select = rare(0)
+    given, softmax = answers(select.logits), softmax_ranked(select)
+    steep = replace(plain_map(select), params={**plain_map(select).params, "answer_1": {"x": [0.0], "y": [1.0]}})
+    found = guarded(steep, select.gate_logit.astype(float), given, softmax, 1000, RISK)
+    assert "paid for with false alarms" in found.warnings[-1]
+    assert found.warnings[:-1] == steep.warnings
+
+
+def test_where_softmax_certifies_nothing_its_fpr_at_equal_coverage_counts() -> None:
+    """At its start hardly anything exits, so its FPR there would forbid every gate."""
+    select = rare(1, 12_000)
+    hopeless = replace(softmax_ranked(select), scores=np.random.default_rng(0).random(len(select)))
+    allowance = Allowance.of(hopeless, 1000, Risk(0.02, 0.95))
+    assert allowance.end is None
+    every = float((answers(select.logits) == 1)[select.labels == 0].mean())
+    assert allowance.at(0.5) == pytest.approx(every, rel=0.1)
+    assert (
+        Allowance.of(softmax_ranked(select), 1000, RISK).at(0.5) == Allowance.of(softmax_ranked(select), 1000, RISK).end
+    )
+
+
+def test_no_tilt_where_nothing_can_be_certified() -> None:
     """Nothing can be certified at all, so no tilt has a predicted coverage."""
     select = rare(5, 400)
     given = answers(select.logits)
