@@ -41,7 +41,7 @@ def _row(cell: tuple, column: str, policy: pd.DataFrame, base: pd.DataFrame) -> 
     both = policy.merge(base, on=keys, suffixes=("", "_base"))
     gain, fpr, accuracy = (both[name] - both[f"{name}_base"] for name in ("coverage", "fpr", "accuracy"))
     worse = (fpr > TOLERANCE) | (accuracy < -TOLERANCE)
-    counts = not (fpr.mean() > TOLERANCE or accuracy.mean() < -TOLERANCE)
+    counts = fpr.mean() <= TOLERANCE and accuracy.mean() >= -TOLERANCE  # not where nothing was certified
     return (
         *map(str, cell),
         column,

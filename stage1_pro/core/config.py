@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.phases import PHASES, SETTINGS_FROM, phase_problems
+from stage1_pro.core.phases import ANSWERS_MONITOR, PHASES, SETTINGS_FROM, phase_problems
 
 RETIRED = {
     "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
@@ -127,18 +127,20 @@ class Stage1ProConfig:
     feature_cache: Literal["auto", "off"] = "auto"
     """Read features of a frozen, unaugmented backbone from a memory map instead of recomputing them."""
     gate_loss_weight: float = 1.0
-    """Weight of the gate's own cross entropy, right answers against wrong ones, 0 or more; from phase 3."""
+    """Weight of the gate's own cross entropy, right answers against wrong ones, 0 or more; from phase 3. This setting,
+    coverage_reward, conformal_after and positive_bank shape the gate trained jointly, which gate_refit replaces."""
     aux_weight: float = 0.5
-    """Weight of the auxiliary class loss, which sees every case, 0 or more; from phase 3."""
+    """Weight of the auxiliary class head, which trains the layer below with the class head, 0 or more; from phase 3."""
     coverage_reward: float = 0.3
     """Reward of the log share of each class that exits, 0 or more: no target, only a push; from phase 3."""
     gate_refit: bool = True
-    """Fit the linear gate again on val_select, cross-fitted, after training; from phase 3."""
+    """Fit the linear gate again on val_select, cross-fitted, after training, and ship that one; false: ship the gate
+    that was trained jointly; from phase 3."""
     head_ensemble: int = 8
     """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
     conformal_after: int | None = None
-    """Epochs of SelectiveLoss before ConformalRiskLoss takes over, 0 to below `epochs`; null: half of them;
-    from phase 6."""
+    """Epochs, those of the warm-up included, before ConformalRiskLoss takes over from SelectiveLoss, 0 to below
+    `epochs`, and never before the warm-up ends; null: half of them; from phase 6."""
     positive_bank: int = 2048
     """Recent positives that ConformalRiskLoss calibrates its threshold on besides the batch, 1000 to 4096; from
     phase 6."""
@@ -148,6 +150,12 @@ class Stage1ProConfig:
     """Confidence of those intervals, 0.5 to below 1."""
     dataset_params: DatasetParams = field(default_factory=DatasetParams)
     """The data."""
+
+    @property
+    def monitor(self) -> str:
+        """Column of metrics.csv that chooses the checkpoint: of the answers where the gate is fitted again."""
+        phase = PHASES[self.phase]
+        return ANSWERS_MONITOR if phase.gated and self.gate_refit else phase.monitor
 
 
 def config_from_dict(raw: Mapping[str, Any], where: str) -> Stage1ProConfig:

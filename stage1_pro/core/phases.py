@@ -39,6 +39,9 @@ class PolicyRow:
         return self.file.removesuffix(".json")
 
 
+ANSWERS_MONITOR = "val_augrc"
+"""The monitor of a gated phase whose trained gate is replaced after training: how well confidence ranks the answers."""
+
 PHASES = {
     row.number: row
     for row in (

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -80,7 +81,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     say(
         f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "
-        f"checkpoint by {phase.monitor} ({phase.mode})"
+        f"checkpoint by {config.monitor} ({phase.mode})"
     )
     say(
         f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} "
@@ -96,8 +97,15 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
 def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
     """Train to the end or to early stopping, from the last checkpoint where there is one."""
     last = run.checkpoints_path / "last.ckpt"
-    if last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]:
-        return
+    if not (last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]):
+        _fit_from(last, run, config, model, cases, trainer)
+    if not (run.checkpoints_path / "best.ckpt").exists():
+        raise UserError(f"{config.monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
+
+
+def _fit_from(
+    last: Path, run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer
+) -> None:
     features = _features(run, config, model, cases)
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features)
     cached = None if features is None else features["train"]
@@ -116,10 +124,6 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable,
         ) from None
     finally:
         del os.environ[LAUNCHED_RUN]
-    if not (run.checkpoints_path / "best.ckpt").exists():
-        raise UserError(
-            f"{PHASES[config.phase].monitor} was never finite: training diverged. Lower lr_head and lr_backbone."
-        )
 
 
 def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray]:
@@ -175,9 +179,9 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         Throughput(),
         *([ExponentialMovingAverage(config.ema_decay)] if config.use_ema else []),
         LearningRateMonitor(logging_interval="epoch"),
-        EpochTable(run.metrics_path, phase.monitor, plain_lines=not live),
-        Patience(phase.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False),
-        _checkpoint(run, "best", monitor=phase.monitor, mode=phase.mode),
+        EpochTable(run.metrics_path, config.monitor, plain_lines=not live),
+        Patience(config.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False),
+        _checkpoint(run, "best", monitor=config.monitor, mode=phase.mode),
         _checkpoint(run, "last"),
         *([RichProgressBar()] if live else []),
     ]
@@ -214,7 +218,7 @@ def make_module(
     module = MODULES[PHASES[config.phase].loss](model, config, class_counts, features is not None)
     if isinstance(module, SelectiveModule) and features is not None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module.correct = out_of_fold_correct(features, labels, groups, module.class_weights, config, device)
+        module.correct = out_of_fold_correct(features, labels, groups, config, device)
     return module
 
 

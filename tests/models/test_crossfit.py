@@ -95,7 +95,7 @@ def test_out_of_fold_targets_tell_what_training_answers_cannot(signal: float) ->
     groups = np.array([f"c{i}" for i in range(240)])
     config = config_from_dict({"phase": 3, "epochs": 6, "lr_head": 3e-3, "batch_size": 32}, "test")
     state = torch.get_rng_state()
-    arguments = features, labels, groups, torch.ones(2), config, torch.device("cpu")
+    arguments = features, labels, groups, config, torch.device("cpu")
     correct = out_of_fold_correct(*arguments)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(correct, out_of_fold_correct(*arguments))

@@ -103,10 +103,19 @@ def test_weights_of_a_single_head_begin_the_first_member() -> None:
     assert torch.equal(model.heads.cls.weight[1:], before[1:])
 
 
-def test_weights_of_an_equal_model_are_taken_whole() -> None:
-    source, model = gated_model(3, seed=1), gated_model(3, seed=2)
+@pytest.mark.parametrize(("own", "other"), [(3, 3), (2, 4), (4, 2)])
+def test_weights_of_another_ensemble_begin_as_many_members_without_its_gate(own: int, other: int) -> None:
+    """Its gate may have been fitted on val_select, which chooses the checkpoint."""
+    model, source = gated_model(own), gated_model(other)
+    torch.nn.init.normal_(source.heads.gate.weight)
+    features = torch.randn(7, model.features, generator=torch.Generator().manual_seed(0))
+    before = model.heads(features)
     model.take_weights(source)
-    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+    mine, its, shared = model.heads(features), source.heads(features), min(own, other)
+    for name in ("hidden", "logits", "aux"):
+        torch.testing.assert_close(getattr(mine, name)[:shared], getattr(its, name)[:shared])
+        torch.testing.assert_close(getattr(mine, name)[shared:], getattr(before, name)[shared:])
+    assert not mine.evidence.any()
 
 
 def test_class_head_keeps_its_layout() -> None:

@@ -15,7 +15,7 @@ WELL = {"train_accuracy": 0.9, "val_gate_soft_coverage_pos": 0.5, "val_gate_std"
 
 
 def alarms(epoch: int, correct: torch.Tensor | None = None, **figures: float) -> list[str]:
-    config = config_from_dict({"phase": 3, "epochs": 8}, "test")
+    config = config_from_dict({"phase": 3, "epochs": 8, "gate_refit": False}, "test")
     module = SelectiveModule(gated_model(2), config, np.array([80, 20]), True, correct)
     metrics = {name: torch.tensor(value) for name, value in {**WELL, **figures}.items()}
     module._trainer = SimpleNamespace(callback_metrics=metrics, current_epoch=epoch)
@@ -25,7 +25,10 @@ def alarms(epoch: int, correct: torch.Tensor | None = None, **figures: float) ->
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
-        ({"train_accuracy": 0.99}, "training accuracy is 0.990, so the gate's target is nearly constant"),
+        (
+            {"train_accuracy": 0.99},
+            "0.990 of the training cases are answered rightly, so the gate's target is",
+        ),
         ({"val_gate_soft_coverage_pos": 0.04}, "hardly any positive exit: raise coverage_reward"),
         ({"val_gate_std": 0.005}, "the same score: raise gate_loss_weight"),
     ],
@@ -38,7 +41,18 @@ def test_alarms_name_the_sign_and_the_mend(figures: dict[str, float], words: str
 
 def test_no_alarm_where_all_is_well_or_targets_are_out_of_fold() -> None:
     assert alarms(2) == []
-    assert alarms(2, torch.ones(5), train_accuracy=0.99) == []
+    assert alarms(2, torch.tensor([1.0, 0.0]), train_accuracy=0.99) == []
+
+
+def test_out_of_fold_targets_of_a_backbone_that_has_seen_the_cases_are_constant_too() -> None:
+    (found,) = alarms(2, torch.ones(5), train_accuracy=0.9)
+    assert "1.000 of the training cases" in found
+
+
+def test_the_monitor_watches_the_answers_where_the_trained_gate_does_not_ship() -> None:
+    for phase in (3, 6):
+        joint, refitted = (config_from_dict({"phase": phase, "gate_refit": on}, "test") for on in (False, True))
+        assert (joint.monitor, refitted.monitor) == ("val_gate_augrc", "val_augrc")
 
 
 def test_heads_side_by_side_have_the_gradient_norm_of_one_head() -> None:

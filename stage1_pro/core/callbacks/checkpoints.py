@@ -1,5 +1,6 @@
 """What training keeps of an epoch, and when it stops."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ class RunCheckpoint(ModelCheckpoint):
     """Lightning's checkpoint callback, whose state stays valid when the run directory is moved or copied.
 
     By itself it would forget the best score, and let a worse epoch overwrite best.ckpt. An epoch that does
-    not log the monitor (a gate's warm-up) is no candidate, where Lightning would raise.
+    not log the monitor (a gate's warm-up), or logs NaN, is no candidate.
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.monitor is None or self.monitor in trainer.callback_metrics:
+        if self.monitor is None or math.isfinite(trainer.callback_metrics.get(self.monitor, math.nan)):
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

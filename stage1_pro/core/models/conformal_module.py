@@ -11,8 +11,8 @@ HOTTEST, COLDEST = 0.5, 0.1
 
 
 class ConformalModule(SelectiveModule):
-    """SelectiveLoss for `conformal_after` epochs, then ConformalRiskLoss at a temperature that falls from .5 to .1
-    standard deviations of the gate.
+    """SelectiveLoss until `conformal_after` epochs are over, then ConformalRiskLoss at a temperature that falls
+    from .5 to .1 standard deviations of the gate.
 
     The halves of the batches are drawn by seed and epoch, so that a resumed run goes on as if it had never stopped.
     """
@@ -24,6 +24,11 @@ class ConformalModule(SelectiveModule):
 
     @property
     def settled_epoch(self) -> int:
+        return 0 if self.config.gate_refit else self.conformal_epoch
+
+    @property
+    def conformal_epoch(self) -> int:
+        """The first of ConformalRiskLoss."""
         chosen = self.config.conformal_after
         return max(self.warm_epochs, self.config.epochs // 2 if chosen is None else chosen)
 
@@ -34,5 +39,6 @@ class ConformalModule(SelectiveModule):
 
     def _temperature(self) -> float | None:
         """Of this epoch; it falls by the same factor every epoch. None before ConformalRiskLoss takes over."""
-        done, last = self.current_epoch - self.settled_epoch, self.config.epochs - 1 - self.settled_epoch
+        first = self.conformal_epoch
+        done, last = self.current_epoch - first, self.config.epochs - 1 - first
         return None if done < 0 else HOTTEST * (COLDEST / HOTTEST) ** (done / max(1, last))

@@ -43,14 +43,16 @@ def out_of_fold_correct(
     features: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
-    class_weights: Tensor,
     config: Stage1ProConfig,
     device: torch.device,
 ) -> Tensor:
     """(N,) float32, 1 where heads trained on the other folds answer the case rightly.
 
-    The folds' heads are trained side by side on features (N, D), each blind to its own fold.
+    The folds' heads are trained side by side on features (N, D), each blind to its own fold, with class weights:
+    their batches are not balanced, also where those of training are.
     """
+    counts = np.bincount(labels, minlength=2)
+    class_weights = torch.tensor(counts.sum() / (2 * np.maximum(counts, 1)), dtype=torch.float32)
     inputs, targets = torch.from_numpy(features), torch.from_numpy(labels.astype(np.int64))
     fold = torch.from_numpy(group_folds(labels, groups, config.seed))
     with isolated_seed(config.seed, crc32(b"out of fold")):

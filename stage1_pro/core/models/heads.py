@@ -68,6 +68,17 @@ class SelectiveHeads(nn.Module):
         return Members(hidden, logits, evidence, self.aux(hidden))
 
     @torch.no_grad()
+    def take_members(self, other: "SelectiveHeads") -> None:
+        """Give the first members the other's weights, as many as both have, but for the gate."""
+        shared = min(self.members, other.members)
+        taken = {"trunk": HIDDEN * shared, "cls": shared, "aux": shared}
+        for name, rows in taken.items():
+            own, its = getattr(self, name), getattr(other, name)
+            own.weight[:rows] = its.weight[:rows]
+            biases = rows * own.bias.numel() // len(own.weight)
+            own.bias[:biases] = its.bias[:biases]
+
+    @torch.no_grad()
     def take_class_head(self, head: ClassHead) -> None:
         """Give the first member the weights of a single head; the others keep theirs, and so stay different."""
         single = head.state_dict()

@@ -57,6 +57,8 @@ class Stage1Module(pl.LightningModule):
         self._validated.clear()
         _, labels, *outputs = _gather(parts)
         values = self._figures(labels, *outputs)
+        if not all(bool(output.isfinite().all()) for output in outputs):  # ranks and shares of NaN look like figures
+            values = dict.fromkeys(values, float("nan"))
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
 
     def _kept(self, outputs: Outputs) -> tuple[Tensor, ...]:

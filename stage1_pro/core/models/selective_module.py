@@ -1,4 +1,4 @@
-"""SelectiveModule: the Lightning module that trains class, gate and auxiliary heads together."""
+"""SelectiveModule: the Lightning module that trains class and auxiliary heads, and a gate that reads them."""
 
 import math
 
@@ -57,7 +57,7 @@ class SelectiveModule(Stage1Module):
 
     @property
     def settled_epoch(self) -> int:
-        return self.warm_epochs
+        return 0 if self.config.gate_refit else self.warm_epochs
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         outputs = self(batch.inputs)
@@ -97,10 +97,12 @@ class SelectiveModule(Stage1Module):
             return []
         found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         alarms = []
-        if self.correct is None and found["train_accuracy"] > CONSTANT_TARGET:
+        right = found["train_accuracy"] if self.correct is None else float(self.correct.mean())
+        if right > CONSTANT_TARGET and not self.config.gate_refit:
             alarms.append(
-                f"training accuracy is {found['train_accuracy']:.3f}, so the gate's target is nearly constant: "
-                "freeze the backbone without augmentation for out-of-fold targets, or rely on gate_refit"
+                f"{right:.3f} of the training cases are answered rightly, so the gate's target is nearly constant: "
+                "set gate_refit: true, or freeze a backbone that has not seen them, without augmentation, for "
+                "out-of-fold targets"
             )
         if found["val_gate_soft_coverage_pos"] < LEAST_POSITIVE_COVERAGE:
             alarms.append("the gate lets hardly any positive exit: raise coverage_reward or lower lr_head")

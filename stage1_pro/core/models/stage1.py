@@ -73,11 +73,16 @@ class Stage1Model(nn.Module):
 
     @torch.no_grad()
     def take_weights(self, source: "Stage1Model") -> None:
-        """Start from another model's weights as far as they fit; a single class head goes to the first member."""
+        """Start from another model's weights as far as both have them; a single class head goes to the first member.
+
+        A gate is left at zero: the other's may have been fitted on val_select, which chooses the checkpoint.
+        """
         own = self.state_dict()
         fitting = {name: t for name, t in source.state_dict().items() if name in own and own[name].shape == t.shape}
-        self.load_state_dict({**own, **fitting})
-        if self.heads is not None and source.cls is not None:
+        self.load_state_dict({**own, **{name: t for name, t in fitting.items() if not name.startswith("heads.")}})
+        if self.heads is not None and source.heads is not None:
+            self.heads.take_members(source.heads)
+        elif self.heads is not None and source.cls is not None:
             self.heads.take_class_head(source.cls)
 
     def freeze_backbone(self) -> None:

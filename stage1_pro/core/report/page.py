@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import softmax
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.calibration import top_label
 from stage1_pro.core.phases import PHASES
@@ -65,7 +66,7 @@ def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evi
         confidence=confidence,
         correct=correct,
         epochs=epochs,
-        chosen_epoch=_chosen_epoch(epochs, run.config.phase),
+        chosen_epoch=_chosen_epoch(epochs, run.config),
     )
 
 
@@ -80,13 +81,12 @@ def read_epochs(path: Path) -> dict[str, FloatArray]:
     return {str(name): column.to_numpy(np.float64) for name, column in frame.items()}
 
 
-def _chosen_epoch(epochs: dict[str, FloatArray], phase: int) -> int | None:
-    """Where the phase's monitor is best; the first of equals, as ModelCheckpoint keeps it."""
-    row = PHASES[phase]
-    values = epochs.get(row.monitor, np.zeros(0))
+def _chosen_epoch(epochs: dict[str, FloatArray], config: Stage1ProConfig) -> int | None:
+    """Where the run's monitor is best; the first of equals, as ModelCheckpoint keeps it."""
+    values = epochs.get(config.monitor, np.zeros(0))
     if not np.isfinite(values).any():
         return None
-    return int(np.nanargmax(values) if row.mode == "max" else np.nanargmin(values))
+    return int(np.nanargmax(values) if PHASES[config.phase].mode == "max" else np.nanargmin(values))
 
 
 def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: list[tuple["Chart", str]]) -> str:
