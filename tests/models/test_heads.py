@@ -109,13 +109,13 @@ def test_weights_of_another_ensemble_begin_as_many_members_without_its_gate(own:
     model, source = gated_model(own), gated_model(other)
     torch.nn.init.normal_(source.heads.gate.weight)
     features = torch.randn(7, model.features, generator=torch.Generator().manual_seed(0))
-    before = model.heads(features)
+    before, gate = model.heads(features), model.heads.gate.weight.clone()
     model.take_weights(source)
     mine, its, shared = model.heads(features), source.heads(features), min(own, other)
     for name in ("hidden", "logits", "aux"):
         torch.testing.assert_close(getattr(mine, name)[:shared], getattr(its, name)[:shared])
         torch.testing.assert_close(getattr(mine, name)[shared:], getattr(before, name)[shared:])
-    assert not mine.evidence.any()
+    assert torch.equal(model.heads.gate.weight, gate)
 
 
 def test_class_head_keeps_its_layout() -> None:

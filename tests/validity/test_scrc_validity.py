@@ -13,6 +13,7 @@ from montecarlo import Draw, Outcomes, demand_valid
 from population import MAIN, scores
 from scipy.special import expit
 
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.policies.scrc import SCRCCalibration, answered, calibrate_scrc
 from stage1_pro.core.policies.transductive import allowed_losses, least_lambda2
 from stage1_pro.core.run import Risk
@@ -54,10 +55,14 @@ Choice = Callable[[SCRCCalibration], Pair | None]
 
 
 def repeat(gate: Gate, risk: Risk, draws: Iterator[Draw], choose: Choice = certified) -> Outcomes:
+    """A refusal to calibrate is a draw without a certificate."""
     results = []
     for select, calib in draws:
-        found = calibrate_scrc(select, calib, risk)
-        pair = choose(found)
+        try:
+            found = calibrate_scrc(select, calib, risk)
+            pair = choose(found)
+        except UserError:  # a constant gate
+            pair = None
         results.append((np.nan, np.nan) if pair is None else gate.truth(*in_closed_form(gate, found, pair)))
     fnr, coverage = np.array(results).T
     return Outcomes(fnr, coverage)

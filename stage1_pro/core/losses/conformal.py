@@ -12,12 +12,11 @@ the value of λ0 and, by the implicit function theorem, the gradient −F_θ / F
 arXiv 2510.08748. λ̂ serves the gradient alone and is never deployed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from stage1_pro.core.losses.selective import Parts, SelectiveLoss, SelectiveSettings
 from stage1_pro.core.models.heads import Members
@@ -218,6 +217,22 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+class _Gathered(torch.autograd.Function):
+    """(R, N) of each rank → (R, world · N) in the order of the ranks; each rank gets the gradients of its part."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
+
+
 def _of_all_ranks(gate: Tensor, missed: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The cases of all ranks, in the order of the ranks; gradients go back to where the gates came from.
 
@@ -226,5 +241,5 @@ def _of_all_ranks(gate: Tensor, missed: Tensor, positive: Tensor) -> tuple[Tenso
     if not (dist.is_available() and dist.is_initialized()):
         return gate, missed, positive
     own = torch.cat([gate, missed, positive[None]])
-    joined = torch.cat(all_gather(own), dim=1)
+    joined: Tensor = _Gathered.apply(own)  # pyright: ignore[reportAssignmentType]
     return joined[: len(gate)], joined[len(gate) : -1].detach(), joined[-1].detach()
