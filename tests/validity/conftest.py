@@ -16,21 +16,26 @@ TITLES = (
     *("policy", "cell", "target", "delta", "draws", "false", "allowed", "none found", "mean coverage"),
     *("softmax oracle", "promise"),
 )
-ROWS = pytest.StashKey[list[tuple[str, ...]]]()
+PROPERTY = "monte carlo"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mc-table", metavar="PATH", type=Path, help="write the Monte Carlo figures as a markdown table")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # where tests run side by side, the process that hears of all of them
+        config.pluginmanager.register(Figures())
+
+
 @pytest.fixture(autouse=True)
 def _collect_what_this_test_measured(request: pytest.FixtureRequest) -> Iterator[None]:
     montecarlo.MEASURED.clear()
     yield
-    rows = request.config.stash.setdefault(ROWS, [])
     policy = request.node.path.stem.removeprefix("test_").removesuffix("_validity")
     name = request.node.name.removeprefix("test_").replace("_", " ").replace("[", ": ").removesuffix("]")
-    rows += [(policy, name, *_figures(measured)) for measured in montecarlo.MEASURED]
+    rows = [(policy, name, *_figures(measured)) for measured in montecarlo.MEASURED]
+    request.node.user_properties.append((PROPERTY, rows))
 
 
 def _figures(measured: montecarlo.Measured) -> tuple[str, ...]:
@@ -46,17 +51,29 @@ def _share(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.3f}"
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    rows = [TITLES, *sorted(config.stash.get(ROWS, []))]
-    if len(rows) == 1:
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    terminalreporter.section("Monte Carlo: certificates that promise more than the truth, and what they cover")
-    for row in rows:
-        terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if path := config.getoption("--mc-table", None):
-        write_table(path, rows)
-        terminalreporter.line(f"written to {path}")
+class Figures:
+    """The rows of all tests, shown when they are over."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, ...]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            self.rows += [tuple(row) for name, rows in report.user_properties if name == PROPERTY for row in rows]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        rows = [TITLES, *sorted(self.rows)]
+        if len(rows) == 1:
+            return
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        terminalreporter.section("Monte Carlo: certificates that promise more than the truth, and what they cover")
+        for row in rows:
+            terminalreporter.line(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )
+        if path := config.getoption("--mc-table", None):
+            write_table(path, rows)
+            terminalreporter.line(f"written to {path}")
 
 
 def write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
