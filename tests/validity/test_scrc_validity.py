@@ -117,7 +117,11 @@ def test_the_expected_set_loss_is_kept(name: str) -> None:
     """Mean over draws of (lost - alpha' selected), both as shares of positives; without a policy nothing is lost."""
     gate, excess, fractions, found = GATES[name], [], [], 0
     for select, calib in gate.draws(DRAWS // 2, cases=1000):
-        made = calibrate_scrc(select, calib, LOOSE, variant="SCRC-T")
+        try:
+            made = calibrate_scrc(select, calib, LOOSE, variant="SCRC-T")
+        except UserError:  # by chance the gate ranks wrong answers first
+            excess.append(0.0)
+            continue
         pair = made.outcome.lambda1, made.outcome.lambda2 or math.inf
         lost, selected = gate.set_loss(*in_closed_form(gate, made, pair))
         excess.append(lost - made.outcome.level * selected)
