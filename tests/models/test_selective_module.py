@@ -55,6 +55,21 @@ def test_the_monitor_watches_the_answers_where_the_trained_gate_does_not_ship() 
         assert (joint.monitor, refitted.monitor) == ("val_gate_augrc", "val_augrc")
 
 
+def test_the_gate_is_clipped_apart_from_the_answers() -> None:
+    norms = []
+    for steepness in (1.0, 1e4):
+        model = gated_model(2)
+        module = SelectiveModule(model, config_from_dict({"phase": 3}, "test"), np.array([80, 20]), True)
+        for name, parameter in model.heads.named_parameters():
+            parameter.grad = torch.full_like(parameter, steepness if name.startswith("gate") else 1.0)
+        module.configure_gradient_clipping(torch.optim.SGD(model.parameters()), 1.0)
+        grads = {name: parameter.grad.norm() for name, parameter in model.heads.named_parameters()}
+        norms.append([float(norm) for name, norm in grads.items() if not name.startswith("gate")])
+        assert sum(norm**2 for name, norm in grads.items() if name.startswith("gate")) == pytest.approx(1.0, rel=1e-4)
+    assert norms[0] == norms[1]
+    assert sum(norm**2 for norm in norms[0]) == pytest.approx(1.0, rel=1e-4)
+
+
 def test_heads_side_by_side_have_the_gradient_norm_of_one_head() -> None:
     """Then clipping acts on an ensemble as on a single head."""
     single, norms = gated_model(1), []

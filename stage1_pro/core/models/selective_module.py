@@ -1,6 +1,7 @@
 """SelectiveModule: the Lightning module that trains class and auxiliary heads, and a gate that reads them."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -66,9 +67,25 @@ class SelectiveModule(Stage1Module):
         right = (outputs.logits.argmax(dim=1) == batch.labels).float().mean()
         figures = {"train_loss": losses.mean(), "train_accuracy": right}
         self.log_dict(figures, on_step=False, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
-        return losses.sum() / math.sqrt(
-            len(losses)
-        )  # M heads have the gradient norm of one: clipping treats them alike
+        return losses.sum() / math.sqrt(len(losses))  # clipping treats M heads as one
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """The gate is clipped apart from the rest: its gradient must not scale the answers' steps."""
+        if not gradient_clip_val:
+            return
+        gate = {id(parameter) for parameter in self._gate_parameters()}
+        rest = [parameter for parameter in self.model.parameters() if id(parameter) not in gate]
+        for part in (list(self._gate_parameters()), rest):
+            torch.nn.utils.clip_grad_norm_(part, gradient_clip_val)
+
+    def _gate_parameters(self) -> Iterator[torch.nn.Parameter]:
+        assert self.model.heads is not None
+        return self.model.heads.gate.parameters()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.loss.dual_step()
