@@ -85,12 +85,10 @@ def test_runs_that_cannot_be_compared(evaluated, trained_once, config, script, t
     assert not list((tmp_path / "runs").glob("compare-*"))
 
 
-def test_an_older_run_of_the_same_name_is_no_attempt(nothing_certified, evaluated, script):
-    """The ledger knows runs by name: a new run in the place of a removed one has not been tried."""
-    environment = read(nothing_certified / "environment.json")
-    later = {**environment, "created_at": "2999-01-01T00:00:00Z"}
-    (nothing_certified / "environment.json").write_text(json.dumps(later))
-    refused(script(COMPARE, "--compare", evaluated, nothing_certified), "not calibrated yet", "25_threshold_sweep.py")
+def test_what_another_run_tried_is_no_attempt(nothing_certified, trained_once, evaluated, script):
+    """One ledger is for all runs: a run of the same name in another folder has not been tried."""
+    untried = shutil.copytree(trained_once, evaluated.parent / "nested" / nothing_certified.name, symlinks=True)
+    refused(script(COMPARE, "--compare", evaluated, untried), "not calibrated yet", "25_threshold_sweep.py")
 
 
 def _policy(run: Path) -> None:
