@@ -10,12 +10,11 @@ import numpy as np
 from stage1_pro.core import artifacts
 from stage1_pro.core.comparison import Certificate, Comparison, Contender, SharedCases, compare
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.evaluation import read_evaluation, score_test
+from stage1_pro.core.evaluation import read_evaluation, score_test, trusted_policy
 from stage1_pro.core.metrics.bootstrap import group_index
 from stage1_pro.core.metrics.summary import confusion
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.calibration import one_case_per_group
-from stage1_pro.core.policies.evidence import demand_consistent
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.policies.uncertified import decide_without_certificate
 from stage1_pro.core.run import Risk, Run
@@ -67,7 +66,7 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
 def demand_ready(run: Run) -> None:
     """Raise UserError unless the run has been evaluated, or was tried and nothing could be certified."""
     if run.policy_files():
-        demand_consistent(run.read_policy(), run.policy_path)
+        trusted_policy(run)
         read_evaluation(run)
     elif run.refused_attempt() is None:
         script = run.policy_row.script

@@ -9,8 +9,18 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.summary import evaluate
 from stage1_pro.core.policies.calibration import one_case_per_group
+from stage1_pro.core.policies.evidence import demand_consistent, demand_reproduced
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.run import Run, utc_now
+
+
+def trusted_policy(run: Run) -> dict[str, Any]:
+    """The run's policy file. Raises UserError unless it carries its promise and val_calib gives its counts again."""
+    policy, calib = run.read_policy(), run.scores("val_calib")
+    demand_consistent(policy, run.policy_path)
+    decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
+    demand_reproduced(policy, decisions, calib, run.policy_path)
+    return policy
 
 
 def score_test(run: Run) -> None:

@@ -8,8 +8,13 @@ import csv
 import fcntl
 import io
 import os
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TextIO
+
+from stage1_pro.core import artifacts
 
 NUMBERS = ("target_fnr_exit", "fnr_confidence")
 NOTHING_CERTIFIED = "nothing certified"
@@ -17,7 +22,9 @@ NOTHING_CERTIFIED = "nothing certified"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of runs/calibrations.csv."""
+    """One row of runs/calibrations.csv. run_path: relative to the ledger's folder, since runs in different folders
+    may have one name; model_digest: a later run in the same place has other weights. Both are empty in rows of
+    before they were recorded."""
 
     time: str
     val_calib_digest: str
@@ -26,6 +33,11 @@ class Entry:
     target_fnr_exit: float
     fnr_confidence: float
     outcome: str
+    run_path: str = ""
+    model_digest: str = ""
+
+
+COLUMNS = [field.name for field in fields(Entry)]
 
 
 def read(path: Path) -> list[Entry]:
@@ -38,23 +50,44 @@ def read(path: Path) -> list[Entry]:
 
 
 def append(path: Path, entry: Entry) -> int:
-    """Append one row, whole or not at all; returns the number of rows with its val_calib digest."""
-    with open(path, "a+", newline="") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # two calibrations may end at the same moment
-        file.seek(0)
+    """Append one row, whole or not at all; returns the number of rows with its val_calib digest.
+
+    A ledger that lacks a column is written anew with it, so that it stays one table.
+    """
+    path = path.resolve()  # a link stays a link
+    with _locked(path) as file:
         written = file.read()
-        earlier = list(csv.DictReader(io.StringIO(written, newline="")))
-        row = io.StringIO(newline="")
-        if written and not written.endswith("\n"):
-            row.write("\n")  # an earlier writer was cut off: its fragment must not swallow this row
-        writer = csv.writer(row, lineterminator="\n")
-        if not written:
-            writer.writerow([field.name for field in fields(Entry)])
-        writer.writerow(astuple(entry))
-        file.write(row.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
+        table = csv.DictReader(io.StringIO(written, newline=""))
+        earlier, found = list(table), list(table.fieldnames or [])
+        if lacking := [name for name in COLUMNS if name not in found]:
+            columns = found + lacking
+            artifacts.write_bytes(path, (",".join(columns) + "\n" + _text([*earlier, asdict(entry)], columns)).encode())
+        else:
+            # an earlier writer may have been cut off: its fragment must not swallow this row
+            file.write(("" if written.endswith("\n") else "\n") + _text([asdict(entry)], found))
+            file.flush()
+            os.fsync(file.fileno())
     return 1 + sum(other.get("val_calib_digest") == entry.val_calib_digest for other in earlier)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[TextIO]:
+    """The ledger from its start, for this process alone: two calibrations may end at the same moment."""
+    while True:
+        with open(path, "a+", newline="") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                file.seek(0)
+                yield file
+                return
+            # another process wrote it anew while this one waited for the old file
+
+
+def _text(rows: list[dict], columns: list[str]) -> str:
+    """Lines of CSV; a column that a row does not know is empty."""
+    lines = io.StringIO(newline="")
+    csv.DictWriter(lines, columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
+    return lines.getvalue()
 
 
 def _entry(row: dict[str, str]) -> Entry | None:

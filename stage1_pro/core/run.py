@@ -142,6 +142,11 @@ class Run:
         roots = [parent for parent in real.parents if parent.name == RUNS.name]
         return (roots[-1] if roots else real.parent) / "calibrations.csv"
 
+    @property
+    def _ledger_key(self) -> str:
+        """What tells runs of one ledger apart, also after all of them have been moved together."""
+        return self.path.resolve().relative_to(self.ledger_path.parent).as_posix()
+
     def scores_path(self, split: str) -> Path:
         return self.path / "scores" / f"{split}.parquet"
 
@@ -246,20 +251,18 @@ class Run:
             target_fnr_exit=risk.target_fnr,
             fnr_confidence=risk.confidence,
             outcome="certified" if certified else ledger.NOTHING_CERTIFIED,
+            run_path=self._ledger_key,
+            model_digest=self.model_digest,
         )
         return ledger.append(self.ledger_path, entry)
 
     def refused_attempt(self) -> ledger.Entry | None:
-        """The newest certification attempt of this run in the ledger, where it ended with nothing certified.
-
-        A ledger knows runs by name: what was tried before this one was trained is of an older run of that name.
-        """
-        trained = artifacts.read_json(self.environment_path, "environment")["created_at"]
-        sought = self.name, self.config.exit_policy, self.splits.metadata["val_calib_digest"]
+        """The newest certification attempt of this run's weights here, where it ended with nothing certified."""
+        sought = self._ledger_key, self.model_digest, self.config.exit_policy, self.splits.metadata["val_calib_digest"]
         attempts = [
             entry
             for entry in ledger.read(self.ledger_path)
-            if (entry.run, entry.policy, entry.val_calib_digest) == sought and entry.time >= trained
+            if (entry.run_path, entry.model_digest, entry.policy, entry.val_calib_digest) == sought
         ]
         return attempts[-1] if attempts and attempts[-1].outcome == ledger.NOTHING_CERTIFIED else None
 

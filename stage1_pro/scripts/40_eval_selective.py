@@ -1,11 +1,11 @@
 """40: measure a calibrated run on the test split, which nothing was chosen on, or compare evaluated runs.
 
     python stage1_pro/scripts/40_eval_selective.py --run runs/demo
-reads   runs/<id>/model_best.pth, the policy file, the test images
+reads   runs/<id>/model_best.pth, the policy file, scores/val_calib.parquet, the test images
 writes  runs/<id>/scores/val_test.parquet, eval.json, figures/*.png, report.html
 
     python stage1_pro/scripts/40_eval_selective.py --compare runs/a runs/b runs/c
-reads   policy file, eval.json and test scores of each run; all must have the same splits
+reads   policy file, eval.json and scores of each run; all must have the same splits
 writes  OUT/comparison.html, comparison.json, figures/*.png
 
 Differences are from the first run. A run for which nothing was certified takes part with coverage 0.
@@ -40,14 +40,12 @@ def main(args: Args) -> None:
 
 def evaluate(path: str | None) -> None:
     """Measure one run and write its report."""
-    from stage1_pro.core.evaluation import evaluate_run, score_test
-    from stage1_pro.core.policies.evidence import demand_consistent
+    from stage1_pro.core.evaluation import evaluate_run, score_test, trusted_policy
     from stage1_pro.core.report.page import write_report
     from stage1_pro.core.run import LATEST, Run
 
     run = Run.open(path or LATEST)
-    policy = run.read_policy()
-    demand_consistent(policy, run.policy_path)
+    policy = trusted_policy(run)
     score_test(run)
     evaluation = evaluate_run(run, policy)
     write_report(run, policy, evaluation)

@@ -303,11 +303,47 @@ def test_attempts_are_counted_over_runs_also_those_that_failed() -> None:
     assert third.record_attempt("softmax", third.risk(), certified=True) == 1  # another val_calib
     assert Run.open("runs/latest").record_attempt("softmax", third.risk(), certified=True) == 2
     lines = Path("runs/calibrations.csv").read_text().splitlines()
-    assert lines[0] == "time,val_calib_digest,run,policy,target_fnr_exit,fnr_confidence,outcome"
+    assert lines[0] == ("time,val_calib_digest,run,policy,target_fnr_exit,fnr_confidence,outcome,run_path,model_digest")
     rows = rows_of(Path("runs/calibrations.csv"))
     assert [row["run"] for row in rows] == ["a", "b", "c", "c"]
     assert [row["outcome"] for row in rows] == ["nothing certified", "certified", "certified", "certified"]
     assert [row["target_fnr_exit"] for row in rows] == ["0.02", "0.1", "0.02", "0.02"]
+
+
+def test_a_refused_attempt_is_of_this_run_and_of_no_other_of_its_name() -> None:
+    refused_run = trained("runs/x/a")
+    refused_run.record_attempt("softmax", refused_run.risk(), certified=False)
+    assert refused_run.refused_attempt() is not None
+    same_name = trained("runs/y/a")  # equal weights and splits, one ledger for both
+    assert same_name.refused_attempt() is None
+    same_name.record_attempt("softmax", same_name.risk(), certified=True)
+    assert refused_run.refused_attempt() is not None
+    Path("elsewhere").mkdir()
+    Path("runs").rename("elsewhere/runs")
+    assert Run.open("elsewhere/runs/x/a").refused_attempt() is not None
+    artifacts.write_bytes(Path("elsewhere/runs/x/a/model_best.pth"), b"a later run in the same place")
+    assert Run.open("elsewhere/runs/x/a").refused_attempt() is None
+
+
+OLD_LEDGER = (
+    "time,val_calib_digest,run,policy,target_fnr_exit,fnr_confidence,outcome\n"
+    "2999-01-01T00:00:00Z,{digest},a,softmax,0.02,0.95,nothing certified\n"
+    "2999-01-01T00:00:00Z,{digest},cut"
+)
+
+
+def test_a_ledger_of_before_runs_were_told_apart_is_counted_and_says_nothing_about_a_run() -> None:
+    run = trained()
+    path = Path("runs/calibrations.csv")
+    path.write_text(OLD_LEDGER.format(digest=run.splits.metadata["val_calib_digest"]))
+    assert [entry.run for entry in ledger.read(path)] == ["a"]
+    assert run.refused_attempt() is None
+    assert run.record_attempt("softmax", run.risk(), certified=False) == 3  # a fragment was a look as well
+    assert run.refused_attempt() is not None
+    assert run.record_attempt("softmax", run.risk(), certified=False) == 4
+    table = pd.read_csv(path)  # still one table
+    assert table["run_path"].tolist()[2:] == ["a", "a"]
+    assert table["run_path"].isna().tolist() == [True, True, False, False]
 
 
 def test_awkward_names_stay_in_their_cell() -> None:
@@ -326,7 +362,9 @@ def test_a_row_cut_off_by_a_crash_takes_no_other_with_it() -> None:
     assert ledger.append(path, ENTRY) == 3
 
 
-def test_four_processes_keep_every_row_whole() -> None:
+@pytest.mark.parametrize("before", ["", OLD_LEDGER.splitlines(keepends=True)[0]])
+def test_four_processes_keep_every_row_whole(before: str) -> None:
+    Path("calibrations.csv").write_text(before)
     job = (
         "import sys; from dataclasses import replace; from pathlib import Path; from stage1_pro.core import ledger\n"
         f"entry = ledger.{ENTRY!r}\n"
@@ -339,4 +377,4 @@ def test_four_processes_keep_every_row_whole() -> None:
     assert sorted(counts) == list(range(1, 101))
     rows = rows_of(Path("calibrations.csv"))
     assert sorted(row["run"] for row in rows) == sorted(name * 3000 for name in "abcd" * 25)
-    assert {tuple(row.values())[3:] for row in rows} == {("softmax", "0.02", "0.95", "certified")}
+    assert {tuple(row.values())[3:7] for row in rows} == {("softmax", "0.02", "0.95", "certified")}

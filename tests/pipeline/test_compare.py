@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from test_bad_input import files_of, refused
 
+from stage1_pro.core.artifacts import digest_file
+
 COMPARE = "40_eval_selective"
 
 
@@ -85,12 +87,27 @@ def test_runs_that_cannot_be_compared(evaluated, trained_once, config, script, t
     assert not list((tmp_path / "runs").glob("compare-*"))
 
 
-def test_an_older_run_of_the_same_name_is_no_attempt(nothing_certified, evaluated, script):
-    """The ledger knows runs by name: a new run in the place of a removed one has not been tried."""
-    environment = read(nothing_certified / "environment.json")
-    later = {**environment, "created_at": "2999-01-01T00:00:00Z"}
-    (nothing_certified / "environment.json").write_text(json.dumps(later))
-    refused(script(COMPARE, "--compare", evaluated, nothing_certified), "not calibrated yet", "25_threshold_sweep.py")
+def test_what_another_run_tried_is_no_attempt(nothing_certified, trained_once, evaluated, script):
+    """One ledger is for all runs: a run of the same name in another folder has not been tried."""
+    untried = shutil.copytree(trained_once, evaluated.parent / "nested" / nothing_certified.name, symlinks=True)
+    refused(script(COMPARE, "--compare", evaluated, untried), "not calibrated yet", "25_threshold_sweep.py")
+
+
+def test_a_threshold_that_val_calib_contradicts_is_neither_evaluated_nor_compared(evaluated, other, script, tmp_path):
+    """Altered together with the row of the sweep that it stands for, the file agrees with itself alone."""
+    path = other / "thresholds.json"
+    policy = read(path)
+    chosen = [row for row in policy["sweep_results"] if row["certified"]][-1]
+    policy["exit_threshold"] = chosen["threshold"] = 0.3
+    path.write_text(json.dumps(policy))
+    contradicted = "on val_calib it gives", "file or scores have been altered"
+    before = files_of(other)
+    refused(script(COMPARE, "--run", other), f"runs/{other.name}/thresholds.json", *contradicted)
+    assert files_of(other) == before
+    evaluation = read(other / "eval.json")
+    (other / "eval.json").write_text(json.dumps({**evaluation, "policy_digest": digest_file(path)}))
+    refused(script(COMPARE, "--compare", evaluated, other, "--out", tmp_path / "out"), *contradicted)
+    assert not (tmp_path / "out").exists()
 
 
 def _policy(run: Path) -> None:

@@ -4,13 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from test_page import NASTY, Elements
 
+from stage1_pro.core.comparison import Comparison
 from stage1_pro.core.contenders import compare_runs
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.report.comparison import free_folder, write_comparison
 from stage1_pro.core.report.comparison_tables import area_change, console_lines, points
 
@@ -95,6 +97,26 @@ def test_a_folder_in_use_is_refused_and_names_never_clash(tmp_path, monkeypatch)
     for used in (first, first / "note"):
         with pytest.raises(UserError, match="never overwritten"):
             free_folder(str(used))
+
+
+class Interrupting(Comparison):
+    """Ctrl-C when the figures are drawn and the numbers are asked for."""
+
+    def record(self):
+        raise Interrupted(130)
+
+
+def test_what_is_interrupted_leaves_nothing_and_may_be_begun_again(written, tmp_path):
+    comparison, before = written
+    out = tmp_path / "new" / "out"
+    with pytest.raises(Interrupted):
+        write_comparison(
+            Interrupting(**{name.name: getattr(comparison, name.name) for name in fields(comparison)}), out
+        )
+    assert list((tmp_path / "new").iterdir()) == []
+    assert write_comparison(comparison, free_folder(str(out))) == out / "comparison.html"
+    assert sorted(path.name for path in out.rglob("*")) == sorted(path.name for path in before.rglob("*"))
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 def test_signs_are_written_and_zero_has_none():

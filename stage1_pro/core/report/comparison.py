@@ -1,6 +1,9 @@
 """One self-contained page about several runs, with its figures and its numbers."""
 
+import os
 import shlex
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +42,24 @@ def free_folder(out: str | None) -> Path:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path:
-    """Write figures/*.png, comparison.json and comparison.html into a folder; returns the page's path."""
+    """Write figures/*.png, comparison.json and comparison.html beside a new or empty folder, and rename them to it:
+    what is interrupted leaves nothing. Returns the page's path."""
+    target = folder.resolve()  # a link to an empty folder stays a link
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        _write(comparison, building)
+        os.chmod(building, 0o777 & ~0o022)
+        os.rename(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder / PAGE
+
+
+def _write(comparison: Comparison, folder: Path) -> None:
     from stage1_pro.core.report.style import render
 
-    (folder / "figures").mkdir(parents=True)
+    (folder / "figures").mkdir()
     charts = []
     for chart in _charts():
         height = chart.height(len(comparison.standings))
@@ -51,7 +68,6 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
         charts.append((chart, rendering.svg))
     artifacts.write_json(folder / NUMBERS, comparison.record(), "comparison")
     artifacts.write_bytes(folder / PAGE, page(comparison, charts).encode())
-    return folder / PAGE
 
 
 def page(comparison: Comparison, charts: list[tuple[Chart, str]]) -> str:
