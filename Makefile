@@ -80,7 +80,7 @@ smoke: data/smoke/labels.csv  ## every script in every phase on generated images
 	done
 
 test: $(READY) data/demo/labels.csv  ## the test suite
-	$(PYTHON) -m pytest -q
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto
 
 test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
 	$(PYTHON) -m pytest -q -m slow
