@@ -23,6 +23,9 @@ MEASURES = {"coverage": 1, "fpr_on_exits": -1, "accuracy_on_exits": 1, "augrc": 
 """What is compared, and the sign of a difference for the better."""
 PRICES = ("fpr_on_exits", "accuracy_on_exits")
 """What more coverage must not be paid with: answering everything positive covers the most."""
+BINOMIAL, IN_EXPECTATION = "binomial certificate", "in expectation"
+"""What a promise is: true of this policy with the stated confidence, or on average over calibration splits, and then
+of set loss, and of FNR on exits approximately."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,10 +53,13 @@ class SharedCases:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a run's calibration certified: FNR on exits at most `bound`; calib_uses: looks at val_calib by then."""
+    """What a run's calibration promises: FNR on exits at most `bound`; calib_uses: looks at val_calib by then; kind:
+    BINOMIAL or IN_EXPECTATION; scrc_variant: of an SCRC policy."""
 
     bound: float
     calib_uses: int
+    kind: str = BINOMIAL
+    scrc_variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +80,16 @@ class Contender:
     decisions: ExitDecisions
     ranked_by: str
     digests: Mapping[str, str | None]
+
+    @property
+    def in_expectation(self) -> bool:
+        """Whether its promise is one in expectation; what certified nothing promises nothing."""
+        return self.certificate is not None and self.certificate.kind == IN_EXPECTATION
+
+    @property
+    def promise(self) -> tuple[Risk, bool]:
+        """What must be equal for coverages to compare."""
+        return self.risk, self.in_expectation
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +151,21 @@ class Comparison:
 
     @property
     def promises_differ(self) -> bool:
-        """Coverage under one target or confidence says nothing about coverage under another."""
-        return len({standing.contender.risk for standing in self.standings}) > 1
+        """Coverage under one target, confidence or kind of promise says nothing about coverage under another."""
+        return len({standing.contender.promise for standing in self.standings}) > 1
 
     @property
-    def joint_confidence(self) -> float:
-        """With this probability at least every certificate here is true, whichever run is chosen (union bound)."""
-        return max(0.0, 1 - sum(standing.contender.risk.delta for standing in self.standings))
+    def joint_confidence(self) -> float | None:
+        """With this probability at least every binomial certificate here is true, whichever run is chosen; None where
+        there is none.
+
+        Union bound over the runs that were tried for one: those that certified nothing are counted too, since which
+        ones would fail was not known before.
+        """
+        tried = [one.contender for one in self.standings if not one.contender.in_expectation]
+        if all(contender.certificate is None for contender in tried):
+            return None
+        return max(0.0, 1 - sum(contender.risk.delta for contender in tried))
 
     def record(self) -> dict[str, Any]:
         """The content of comparison.json."""
@@ -236,7 +260,7 @@ def _verdict(contender: Contender, first: Contender, differences: Mapping[str, D
         return "uncertified"
     if contender is first:
         return "first"
-    if contender.risk != first.risk:
+    if contender.promise != first.promise:
         return "other promise"
     paid = any(differences[name].sense < 0 for name in PRICES)
     return {1: "more at a price" if paid else "more", -1: "less", 0: "like"}[differences["coverage"].sense]
@@ -257,7 +281,9 @@ def _record(standing: Standing) -> dict[str, Any]:
         "phase": contender.phase,
         "exit_policy": contender.exit_policy,
         "seed": contender.seed,
-        "certified": certificate is not None,
+        "certified": certificate is not None and certificate.kind == BINOMIAL,
+        "promise_kind": certificate.kind if certificate else None,
+        "scrc_variant": certificate.scrc_variant if certificate else None,
         "target_fnr_exit": contender.risk.target_fnr,
         "fnr_confidence": contender.risk.confidence,
         "fnr_upper_bound": certificate.bound if certificate else None,

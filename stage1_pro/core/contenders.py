@@ -8,13 +8,22 @@ from zlib import crc32
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.comparison import Certificate, Comparison, Contender, SharedCases, compare
+from stage1_pro.core.comparison import (
+    BINOMIAL,
+    IN_EXPECTATION,
+    Certificate,
+    Comparison,
+    Contender,
+    SharedCases,
+    compare,
+)
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation, score_test, trusted_policy
 from stage1_pro.core.metrics.bootstrap import group_index
 from stage1_pro.core.metrics.summary import confusion
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.calibration import one_case_per_group
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.policies.load import policy_from_artifact
 from stage1_pro.core.policies.uncertified import decide_without_certificate
 from stage1_pro.core.run import Risk, Run
@@ -122,7 +131,12 @@ def _certified(run: Run) -> tuple[Risk, Certificate, ExitDecisions, str]:
             f"Run 40_eval_selective.py --run {run.path} again."
         )
     risk = Risk(policy["target_fnr_exit"], policy["fnr_confidence"])
-    certificate = Certificate(policy["fnr_upper_bound"], policy["calib_use_count"])
+    certificate = Certificate(
+        policy["fnr_upper_bound"],
+        policy["calib_use_count"],
+        IN_EXPECTATION if in_expectation(policy) else BINOMIAL,
+        policy.get("scrc_variant"),
+    )
     return risk, certificate, decisions, "score of the exit policy"
 
 

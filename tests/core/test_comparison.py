@@ -5,7 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stage1_pro.core.comparison import MEASURES, Certificate, Contender, SharedCases, compare, paired_replicates
+from stage1_pro.core.comparison import (
+    IN_EXPECTATION,
+    MEASURES,
+    Certificate,
+    Contender,
+    SharedCases,
+    compare,
+    paired_replicates,
+)
 from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.metrics.bootstrap import group_index
 from stage1_pro.core.metrics.selective import augrc
@@ -39,6 +47,10 @@ def contender(cases: SharedCases, skill: float, threshold: float = 1.0, seed: in
 def uncertified(one: Contender) -> Contender:
     nobody = replace(one.decisions, exits=np.zeros_like(one.decisions.exits))
     return replace(one, certificate=None, decisions=nobody)
+
+
+def in_expectation(one: Contender) -> Contender:
+    return replace(one, certificate=Certificate(0.05, 1, IN_EXPECTATION, "SCRC-T"))
 
 
 def compared(cases, *contenders, samples=400, seed=0):
@@ -164,6 +176,29 @@ def test_certificates_hold_together_with_less_confidence(cases):
     assert compared(cases, one, one, samples=2).joint_confidence == pytest.approx(0.9)
     assert compared(cases, one, loose, uncertified(one), samples=2).joint_confidence == pytest.approx(0.8)
     assert compared(cases, *[loose] * 12, samples=2).joint_confidence == 0
+
+
+def test_a_promise_in_expectation_is_another_one_than_a_certificate(cases):
+    sure = contender(cases, 1.0)
+    loose = in_expectation(contender(cases, 2.5, 0.5))
+    for first, second in ((sure, loose), (loose, sure), (uncertified(sure), loose)):
+        found = compared(cases, first, second, samples=50)
+        assert found.standings[1].verdict == "other promise"
+        assert found.promises_differ
+    alike = compared(cases, in_expectation(sure), loose, samples=50)
+    assert (alike.standings[1].verdict, alike.promises_differ) == ("more", False)
+    assert compared(cases, sure, loose, uncertified(loose), samples=2).standings[2].verdict == "uncertified"
+
+
+def test_a_promise_in_expectation_has_no_part_in_what_certificates_are_worth_together(cases):
+    one = contender(cases, 1.0)
+    assert compared(cases, one, in_expectation(one), samples=2).joint_confidence == pytest.approx(0.95)
+    assert compared(cases, in_expectation(one), in_expectation(one), samples=2).joint_confidence is None
+    assert compared(cases, in_expectation(one), uncertified(one), samples=2).joint_confidence is None
+    runs = compared(cases, one, in_expectation(one), uncertified(one), samples=2).record()["runs"]
+    assert [run["certified"] for run in runs] == [True, False, False]
+    assert [run["promise_kind"] for run in runs] == ["binomial certificate", "in expectation", None]
+    assert [run["scrc_variant"] for run in runs] == [None, "SCRC-T", None]
 
 
 def test_letters_go_on_after_z(cases):

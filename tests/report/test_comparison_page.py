@@ -8,13 +8,15 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from made_runs import make_run, scrc_fields, softmax_fields
 from test_page import NASTY, Elements
 
 from stage1_pro.core.comparison import Comparison
 from stage1_pro.core.contenders import compare_runs
 from stage1_pro.core.errors import Interrupted, UserError
+from stage1_pro.core.evaluation import evaluate_run
 from stage1_pro.core.report.comparison import free_folder, write_comparison
-from stage1_pro.core.report.comparison_tables import area_change, console_lines, points
+from stage1_pro.core.report.comparison_tables import area_change, console_lines, figure_rows, points, warnings
 
 LONG = "a-name-of-a-run-that-goes-on-and-on-without-a-space-to-break-it-at-all-and-then-some"
 
@@ -77,6 +79,49 @@ def test_a_threshold_that_nothing_certified_does_not_take_part(made):
     runs = [made(name=name, threshold=threshold)[0] for name, threshold in (("certified", None), ("altered", 1.0))]
     with pytest.raises(UserError, match="the file has been altered"):
         compare_runs([str(run.path) for run in runs])
+
+
+def evaluated(path, kind):
+    """A run with a promise of that kind, or one where nothing was certified."""
+    run = make_run(path, "scrc" if kind.startswith("SCRC") else "softmax")
+    if kind == "nothing":
+        run.record_attempt("softmax", run.risk(), certified=False)
+        return run
+    certified = scrc_fields(run, kind) if kind.startswith("SCRC") else softmax_fields(run)
+    policy = {**run.policy_header(run.risk(), 1), **certified}
+    run.write_policy(policy)
+    evaluate_run(run, policy)
+    return run
+
+
+@pytest.mark.parametrize("kinds", [("softmax", "SCRC-T"), ("SCRC-T", "softmax")])
+def test_a_promise_in_expectation_is_never_called_certified(kinds, tmp_path):
+    kinds = [*kinds, "SCRC-I", "nothing"]
+    comparison = compare_runs([str(evaluated(tmp_path / kind, kind).path) for kind in kinds])
+    write_comparison(comparison, tmp_path / "out")
+    runs = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
+    assert {run["run_id"]: (run["certified"], run["promise_kind"], run["scrc_variant"]) for run in runs} == {
+        "softmax": (True, "binomial certificate", None),
+        "SCRC-I": (True, "binomial certificate", "SCRC-I"),
+        "SCRC-T": (False, "in expectation", "SCRC-T"),
+        "nothing": (False, None, None),
+    }
+    letter = "AB"[kinds.index("SCRC-T")]
+    page = Elements((tmp_path / "out" / "comparison.html").read_text()).text
+    console = list(console_lines(comparison))
+    (own,) = (line for line in console if line.startswith(f"{letter}  "))
+    assert "phase 6, SCRC-T policy" in own
+    assert ("No certificate" if letter == "A" else "without a certificate; A has a certificate for ≤ 5% at 95%") in own
+    assert "Certified" not in own
+    (bounds,) = (row.cells for row in figure_rows(comparison) if row.name == "Bound")
+    expected = {"SCRC-T": "not certified", "nothing": ""}
+    assert [cell.interval for cell in bounds] == [expected.get(kind, "certified") for kind in kinds]
+    for text in (page, " ".join([*console, *warnings(comparison)])):
+        assert "≤ 5% in expectation (share of single answers at 95%)" in text
+        assert "A promise in expectation is no certificate" in text
+    assert f"Without a certificate: {letter} (phase 6, SCRC-T policy)" in page
+    assert "its certificate holds with 85% at least" in page  # three were tried for one
+    assert "Tried in vain, and counted too: D" in page
 
 
 def test_lines_of_the_console_fit_and_hold_every_run(written):

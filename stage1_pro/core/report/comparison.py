@@ -98,7 +98,7 @@ def _charts() -> tuple[Chart, ...]:
         Chart(
             "standings",
             "Coverage and FNR on exits",
-            "On the test split. FNR on exits is promised to stay left of the target; the certified bound comes from "
+            "On the test split. FNR on exits is promised to stay left of the target; the bound comes from "
             "val_calib, the interval from the test cases alone.",
             drawings.standings_height,
             drawings.draw_standings,

@@ -7,13 +7,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from stage1_pro.core.comparison import Comparison, Estimate, Standing
+from stage1_pro.core.comparison import BINOMIAL, IN_EXPECTATION, Certificate, Comparison, Estimate, Standing
 from stage1_pro.core.metrics.exits import fnr_coverage_curve
 from stage1_pro.core.report import style
 from stage1_pro.core.report.comparison_tables import MEASURES
 
 NAME_SHOWN = 16
 SENSE_COLOURS = {1: (style.GREEN, "better"), 0: (style.MUTED, "within chance"), -1: (style.RED, "worse")}
+BOUNDS = {
+    BINOMIAL: ("D", style.GREEN, "certified bound"),
+    IN_EXPECTATION: ("v", style.PINK, "bound in expectation"),
+}
 LINES = [(colour, dashes) for dashes in ("-", ":", "-.") for colour in style.RUN_COLOURS]
 
 
@@ -24,7 +28,7 @@ def draw_standings(figure: Figure, comparison: Comparison) -> None:
         _interval(coverage, row, standing.figures["coverage"], style.BLUE, "test, with interval")
         _interval(fnr, row, _fnr(standing), style.BLUE, "test, with interval")
         if standing.contender.certificate is not None:
-            _promise(fnr, row, standing.contender.risk.target_fnr, standing.contender.certificate.bound)
+            _promise(fnr, row, standing.contender.risk.target_fnr, standing.contender.certificate)
         else:
             fnr.text(0.02, row, "nothing certified", transform=fnr.get_yaxis_transform(), va="center", color=style.RED)
     _name_rows(coverage, [f"{one.letter}  {shortened(one.contender.name)}" for one in comparison.standings])
@@ -96,9 +100,9 @@ def _interval(axes: Axes, row: int, estimate: Estimate, colour: str, label: str)
     axes.errorbar([estimate.value], [row], xerr=error, label=label, **looks)
 
 
-def _promise(axes: Axes, row: int, target: float, bound: float) -> None:
+def _promise(axes: Axes, row: int, target: float, certificate: Certificate) -> None:
     axes.plot([target] * 2, [row - 0.35, row + 0.35], color=style.RED, linewidth=1.6, label="target")
-    style.mark(axes, (bound, row), "D", style.GREEN, "certified bound")
+    style.mark(axes, (certificate.bound, row), *BOUNDS[certificate.kind])
 
 
 def _fnr(standing: Standing) -> Estimate:

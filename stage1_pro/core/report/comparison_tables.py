@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from stage1_pro.core.comparison import PRICES, Comparison, Difference, Estimate, Standing
+from stage1_pro.core.comparison import PRICES, Comparison, Contender, Difference, Estimate, Standing
 from stage1_pro.core.phases import POLICY_TABLE
 from stage1_pro.core.report.tables import UNDEFINED, percent, percent_up
-from stage1_pro.core.run import Risk
 
 CONSOLE_COLUMNS = 3
 """Runs in one block of lines, so that a line fits a terminal."""
@@ -85,21 +84,26 @@ VERDICTS = {
 SENSES = {1: ("good", "better"), -1: ("bad", "worse"), 0: ("", "within chance")}
 
 
-def promise(risk: Risk) -> str:
-    return f"≤ {100 * risk.target_fnr:g}% at {100 * risk.confidence:g}%"
+def promise(contender: Contender) -> str:
+    """What a run promises, or sought, in a few words."""
+    target, confidence = (f"{100 * share:g}%" for share in (contender.risk.target_fnr, contender.risk.confidence))
+    if contender.in_expectation:
+        return f"≤ {target} in expectation (share of single answers at {confidence})"
+    return f"≤ {target} at {confidence}"
 
 
 def label(standing: Standing) -> str:
     """Phase and policy of a run, in words."""
     contender = standing.contender
-    return f"phase {contender.phase}, {POLICY_TABLE[contender.exit_policy].label} policy"
+    variant = contender.certificate and contender.certificate.scrc_variant
+    return f"phase {contender.phase}, {variant or POLICY_TABLE[contender.exit_policy].label} policy"
 
 
 def figure_rows(comparison: Comparison) -> list[MeasureRow]:
     """What each run promises and what it does on the test cases."""
     rows = [
         ("Promise", "FNR on exits sought, and with which confidence", _promise),
-        ("Certified bound", "on FNR on exits, by val_calib", _bound),
+        ("Bound", "on FNR on exits, by val_calib", _bound),
         ("Coverage", MEASURES["coverage"].meaning, lambda standing: _estimate(standing, "coverage")),
         ("FNR on exits", "of the positives that exit, those answered negative", _fnr),
         *(
@@ -120,13 +124,19 @@ def difference_rows(comparison: Comparison) -> list[MeasureRow]:
 
 
 def _promise(standing: Standing) -> Cell:
-    target, _, confidence = promise(standing.contender.risk).partition(" at ")
-    return Cell(target, f"at {confidence}")
+    contender = standing.contender
+    target, confidence = (f"{100 * share:g}%" for share in (contender.risk.target_fnr, contender.risk.confidence))
+    if contender.in_expectation:
+        return Cell(f"≤ {target}", "in expectation", "approximately")
+    return Cell(f"≤ {target}", f"at {confidence}")
 
 
 def _bound(standing: Standing) -> Cell:
     certificate = standing.contender.certificate
-    return Cell("none", tone="bad") if certificate is None else Cell(f"≤ {percent_up(certificate.bound)}")
+    if certificate is None:
+        return Cell("none", tone="bad")
+    kind = "not certified" if standing.contender.in_expectation else "certified"
+    return Cell(f"≤ {percent_up(certificate.bound)}", kind)
 
 
 def _estimate(standing: Standing, key: str) -> Cell:
@@ -164,14 +174,22 @@ def sentence(comparison: Comparison, standing: Standing) -> str:
     if standing.verdict == "uncertified":
         return "Nothing was certified, so every case goes to stage 2."
     if standing is first:
-        return f"Certified: FNR on exits {_bound(standing).value}."
+        bound = f"FNR on exits {_bound(standing).value}"
+        in_expectation = standing.contender.in_expectation
+        return f"No certificate: {bound} in expectation, approximately." if in_expectation else f"Certified: {bound}."
     if standing.verdict == "other promise":
-        return (
-            f"Promises {promise(standing.contender.risk)}, {first.letter} {promise(first.contender.risk)}: "
-            "their coverages do not compare."
-        )
+        own, firsts = _stands_on(standing.contender), _stands_on(first.contender)
+        return f"{own.capitalize()}; {first.letter} {firsts}: their coverages do not compare."
     clear = [_clear(key, standing) for key in (*PRICES, "augrc") if standing.differences[key].sense]
     return " ".join([_coverage_words(standing.differences["coverage"], first.letter), *clear])
+
+
+def _stands_on(contender: Contender) -> str:
+    if contender.certificate is None:
+        return f"certified nothing at {promise(contender)}"
+    if contender.in_expectation:
+        return f"promises {promise(contender)}, without a certificate"
+    return f"has a certificate for {promise(contender)}"
 
 
 def _coverage_words(difference: Difference, first: str) -> str:
@@ -194,29 +212,47 @@ def warnings(comparison: Comparison) -> list[str]:
         return []
     made: dict[str, list[str]] = {}
     for one in comparison.standings:
-        made.setdefault(promise(one.contender.risk), []).append(one.letter)
+        made.setdefault(promise(one.contender), []).append(one.letter)
     listed = "; ".join(f"{', '.join(letters)} {words}" for words, letters in made.items())
+    unlike = any(one.contender.in_expectation for one in comparison.standings)
     return [
         f"The runs promise different things ({listed}). A looser promise carries more coverage, so coverage compares "
         "between runs with the same promise only."
+        + (" A promise in expectation is no certificate, whatever its target." if unlike else "")
     ]
 
 
 def remarks(comparison: Comparison) -> list[str]:
     """What the figures do and do not say."""
-    cases, count = comparison.cases, len(comparison.standings)
+    cases = comparison.cases
     lines = [
         f"Intervals are at {100 * comparison.confidence:g}%, each by itself: exact for FNR on exits"
         + (" (one positive of each group)" if cases.unit == "group" else "")
         + f", else {comparison.samples:,} bootstrap resamples of {cases.unit}s, the same ones for all runs. They speak "
         "of the draw of the test cases; another training seed or calibration split would move the figures too.",
-        f"The {count} runs were tried on one val_calib. Each certificate holds with the confidence it states; "
-        f"whichever of them is chosen, its certificate holds with {100 * comparison.joint_confidence:.4g}% at least"
-        f"{_other_uses(comparison)}.",
+        *_joint(comparison),
         "The test figures of a run that is chosen for its test figures are a little too good.",
     ]
     ranked = [(one.letter, one.contender.ranked_by) for one in comparison.standings if not one.contender.certificate]
     return [*lines, *(f"{letter} has no policy; its AUGRC ranks cases by its {words}." for letter, words in ranked)]
+
+
+def _joint(comparison: Comparison) -> Iterator[str]:
+    """What the promises are worth together, and which of them have no part in that."""
+    standings = comparison.standings
+    if comparison.joint_confidence is not None:
+        refused = ", ".join(one.letter for one in standings if one.contender.certificate is None)
+        yield (
+            f"The {len(standings)} runs were tried on one val_calib. Each certificate holds with the confidence it "
+            "states; whichever run with a certificate is chosen, its certificate holds with "
+            f"{100 * comparison.joint_confidence:.4g}% at least{_other_uses(comparison)}."
+            + (f" Tried in vain, and counted too: {refused}." if refused else "")
+        )
+    if unlike := ", ".join(f"{one.letter} ({label(one)})" for one in standings if one.contender.in_expectation):
+        yield (
+            f"Without a certificate: {unlike}. Such a promise is about the average over calibration splits and about "
+            "set loss; FNR on exits follows approximately, and what one calibration gives may lie above it."
+        )
 
 
 def _other_uses(comparison: Comparison) -> str:
