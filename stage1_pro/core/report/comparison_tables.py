@@ -250,8 +250,8 @@ def _joint(comparison: Comparison) -> Iterator[str]:
         )
     if unlike := ", ".join(f"{one.letter} ({label(one)})" for one in standings if one.contender.in_expectation):
         yield (
-            f"Without a certificate: {unlike}. Such a promise is about the average over calibration splits and "
-            "about set loss; FNR on exits follows approximately, and what one calibration gives may lie above it."
+            f"Without a certificate: {unlike}. Such a promise is about the average over calibration splits and about "
+            "set loss; FNR on exits follows approximately, and what one calibration gives may lie above it."
         )
 
 
