@@ -14,18 +14,31 @@ from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from stage1_pro.core.begin import LAUNCHED_RUN, is_first_process
-from stage1_pro.core.callbacks.checkpoints import AtomicCheckpointIO, Patience, RunCheckpoint
+from stage1_pro.core.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    Patience,
+    RunCheckpoint,
+    StageCheckpoint,
+    judged_weights,
+)
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.callbacks.epochs import EpochTable, Throughput
+from stage1_pro.core.callbacks.incremental import Helpers, IncrementalStageController, LRFloorStop, score_pool
 from stage1_pro.core.cli import say
 from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.incremental.initial import initial_cases
+from stage1_pro.core.incremental.machine import Rules
+from stage1_pro.core.incremental.machine import begin as begin_stages
+from stage1_pro.core.incremental.plan import admission_lines
+from stage1_pro.core.incremental.scoring import judge
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.conformal_module import ConformalModule
-from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
+from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate, stage_targets
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
@@ -34,6 +47,7 @@ from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
 from stage1_pro.core.progress import bar
 from stage1_pro.core.run import Run
+from stage1_pro.core.splits import Splits
 
 PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 
@@ -88,9 +102,23 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     )
     say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
     say(f"parameters  {moving:,} trainable of {total:,}")
-    say(
-        f"training    {config.epochs} epochs, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}"
-    )
+    stages = config.incremental_params
+    span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
+    say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
+
+
+def print_first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
+    """Whom a trained model would admit to the initial cases, after one scoring of the training split."""
+    device = _device()
+    data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
+    module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, from_features=False).to(device)
+    metrics = score_pool(module, data, lambda batch: Batch(*(part.to(device) for part in batch)))
+    labels, params = data.labels("train"), config.incremental_params
+    initial = metrics.case_id[initial_cases(labels, metrics.content, data.classes, params, config.seed)]
+    rules = Rules(params, PHASES[config.phase].mode, len(np.unique(metrics.content)))
+    found = judge(metrics, begin_stages(initial.tolist()), rules, config.seed, "cpu")
+    for line in admission_lines(found):
+        say(line)
 
 
 def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
@@ -102,7 +130,11 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable,
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features)
     cached = None if features is None else features["train"]
     groups = data.frames["train"]["group"].to_numpy()
-    module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
+    if config.incremental_params.enabled:
+        module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, cached is not None)
+        _prepare_stages(trainer, run, config, data, cached if isinstance(module, SelectiveModule) else None)
+    else:
+        module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
     if config.compile:
         model.compile()
     os.environ[LAUNCHED_RUN] = str(run.path)  # Lightning's launcher starts this script again, once a device
@@ -135,9 +167,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
 
 def _load_best(run: Run, model: Stage1Model) -> None:
     """The best checkpoint's weights, their average where EMA is on."""
-    checkpoint = read_tensors(run.checkpoints_path / "best.ckpt")
-    averaged = checkpoint["callbacks"].get("ExponentialMovingAverage", {}).get("average", {})
-    state = {**checkpoint["state_dict"], **averaged}
+    state = judged_weights(run.checkpoints_path / "best.ckpt")
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.cpu().load_state_dict({**model.state_dict(), **weights})
 
@@ -171,13 +201,15 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
 
 def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     phase, live = PHASES[config.phase], sys.stdout.isatty()
+    incremental = config.incremental_params
+    average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
     callbacks: list[pl.Callback] = [
         Throughput(),
-        *([ExponentialMovingAverage(config.ema_decay)] if config.use_ema else []),
+        *([average] if average else []),
         LearningRateMonitor(logging_interval="epoch"),
+        *(_stages(run, config, average) if incremental.enabled else [_patience(config, config.early_stop_patience)]),
         EpochTable(run.metrics_path, phase.monitor, plain_lines=not live),
-        Patience(phase.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False),
-        _checkpoint(run, "best", monitor=phase.monitor, mode=phase.mode),
+        _checkpoint(run, "best", at_epoch_end=not incremental.enabled, monitor=phase.monitor, mode=phase.mode),
         _checkpoint(run, "last"),
         *([RichProgressBar()] if live else []),
     ]
@@ -187,7 +219,8 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         num_nodes=config.num_nodes,
         strategy=config.strategy,
         precision=PRECISION[config.precision],
-        max_epochs=config.epochs,
+        max_epochs=incremental.max_stages * incremental.max_epochs_per_stage if incremental.enabled else config.epochs,
+        reload_dataloaders_every_n_epochs=int(incremental.enabled),
         accumulate_grad_batches=config.grad_accum_steps,
         gradient_clip_val=config.max_grad_norm or None,
         callbacks=callbacks,
@@ -213,15 +246,58 @@ def make_module(
     (N,) of the same cases, from which a gate's out-of-fold targets are made."""
     module = MODULES[PHASES[config.phase].loss](model, config, class_counts, features is not None)
     if isinstance(module, SelectiveModule) and features is not None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module.correct = out_of_fold_correct(features, labels, groups, module.class_weights, config, device)
+        module.correct = out_of_fold_correct(features, labels, groups, module.class_weights, config, _device())
     return module
 
 
-def _checkpoint(run: Run, name: str, **monitored: Any) -> RunCheckpoint:
-    return RunCheckpoint(
-        run.checkpoints_path, filename=name, save_on_train_epoch_end=True, enable_version_counter=False, **monitored
+def _patience(config: Stage1ProConfig, epochs: int, min_delta: float = 0.0) -> Patience:
+    phase = PHASES[config.phase]
+    counted = {"patience": epochs, "min_delta": min_delta, "check_on_train_epoch_end": False}
+    return Patience(phase.monitor, mode=phase.mode, **counted)
+
+
+def _stages(run: Run, config: Stage1ProConfig, average: ExponentialMovingAverage | None) -> list[pl.Callback]:
+    """The callbacks of an incremental training, the controller after those that it listens to."""
+    params, phase = config.incremental_params, PHASES[config.phase]
+    stage_best = _checkpoint(run, "stage", StageCheckpoint, at_epoch_end=False, monitor=phase.monitor, mode=phase.mode)
+    helpers = Helpers(
+        patience=_patience(config, params.early_stopping_patience, params.early_stopping_min_delta),
+        floor=LRFloorStop(params.min_lr_to_continue),
+        stage_best=stage_best,
+        average=average,
     )
+    return [helpers.patience, helpers.floor, IncrementalStageController(run.path, config, helpers), stage_best]
+
+
+def _checkpoint(
+    run: Run, name: str, kind: type[RunCheckpoint] = RunCheckpoint, *, at_epoch_end: bool = True, **monitored: Any
+) -> Any:
+    return kind(
+        run.checkpoints_path,
+        filename=name,
+        save_on_train_epoch_end=at_epoch_end,
+        enable_version_counter=False,
+        **monitored,
+    )
+
+
+def _prepare_stages(
+    trainer: pl.Trainer, run: Run, config: Stage1ProConfig, data: Stage1DataModule, gate_features: np.ndarray | None
+) -> None:
+    """Tell the controller about the pool. gate_features: (N, D) where a gate learns from out-of-fold answers: these
+    are made anew for each stage, from the cases in training alone."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    controller = next(one for one in callbacks if isinstance(one, IncrementalStageController))
+    controller.of_pool(run.name, data)
+    if gate_features is not None:
+        labels, groups = data.labels("train"), data.frames["train"]["group"].to_numpy()
+        controller.targets = lambda active, weights: stage_targets(
+            gate_features, labels, groups, active, weights, config, _device()
+        )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
@@ -229,7 +305,6 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
     cacheable = config.freeze_backbone and config.dataset_params.augmentation == "none"
     if config.feature_cache == "off" or not cacheable:
         return None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = {}
     for split in ("train", "val_select"):
         frame = cases.frame.iloc[run.splits.indices(split)]
@@ -242,7 +317,7 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
                 run.path.resolve().parent / ".feature_cache",
                 batch_size=config.batch_size,
                 workers=config.dataset_params.num_workers,
-                device=device,
+                device=_device(),
                 progress=progress,
             )
     model.backbone.cpu()

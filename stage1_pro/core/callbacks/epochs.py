@@ -68,8 +68,9 @@ class EpochTable(pl.Callback):
 
     def _line(self, trainer: pl.Trainer) -> str:
         row = self.rows[-1]
+        stage = f"stage {int(row['stage'])}, {int(row['active_cases'])} cases  " if "stage" in row else ""
         return (
-            f"  epoch {int(row['epoch']) + 1}/{trainer.max_epochs}  train_loss {row['train_loss']:.4f}  "
+            f"  {stage}epoch {int(row['epoch']) + 1}/{trainer.max_epochs}  train_loss {row['train_loss']:.4f}  "
             f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
             f"val_augrc {row['val_augrc']:.5f}  "
             f"{row['images_per_second']:.0f} images/s"

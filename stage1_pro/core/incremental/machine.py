@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from stage1_pro.core.sections import IncrementalParams
 
 INIT, TRAINING, SCORING, TRANSITION, DONE = PHASES = ("INIT", "TRAINING", "SCORING", "TRANSITION", "DONE")
-STAGE_ENDS = ("plateau", "lr_floor", "max_epochs")
+STAGE_ENDS = ("plateau", "max_epochs", "lr_floor")
 """Why a stage ends; of several in one epoch the first of this list is recorded."""
 RUN_STOPS = (
     "pool_exhausted",
@@ -150,8 +150,8 @@ def epoch_ended(state: State, event: EpochEnd, rules: Rules) -> State:
     params = rules.params
     found = {
         "plateau": event.plateau and stage.epochs >= params.min_epochs_per_stage,
+        "max_epochs": stage.epochs >= params.max_epochs_per_stage,  # where a cosine ends at 0, which is no floor
         "lr_floor": event.floor,
-        "max_epochs": stage.epochs >= params.max_epochs_per_stage,
     }
     end = next((name for name in STAGE_ENDS if found[name]), None)
     going = replace(state, stages=(*state.stages[:-1], replace(stage, end=end)))

@@ -33,11 +33,14 @@ class Origin:
 
 def to_json(state: State, origin: Origin, params: IncrementalParams, now: str) -> dict[str, Any]:
     """The content of state.json. now: time stamp of this writing."""
+    written = {"schema_version": artifacts.SCHEMA_VERSION, "updated_at": now}
+    return {**written, **dataclasses.asdict(origin), **plain(state, params)}
+
+
+def plain(state: State, params: IncrementalParams) -> dict[str, Any]:
+    """The machine's state as JSON values."""
     rules = {name: getattr(params, name) for name in RULES}
     return {
-        "schema_version": artifacts.SCHEMA_VERSION,
-        "updated_at": now,
-        **dataclasses.asdict(origin),
         "revision": state.revision,
         "phase": state.phase,
         "stop": state.stop,
@@ -47,7 +50,7 @@ def to_json(state: State, origin: Origin, params: IncrementalParams, now: str) -
 
 
 def from_json(data: dict[str, Any]) -> State:
-    """The machine's state out of the content of state.json."""
+    """The machine's state out of what `plain` made of it, or out of state.json."""
     return State(
         phase=data["phase"],
         active=tuple(data["active"]),

@@ -24,8 +24,10 @@ class ConformalModule(SelectiveModule):
 
     @property
     def settled_epoch(self) -> int:
-        chosen = self.config.conformal_after
-        return max(self.warm_epochs, self.config.epochs // 2 if chosen is None else chosen)
+        if not self.fresh:
+            return self.first_epoch
+        chosen, epochs = self.config.conformal_after, self.config.schedule_epochs
+        return self.first_epoch + max(self.warm_epochs, epochs // 2 if chosen is None else chosen)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -34,5 +36,6 @@ class ConformalModule(SelectiveModule):
 
     def _temperature(self) -> float | None:
         """Of this epoch; it falls by the same factor every epoch. None before ConformalRiskLoss takes over."""
-        done, last = self.current_epoch - self.settled_epoch, self.config.epochs - 1 - self.settled_epoch
+        done = self.current_epoch - self.settled_epoch
+        last = self.first_epoch + self.config.schedule_epochs - 1 - self.settled_epoch
         return None if done < 0 else HOTTEST * (COLDEST / HOTTEST) ** (done / max(1, last))
