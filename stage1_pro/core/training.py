@@ -127,8 +127,13 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable,
     if last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]:
         return
     features = _features(run, config, model, cases)
-    data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features)
-    cached = None if features is None else features["train"]
+    fit_on(run, config, model, Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features), trainer)
+
+
+def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule, trainer: pl.Trainer) -> None:
+    """Train on the loaders of a datamodule, from the last checkpoint where there is one."""
+    last = run.checkpoints_path / "last.ckpt"
+    cached = None if data.features is None else data.features["train"]
     groups = data.frames["train"]["group"].to_numpy()
     if config.incremental_params.enabled:
         module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, cached is not None)
