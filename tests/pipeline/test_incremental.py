@@ -119,3 +119,77 @@ def test_killed_in_any_phase_and_resumed_it_ends_the_same(phase, count, config, 
     assert digest_file(run / "model_best.pth") == digest_file(staged / "model_best.pth")
     for name in ("stages.csv", "selections.csv", "suspects.csv"):
         assert (run / name).read_bytes() == (staged / name).read_bytes()
+
+
+def admitted_by(source: Path, config: Path, stages: Path, *more: str) -> list[str]:
+    """What a dry run says that a trained model would admit first."""
+    settings = ["--config", config, "--config", stages, "--phase", 2, "--init_from", source, *more]
+    done = call("20_train", [*map(str, settings), "--incremental_params.dry_run", "true"])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    return lines[next(index for index, line in enumerate(lines) if line.startswith("would admit")) :]
+
+
+def test_batch_size_and_workers_change_no_pick_at_equal_weights(config, stages, staged):
+    expected = admitted_by(staged, config, stages)
+    assert expected[0] == "would admit 8 of 144 eligible of 144 candidates:"
+    assert len(expected) == 10
+    assert admitted_by(staged, config, stages, "--batch_size", "128") == expected
+    assert admitted_by(staged, config, stages, "--batch_size", "16", "--dataset_params.num_workers", "2") == expected
+
+
+def test_a_dry_run_prints_the_stages_and_writes_nothing(config, stages, tmp_path):
+    arguments = ["--config", str(config), "--config", str(stages), "--phase", "2"]
+    command = [sys.executable, str(SCRIPTS / "20_train.py"), *arguments, "--incremental_params.dry_run", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "    3     32               5             10" in done.stdout
+    assert "stop        dry_run; training would end at the latest with max_stages, 32 cases" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--incremental_params.initial_cases", "500"], "is 500, and the training split has 160 different images"),
+        (["--incremental_params.initial_cases", "1"], "fewer than the 2 classes"),
+        (["--incremental_params.selection_threshold", "1.5"], "selection_threshold is 1.5; allowed 0 to 1"),
+    ],
+)
+def test_bad_settings_end_with_status_2(settings, words, config, stages, tmp_path):
+    run = tmp_path / "run"
+    assert call("00_make_splits", flags(config, stages, run)).returncode == 0
+    done = call("20_train", flags(config, stages, run, *settings))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_config_is_not_resumed(staged, tmp_path):
+    run = shutil.copytree(staged, tmp_path / "run")
+    saved = json.loads((run / "config.json").read_text())
+    saved["incremental_params"]["add_cases"] = 9
+    (run / "config.json").write_text(json.dumps(saved))
+    (run / "checkpoints" / "last.ckpt").unlink()
+    done = call("20_train", ["--resume", str(run)])
+    assert done.returncode == 2
+    assert "$.config_digest is" in done.stderr
+    assert "begin a new run" in done.stderr
+
+
+@pytest.mark.parametrize(("phase", "policy"), [(1, "softmax"), (3, "gate"), (6, "scrc")])
+def test_every_phase_can_train_by_stages(phase, policy, config, stages, tmp_path):
+    run = trained_at(tmp_path / "run", config, stages, "--exit_policy", policy, phase=phase)
+    state = state_of(run)
+    assert (state["stop"], len(state["stages"])) == ("max_stages", 3)
+    assert all(np.isfinite(stage["best_metric"]) for stage in state["stages"])
+
+
+def test_scratch_goes_back_to_the_first_weights_and_keep_goes_on_with_the_rates(config, stages, tmp_path):
+    settings = ["--incremental_params.stage_init", "scratch", "--incremental_params.stage_lr", "keep"]
+    run = trained_at(tmp_path / "run", config, stages, *settings)
+    epochs = pd.read_csv(run / "metrics.csv")
+    rate = next(epochs[name] for name in epochs if name.startswith("lr-"))
+    begins = np.flatnonzero(epochs["stage"].diff() > 0)
+    assert (np.diff(rate[1:]) <= 0).all()  # one cosine over all stages
+    first = epochs["val_loss"][0]
+    assert epochs["val_loss"][begins].to_numpy() == pytest.approx(first, abs=0.05)
