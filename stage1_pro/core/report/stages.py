@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # which holds a Staged
 SHOWN_STAGES, SHOWN_IMAGES = 8, 5
 SHOWN_SUSPECTS = 15
 THUMBNAIL = 96
+ROW_HEIGHT = 0.95
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +89,7 @@ def draw_admitted(figure: Figure, evidence: "Evidence") -> None:
     """The first images that each stage admitted, with their components."""
     shown = _of(evidence)
     scorings = _spread([stage for stage in shown.state.stages if stage.scored and stage.scored.picks])
-    grid = figure.subplots(max(1, len(scorings)), SHOWN_IMAGES, squeeze=False)
+    grid = _sheet(figure, len(scorings))
     for row, stage in zip(grid, scorings, strict=False):
         picks = stage.scored.picks if stage.scored else ()
         for axes, pick in zip(row, picks, strict=False):
@@ -102,8 +103,7 @@ def draw_suspects(figure: Figure, evidence: "Evidence") -> None:
     """The cases that training fails on for two stages and more, the worst first."""
     shown = _of(evidence)
     suspects = _suspects(shown.state)[:SHOWN_SUSPECTS]
-    rows = max(1, -(-len(suspects) // SHOWN_IMAGES))
-    grid = figure.subplots(rows, SHOWN_IMAGES, squeeze=False)
+    grid = _sheet(figure, -(-len(suspects) // SHOWN_IMAGES))
     for axes, suspect in zip(grid.flat, suspects, strict=False):
         _thumbnail(axes, shown.paths.get(suspect.case_id), f"dice {suspect.dice:.2f}")
     _clean(grid)
@@ -135,6 +135,12 @@ def _spread(stages: Sequence[Stage]) -> list[Stage]:
     """At most SHOWN_STAGES of them, evenly, the first and the last among them."""
     places = np.unique(np.linspace(0, len(stages) - 1, min(len(stages), SHOWN_STAGES)).round().astype(int))
     return [stages[place] for place in places] if stages else []
+
+
+def _sheet(figure: Figure, rows: int) -> np.ndarray:
+    """A contact sheet as high as it has rows."""
+    figure.set_figheight(ROW_HEIGHT * max(1, rows))
+    return figure.subplots(max(1, rows), SHOWN_IMAGES, squeeze=False)
 
 
 def _thumbnail(axes: Axes, path: str | None, words: str) -> None:
