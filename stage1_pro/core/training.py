@@ -16,29 +16,22 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from stage1_pro.core.begin import LAUNCHED_RUN, is_first_process
 from stage1_pro.core.callbacks.checkpoints import (
     AtomicCheckpointIO,
-    Patience,
     RunCheckpoint,
-    StageCheckpoint,
+    checkpoint,
     judged_weights,
+    patience,
 )
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.callbacks.epochs import EpochTable, Throughput
-from stage1_pro.core.callbacks.incremental import Helpers, IncrementalStageController, LRFloorStop, score_pool
 from stage1_pro.core.cli import say
 from stage1_pro.core.config import Stage1ProConfig
-from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.incremental.initial import initial_cases
-from stage1_pro.core.incremental.machine import Rules
-from stage1_pro.core.incremental.machine import begin as begin_stages
-from stage1_pro.core.incremental.plan import admission_lines
-from stage1_pro.core.incremental.scoring import judge
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.conformal_module import ConformalModule
-from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate, stage_targets
+from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
@@ -48,6 +41,7 @@ from stage1_pro.core.predictor import Stage1Predictor
 from stage1_pro.core.progress import bar
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import Splits
+from stage1_pro.core.staged import prepare_stages, print_first_admission, stage_callbacks
 
 PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 
@@ -107,18 +101,11 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
 
 
-def print_first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
-    """Whom a trained model would admit to the initial cases, after one scoring of the training split."""
-    device = _device()
+def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
+    """Print whom a trained model would admit to the initial cases."""
     data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
-    module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, from_features=False).to(device)
-    metrics = score_pool(module, data, lambda batch: Batch(*(part.to(device) for part in batch)))
-    labels, params = data.labels("train"), config.incremental_params
-    initial = metrics.case_id[initial_cases(labels, metrics.content, data.classes, params, config.seed)]
-    rules = Rules(params, PHASES[config.phase].mode, len(np.unique(metrics.content)))
-    found = judge(metrics, begin_stages(initial.tolist()), rules, config.seed, "cpu")
-    for line in admission_lines(found):
-        say(line)
+    module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, False)
+    print_first_admission(config, module, data)
 
 
 def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
@@ -137,7 +124,7 @@ def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1Da
     groups = data.frames["train"]["group"].to_numpy()
     if config.incremental_params.enabled:
         module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, cached is not None)
-        _prepare_stages(trainer, run, config, data, cached if isinstance(module, SelectiveModule) else None)
+        prepare_stages(trainer, run, config, data, cached if isinstance(module, SelectiveModule) else None)
     else:
         module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
     if config.compile:
@@ -212,10 +199,14 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         Throughput(),
         *([average] if average else []),
         LearningRateMonitor(logging_interval="epoch"),
-        *(_stages(run, config, average) if incremental.enabled else [_patience(config, config.early_stop_patience)]),
+        *(
+            stage_callbacks(run, config, average)
+            if incremental.enabled
+            else [patience(config, config.early_stop_patience)]
+        ),
         EpochTable(run.metrics_path, phase.monitor, plain_lines=not live),
-        _checkpoint(run, "best", at_epoch_end=not incremental.enabled, monitor=phase.monitor, mode=phase.mode),
-        _checkpoint(run, "last"),
+        checkpoint(RunCheckpoint, run.checkpoints_path, "best", at_epoch_end=not incremental.enabled, phase=phase),
+        checkpoint(RunCheckpoint, run.checkpoints_path, "last"),
         *([RichProgressBar()] if live else []),
     ]
     return pl.Trainer(
@@ -253,52 +244,6 @@ def make_module(
     if isinstance(module, SelectiveModule) and features is not None:
         module.correct = out_of_fold_correct(features, labels, groups, module.class_weights, config, _device())
     return module
-
-
-def _patience(config: Stage1ProConfig, epochs: int, min_delta: float = 0.0) -> Patience:
-    phase = PHASES[config.phase]
-    counted = {"patience": epochs, "min_delta": min_delta, "check_on_train_epoch_end": False}
-    return Patience(phase.monitor, mode=phase.mode, **counted)
-
-
-def _stages(run: Run, config: Stage1ProConfig, average: ExponentialMovingAverage | None) -> list[pl.Callback]:
-    """The callbacks of an incremental training, the controller after those that it listens to."""
-    params, phase = config.incremental_params, PHASES[config.phase]
-    stage_best = _checkpoint(run, "stage", StageCheckpoint, at_epoch_end=False, monitor=phase.monitor, mode=phase.mode)
-    helpers = Helpers(
-        patience=_patience(config, params.early_stopping_patience, params.early_stopping_min_delta),
-        floor=LRFloorStop(params.min_lr_to_continue),
-        stage_best=stage_best,
-        average=average,
-    )
-    return [helpers.patience, helpers.floor, IncrementalStageController(run.path, config, helpers), stage_best]
-
-
-def _checkpoint(
-    run: Run, name: str, kind: type[RunCheckpoint] = RunCheckpoint, *, at_epoch_end: bool = True, **monitored: Any
-) -> Any:
-    return kind(
-        run.checkpoints_path,
-        filename=name,
-        save_on_train_epoch_end=at_epoch_end,
-        enable_version_counter=False,
-        **monitored,
-    )
-
-
-def _prepare_stages(
-    trainer: pl.Trainer, run: Run, config: Stage1ProConfig, data: Stage1DataModule, gate_features: np.ndarray | None
-) -> None:
-    """Tell the controller about the pool. gate_features: (N, D) where a gate learns from out-of-fold answers: these
-    are made anew for each stage, from the cases in training alone."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    controller = next(one for one in callbacks if isinstance(one, IncrementalStageController))
-    controller.of_pool(run.name, data)
-    if gate_features is not None:
-        labels, groups = data.labels("train"), data.frames["train"]["group"].to_numpy()
-        controller.targets = lambda active, weights: stage_targets(
-            gate_features, labels, groups, active, weights, config, _device()
-        )
 
 
 def _device() -> torch.device:

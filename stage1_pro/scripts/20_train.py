@@ -86,7 +86,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     model = training.build_model(config, cases.class_names, source)
     training.print_plan(config, model)
     if stages.enabled and source is not None:
-        training.print_first_admission(config, model, cases, splits)
+        training.first_admission(config, model, cases, splits)
 
 
 if __name__ == "__main__":

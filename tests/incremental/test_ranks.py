@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing as processes
 from torch import nn
 
-from stage1_pro.core.callbacks.incremental import score_pool
+from stage1_pro.core.callbacks.pool import score_pool
 from stage1_pro.core.config import Stage1ProConfig, config_from_dict
 from stage1_pro.core.data.batches import BlockSampler
 from stage1_pro.core.data.cases import CaseTable

@@ -1,7 +1,7 @@
 """What training keeps of an epoch, and when it stops."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -9,10 +9,13 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
+from stage1_pro.core.phases import PHASES, Phase
 
 KEPT_STAGES = 2
+Kind = TypeVar("Kind", bound=ModelCheckpoint)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -91,3 +94,19 @@ def judged_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     content = read_tensors(checkpoint)
     averaged = content["callbacks"].get("ExponentialMovingAverage", {}).get("average", {})
     return {**content["state_dict"], **averaged}
+
+
+def patience(config: Stage1ProConfig, epochs: int, min_delta: float = 0.0) -> Patience:
+    """Early stopping by the phase's monitor after this many epochs without a better one."""
+    phase = PHASES[config.phase]
+    counted: dict[str, Any] = {"patience": epochs, "min_delta": min_delta, "check_on_train_epoch_end": False}
+    return Patience(phase.monitor, mode=phase.mode, **counted)
+
+
+def checkpoint(
+    kind: type[Kind], folder: Path, name: str, *, at_epoch_end: bool = True, phase: Phase | None = None
+) -> Kind:
+    """A checkpoint of this name: the best by the phase's monitor, or every epoch's where no phase is given."""
+    monitored = {} if phase is None else {"monitor": phase.monitor, "mode": phase.mode}
+    settings: dict[str, Any] = {"save_on_train_epoch_end": at_epoch_end, "enable_version_counter": False, **monitored}
+    return kind(folder, filename=name, **settings)

@@ -6,30 +6,27 @@ scored and the next one begins; last.ckpt is saved after that, so it always hold
 """
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from torch import Tensor
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.callbacks.checkpoints import Patience, StageCheckpoint, judged_weights
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage, assign, snapshot
+from stage1_pro.core.callbacks.pool import score_pool
 from stage1_pro.core.config import Stage1ProConfig, to_dict
-from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import rows_digest
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.errors import Interrupted
 from stage1_pro.core.incremental import machine
-from stage1_pro.core.incremental.acquisition import CaseMetrics
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.scoring import judge, positions_of
 from stage1_pro.core.incremental.state import Origin, demand_same_origin, from_json, plain, write_state
-from stage1_pro.core.models.module import Clock, Stage1Module, gather
+from stage1_pro.core.models.module import Clock, Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.run import utc_now
@@ -240,34 +237,6 @@ class IncrementalStageController(pl.Callback):
                 f"{len(self.state.active)} in training"
             )
         return f"{words}\n  training stopped: {self.state.stop}" if self.state.stop else words
-
-
-def score_pool(module: Stage1Module, data: Stage1DataModule, to_device: Callable[[Batch], Batch]) -> CaseMetrics:
-    """What the module's present weights say of every case of the training split, in float32, in fixed blocks."""
-    with _evaluating(module):
-        parts = [module.score(to_device(batch)) for batch in data.pool_dataloader()]
-    _, dice, entropy, embedding = gather(tuple(torch.cat(part) for part in zip(*parts, strict=True)))
-    frame = data.frames["train"]
-    return CaseMetrics(
-        case_id=frame["case_id"].to_numpy(),
-        content=frame["content"].to_numpy(),
-        dice=dice.numpy(),
-        entropy=entropy.numpy(),
-        embedding=embedding.numpy(),
-    )
-
-
-@contextmanager
-def _evaluating(module: Stage1Module):
-    """Eval mode, and full float32 on a GPU."""
-    allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train()
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _parts(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Stage1Module, Stage1DataModule]:
