@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from scipy.optimize import root_scalar
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
+from stage1_pro.core.metrics.monitoring import auroc
 
 ANSWERS = ("answer_0", "answer_1")
 LEAST_EVENTS = 10
@@ -70,12 +70,12 @@ def demand_informative(gate: FloatArray, right: BoolArray, name: str) -> None:
         return
     if np.ptp(gate) == 0:
         raise UserError(f"the gate is constant ({name}), so it says nothing. {ADVICE}")
-    auroc = (rankdata(gate)[right].sum() - wins * (wins + 1) / 2) / (wins * losses)
+    found = auroc(gate, right)
     error = np.sqrt((wins + losses + 1) / (12 * wins * losses))  # of a gate that knows nothing
-    if auroc < 0.5 - SIGNIFICANT * error:
+    if found < 0.5 - SIGNIFICANT * error:
         raise UserError(
             f"the gate is anti-informative ({name}): it scores wrong answers of val_select above right ones (AUROC "
-            f"{auroc:.2f}). {ADVICE}"
+            f"{found:.2f}). {ADVICE}"
         )
 
 

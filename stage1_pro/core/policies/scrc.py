@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
+from stage1_pro.core.metrics.monitoring import spearman
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.calibration import (
     Calibration,
@@ -188,14 +188,11 @@ VARIANTS: dict[str, Callable[..., Calibration | Transductive]] = {"SCRC-I": _ind
 
 def _alike_warnings(select: RankedPairs) -> list[str]:
     known = np.isfinite(select.gate) & np.isfinite(select.confidence)
-    gate, confidence = rankdata(select.gate[known]), rankdata(select.confidence[known])
-    if not known.any() or not gate.std() or not confidence.std():
-        return []
-    spearman = float(np.corrcoef(gate, confidence)[0, 1])
-    if spearman <= ALIKE:
+    alike = spearman(select.gate[known], select.confidence[known]) if known.any() else 0.0
+    if not alike > ALIKE:  # NaN where either is constant
         return []
     return [
-        f"gate and class probability rank val_select alike (Spearman {spearman:.3f}), so the second threshold adds "
+        f"gate and class probability rank val_select alike (Spearman {alike:.3f}), so the second threshold adds "
         "nothing to the first"
     ]
 
