@@ -78,6 +78,8 @@ smoke: data/smoke/labels.csv  ## every script in every phase on generated images
 	  $(MAKE) pipeline PHASE=$$phase RUN=runs/smoke/p$$phase ARGS="--config configs/smoke.yaml" && \
 	  $(PYTHON) $(SCRIPTS)/60_predict.py runs/smoke/p$$phase/bundle data/smoke/images --out runs/smoke/p$$phase/decisions.csv || exit 1; \
 	done
+	$(MAKE) train PHASE=2 RUN=runs/smoke/stages ARGS="--config configs/smoke.yaml --incremental_params.enabled true \
+	  --incremental_params.max_stages 2 --incremental_params.max_epochs_per_stage 6"
 
 test: $(READY) data/demo/labels.csv  ## the test suite
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto
@@ -95,6 +97,9 @@ bench: $(READY) data/demo/labels.csv  ## ratios against peers
 bench-policies: $(READY) data/demo/labels.csv  ## what the policies are worth on Fashion-MNIST (hours on two cores)
 	$(PYTHON) benchmarks/policies.py $(ARGS)
 
+bench-incremental: $(READY)  ## how many cases each way of admission needs on digits, clean and with wrong labels
+	$(PYTHON) benchmarks/incremental.py $(ARGS)
+
 lint: $(READY)  ## ruff and pyright
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -103,4 +108,4 @@ lint: $(READY)  ## ruff and pyright
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare smoke test test-slow mc bench bench-policies lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare smoke test test-slow mc bench bench-policies bench-incremental lint clean

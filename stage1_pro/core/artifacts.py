@@ -30,6 +30,7 @@ MENDS = {
     "eval": "Run 40_eval_selective.py again for this run.",
     "comparison": "Run 40_eval_selective.py --compare again for these runs.",
     "bundle": "Run 50_export_bundle.py again for this run.",
+    "state": "Resume the run with 20_train.py --resume, which writes it again, or begin a new run.",
     "environment": "Run 20_train.py again in a new run.",
 }
 

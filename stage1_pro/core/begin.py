@@ -11,6 +11,7 @@ from stage1_pro.core.config import BINARY, DatasetParams, Stage1ProConfig
 from stage1_pro.core.data.assign import evidence_warning, make_splits
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.incremental.plan import plan_lines, planned
 from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.run import Run
@@ -83,9 +84,14 @@ def run_to_resume(
 
 def source_run(path: str, run: Run) -> Run:
     """The run named by --init_from, which must have the same splits: its model has seen their train cases."""
+    return source_with(path, run.splits, str(run.path))
+
+
+def source_with(path: str, splits: Splits, where: str) -> Run:
+    """The run named by --init_from, which must have these splits; `where` names theirs in messages."""
     source = Run.open(path)
-    if source.splits.digest != run.splits.digest:
-        raise UserError(f"--init_from {path}: its splits differ from those of {run.path}. Use runs with equal splits.")
+    if source.splits.digest != splits.digest:
+        raise UserError(f"--init_from {path}: its splits differ from those of {where}. Use runs with equal splits.")
     return source
 
 
@@ -144,3 +150,12 @@ def describe(splits: Splits, config: Stage1ProConfig) -> None:
     if warning:
         say(f"warning: {warning}")
     return None
+
+
+def print_stages(config: Stage1ProConfig, cases: CaseTable, splits: Splits) -> None:
+    """The stages of an incremental training at their longest."""
+    frame = cases.frame.iloc[splits.indices("train")]
+    case_id, labels, content = (frame[name].to_numpy() for name in ("case_id", "label", "content"))
+    plan = planned(case_id, labels, content, len(cases.class_names), config.incremental_params, config.seed)
+    for line in plan_lines(plan, config.incremental_params, config.batch_size):
+        say(line)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.phases import ANSWERS_MONITOR, PHASES, SETTINGS_FROM, phase_problems
+from stage1_pro.core.sections import DatasetParams, IncrementalParams, Source, incremental_problems
 
 RETIRED = {
     "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
@@ -23,47 +24,6 @@ RETIRED = {
 }
 
 BINARY = "phase {phase} trains a gate, which needs two: name the positive class against the rest"
-
-
-@dataclass(frozen=True)
-class Source:
-    """One labelled set of images."""
-
-    name: str = "data"
-    """Name of the source; prefixes the case ids where a run has several sources."""
-    root: str | None = None
-    """Folder that relative image paths start from (null: the folder of `labels`); without `labels`, its
-    sub-folders are the classes."""
-    labels: str | None = None
-    """CSV file path,label[,case_id][,group][,split], with or without a header; null: class folders."""
-
-
-@dataclass(frozen=True)
-class DatasetParams:
-    """Where the cases come from and how they are split and fed."""
-
-    sources: tuple[Source, ...] = ()
-    """Labelled image sets: a list of {name, root, labels}."""
-    class_names: tuple[str, ...] | None = None
-    """Class names in label order; null: the sorted labels that occur."""
-    positive_class: str | None = None
-    """The class that must not be missed; null: the last class name."""
-    image_size: int | None = None
-    """Side of the square input, pixels, 16 to 2048; null: the backbone's own."""
-    augmentation: Literal["none", "moderate", "aggressive"] = "none"
-    """Training augmentation: none, moderate (crop, flip, erasing), aggressive (adds colour jitter)."""
-    val_select_ratio: float = 0.15
-    """Share of cases that choose checkpoints and fit calibrators, above 0, below 1."""
-    val_calib_ratio: float = 0.15
-    """Share of cases that certify the policy and do nothing else, above 0, below 1."""
-    val_test_ratio: float = 0.15
-    """Share of cases for the final report, above 0, below 1."""
-    num_workers: int = 2
-    """Processes that decode images; 0: the main process."""
-    on_bad_image: Literal["error", "skip"] = "error"
-    """What to do with an image that cannot be read."""
-    class_balanced_sampling: bool = False
-    """Draw training cases so that the classes are met equally often."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +47,7 @@ class Stage1ProConfig:
     freeze_backbone: bool = True
     """Train the heads only."""
     epochs: int = 10
-    """Passes over the training split, 1 or more."""
+    """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
     warmup_epochs: float = 1
     """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`."""
     batch_size: int = 64
@@ -150,6 +110,19 @@ class Stage1ProConfig:
     """Confidence of those intervals, 0.5 to below 1."""
     dataset_params: DatasetParams = field(default_factory=DatasetParams)
     """The data."""
+    incremental_params: IncrementalParams = field(default_factory=IncrementalParams)
+    """Training that starts with few cases and admits more of the training split, stage by stage."""
+
+    @property
+    def schedule_epochs(self) -> int:
+        """Epochs that one schedule of learning rates spans: the training, or a stage of it."""
+        incremental = self.incremental_params
+        return incremental.max_epochs_per_stage if incremental.enabled else self.epochs
+
+    @property
+    def largest_lr(self) -> float:
+        """The highest peak learning rate of what is trained."""
+        return self.lr_head if self.freeze_backbone else max(self.lr_head, self.lr_backbone)
 
     @property
     def monitor(self) -> str:
@@ -249,8 +222,11 @@ def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     data = dict(raw["dataset_params"])
     data["sources"] = tuple(Source(**source) for source in data["sources"])
     data["class_names"] = None if data["class_names"] is None else tuple(data["class_names"])
-    top = {key: value for key, value in raw.items() if key not in ("schema_version", "dataset_params")}
-    return Stage1ProConfig(**top, dataset_params=DatasetParams(**data))
+    sections = {
+        "dataset_params": DatasetParams(**data),
+        "incremental_params": IncrementalParams(**raw["incremental_params"]),
+    }
+    return Stage1ProConfig(**{key: value for key, value in {**raw, **sections}.items() if key != "schema_version"})
 
 
 def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
@@ -260,11 +236,14 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
     ratios = data.val_select_ratio + data.val_calib_ratio + data.val_test_ratio
     if ratios >= 1:
         yield f"$.dataset_params: the three validation ratios sum to {ratios:g}; leave a share below 1 for training"
-    if config.warmup_epochs > config.epochs:
-        yield f"$.warmup_epochs is {config.warmup_epochs:g}; allowed 0 to epochs ({config.epochs})"
-    if config.conformal_after is not None and config.conformal_after >= config.epochs:
-        yield f"$.conformal_after is {config.conformal_after}; allowed 0 to below epochs ({config.epochs}), or null"
+    limit = "incremental_params.max_epochs_per_stage" if config.incremental_params.enabled else "epochs"
+    if config.warmup_epochs > config.schedule_epochs:
+        yield f"$.warmup_epochs is {config.warmup_epochs:g}; allowed 0 to {limit} ({config.schedule_epochs})"
+    if config.conformal_after is not None and config.conformal_after >= config.schedule_epochs:
+        allowed = f"0 to below {limit} ({config.schedule_epochs}), or null"
+        yield f"$.conformal_after is {config.conformal_after}; allowed {allowed}"
     yield from _too_early(config)
+    yield from incremental_problems(config.incremental_params, config.largest_lr)
     names, positive = data.class_names, data.positive_class
     if names and len(names) != 2 and config.phase in PHASES and PHASES[config.phase].gated:
         yield f"$.dataset_params.class_names holds {len(names)} classes; {BINARY.format(phase=config.phase)}"

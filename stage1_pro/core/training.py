@@ -15,7 +15,13 @@ from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from stage1_pro.core.begin import LAUNCHED_RUN, is_first_process
-from stage1_pro.core.callbacks.checkpoints import AtomicCheckpointIO, Patience, RunCheckpoint
+from stage1_pro.core.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    checkpoint,
+    judged_weights,
+    patience,
+)
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.callbacks.epochs import EpochTable, Throughput
 from stage1_pro.core.cli import say
@@ -35,6 +41,8 @@ from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
 from stage1_pro.core.progress import bar
 from stage1_pro.core.run import Run
+from stage1_pro.core.splits import Splits
+from stage1_pro.core.staged import prepare_stages, print_first_admission, stage_callbacks
 
 PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 
@@ -89,9 +97,16 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     )
     say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
     say(f"parameters  {moving:,} trainable of {total:,}")
-    say(
-        f"training    {config.epochs} epochs, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}"
-    )
+    stages = config.incremental_params
+    span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
+    say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
+
+
+def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
+    """Print whom a trained model would admit to the initial cases."""
+    data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
+    module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, False)
+    print_first_admission(config, module, data)
 
 
 def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
@@ -107,10 +122,19 @@ def _fit_from(
     last: Path, run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer
 ) -> None:
     features = _features(run, config, model, cases)
-    data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features)
-    cached = None if features is None else features["train"]
+    fit_on(run, config, model, Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features), trainer)
+
+
+def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule, trainer: pl.Trainer) -> None:
+    """Train on the loaders of a datamodule, from the last checkpoint where there is one."""
+    last = run.checkpoints_path / "last.ckpt"
+    cached = None if data.features is None else data.features["train"]
     groups = data.frames["train"]["group"].to_numpy()
-    module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
+    if config.incremental_params.enabled:
+        module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, cached is not None)
+        prepare_stages(trainer, run, config, data, cached if isinstance(module, SelectiveModule) else None)
+    else:
+        module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
     if config.compile:
         model.compile()
     os.environ[LAUNCHED_RUN] = str(run.path)  # Lightning's launcher starts this script again, once a device
@@ -139,9 +163,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
 
 def _load_best(run: Run, model: Stage1Model) -> None:
     """The best checkpoint's weights, their average where EMA is on."""
-    checkpoint = read_tensors(run.checkpoints_path / "best.ckpt")
-    averaged = checkpoint["callbacks"].get("ExponentialMovingAverage", {}).get("average", {})
-    state = {**checkpoint["state_dict"], **averaged}
+    state = judged_weights(run.checkpoints_path / "best.ckpt")
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.cpu().load_state_dict({**model.state_dict(), **weights})
 
@@ -174,15 +196,20 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
 
 
 def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
-    phase, live = PHASES[config.phase], sys.stdout.isatty()
+    incremental, live = config.incremental_params, sys.stdout.isatty()
+    average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
     callbacks: list[pl.Callback] = [
         Throughput(),
-        *([ExponentialMovingAverage(config.ema_decay)] if config.use_ema else []),
+        *([average] if average else []),
         LearningRateMonitor(logging_interval="epoch"),
+        *(
+            stage_callbacks(run, config, average)
+            if incremental.enabled
+            else [patience(config, config.early_stop_patience)]
+        ),
         EpochTable(run.metrics_path, config.monitor, plain_lines=not live),
-        Patience(config.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False),
-        _checkpoint(run, "best", monitor=config.monitor, mode=phase.mode),
-        _checkpoint(run, "last"),
+        checkpoint(RunCheckpoint, run.checkpoints_path, "best", at_epoch_end=not incremental.enabled, judged_by=config),
+        checkpoint(RunCheckpoint, run.checkpoints_path, "last"),
         *([RichProgressBar()] if live else []),
     ]
     return pl.Trainer(
@@ -191,7 +218,8 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         num_nodes=config.num_nodes,
         strategy=config.strategy,
         precision=PRECISION[config.precision],
-        max_epochs=config.epochs,
+        max_epochs=incremental.max_stages * incremental.max_epochs_per_stage if incremental.enabled else config.epochs,
+        reload_dataloaders_every_n_epochs=int(incremental.enabled),
         accumulate_grad_batches=config.grad_accum_steps,
         gradient_clip_val=config.max_grad_norm or None,
         callbacks=callbacks,
@@ -217,15 +245,12 @@ def make_module(
     (N,) of the same cases, from which a gate's out-of-fold targets are made."""
     module = MODULES[PHASES[config.phase].loss](model, config, class_counts, features is not None)
     if isinstance(module, SelectiveModule) and features is not None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module.correct = out_of_fold_correct(features, labels, groups, config, device)
+        module.correct = out_of_fold_correct(features, labels, groups, config, _device())
     return module
 
 
-def _checkpoint(run: Run, name: str, **monitored: Any) -> RunCheckpoint:
-    return RunCheckpoint(
-        run.checkpoints_path, filename=name, save_on_train_epoch_end=True, enable_version_counter=False, **monitored
-    )
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
@@ -233,7 +258,6 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
     cacheable = config.freeze_backbone and config.dataset_params.augmentation == "none"
     if config.feature_cache == "off" or not cacheable:
         return None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = {}
     for split in ("train", "val_select"):
         frame = cases.frame.iloc[run.splits.indices(split)]
@@ -246,7 +270,7 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
                 run.path.resolve().parent / ".feature_cache",
                 batch_size=config.batch_size,
                 workers=config.dataset_params.num_workers,
-                device=device,
+                device=_device(),
                 progress=progress,
             )
     model.backbone.cpu()

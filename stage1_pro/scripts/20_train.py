@@ -43,6 +43,8 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         run, config, cases, source = run_to_resume(args.resume, others, layers)
     else:
         config = merge_configs(layers)
+        if config.incremental_params.dry_run:
+            return show_plan(args, layers)
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run) if args.init_from else None
 
@@ -58,19 +60,33 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
             held_out = training.finish(run, config, model, cases)
             write_scores(run, cases, ("val_select", "val_calib"), held_out)
             cli.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
+    return None
 
 
 def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Resolve and check everything that training would use, print it, and write nothing."""
-    from stage1_pro.core.begin import prepared_run, preview
+    from stage1_pro.core.begin import prepared_run, preview, print_stages, source_with
     from stage1_pro.core.config import merge_configs
 
     config = merge_configs(layers)
-    cases = prepared_run(args.run, config)[1] if args.run else preview(config)[0]
+    if args.run:
+        run, cases = prepared_run(args.run, config)
+        splits = run.splits
+    else:
+        cases, splits = preview(config)
+    source = source_with(args.init_from, splits, args.run or "this config") if args.init_from else None
+    stages = config.incremental_params
+    if stages.enabled:
+        print_stages(config, cases, splits)
+    if stages.dry_run and source is None:
+        return
 
     from stage1_pro.core import training
 
-    training.print_plan(config, training.build_model(config, cases.class_names))
+    model = training.build_model(config, cases.class_names, source)
+    training.print_plan(config, model)
+    if stages.enabled and source is not None:
+        training.first_admission(config, model, cases, splits)
 
 
 if __name__ == "__main__":

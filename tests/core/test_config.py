@@ -8,6 +8,7 @@ import pytest
 from stage1_pro.core import artifacts
 from stage1_pro.core.config import (
     DatasetParams,
+    IncrementalParams,
     Source,
     Stage1ProConfig,
     config_from_dict,
@@ -47,6 +48,31 @@ DEFAULTS = {
     "bootstrap_samples": 1000,
     "bootstrap_confidence": 0.95,
 }
+INCREMENTAL_DEFAULTS = {
+    "enabled": False,
+    "initial_cases": 32,
+    "initial_strategy": "stratified",
+    "add_cases": 16,
+    "max_stages": 10,
+    "max_active": None,
+    "min_epochs_per_stage": 1,
+    "max_epochs_per_stage": 150,
+    "early_stopping_patience": 20,
+    "early_stopping_min_delta": 0,
+    "min_lr_to_continue": 1e-5,
+    "lr_floor_action": "stop_run",
+    "stage_lr": "reset",
+    "stage_init": "best",
+    "selection_threshold": 0.7,
+    "max_difficulty": 1.0,
+    "w_dice": 0.5,
+    "w_uncertainty": 0.3,
+    "w_diversity": 0.2,
+    "strategy": "acquisition",
+    "score_batch_size": 64,
+    "nonfinite_policy": "exclude",
+    "dry_run": False,
+}
 LATER = {
     3: {"gate_loss_weight": 2, "aux_weight": 0, "coverage_reward": 1, "gate_refit": False, "head_ensemble": 3},
     6: {"conformal_after": 0, "positive_bank": 1000},
@@ -67,6 +93,7 @@ def of_data(**settings: object) -> DatasetParams:
 def test_defaults_are_those_of_the_design() -> None:
     config = Stage1ProConfig()
     assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+    assert dataclasses.asdict(config.incremental_params) == INCREMENTAL_DEFAULTS
     assert merge_configs([]) == config
 
 
@@ -75,6 +102,7 @@ def test_defaults_are_those_of_the_design() -> None:
     [
         (Stage1ProConfig, ()),
         (DatasetParams, ("dataset_params",)),
+        (IncrementalParams, ("incremental_params",)),
         (Source, ("dataset_params", "sources")),
     ],
 )
@@ -233,6 +261,47 @@ def test_conformal_training_needs_an_epoch() -> None:
     assert "$.conformal_after is 4; allowed 0 to below epochs (4)" in refusal(phase=6, epochs=4, conformal_after=4)
     assert "$.positive_bank is 999; allowed integer, 1000 to 4096" in refusal(phase=6, positive_bank=999)
     assert config_from_dict({"phase": 6, "epochs": 4, "conformal_after": 3}, "a.yaml").conformal_after == 3
+
+
+def incremental(**settings: object) -> dict:
+    return {"incremental_params": {"enabled": True, **settings}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (incremental(initial_cases=0), "initial_cases is 0; allowed integer, 1 or more"),
+        (incremental(max_active=31), "max_active is 31; allowed initial_cases (32) or more"),
+        (incremental(min_epochs_per_stage=151), "min_epochs_per_stage is 151; allowed 1 to max_epochs_per_stage (150)"),
+        (
+            incremental(min_lr_to_continue=1e-4),
+            "min_lr_to_continue is 0.0001; allowed 0 to below the largest peak rate",
+        ),
+        (incremental(selection_threshold=1.5), "selection_threshold is 1.5; allowed 0 to 1"),
+        (incremental(w_dice=-0.1), "w_dice is -0.1; allowed number, 0 or more"),
+        (incremental(w_dice=0, w_uncertainty=0, w_diversity=0), "are all 0; allowed at least one above 0"),
+        (incremental(max_difficulty=0.2), "no case can be eligible: dice at most selection_threshold (0.7)"),
+        (
+            incremental(max_epochs_per_stage=3) | {"warmup_epochs": 4},
+            "0 to incremental_params.max_epochs_per_stage (3)",
+        ),
+        ({"incremental_params": {"add_cases": 8, "dry_run": True}}, "add_cases, dry_run set, but enabled is false"),
+        (incremental(adds_cases=8), "incremental_params.adds_cases is not a known setting (did you mean 'add_cases'?)"),
+    ],
+)
+def test_incremental_refusals(settings: dict, words: str) -> None:
+    assert words in refusal(**settings)
+
+
+def test_all_incremental_problems_come_at_once() -> None:
+    message = refusal(**incremental(max_active=3, w_dice=0, w_uncertainty=0, w_diversity=0, min_lr_to_continue=1))
+    assert "config: 3 problems" in message
+
+
+def test_the_floor_is_below_the_largest_rate_that_trains() -> None:
+    floor = incremental(min_lr_to_continue=1e-3)
+    assert "min_lr_to_continue" in refusal(**floor, lr_backbone=1e-2)  # frozen: its rate moves nothing
+    assert config_from_dict({**floor, "lr_backbone": 1e-2, "freeze_backbone": False}, "a.yaml").largest_lr == 1e-2
 
 
 def test_a_gate_needs_two_classes() -> None:

@@ -13,49 +13,59 @@ from stage1_pro.core.optim.schedule import trainable
 class ExponentialMovingAverage(pl.Callback):
     """Average the trainable tensors after every optimizer step; validate with the average.
 
-    decay: its final value; the decay in use is min(decay, (1 + t) / (10 + t)) at step t, so that a
+    decay: its final value; the decay in use is min(decay, (1 + t) / (10 + t)) t steps after its beginning, so that a
     run of a few hundred steps is not still averaging its first weights. Checkpoints hold raw weights,
     and the average in this callback's state.
     """
 
     def __init__(self, decay: float):
         self.decay = decay
-        self.step = 0
+        self.step = self.begun = 0
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        tensors = dict(_averaged(pl_module))
-        start = self.average or {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        tensors = dict(_moving(pl_module))
+        start = self.average or snapshot(pl_module)
         self.average = {name: start[name].to(tensor.device) for name, tensor in tensors.items()}
+
+    def restart(self, module: pl.LightningModule) -> None:
+        """Forget what was averaged: the average begins at the module's present weights."""
+        self.begun, self.average = self.step, snapshot(module)
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:  # gradients are still accumulating
             return
         self.step = trainer.global_step
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        current = dict(_averaged(pl_module))
+        age = self.step - self.begun
+        decay = min(self.decay, (1 + age) / (10 + age))
+        current = dict(_moving(pl_module))
         for name, average in self.average.items():
             average.lerp_(current[name], 1 - decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._raw = {name: tensor.detach().clone() for name, tensor in _averaged(pl_module)}
-        _assign(pl_module, self.average)
+        self._raw = snapshot(pl_module)
+        assign(pl_module, self.average)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._raw is not None:
-            _assign(pl_module, self._raw)
+            assign(pl_module, self._raw)
             self._raw = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "average": self.average}
+        return {"step": self.step, "begun": self.begun, "average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.step, self.average = state_dict["step"], state_dict["average"]
+        self.step, self.begun, self.average = state_dict["step"], state_dict.get("begun", 0), state_dict["average"]
 
 
-def _averaged(module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
+def snapshot(module: pl.LightningModule) -> dict[str, Tensor]:
+    """Copies of what training moves."""
+    return {name: tensor.detach().clone() for name, tensor in _moving(module)}
+
+
+def _moving(module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
     """What training moves: trainable tensors, and the running statistics of norms that are not frozen.
 
     Averaged weights with raw statistics would be a network that was never trained.
@@ -69,6 +79,7 @@ def _averaged(module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def _assign(module: pl.LightningModule, values: dict[str, Tensor]) -> None:
-    for name, tensor in _averaged(module):
+def assign(module: pl.LightningModule, values: dict[str, Tensor]) -> None:
+    """Give a module's moving tensors these values."""
+    for name, tensor in _moving(module):
         tensor.copy_(values[name])

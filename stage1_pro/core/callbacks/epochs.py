@@ -72,9 +72,10 @@ class EpochTable(pl.Callback):
 
     def _line(self, trainer: pl.Trainer) -> str:
         row, names = self.rows[-1], dict.fromkeys((*SHOWN, self.monitor))
+        stage = f"stage {int(row['stage'])}, {int(row['active_cases'])} cases  " if "stage" in row else ""
         figures = [f"{name} {row[name]:.{5 if name.endswith('augrc') else 4}f}" for name in names if name in row]
         epoch, speed = f"epoch {int(row['epoch']) + 1}/{trainer.max_epochs}", f"{row['images_per_second']:.0f} images/s"
-        return "  " + "  ".join([epoch, *figures, speed])
+        return "  " + stage + "  ".join([epoch, *figures, speed])
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "finished": self.finished}

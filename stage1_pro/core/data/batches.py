@@ -65,14 +65,24 @@ class FeatureDataset(Dataset):
 class EpochSampler(Sampler[Draw]):
     """Draws for one rank: a fresh permutation every epoch, or the fixed order for evaluation.
 
-    weights: (N,) draws with replacement in these proportions, for class-balanced sampling. Training
-    ranks get equally many cases (the last few repeat); evaluation ranks share out every case once.
+    weights: (N,) draws with replacement in these proportions, for class-balanced sampling. subset: (N,) the
+    positions in the dataset that are drawn from, None for the first N. Training ranks get equally many cases (the
+    last few repeat); evaluation ranks share out every case once.
     """
 
     def __init__(
-        self, size: int, seed: int, *, shuffle: bool, weights: np.ndarray | None = None, rank: int = 0, world: int = 1
+        self,
+        size: int,
+        seed: int,
+        *,
+        shuffle: bool,
+        weights: np.ndarray | None = None,
+        subset: np.ndarray | None = None,
+        rank: int = 0,
+        world: int = 1,
     ):
         self.size, self.seed, self.shuffle, self.weights = size, seed, shuffle, weights
+        self.subset = np.arange(size) if subset is None else subset
         self.rank, self.world, self.epoch = rank, world, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -91,8 +101,26 @@ class EpochSampler(Sampler[Draw]):
                 rng.permutation(self.size) if self.weights is None else rng.choice(self.size, self.size, p=self.weights)
             )
             order = np.resize(order, len(self) * self.world)
-        for position in order[self.rank :: self.world].tolist():
+        for position in self.subset[order[self.rank :: self.world]].tolist():
             yield Draw(self.epoch, position)
+
+
+class BlockSampler(Sampler[Draw]):
+    """All positions in blocks that never change, for one rank: what a model says of a case may hang on its batch.
+
+    Every rank gets equally many blocks; where they do not come out even, some repeat the first ones.
+    """
+
+    def __init__(self, size: int, block: int, rank: int = 0, world: int = 1):
+        blocks = [range(start, min(start + block, size)) for start in range(0, size, block)]
+        each = -(-len(blocks) // world)
+        self.order = [position for index in range(each) for position in blocks[(rank + index * world) % len(blocks)]]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Draw]:
+        return (Draw(0, position) for position in self.order)
 
 
 def seed_of(*key: int) -> int:

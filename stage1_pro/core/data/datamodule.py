@@ -1,11 +1,14 @@
 """The Lightning datamodule: training and validation loaders of one run, from images or cached features."""
 
+import math
+from typing import Any
+
 import lightning.pytorch as pl
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from stage1_pro.core.config import Stage1ProConfig
-from stage1_pro.core.data.batches import EpochSampler, FeatureDataset, ImageDataset, make_loader
+from stage1_pro.core.data.batches import BlockSampler, EpochSampler, FeatureDataset, ImageDataset, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.splits import Splits
@@ -14,7 +17,8 @@ from stage1_pro.core.splits import Splits
 class Stage1DataModule(pl.LightningDataModule):
     """Loaders over the `train` and `val_select` splits; no other split is ever read here.
 
-    features: split name → (N, D) cached features, or None to decode images.
+    features: split name → (N, D) cached features, or None to decode images. An incremental training trains on the
+    active cases of `train`; which they are is part of this module's state.
     """
 
     def __init__(
@@ -29,7 +33,17 @@ class Stage1DataModule(pl.LightningDataModule):
         self.next_epoch = 0
         self.config, self.preprocessing, self.features = config, preprocessing, features
         self.frames = {split: cases.frame.iloc[splits.indices(split)] for split in ("train", "val_select")}
-        self.class_counts = np.bincount(self.labels("train"), minlength=len(cases.class_names))
+        self.classes = len(cases.class_names)
+        self.active = np.arange(len(self.frames["train"]))
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """(C,) cases in training per class."""
+        return np.bincount(self.labels("train")[self.active], minlength=self.classes)
+
+    def activate(self, positions: np.ndarray) -> None:
+        """Train on these positions of the `train` split, from the next loader on."""
+        self.active = np.sort(positions)
 
     def labels(self, split: str) -> np.ndarray:
         return self.frames[split]["label"].to_numpy()
@@ -38,26 +52,45 @@ class Stage1DataModule(pl.LightningDataModule):
         data = self.config.dataset_params
         weights = None
         if data.class_balanced_sampling:
-            weights = 1 / self.class_counts[self.labels("train")]
+            weights = 1 / self.class_counts[self.labels("train")[self.active]]
             weights = weights / weights.sum()
-        return self._loader("train", data.augmentation, shuffle=True, weights=weights)
+        return self._loader("train", data.augmentation, self.active, shuffle=True, weights=weights)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val_select", "none", shuffle=False)
+        return self._loader("val_select", "none", np.arange(len(self.frames["val_select"])), shuffle=False)
 
-    def state_dict(self) -> dict[str, int]:
-        return {"next_epoch": self.trainer.current_epoch + 1 if self.trainer else 0}
+    def pool_dataloader(self) -> DataLoader:
+        """The whole `train` split without augmentation, in blocks that are the same for any number of ranks."""
+        dataset, block = self._dataset("train", "none"), self.config.incremental_params.score_batch_size
+        return self._of(dataset, BlockSampler(len(dataset), block, **self._place()), block)
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.next_epoch = state_dict["next_epoch"]
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch on the active cases."""
+        cases = math.ceil(len(self.active) / self._place()["world"])
+        return math.ceil(math.ceil(cases / self.config.batch_size) / self.config.grad_accum_steps)
 
-    def _loader(self, split: str, augmentation: str, *, shuffle: bool, weights: np.ndarray | None = None) -> DataLoader:
-        dataset = self._dataset(split, augmentation)
+    def state_dict(self) -> dict[str, Any]:
+        return {"next_epoch": self.trainer.current_epoch + 1 if self.trainer else 0, "active": self.active.tolist()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.next_epoch, self.active = state_dict["next_epoch"], np.array(state_dict["active"], dtype=np.int64)
+
+    def _place(self) -> dict[str, Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EpochSampler(len(dataset), self.config.seed, shuffle=shuffle, weights=weights, rank=rank, world=world)
-        sampler.set_epoch(self.next_epoch)  # after a resume workers prefetch before Lightning sets the epoch
+        return {"rank": rank, "world": world}
+
+    def _loader(
+        self, split: str, augmentation: str, subset: np.ndarray, *, shuffle: bool, weights: np.ndarray | None = None
+    ) -> DataLoader:
+        drawn: dict[str, Any] = {"shuffle": shuffle, "weights": weights, "subset": subset}
+        sampler = EpochSampler(len(subset), self.config.seed, **drawn, **self._place())
+        # workers prefetch before Lightning sets the epoch: after a resume, and where loaders are made anew each epoch
+        sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
+        return self._of(self._dataset(split, augmentation), sampler, self.config.batch_size)
+
+    def _of(self, dataset: ImageDataset | FeatureDataset, sampler: Sampler, batch_size: int) -> DataLoader:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return make_loader(dataset, sampler, self.config.batch_size, self.config.dataset_params.num_workers, pin)
+        return make_loader(dataset, sampler, batch_size, self.config.dataset_params.num_workers, pin)
 
     def _dataset(self, split: str, augmentation: str) -> ImageDataset | FeatureDataset:
         if self.features is not None:

@@ -24,13 +24,15 @@ class ConformalModule(SelectiveModule):
 
     @property
     def settled_epoch(self) -> int:
-        return 0 if self.config.gate_refit else self.conformal_epoch
+        return self.first_epoch if self.config.gate_refit else self.conformal_epoch
 
     @property
     def conformal_epoch(self) -> int:
-        """The first of ConformalRiskLoss."""
-        chosen = self.config.conformal_after
-        return max(self.warm_epochs, self.config.epochs // 2 if chosen is None else chosen)
+        """The first of ConformalRiskLoss in this stage; at once where its weights were trained before."""
+        if not self.fresh:
+            return self.first_epoch
+        chosen, epochs = self.config.conformal_after, self.config.schedule_epochs
+        return self.first_epoch + max(self.warm_epochs, epochs // 2 if chosen is None else chosen)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -40,5 +42,5 @@ class ConformalModule(SelectiveModule):
     def _temperature(self) -> float | None:
         """Of this epoch; it falls by the same factor every epoch. None before ConformalRiskLoss takes over."""
         first = self.conformal_epoch
-        done, last = self.current_epoch - first, self.config.epochs - 1 - first
+        done, last = self.current_epoch - first, self.first_epoch + self.config.schedule_epochs - 1 - first
         return None if done < 0 else HOTTEST * (COLDEST / HOTTEST) ** (done / max(1, last))

@@ -63,12 +63,32 @@ def out_of_fold_correct(
     return (answered == (targets == 1)).float()
 
 
+def stage_targets(
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    active: np.ndarray,
+    config: Stage1ProConfig,
+    device: torch.device,
+) -> Tensor | None:
+    """(N,) as `out_of_fold_correct`, from the active cases alone and for them; 0 elsewhere, which nothing reads.
+
+    active: (A,) positions in training. None where they are too few to leave a fold out.
+    """
+    if not can_refit(labels[active], groups[active], config.seed):
+        return None
+    taken = (features[active], labels[active], groups[active])
+    targets = torch.zeros(len(labels))
+    targets[active] = out_of_fold_correct(*taken, config, device)
+    return targets
+
+
 def _train_blind(
     heads: SelectiveHeads, inputs: Tensor, targets: Tensor, fold: Tensor, class_weights: Tensor, config: Stage1ProConfig
 ) -> None:
     device, size = class_weights.device, config.batch_size
     optimizer = torch.optim.AdamW(parameter_groups(heads, config.lr_head, 0, config.weight_decay))
-    epochs, steps = min(config.epochs, MOST_EPOCHS), -(-len(inputs) // size)
+    epochs, steps = min(config.schedule_epochs, MOST_EPOCHS), -(-len(inputs) // size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps if epochs > 1 else 0, steps * epochs))
     for epoch in range(epochs):
         rng = np.random.default_rng([config.seed, crc32(b"out of fold"), epoch])

@@ -1,6 +1,7 @@
 """Stage1Module: the Lightning module that trains a Stage1Model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,8 +14,23 @@ from torch.nn.functional import cross_entropy
 from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch, seed_of
 from stage1_pro.core.metrics.monitoring import epoch_metrics
+from stage1_pro.core.models.case_metrics import case_metrics
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where a schedule of learning rates stands: it had run for `epochs_before` epochs at optimizer step `first_step`,
+    and an epoch has `steps_per_epoch` steps since then."""
+
+    first_step: int
+    steps_per_epoch: int
+    epochs_before: float = 0.0
+
+    def epochs(self, step: int) -> float:
+        """Epochs of the schedule that are done at a step of the run."""
+        return self.epochs_before + (step - self.first_step) / self.steps_per_epoch
 
 
 class Stage1Module(pl.LightningModule):
@@ -25,18 +41,52 @@ class Stage1Module(pl.LightningModule):
     """
 
     class_weights: Tensor
-    settled_epoch = 0
-    """The first epoch in which the phase's own loss is in force."""
+    first_epoch = 0
+    """The epoch in which this stage of an incremental training began; 0 without stages."""
+    fresh = True
+    """Whether the weights of this stage were untrained when it began."""
+    clock = Clock(0, 1)
+    """Of the learning rates of an incremental training."""
 
     def __init__(self, model: Stage1Model, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
         super().__init__()
         self.strict_loading = False  # checkpoints leave out a frozen backbone
         self.model, self.config, self.from_features = model, config, from_features
-        weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
-        if config.dataset_params.class_balanced_sampling:  # the draws are balanced already
-            weights = np.ones(len(class_counts))
-        self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
+        self.register_buffer("class_weights", self._weights(class_counts), persistent=False)
         self._validated: list[tuple[Tensor, ...]] = []
+
+    @property
+    def settled_epoch(self) -> int:
+        """The first epoch of the stage in which the phase's own loss is in force."""
+        return self.first_epoch
+
+    @property
+    def stage_epoch(self) -> int:
+        """Epochs since the stage began."""
+        return self.current_epoch - self.first_epoch
+
+    def begin_stage(self, first_epoch: int, fresh: bool, class_counts: np.ndarray, clock: Clock) -> None:
+        """Train on other cases from this epoch on. class_counts: (C,) of the cases in training."""
+        self.first_epoch, self.fresh, self.clock = first_epoch, fresh, clock
+        weights = self._weights(class_counts)
+        for name, buffer in self.named_buffers():
+            if name.split(".")[-1] == "class_weights":
+                buffer.copy_(weights)
+
+    def rate(self, step: int) -> float:
+        """Factor of the peak learning rates at an optimizer step of an incremental training."""
+        config, per_epoch = self.config, self.clock.steps_per_epoch
+        factor = warmup_cosine(round(config.warmup_epochs * per_epoch), config.schedule_epochs * per_epoch)
+        return factor(self.clock.epochs(step) * per_epoch)
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> tuple[Tensor, ...]:
+        """(positions, dice, entropy, embedding) of a batch, as `case_metrics` has them, on the CPU."""
+        with torch.autocast(batch.labels.device.type, enabled=False):
+            features = batch.inputs if self.from_features else self.model.backbone(batch.inputs)
+            outputs = self.model.head(features)
+            embedding = self.model.penultimate(features, outputs)
+            return batch.positions.cpu(), *case_metrics(outputs.logits, batch.labels, embedding)
 
     def forward(self, inputs: Tensor) -> Outputs:
         return self.model.head(inputs) if self.from_features else self.model(inputs)
@@ -55,7 +105,7 @@ class Stage1Module(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         parts = tuple(torch.cat(part).cpu() for part in zip(*self._validated, strict=True))
         self._validated.clear()
-        _, labels, *outputs = _gather(parts)
+        _, labels, *outputs = gather(parts)
         values = self._figures(labels, *outputs)
         if not all(bool(output.isfinite().all()) for output in outputs):  # ranks and shares of NaN look like figures
             values = dict.fromkeys(values, float("nan"))
@@ -77,10 +127,21 @@ class Stage1Module(pl.LightningModule):
         groups = parameter_groups(self.model, config.lr_head, config.lr_backbone, config.weight_decay)
         fused = config.precision == "32"  # Lightning's mixed precision refuses to clip for a fused optimizer
         optimizer = torch.optim.AdamW(groups, fused=fused)
-        total = int(self.trainer.estimated_stepping_batches)
-        factor = warmup_cosine(round(total * config.warmup_epochs / config.epochs), total)
+        factor = self.rate if config.incremental_params.enabled else self._whole_run()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _whole_run(self) -> Callable[[int], float]:
+        """One schedule for all epochs."""
+        total = int(self.trainer.estimated_stepping_batches)
+        return warmup_cosine(round(total * self.config.warmup_epochs / self.config.epochs), total)
+
+    def _weights(self, class_counts: np.ndarray) -> Tensor:
+        """(C,) float32 weights of the classes in the loss."""
+        if self.config.dataset_params.class_balanced_sampling:  # the draws are balanced already
+            return torch.ones(len(class_counts))
+        weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
+        return torch.tensor(weights, dtype=torch.float32)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave a frozen backbone out: it is rebuilt from `model_path`."""
@@ -93,7 +154,7 @@ class Stage1Module(pl.LightningModule):
         return cross_entropy(logits.float(), labels, self.class_weights, label_smoothing=smoothing)
 
 
-def _gather(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def gather(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """All ranks' cases, each once, in the order of their positions, which are the first part."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         ranks: list[Any] = [None] * dist.get_world_size()

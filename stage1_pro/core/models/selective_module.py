@@ -51,19 +51,24 @@ class SelectiveModule(Stage1Module):
         )
         self.loss = self._loss_of(settings, model.heads.members)
         self.register_buffer("correct", correct, persistent=False)
-        self.warm_epochs = math.ceil(WARM_SHARE * config.epochs) if config.epochs > 1 else 0
 
     def _loss_of(self, settings: SelectiveSettings, members: int) -> SelectiveLoss | ConformalRiskLoss:
         return SelectiveLoss(members, self.class_weights, settings)
 
     @property
+    def warm_epochs(self) -> int:
+        """Epochs of the stage on class and auxiliary loss alone; none for weights that are trained already."""
+        epochs = self.config.schedule_epochs
+        return math.ceil(WARM_SHARE * epochs) if self.fresh and epochs > 1 else 0
+
+    @property
     def settled_epoch(self) -> int:
-        return 0 if self.config.gate_refit else self.warm_epochs
+        return self.first_epoch + (0 if self.config.gate_refit else self.warm_epochs)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         outputs = self(batch.inputs)
         correct = None if self.correct is None else self.correct[batch.positions]
-        losses = self.loss(outputs.members, batch.labels, correct, warm=self.current_epoch < self.warm_epochs)
+        losses = self.loss(outputs.members, batch.labels, correct, warm=self.stage_epoch < self.warm_epochs)
         right = (outputs.logits.argmax(dim=1) == batch.labels).float().mean()
         figures = {"train_loss": losses.mean(), "train_accuracy": right}
         self.log_dict(figures, on_step=False, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
@@ -100,7 +105,7 @@ class SelectiveModule(Stage1Module):
 
     def _figures(self, labels: Tensor, logits: Tensor, gate_logit: Tensor) -> dict[str, float]:
         gate = gate_metrics(logits.double().numpy(), labels.numpy(), gate_logit.double().numpy())
-        if self.current_epoch < self.warm_epochs:
+        if self.stage_epoch < self.warm_epochs:
             del gate["gate_augrc"]  # the monitor: no checkpoint is chosen before the gate is trained
         return {
             **super()._figures(labels, logits),
@@ -110,7 +115,7 @@ class SelectiveModule(Stage1Module):
 
     def _alarms(self) -> list[str]:
         """Signs that the gate learns nothing or gives a class up."""
-        if self.current_epoch < self.warm_epochs:
+        if self.stage_epoch < self.warm_epochs:
             return []
         found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         alarms = []

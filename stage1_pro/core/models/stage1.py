@@ -71,6 +71,16 @@ class Stage1Model(nn.Module):
         logits = members.logits.mean(dim=0)
         return Outputs(logits, signed_gate(logits, members.evidence.mean(dim=0)), members)
 
+    def penultimate(self, features: Tensor, outputs: Outputs) -> Tensor:
+        """(B, H) what the last layer of the class head reads, of the first of several heads; without dropout.
+
+        features: (B, D); outputs: what `head` made of them in eval mode.
+        """
+        if outputs.members is not None:
+            return outputs.members.hidden[0]
+        assert self.cls is not None
+        return self.cls[1](self.cls[0](features))
+
     @torch.no_grad()
     def take_weights(self, source: "Stage1Model") -> None:
         """Start from another model's weights as far as both have them; a single class head goes to the first member.

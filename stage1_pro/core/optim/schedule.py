@@ -29,10 +29,10 @@ def parameter_groups(model: nn.Module, lr_head: float, lr_backbone: float, weigh
     ]
 
 
-def warmup_cosine(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
+def warmup_cosine(warmup_steps: int, total_steps: int) -> Callable[[float], float]:
     """Factor of the peak rate at a step: linear from near 0 over the warm-up, then a cosine to 0."""
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         done = (step - warmup_steps) / max(1, total_steps - warmup_steps)

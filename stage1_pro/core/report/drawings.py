@@ -21,6 +21,7 @@ from stage1_pro.core.metrics.exits import count_exits, fnr_coverage_curve
 from stage1_pro.core.metrics.selective import risk_coverage_curve
 from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.report import style
+from stage1_pro.core.report.stages import Staged
 
 CURVE_POINTS = 1000
 HISTOGRAM_BINS = 40
@@ -38,7 +39,7 @@ class Evidence:
 
     scores: (N,) float64, what the policy ranks test cases by; answers, labels: (N,) int; confidence (K,),
     correct (K,) of the class probabilities, where finite; epochs: columns of metrics.csv, NaN in its gaps;
-    chosen_epoch: position of the checkpoint's epoch, or None.
+    chosen_epoch: position of the checkpoint's epoch, or None; stages: of an incremental training.
     """
 
     policy: dict[str, Any]
@@ -50,6 +51,7 @@ class Evidence:
     correct: BoolArray
     epochs: Mapping[str, FloatArray]
     chosen_epoch: int | None
+    stages: Staged | None = None
 
     @property
     def confidence_level(self) -> float:

@@ -19,6 +19,15 @@ from stage1_pro.core.report.drawings import (
     draw_scores,
     draw_training,
 )
+from stage1_pro.core.report.stages import (
+    draw_admitted,
+    draw_stage_scores,
+    draw_stages,
+    draw_suspects,
+    has_picks,
+    has_stages,
+    has_suspects,
+)
 from stage1_pro.core.report.style import render
 from stage1_pro.core.report.sweep import draw_sweep
 
@@ -131,5 +140,45 @@ CHARTS = (
         3.3,
         draw_conformal_training,
         lambda evidence: "conformal_infeasible_share" in evidence.epochs,
+    ),
+    Chart(
+        "stages",
+        "stages",
+        "Stages over time",
+        "Cases in training, and the monitor on the fixed val_select that alone decides when a stage ends. Dotted: "
+        "where a stage began.",
+        4.6,
+        draw_stages,
+        has_stages,
+    ),
+    Chart(
+        "stage_scores",
+        "stages",
+        "Scores of the candidates",
+        "Difficulty (1 - probability of the true class) and uncertainty (entropy / log C) of the cases that were not "
+        "in training, at each scoring; later ones are darker.",
+        4.6,
+        draw_stage_scores,
+        has_picks,
+    ),
+    Chart(
+        "admitted",
+        "stages",
+        "Whom the stages admitted",
+        "The first picks of each stage, with difficulty, uncertainty and diversity at the time of the pick. "
+        "selections.csv has them all.",
+        6.0,
+        draw_admitted,
+        has_picks,
+    ),
+    Chart(
+        "suspects",
+        "stages",
+        "Suspect labels",
+        "In training for two stages or more, and still failing: the worst first. Look at these labels; suspects.csv "
+        "has the whole list.",
+        3.6,
+        draw_suspects,
+        has_suspects,
     ),
 )

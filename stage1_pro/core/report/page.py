@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.incremental.state import STATE, read_state
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.calibration import top_label
 from stage1_pro.core.phases import PHASES
@@ -50,6 +51,7 @@ def _drawn(run: Run, chart: "Chart", evidence: "Evidence") -> str:
 def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evidence":
     """What the figures show: scores and decisions on val_test, and the epochs of training."""
     from stage1_pro.core.report.drawings import Evidence
+    from stage1_pro.core.report.stages import staged
 
     scores = run.scores("val_test")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
@@ -67,6 +69,7 @@ def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evi
         correct=correct,
         epochs=epochs,
         chosen_epoch=_chosen_epoch(epochs, run.config),
+        stages=staged(run, run.config.monitor),
     )
 
 
@@ -104,6 +107,7 @@ def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: l
         confusions=tables.confusions(evaluation),
         comparison=tables.comparison(policy),
         in_expectation=in_expectation(policy),
+        stages=read_state(run.path) if (run.path / STATE).exists() else None,
         provenance=tables.provenance(run, policy, evaluation),
         charts=[(chart, Markup(svg)) for chart, svg in charts],
         next_command=f"python stage1_pro/scripts/50_export_bundle.py --run {shlex.quote(str(run.path))}",

@@ -1,0 +1,1 @@
+"""Stage-wise admission of training cases: who is admitted, and the machine of the stages. No Lightning here."""

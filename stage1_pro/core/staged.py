@@ -1,0 +1,60 @@
+"""Training by stages: its callbacks, what they must know about the pool, and whom a trained model would admit."""
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from stage1_pro.core.callbacks.checkpoints import StageCheckpoint, checkpoint, patience
+from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
+from stage1_pro.core.callbacks.incremental import Helpers, IncrementalStageController, LRFloorStop
+from stage1_pro.core.callbacks.pool import score_pool
+from stage1_pro.core.cli import say
+from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.incremental.initial import initial_cases
+from stage1_pro.core.incremental.machine import Rules, begin
+from stage1_pro.core.incremental.plan import admission_lines
+from stage1_pro.core.incremental.scoring import judge
+from stage1_pro.core.models.crossfit import stage_targets
+from stage1_pro.core.models.module import Stage1Module
+from stage1_pro.core.phases import PHASES
+from stage1_pro.core.run import Run
+
+
+def stage_callbacks(run: Run, config: Stage1ProConfig, average: ExponentialMovingAverage | None) -> list[pl.Callback]:
+    """The callbacks of an incremental training, the controller after those that it listens to."""
+    params, folder = config.incremental_params, run.checkpoints_path
+    helpers = Helpers(
+        patience=patience(config, params.early_stopping_patience, params.early_stopping_min_delta),
+        floor=LRFloorStop(params.min_lr_to_continue),
+        stage_best=checkpoint(StageCheckpoint, folder, "stage", at_epoch_end=False, judged_by=config),
+        average=average,
+    )
+    controller = IncrementalStageController(run.path, config, helpers)
+    return [helpers.patience, helpers.floor, controller, helpers.stage_best]
+
+
+def prepare_stages(
+    trainer: pl.Trainer, run: Run, config: Stage1ProConfig, data: Stage1DataModule, gate_features: np.ndarray | None
+) -> None:
+    """Tell the controller about the pool. gate_features: (N, D) where a gate learns from out-of-fold answers: these
+    are made anew for each stage, from the cases in training alone."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    controller = next(one for one in callbacks if isinstance(one, IncrementalStageController))
+    controller.of_pool(run.name, data)
+    if gate_features is not None:
+        labels, groups = data.labels("train"), data.frames["train"]["group"].to_numpy()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        controller.targets = lambda active: stage_targets(gate_features, labels, groups, active, config, device)
+
+
+def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: Stage1DataModule) -> None:
+    """Whom a trained model would admit to the initial cases, after one scoring of the training split."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    metrics = score_pool(module.to(device), data, lambda batch: Batch(*(part.to(device) for part in batch)))
+    params = config.incremental_params
+    initial = metrics.case_id[initial_cases(data.labels("train"), metrics.content, data.classes, params, config.seed)]
+    rules = Rules(params, PHASES[config.phase].mode, len(np.unique(metrics.content)))
+    for line in admission_lines(judge(metrics, begin(initial.tolist()), rules, config.seed, "cpu")):
+        say(line)

@@ -1,0 +1,66 @@
+"""What a scoring means: picks within the room, suspects, and cases that are not finite."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.incremental.acquisition import CaseMetrics
+from stage1_pro.core.incremental.machine import Pick, Rules, Scored, Stage, State, Suspect
+from stage1_pro.core.incremental.scoring import judge
+from stage1_pro.core.sections import IncrementalParams
+
+CASES = 30
+PARAMS = IncrementalParams(enabled=True, initial_cases=4, add_cases=2, selection_threshold=0.7)
+RULES = Rules(PARAMS, "min", CASES)
+NAMES = [f"c{index:02d}" for index in range(CASES)]
+
+
+def metrics(**dice: float) -> CaseMetrics:
+    """Everything is easy but what is named."""
+    rng = np.random.default_rng(0)
+    values = np.full(CASES, 0.9)
+    for name, value in dice.items():
+        values[NAMES.index(name)] = value
+    ids = np.array(NAMES, dtype=object)
+    return CaseMetrics(ids, ids, values, rng.random(CASES), rng.normal(size=(CASES, 3)).astype(np.float32))
+
+
+def after_stages(count: int) -> State:
+    """Four initial cases, and two admitted after each stage but the running one."""
+    stages = []
+    for number in range(1, count + 1):
+        names = NAMES[2 + 2 * number : 4 + 2 * number]
+        picks = tuple(Pick(name, 0.5, 0.5, 0.5, 0.5) for name in names)
+        found = Scored(9, 9, (), 1.0, picks) if number < count else None
+        stages.append(Stage(number, number, 2 + 2 * number, scored=found))
+    return State("SCORING", tuple(NAMES[: 2 + 2 * count]), tuple(stages))
+
+
+def test_suspects_have_been_in_training_for_two_stages_and_still_fail_the_worst_first() -> None:
+    state = after_stages(3)  # c00 to c03 initial, c04 and c05 after stage 1, c06 and c07 after stage 2
+    found = judge(metrics(c01=0.4, c02=0.71, c04=0.1, c05=0.7, c06=0.0, c20=0.2), state, RULES, 1, "cpu")
+    assert found.suspects == (Suspect("c04", 1, 0.1), Suspect("c01", 0, 0.4), Suspect("c05", 1, 0.7))
+    assert [pick.case_id for pick in found.picks] == ["c20"]
+    assert not judge(metrics(c01=0.4), after_stages(1), RULES, 1, "cpu").suspects
+
+
+def test_histograms_are_of_the_cases_outside_training() -> None:
+    found = judge(metrics(c20=0.2), after_stages(1), RULES, 1, "cpu")
+    assert sum(found.difficulty_histogram) == sum(found.uncertainty_histogram) == CASES - 4
+    assert found.difficulty_histogram[16] == 1
+
+
+def test_cases_that_are_not_finite_are_recorded_or_an_error() -> None:
+    broken = metrics(c20=0.2, c21=float("nan"), c22=float("nan"))
+    assert judge(broken, after_stages(1), RULES, 1, "cpu").nonfinite == ("c21", "c22")
+    strict = replace(RULES, params=replace(PARAMS, nonfinite_policy="error"))
+    with pytest.raises(UserError, match="stage 1: the outputs of 2 cases are not finite: c21, c22"):
+        judge(broken, after_stages(1), strict, 1, "cpu")
+
+
+def test_an_active_case_that_the_pool_lacks_is_refused() -> None:
+    state = replace(after_stages(1), active=("c00", "c01", "c02", "gone"))
+    with pytest.raises(UserError, match="1 active cases are not in the training split \\(gone\\)"):
+        judge(metrics(), state, RULES, 1, "cpu")
