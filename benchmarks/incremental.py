@@ -119,7 +119,8 @@ def trained(settings: dict[str, Any], seed: int, wrong: bool) -> tuple[list[floa
     from stage1_pro.core.models.stage1 import Stage1Model
     from stage1_pro.core.run import Run
     from stage1_pro.core.splits import Splits
-    from stage1_pro.core.training import fit_on, make_trainer
+    from stage1_pro.core.trainer import make_trainer
+    from stage1_pro.core.training import fit_on
 
     torch.set_num_threads(1)
     config = config_from_dict(settings, "benchmark")

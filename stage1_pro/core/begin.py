@@ -11,6 +11,7 @@ from stage1_pro.core.config import BINARY, DatasetParams, Stage1ProConfig
 from stage1_pro.core.data.assign import evidence_warning, make_splits
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.plan import plan_lines, planned
 from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
 from stage1_pro.core.phases import PHASES
@@ -35,6 +36,7 @@ def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
     cases = load_cases(config.dataset_params, decode=True)
     _demand_classes(config, cases)
     splits = make_splits(cases, config)
+    _demand_initial_cases(config, cases, splits)
     for warning in cases.warnings:
         say(f"warning: {warning}")
     describe(splits, config)
@@ -57,6 +59,7 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
     run.demand_untrained()
     cases = cases_of(run, config.dataset_params)
     _demand_classes(config, cases)
+    _demand_initial_cases(config, cases, run.splits)
     describe(run.splits, config)
     return run, cases
 
@@ -127,6 +130,19 @@ def _demand_classes(config: Stage1ProConfig, cases: CaseTable) -> None:
         )
 
 
+def _demand_initial_cases(config: Stage1ProConfig, cases: CaseTable, splits: Splits) -> None:
+    """Raise UserError where the first stage of an incremental training cannot be drawn."""
+    if config.incremental_params.enabled:
+        _, labels, content = _pool(cases, splits)
+        initial_cases(labels, content, len(cases.class_names), config.incremental_params, config.seed)
+
+
+def _pool(cases: CaseTable, splits: Splits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(case_id, label, content), each (N,), of the training split."""
+    frame = cases.frame.iloc[splits.indices("train")]
+    return frame["case_id"].to_numpy(), frame["label"].to_numpy(), frame["content"].to_numpy()
+
+
 def is_first_process() -> bool:
     """Whether this is the process that writes, under torchrun, SLURM or Lightning's own launcher."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
@@ -154,8 +170,7 @@ def describe(splits: Splits, config: Stage1ProConfig) -> None:
 
 def print_stages(config: Stage1ProConfig, cases: CaseTable, splits: Splits) -> None:
     """The stages of an incremental training at their longest."""
-    frame = cases.frame.iloc[splits.indices("train")]
-    case_id, labels, content = (frame[name].to_numpy() for name in ("case_id", "label", "content"))
+    case_id, labels, content = _pool(cases, splits)
     plan = planned(case_id, labels, content, len(cases.class_names), config.incremental_params, config.seed)
     for line in plan_lines(plan, config.incremental_params, config.batch_size):
         say(line)

@@ -243,7 +243,7 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
         allowed = f"0 to below {limit} ({config.schedule_epochs}), or null"
         yield f"$.conformal_after is {config.conformal_after}; allowed {allowed}"
     yield from _too_early(config)
-    yield from incremental_problems(config.incremental_params, config.largest_lr)
+    yield from incremental_problems(config.incremental_params, config.largest_lr, config.strategy)
     names, positive = data.class_names, data.positive_class
     if names and len(names) != 2 and config.phase in PHASES and PHASES[config.phase].gated:
         yield f"$.dataset_params.class_names holds {len(names)} classes; {BINARY.format(phase=config.phase)}"

@@ -100,7 +100,11 @@ class IncrementalParams:
     """Print the plan of the stages and stop; with --init_from also what that model would admit first."""
 
 
-def incremental_problems(params: IncrementalParams, largest_lr: float) -> Iterator[str]:
+SHARDING = ("fsdp", "deepspeed")
+"""What the names of strategies begin with that leave no rank the whole weights."""
+
+
+def incremental_problems(params: IncrementalParams, largest_lr: float, strategy: str) -> Iterator[str]:
     """Rules between the fields of incremental training. largest_lr: the highest peak rate of what is trained."""
     where = "$.incremental_params"
     if not params.enabled:
@@ -110,6 +114,8 @@ def incremental_problems(params: IncrementalParams, largest_lr: float) -> Iterat
         if changed:
             yield f"{where}: {', '.join(changed)} set, but enabled is false: set {where[2:]}.enabled true"
         return
+    if strategy.startswith(SHARDING):
+        yield f"$.strategy is {strategy!r}, and {where[2:]} needs the whole weights on every device: set strategy ddp"
     if params.max_active is not None and params.max_active < params.initial_cases:
         yield f"{where}.max_active is {params.max_active}; allowed initial_cases ({params.initial_cases}) or more"
     if params.min_epochs_per_stage > params.max_epochs_per_stage:

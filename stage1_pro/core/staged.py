@@ -4,18 +4,21 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from stage1_pro.core import artifacts
 from stage1_pro.core.callbacks.checkpoints import StageCheckpoint, checkpoint, patience
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.callbacks.incremental import Helpers, IncrementalStageController, LRFloorStop
 from stage1_pro.core.callbacks.pool import score_pool
 from stage1_pro.core.cli import say
-from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.config import Stage1ProConfig, to_dict
 from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.data.cases import rows_digest
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.machine import Rules, begin
 from stage1_pro.core.incremental.plan import admission_lines
 from stage1_pro.core.incremental.scoring import judge
+from stage1_pro.core.incremental.state import Origin, demand_same_origin
 from stage1_pro.core.models.crossfit import stage_targets
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.phases import PHASES
@@ -35,6 +38,24 @@ def stage_callbacks(run: Run, config: Stage1ProConfig, average: ExponentialMovin
     return [helpers.patience, helpers.floor, controller, helpers.stage_best]
 
 
+def demand_same_pool(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> None:
+    """Raise UserError where the run has a state.json that belongs to another config or pool."""
+    demand_same_origin(run.path, _origin(run, config, data))
+
+
+def _origin(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> Origin:
+    frame = data.frames["train"]
+    return Origin(
+        run_id=run.name,
+        config_digest=artifacts.digest_json(to_dict(config)),
+        pool_digest=rows_digest(frame),
+        pool_cases=len(frame),
+        seed=config.seed,
+        monitor=config.monitor,
+        mode=PHASES[config.phase].mode,
+    )
+
+
 def prepare_stages(
     trainer: pl.Trainer, run: Run, config: Stage1ProConfig, data: Stage1DataModule, gate_features: np.ndarray | None
 ) -> None:
@@ -42,7 +63,7 @@ def prepare_stages(
     are made anew for each stage, from the cases in training alone."""
     callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     controller = next(one for one in callbacks if isinstance(one, IncrementalStageController))
-    controller.of_pool(run.name, data)
+    controller.of_pool(_origin(run, config, data), data)
     if gate_features is not None:
         labels, groups = data.labels("train"), data.frames["train"]["group"].to_numpy()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,6 +74,7 @@ def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: S
     """Whom a trained model would admit to the initial cases, after one scoring of the training split."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     metrics = score_pool(module.to(device), data, lambda batch: Batch(*(part.to(device) for part in batch)))
+    assert metrics is not None
     params = config.incremental_params
     initial = metrics.case_id[initial_cases(data.labels("train"), metrics.content, data.classes, params, config.seed)]
     rules = Rules(params, PHASES[config.phase].mode, len(np.unique(metrics.content)))

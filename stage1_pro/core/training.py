@@ -1,29 +1,13 @@
 """One training run from a checked case table to model_best.pth and its scores."""
 
-import logging
 import os
-import sys
-import warnings
-from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from stage1_pro.core.begin import LAUNCHED_RUN, is_first_process
-from stage1_pro.core.callbacks.checkpoints import (
-    AtomicCheckpointIO,
-    RunCheckpoint,
-    checkpoint,
-    judged_weights,
-    patience,
-)
-from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
-from stage1_pro.core.callbacks.epochs import EpochTable, Throughput
+from stage1_pro.core.callbacks.checkpoints import judged_weights
 from stage1_pro.core.cli import say
 from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
@@ -42,10 +26,7 @@ from stage1_pro.core.predictor import Stage1Predictor
 from stage1_pro.core.progress import bar
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import Splits
-from stage1_pro.core.staged import prepare_stages, print_first_admission, stage_callbacks
-
-PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
-
+from stage1_pro.core.staged import demand_same_pool, prepare_stages, print_first_admission
 
 MODULES: dict[str, type[Stage1Module]] = {
     "cross_entropy": Stage1Module,
@@ -112,17 +93,14 @@ def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTabl
 def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
     """Train to the end or to early stopping, from the last checkpoint where there is one."""
     last = run.checkpoints_path / "last.ckpt"
+    data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing)
+    if config.incremental_params.enabled:
+        demand_same_pool(run, config, data)
     if not (last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]):
-        _fit_from(last, run, config, model, cases, trainer)
+        data.features = _features(run, config, model, cases)
+        fit_on(run, config, model, data, trainer)
     if not (run.checkpoints_path / "best.ckpt").exists():
         raise UserError(f"{config.monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
-
-
-def _fit_from(
-    last: Path, run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer
-) -> None:
-    features = _features(run, config, model, cases)
-    fit_on(run, config, model, Stage1DataModule(cases, run.splits, config, model.spec.preprocessing, features), trainer)
 
 
 def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule, trainer: pl.Trainer) -> None:
@@ -185,54 +163,6 @@ def _refitted(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
     return {"val_select": refit_gate(model.cpu(), features, labels, groups, config.seed)}
 
 
-def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
-    """Lightning's trainer as the config asks for it. Raises UserError for devices or a strategy that it refuses."""
-    _quiet_lightning()
-    try:
-        return _trainer(run, config)
-    except (ValueError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"devices, num_nodes, strategy or precision: {reason}") from None
-
-
-def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
-    incremental, live = config.incremental_params, sys.stdout.isatty()
-    average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
-    callbacks: list[pl.Callback] = [
-        Throughput(),
-        *([average] if average else []),
-        LearningRateMonitor(logging_interval="epoch"),
-        *(
-            stage_callbacks(run, config, average)
-            if incremental.enabled
-            else [patience(config, config.early_stop_patience)]
-        ),
-        EpochTable(run.metrics_path, config.monitor, plain_lines=not live),
-        checkpoint(RunCheckpoint, run.checkpoints_path, "best", at_epoch_end=not incremental.enabled, judged_by=config),
-        checkpoint(RunCheckpoint, run.checkpoints_path, "last"),
-        *([RichProgressBar()] if live else []),
-    ]
-    return pl.Trainer(
-        accelerator="auto",
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        precision=PRECISION[config.precision],
-        max_epochs=incremental.max_stages * incremental.max_epochs_per_stage if incremental.enabled else config.epochs,
-        reload_dataloaders_every_n_epochs=int(incremental.enabled),
-        accumulate_grad_batches=config.grad_accum_steps,
-        gradient_clip_val=config.max_grad_norm or None,
-        callbacks=callbacks,
-        logger=TensorBoardLogger(str(run.path), name="tensorboard", version=""),
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=run.path,
-        enable_progress_bar=live,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # our samplers share out the cases themselves
-    )
-
-
 def make_module(
     config: Stage1ProConfig,
     model: Stage1Model,
@@ -258,7 +188,8 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
     cacheable = config.freeze_backbone and config.dataset_params.augmentation == "none"
     if config.feature_cache == "off" or not cacheable:
         return None
-    features = {}
+    features, stages = {}, config.incremental_params
+    block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: picks hang on no batch_size
     for split in ("train", "val_select"):
         frame = cases.frame.iloc[run.splits.indices(split)]
         with bar(f"features of {split}") as progress:
@@ -268,7 +199,7 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
                 list(frame["path"]),
                 list(frame["content"]),
                 run.path.resolve().parent / ".feature_cache",
-                batch_size=config.batch_size,
+                batch_size=block,
                 workers=config.dataset_params.num_workers,
                 device=_device(),
                 progress=progress,
@@ -285,19 +216,3 @@ def _take_weights(model: Stage1Model, other: Run) -> None:
             f"--init_from {other.path}: its backbone is {source.spec.arch}, this run's is {model.spec.arch}."
         )
     model.take_weights(source)
-
-
-def _quiet_lightning() -> None:
-    """Our own lines say what a user needs; Lightning's hints about other products do not."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*The number of training batches.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
-        ".*LeafSpec.*",
-        ".*sync_dist=True.*",  # validation figures are computed from all ranks' cases already
-        ".*AccumulateGrad node's stream.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -50,10 +50,11 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     from stage1_pro.core import training  # Lightning takes seconds to import: bad input has been told by now
     from stage1_pro.core.scoring import write_scores
+    from stage1_pro.core.trainer import make_trainer
 
     with cli.resumable(run.path):
         model = training.build_model(config, cases.class_names, source)
-        trainer = training.make_trainer(run, config)
+        trainer = make_trainer(run, config)
         training.begin(run, config, model, source, resume=bool(args.resume))
         training.fit(run, config, model, cases, trainer)
         if is_first_process():

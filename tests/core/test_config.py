@@ -286,6 +286,7 @@ def incremental(**settings: object) -> dict:
             "0 to incremental_params.max_epochs_per_stage (3)",
         ),
         ({"incremental_params": {"add_cases": 8, "dry_run": True}}, "add_cases, dry_run set, but enabled is false"),
+        (incremental() | {"strategy": "fsdp"}, "$.strategy is 'fsdp', and incremental_params needs the whole weights"),
         (incremental(adds_cases=8), "incremental_params.adds_cases is not a known setting (did you mean 'add_cases'?)"),
     ],
 )

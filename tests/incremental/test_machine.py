@@ -57,7 +57,7 @@ class World:
         able = rest[: self.eligible]
         picks = tuple(Pick(case, 0.5, 0.25, 1.0, 0.625) for case in able[: self.rules.room(len(state.active))])
         suspects = (Suspect(state.active[0], 0, 0.1),) if state.stage.number > 1 else ()
-        return Scored(len(rest), len(able), ("c059",), 1.25, picks, suspects, (1, 2), (3, 0))
+        return Scored(len(rest), len(able), ("c059",), 1.25, picks, suspects, ("c058",), (1, 2), (3, 0))
 
     def step(self, state: State) -> State:
         if state.phase == TRAINING:

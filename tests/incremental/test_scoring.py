@@ -14,6 +14,7 @@ from stage1_pro.core.sections import IncrementalParams
 CASES = 30
 PARAMS = IncrementalParams(enabled=True, initial_cases=4, add_cases=2, selection_threshold=0.7)
 RULES = Rules(PARAMS, "min", CASES)
+KEPT_OUT = ("c06", "c20", "c21")
 NAMES = [f"c{index:02d}" for index in range(CASES)]
 
 
@@ -44,6 +45,24 @@ def test_suspects_have_been_in_training_for_two_stages_and_still_fail_the_worst_
     assert found.suspects == (Suspect("c04", 1, 0.1), Suspect("c01", 0, 0.4), Suspect("c05", 1, 0.7))
     assert [pick.case_id for pick in found.picks] == ["c20"]
     assert not judge(metrics(c01=0.4), after_stages(1), RULES, 1, "cpu").suspects
+
+
+def test_cases_that_max_difficulty_keeps_out_twice_in_a_row_are_suspect_too() -> None:
+    gated = replace(RULES, params=replace(PARAMS, max_difficulty=0.8))
+    state = after_stages(3)
+    first, second, third = state.stages
+    assert second.scored
+    state = replace(state, stages=(first, replace(second, scored=replace(second.scored, kept_out=KEPT_OUT)), third))
+    now = metrics(
+        c00=0.05, c20=0.1, c21=0.5, c22=0.0, c06=0.0
+    )  # c21 is not kept out any more, c22 is for the first time
+    found = judge(now, state, gated, 1, "cpu")
+    assert found.kept_out == ("c20", "c22")
+    assert found.suspects == (Suspect("c00", 0, 0.05), Suspect("c20", None, 0.1))
+    assert [pick.case_id for pick in found.picks] == ["c21"]
+    assert not judge(now, state, RULES, 1, "cpu").kept_out
+    at_random = replace(gated, params=replace(gated.params, strategy="random"))
+    assert not judge(now, state, at_random, 1, "cpu").kept_out
 
 
 def test_histograms_are_of_the_cases_outside_training() -> None:

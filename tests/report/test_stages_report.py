@@ -34,12 +34,12 @@ def drawn(name: str, shown: SimpleNamespace) -> str:
         ("stages", ["cases in training", "val_augrc", "stage's best"], 0),
         ("stage_scores", ["difficulty", "uncertainty", "after stage 1"], 0),
         ("admitted", ["stage 1", "0.90 0.50 1.00", "0.70 0.50 0.10"], 2),
-        ("suspects", ["dice 0.12"], 1),
+        ("suspects", ["failing 0.12", "kept out 0.20"], 2),
     ],
 )
 def test_figures_say_what_the_state_says(name: str, words: list[str], images: int, pictures: Path) -> None:
     picks = (Pick("c", 0.9, 0.5, 1.0, 0.8), Pick("d", 0.7, 0.5, 0.1, 0.6))
-    scored = Scored(6, 4, (), 1.5, picks, (Suspect("b", 0, 0.12),), (5, 1), (6, 0))
+    scored = Scored(6, 4, (), 1.5, picks, (Suspect("b", 0, 0.12), Suspect("c", None, 0.2)), ("c",), (5, 1), (6, 0))
     svg = drawn(name, evidence(pictures, scored))
     assert all(word in svg for word in words)
     assert svg.count("<image") == images

@@ -35,12 +35,15 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.monitor is None or math.isfinite(trainer.callback_metrics.get(self.monitor, math.nan)):
+        if self._is_candidate(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.monitor is None or self.monitor in trainer.callback_metrics:
+        if self._is_candidate(trainer):
             super().on_validation_end(trainer, pl_module)
+
+    def _is_candidate(self, trainer: pl.Trainer) -> bool:
+        return self.monitor is None or math.isfinite(trainer.callback_metrics.get(self.monitor, math.nan))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:

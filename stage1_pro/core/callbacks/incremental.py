@@ -14,21 +14,18 @@ import lightning.pytorch as pl
 import numpy as np
 from torch import Tensor
 
-from stage1_pro.core import artifacts
 from stage1_pro.core.callbacks.checkpoints import Patience, StageCheckpoint, judged_weights
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage, assign, snapshot
 from stage1_pro.core.callbacks.pool import score_pool
-from stage1_pro.core.config import Stage1ProConfig, to_dict
-from stage1_pro.core.data.cases import rows_digest
+from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.data.datamodule import Stage1DataModule
-from stage1_pro.core.errors import Interrupted
+from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.incremental import machine
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.scoring import judge, positions_of
-from stage1_pro.core.incremental.state import Origin, demand_same_origin, from_json, plain, write_state
+from stage1_pro.core.incremental.state import Origin, from_json, plain, write_state
 from stage1_pro.core.models.module import Clock, Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
-from stage1_pro.core.phases import PHASES
 from stage1_pro.core.run import utc_now
 
 
@@ -72,20 +69,10 @@ class IncrementalStageController(pl.Callback):
         self.targets: Callable[[np.ndarray], Tensor | None] | None = None
         self._untrained: dict[str, Tensor] = {}
 
-    def of_pool(self, run_id: str, data: Stage1DataModule) -> None:
-        """Take up the pool. Raises UserError where state.json is there and belongs to another config or pool."""
-        config, frame, phase = self.config, data.frames["train"], PHASES[self.config.phase]
-        self.rules = machine.Rules(config.incremental_params, phase.mode, frame["content"].nunique())
-        self.origin = Origin(
-            run_id=run_id,
-            config_digest=artifacts.digest_json(to_dict(config)),
-            pool_digest=rows_digest(frame),
-            pool_cases=len(frame),
-            seed=config.seed,
-            monitor=config.monitor,
-            mode=phase.mode,
-        )
-        demand_same_origin(self.folder, self.origin)
+    def of_pool(self, origin: Origin, data: Stage1DataModule) -> None:
+        """Take up the pool."""
+        distinct = data.frames["train"]["content"].nunique()
+        self.origin, self.rules = origin, machine.Rules(self.config.incremental_params, origin.mode, distinct)
 
     # ---- Lightning's hooks
 
@@ -214,11 +201,16 @@ class IncrementalStageController(pl.Callback):
         """Decided by the first rank, from all ranks' cases, for all ranks."""
         metrics = score_pool(module, data, trainer.strategy.batch_to_device)
         device = trainer.strategy.root_device.type
-        found = None
-        if trainer.is_global_zero:
+        found: machine.Scored | UserError | None = None
+        if metrics is not None:
             on = device if device == "cuda" else "cpu"  # others have no float64
-            found = judge(metrics, self.state, self.rules, module.config.seed, on)
+            try:
+                found = judge(metrics, self.state, self.rules, module.config.seed, on)
+            except UserError as error:  # which every rank must hear of, or the others wait for ever
+                found = error
         found = trainer.strategy.broadcast(found)
+        if isinstance(found, UserError):
+            raise found
         assert found is not None
         return found
 

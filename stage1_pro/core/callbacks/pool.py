@@ -8,14 +8,20 @@ import torch
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.incremental.acquisition import CaseMetrics
-from stage1_pro.core.models.module import Stage1Module, gather
+from stage1_pro.core.models.module import Stage1Module, gather_on_first
 
 
-def score_pool(module: Stage1Module, data: Stage1DataModule, to_device: Callable[[Batch], Batch]) -> CaseMetrics:
-    """What the module's present weights say of every case of the training split, in float32, in fixed blocks."""
+def score_pool(module: Stage1Module, data: Stage1DataModule, to_device: Callable[[Batch], Batch]) -> CaseMetrics | None:
+    """What the module's present weights say of every case of the training split, in float32, in fixed blocks.
+
+    Every rank scores its blocks; the first one has them all, the others have None.
+    """
     with _evaluating(module):
         parts = [module.score(to_device(batch)) for batch in data.pool_dataloader()]
-    _, dice, entropy, embedding = gather(tuple(torch.cat(part) for part in zip(*parts, strict=True)))
+    found = gather_on_first(tuple(torch.cat(part) for part in zip(*parts, strict=True)))
+    if found is None:
+        return None
+    _, dice, entropy, embedding = found
     frame = data.frames["train"]
     return CaseMetrics(
         case_id=frame["case_id"].to_numpy(),

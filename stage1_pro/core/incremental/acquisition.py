@@ -81,7 +81,7 @@ def admit(
         eligible = candidates
     else:
         easy = metrics.dice[candidates] > params.selection_threshold
-        eligible = candidates[~easy & (difficulty[candidates] <= params.max_difficulty)]
+        eligible = candidates[~easy & ~too_difficult(metrics.dice[candidates], params)]
     known = active[metrics.finite[active]]
     distances = Distances(metrics.embedding, eligible, known, device)
     value = params.w_dice * difficulty[eligible] + params.w_uncertainty * uncertainty[eligible]
@@ -159,6 +159,11 @@ def _candidates(metrics: CaseMetrics, active: IntArray) -> IntArray:
     positions = np.flatnonzero(outside)
     _, first = np.unique(metrics.content[positions], return_index=True)
     return positions[np.sort(first)]
+
+
+def too_difficult(dice: FloatArray, params: IncrementalParams) -> BoolArray:
+    """Which cases max_difficulty keeps out; at random all may be admitted."""
+    return (np.round(1 - dice, DECIMALS) > params.max_difficulty) & (params.strategy != "random")
 
 
 def _diversity(nearest: FloatArray, scale: float) -> FloatArray:

@@ -39,20 +39,22 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A case that training has seen for two stages or more and still fails: its label may be wrong.
+    """A case whose label may be wrong: in training for two stages or more and still failing, or kept out by
+    max_difficulty at two scorings in a row.
 
-    admitted_after: the stage after which it was admitted, 0 for the initial cases; dice: p(true class) at the latest
-    scoring.
+    admitted_after: the stage after which it was admitted, 0 for the initial cases, None for one that is kept out;
+    dice: p(true class) at the latest scoring.
     """
 
     case_id: str
-    admitted_after: int
+    admitted_after: int | None
     dice: float
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one scoring of the pool found. histograms: of the candidates, counts in equal bins from 0 to 1."""
+    """What one scoring of the pool found. kept_out: cases above max_difficulty; histograms: of the candidates, counts
+    in equal bins from 0 to 1."""
 
     candidates: int
     eligible: int
@@ -60,6 +62,7 @@ class Scored:
     scale: float
     picks: tuple[Pick, ...]
     suspects: tuple[Suspect, ...] = ()
+    kept_out: tuple[str, ...] = ()
     difficulty_histogram: tuple[int, ...] = ()
     uncertainty_histogram: tuple[int, ...] = ()
 

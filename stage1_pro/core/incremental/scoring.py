@@ -3,13 +3,15 @@
 import numpy as np
 
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.incremental.acquisition import CaseMetrics, admit
+from stage1_pro.core.incremental.acquisition import CaseMetrics, admit, too_difficult
 from stage1_pro.core.incremental.machine import Pick, Rules, Scored, State, Suspect
 from stage1_pro.core.metrics.arrays import IntArray
 
 HISTOGRAM_BINS = 20
 STAGES_IN_TRAINING = 2
 """Stages that a case must have been trained on before failing makes it suspect."""
+SCORINGS_KEPT_OUT = 2
+"""Scorings in a row at which max_difficulty must have kept a case out, to the same effect."""
 SHOWN_CASES = 5
 
 
@@ -30,6 +32,7 @@ def judge(metrics: CaseMetrics, state: State, rules: Rules, seed: int, device: s
         )
     outside = metrics.finite
     outside[active] = False
+    kept_out = np.flatnonzero(outside & too_difficult(metrics.dice, params))
     columns = (found.difficulty, found.uncertainty, found.diversity, found.acq)
     rows = zip(metrics.case_id[found.picks], *(column.tolist() for column in columns), strict=True)
     return Scored(
@@ -38,7 +41,8 @@ def judge(metrics: CaseMetrics, state: State, rules: Rules, seed: int, device: s
         nonfinite=nonfinite,
         scale=found.scale,
         picks=tuple(Pick(str(case), *numbers) for case, *numbers in rows),
-        suspects=_suspects(metrics, state, active, params.selection_threshold),
+        suspects=_suspects(metrics, state, active, kept_out, params.selection_threshold),
+        kept_out=tuple(map(str, metrics.case_id[kept_out])),
         difficulty_histogram=_histogram(1 - metrics.dice[outside]),
         uncertainty_histogram=_histogram(metrics.entropy[outside]),
     )
@@ -57,14 +61,21 @@ def positions_of(case_id: np.ndarray, cases: tuple[str, ...]) -> IntArray:
     return index
 
 
-def _suspects(metrics: CaseMetrics, state: State, active: IntArray, threshold: float) -> tuple[Suspect, ...]:
-    """Cases trained on for two stages or more that are still as bad as those that are eligible, the worst first."""
+def _suspects(
+    metrics: CaseMetrics, state: State, active: IntArray, kept_out: IntArray, threshold: float
+) -> tuple[Suspect, ...]:
+    """Cases trained on for two stages or more that are still as bad as those that are eligible, and cases that are
+    kept out again; the worst first."""
     admitted_after = state.admitted_after()
     found = [
         Suspect(case, admitted_after[case], float(metrics.dice[position]))
         for case, position in zip(state.active, active, strict=True)
         if state.stage.number - admitted_after[case] >= STAGES_IN_TRAINING and metrics.dice[position] <= threshold
     ]
+    before = [set(stage.scored.kept_out) for stage in state.stages[-SCORINGS_KEPT_OUT:-1] if stage.scored]
+    if len(before) == SCORINGS_KEPT_OUT - 1:
+        again = [position for position in kept_out if all(metrics.case_id[position] in cases for cases in before)]
+        found += [Suspect(str(metrics.case_id[position]), None, float(metrics.dice[position])) for position in again]
     return tuple(sorted(found, key=lambda suspect: (suspect.dice, suspect.case_id)))
 
 

@@ -16,6 +16,7 @@ from stage1_pro.core.sections import IncrementalParams
 STATE, STAGES, SELECTIONS, SUSPECTS = "state.json", "stages.csv", "selections.csv", "suspects.csv"
 RULES = ("selection_threshold", "max_difficulty", "w_dice", "w_uncertainty", "w_diversity", "strategy")
 """What chose the cases, as state.json repeats it for each scoring."""
+LISTS = ("nonfinite", "kept_out", "difficulty_histogram", "uncertainty_histogram")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ STAGE_COLUMNS = (
     *("candidates", "eligible", "added", "nonfinite", "stop"),
 )
 SELECTION_COLUMNS = ("after_stage", "order", "case_id", "difficulty", "uncertainty", "diversity", "acq")
-SUSPECT_COLUMNS = ("rank", "case_id", "dice", "admitted_after", "scored_after")
+SUSPECT_COLUMNS = ("rank", "case_id", "dice", "why", "admitted_after", "scored_after")
 
 
 def stage_rows(state: State) -> list[dict[str, Any]]:
@@ -147,9 +148,14 @@ def suspect_rows(state: State) -> list[dict[str, Any]]:
         return []
     number, latest = scorings[-1]
     return [
-        {"rank": rank, **dataclasses.asdict(suspect), "scored_after": number}
+        {"rank": rank, **dataclasses.asdict(suspect), "why": why(suspect), "scored_after": number}
         for rank, suspect in enumerate(latest.suspects, 1)
     ]
+
+
+def why(suspect: Suspect) -> str:
+    """What made a case suspect: it is in training and fails, or max_difficulty keeps it out."""
+    return "kept out" if suspect.admitted_after is None else "failing"
 
 
 def _stage_to_json(stage: Stage, rules: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +170,7 @@ def _stage_from_json(data: dict[str, Any]) -> Stage:
     found = data["scored"]
     if found is None:
         return Stage(**data)
-    tuples = {name: tuple(found[name]) for name in ("nonfinite", "difficulty_histogram", "uncertainty_histogram")}
+    tuples = {name: tuple(found[name]) for name in LISTS}
     scored = Scored(
         candidates=found["candidates"],
         eligible=found["eligible"],

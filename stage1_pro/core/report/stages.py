@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stage1_pro.core.incremental.machine import Stage, State
-from stage1_pro.core.incremental.state import STATE, read_state
+from stage1_pro.core.incremental.state import STATE, read_state, why
 from stage1_pro.core.report import style
 from stage1_pro.core.run import Run
 
@@ -100,12 +100,12 @@ def draw_admitted(figure: Figure, evidence: "Evidence") -> None:
 
 
 def draw_suspects(figure: Figure, evidence: "Evidence") -> None:
-    """The cases that training fails on for two stages and more, the worst first."""
+    """The cases whose labels may be wrong, each with the probability of its label, the worst first."""
     shown = _of(evidence)
     suspects = _suspects(shown.state)[:SHOWN_SUSPECTS]
     grid = _sheet(figure, -(-len(suspects) // SHOWN_IMAGES))
     for axes, suspect in zip(grid.flat, suspects, strict=False):
-        _thumbnail(axes, shown.paths.get(suspect.case_id), f"dice {suspect.dice:.2f}")
+        _thumbnail(axes, shown.paths.get(suspect.case_id), f"{why(suspect)} {suspect.dice:.2f}")
     _clean(grid)
 
 

@@ -1,0 +1,85 @@
+"""Lightning's trainer as a config asks for it."""
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from stage1_pro.core.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint, checkpoint, patience
+from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
+from stage1_pro.core.callbacks.epochs import EpochTable, Throughput
+from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.run import Run
+from stage1_pro.core.staged import stage_callbacks
+
+PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+
+
+def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
+    """Lightning's trainer as the config asks for it. Raises UserError for devices or a strategy that it refuses."""
+    _quiet_lightning()
+    try:
+        return _trainer(run, config)
+    except (ValueError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"devices, num_nodes, strategy or precision: {reason}") from None
+
+
+def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
+    incremental, live = config.incremental_params, sys.stdout.isatty()
+    average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
+    callbacks: list[pl.Callback] = [
+        Throughput(),
+        *([average] if average else []),
+        LearningRateMonitor(logging_interval="epoch"),
+        *(
+            stage_callbacks(run, config, average)
+            if incremental.enabled
+            else [patience(config, config.early_stop_patience)]
+        ),
+        EpochTable(run.metrics_path, config.monitor, plain_lines=not live),
+        checkpoint(RunCheckpoint, run.checkpoints_path, "best", at_epoch_end=not incremental.enabled, judged_by=config),
+        checkpoint(RunCheckpoint, run.checkpoints_path, "last"),
+        *([RichProgressBar()] if live else []),
+    ]
+    return pl.Trainer(
+        accelerator="auto",
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy,
+        precision=PRECISION[config.precision],
+        max_epochs=incremental.max_stages * incremental.max_epochs_per_stage if incremental.enabled else config.epochs,
+        reload_dataloaders_every_n_epochs=int(incremental.enabled),
+        accumulate_grad_batches=config.grad_accum_steps,
+        gradient_clip_val=config.max_grad_norm or None,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(str(run.path), name="tensorboard", version=""),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run.path,
+        enable_progress_bar=live,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # our samplers share out the cases themselves
+    )
+
+
+def _quiet_lightning() -> None:
+    """Our own lines say what a user needs; Lightning's hints about other products do not."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
+        ".*LeafSpec.*",
+        ".*sync_dist=True.*",  # validation figures are computed from all ranks' cases already
+        ".*AccumulateGrad node's stream.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
