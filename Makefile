@@ -97,7 +97,7 @@ bench: $(READY) data/demo/labels.csv  ## ratios against peers
 bench-policies: $(READY) data/demo/labels.csv  ## what the policies are worth on Fashion-MNIST (hours on two cores)
 	$(PYTHON) benchmarks/policies.py $(ARGS)
 
-bench-incremental: $(READY)  ## how many cases each way of admission needs on digits, clean and with wrong labels
+bench-incremental: $(READY) data/demo/labels.csv  ## how many cases each way of admission needs, clean and with wrong labels
 	$(PYTHON) benchmarks/incremental.py $(ARGS)
 
 lint: $(READY)  ## ruff and pyright

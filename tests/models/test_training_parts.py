@@ -1,6 +1,7 @@
 """Rates, groups and the moving average, against plain loops."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from stage1_pro.core.callbacks.checkpoints import RunCheckpoint
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 
@@ -150,3 +152,35 @@ def test_a_resumed_average_goes_on_where_it_stopped() -> None:
     follow(second, module, range(5, 8))
     assert whole.step == second.step == 8
     assert all(torch.equal(whole.average[name], tensor) for name, tensor in second.average.items())
+
+
+class Judged(Line):
+    """Logs these figures, one an epoch."""
+
+    figures = (math.nan, 0.3, math.inf, 0.2, math.nan)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("figure", self.figures[self.current_epoch])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.parametrize("at_epoch_end", [True, False])
+@pytest.mark.parametrize(("epochs", "best"), [(1, None), (5, 3)])
+def test_an_epoch_that_is_not_finite_is_never_the_best(
+    epochs: int, best: int | None, at_epoch_end: bool, tmp_path: Path
+) -> None:
+    kept = RunCheckpoint(tmp_path, "best", monitor="figure", mode="min", save_on_train_epoch_end=at_epoch_end)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        callbacks=[kept],
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(Judged(), DataLoader(torch.randn(4, 3)), DataLoader(torch.zeros(2, 3)))
+    assert [path.name for path in tmp_path.iterdir()] == ([] if best is None else ["best.ckpt"])
+    if best is not None:
+        assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == best

@@ -162,14 +162,17 @@ def test_bad_settings_end_with_status_2(settings, words, config, stages, tmp_pat
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert [path.name for path in run.iterdir()] == ["splits.json"]  # it can be trained with better ones
 
 
-def test_a_changed_config_is_not_resumed(staged, tmp_path):
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_config_is_not_resumed(finished, staged, tmp_path):
     run = shutil.copytree(staged, tmp_path / "run")
     saved = json.loads((run / "config.json").read_text())
     saved["incremental_params"]["add_cases"] = 9
     (run / "config.json").write_text(json.dumps(saved))
-    (run / "checkpoints" / "last.ckpt").unlink()
+    if not finished:
+        (run / "checkpoints" / "last.ckpt").unlink()
     done = call("20_train", ["--resume", str(run)])
     assert done.returncode == 2
     assert "$.config_digest is" in done.stderr
