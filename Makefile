@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 SCRIPTS := stage1_pro/scripts
 SETTINGS = --config configs/phase$(PHASE).yaml $(ARGS) --phase $(PHASE)
 COMPARED = $(filter-out 1,$(PHASES))
+# What the configs of the demo's images need.
+DEMO_DATA = $(if $(filter configs/demo.yaml configs/incremental.yaml,$(ARGS)),data/demo/labels.csv)
 LAST_RUN = $(or $(RUN),runs/latest)
 export HF_HUB_OFFLINE ?= 1
 
@@ -36,7 +38,7 @@ demo: data/demo/labels.csv  ## the whole chain on real images, from training to 
 	$(MAKE) pipeline PHASE=$(PHASE) RUN=$(RUN) ARGS="--config configs/demo.yaml $(ARGS)"
 	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle data/demo/images --out $(LAST_RUN)/decisions.csv
 
-train: $(READY)  ## train a run: PHASE=, ARGS="--config …"
+train: $(READY) $(DEMO_DATA)  ## train a run: PHASE=, ARGS="--config …"
 	$(if $(RUN),test -f $(RUN)/splits.json || $(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --run $(RUN))
 	$(PYTHON) $(SCRIPTS)/20_train.py $(SETTINGS) $(if $(RUN),--run $(RUN))
 

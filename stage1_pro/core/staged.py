@@ -7,7 +7,8 @@ import torch
 from stage1_pro.core import artifacts
 from stage1_pro.core.callbacks.checkpoints import StageCheckpoint, checkpoint, patience
 from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
-from stage1_pro.core.callbacks.incremental import Helpers, IncrementalStageController, LRFloorStop
+from stage1_pro.core.callbacks.epochs import EpochTable
+from stage1_pro.core.callbacks.incremental import Helpers, IncrementalStageController, LRFloorStop, StageLine
 from stage1_pro.core.callbacks.pool import score_pool
 from stage1_pro.core.cli import say
 from stage1_pro.core.config import Stage1ProConfig, to_dict
@@ -25,8 +26,11 @@ from stage1_pro.core.phases import PHASES
 from stage1_pro.core.run import Run
 
 
-def stage_callbacks(run: Run, config: Stage1ProConfig, average: ExponentialMovingAverage | None) -> list[pl.Callback]:
-    """The callbacks of an incremental training, the controller after those that it listens to."""
+def stage_callbacks(
+    run: Run, config: Stage1ProConfig, average: ExponentialMovingAverage | None, table: EpochTable
+) -> list[pl.Callback]:
+    """The callbacks of an incremental training: the controller after those that it listens to, and the table of epochs
+    between it and its words."""
     params, folder = config.incremental_params, run.checkpoints_path
     helpers = Helpers(
         patience=patience(config, params.early_stopping_patience, params.early_stopping_min_delta),
@@ -35,7 +39,7 @@ def stage_callbacks(run: Run, config: Stage1ProConfig, average: ExponentialMovin
         average=average,
     )
     controller = IncrementalStageController(run.path, config, helpers)
-    return [helpers.patience, helpers.floor, controller, helpers.stage_best]
+    return [helpers.patience, helpers.floor, controller, table, StageLine(controller), helpers.stage_best]
 
 
 def demand_same_pool(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> None:

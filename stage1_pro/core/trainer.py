@@ -34,16 +34,16 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
 def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     incremental, live = config.incremental_params, sys.stdout.isatty()
     average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
+    table = EpochTable(run.metrics_path, config.monitor, plain_lines=not live)
     callbacks: list[pl.Callback] = [
         Throughput(),
         *([average] if average else []),
         LearningRateMonitor(logging_interval="epoch"),
         *(
-            stage_callbacks(run, config, average)
+            stage_callbacks(run, config, average, table)
             if incremental.enabled
-            else [patience(config, config.early_stop_patience)]
+            else [patience(config, config.early_stop_patience), table]
         ),
-        EpochTable(run.metrics_path, config.monitor, plain_lines=not live),
         checkpoint(RunCheckpoint, run.checkpoints_path, "best", at_epoch_end=not incremental.enabled, judged_by=config),
         checkpoint(RunCheckpoint, run.checkpoints_path, "last"),
         *([RichProgressBar()] if live else []),

@@ -65,6 +65,7 @@ class IncrementalStageController(pl.Callback):
         self.state = machine.State()
         self.clock = Clock(0, 1)
         self.fresh = True
+        self.told = ""
         # positions in training → (N,) out-of-fold answers, or None for the model's own
         self.targets: Callable[[np.ndarray], Tensor | None] | None = None
         self._untrained: dict[str, Tensor] = {}
@@ -126,7 +127,7 @@ class IncrementalStageController(pl.Callback):
         if self.state.phase == machine.SCORING:
             self._transition(trainer, module, data)
         trainer.should_stop = self.state.phase == machine.DONE
-        trainer.print(self._words(stage.number))
+        self.told = self._words(stage.number)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say in state.json that training did not end; it goes on from last.ckpt, which holds the state before."""
@@ -229,6 +230,18 @@ class IncrementalStageController(pl.Callback):
                 f"{len(self.state.active)} in training"
             )
         return f"{words}\n  training stopped: {self.state.stop}" if self.state.stop else words
+
+
+class StageLine(pl.Callback):
+    """Prints what became of a stage, after the line of its last epoch."""
+
+    def __init__(self, controller: IncrementalStageController):
+        self.controller = controller
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.controller.told:
+            trainer.print(self.controller.told)
+            self.controller.told = ""
 
 
 def _parts(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Stage1Module, Stage1DataModule]:
