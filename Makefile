@@ -90,7 +90,7 @@ test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
 	$(PYTHON) -m pytest -q -m slow
 
 mc: $(READY)  ## Monte Carlo proof of validity and power, figure by figure: ARGS="--mc-table docs/validity.md"
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m mc -n auto tests/validity $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m mc -n auto --dist worksteal tests/validity $(ARGS)
 
 bench: $(READY) data/demo/labels.csv  ## ratios against peers
 	$(PIP) -r benchmarks/requirements.txt

@@ -41,20 +41,27 @@ def _row(cell: tuple, column: str, policy: pd.DataFrame, base: pd.DataFrame) -> 
     both = policy.merge(base, on=keys, suffixes=("", "_base"))
     gain, fpr, accuracy = (both[name] - both[f"{name}_base"] for name in ("coverage", "fpr", "accuracy"))
     worse = (fpr > TOLERANCE) | (accuracy < -TOLERANCE)
-    counts = fpr.mean() <= TOLERANCE and accuracy.mean() >= -TOLERANCE  # not where nothing was certified
+    counts = fpr.mean() <= TOLERANCE and accuracy.mean() >= -TOLERANCE
     return (
         *map(str, cell),
         column,
         f"{both['coverage'].mean():.4f}",
-        f"{gain.mean():+.4f} ± {_error(gain, both['split']):.4f}",
-        f"{both['fpr'].mean():.4f} ({fpr.mean():+.4f})",
-        f"{both['accuracy'].mean():.4f} ({accuracy.mean():+.4f})",
-        f"{both['fnr'].mean():.4f}",
+        f"{gain.mean():+.5f} ± {_error(gain, both['split']):.5f}",
+        _figure(both["fpr"], fpr),
+        _figure(both["accuracy"], accuracy),
+        _figure(both["fnr"]),
         f"{int((both['fnr'] > cell[-1]).sum())} of {len(both)}",
         str(int((both["coverage"] == 0).sum())),
-        "yes" if counts else "no",
+        "–" if fpr.isna().all() else "yes" if counts else "no",
         str(int(worse.sum())),
     )
+
+
+def _figure(values: pd.Series, difference: pd.Series | None = None) -> str:
+    """The mean over the runs that certified something, and its mean difference from softmax; a dash for none."""
+    if values.isna().all():
+        return "–"
+    return f"{values.mean():.4f}" + ("" if difference is None else f" ({difference.mean():+.4f})")
 
 
 def _error(gain: pd.Series, splits: pd.Series) -> float:

@@ -91,6 +91,10 @@ GATES = {
 
 def least_logits(params: dict, threshold: float) -> Thresholds:
     """The gate logits at which the calibrated gate reaches a threshold, by bisection: the maps rise."""
+    params = {  # arrays once, not from lists at every step
+        name: {key: np.asarray(value) for key, value in part.items()} if isinstance(part, dict) else part
+        for name, part in params.items()
+    }
     low, high = np.full(2, -60.0), np.full(2, 60.0)
     for _ in range(60):
         middle = (low + high) / 2
