@@ -6,7 +6,6 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.phases import ANSWERS_MONITOR, PHASES, SETTINGS_FROM, phase_problems
 from stage1_pro.core.sections import DatasetParams, IncrementalParams, Source, incremental_problems
-
-RETIRED = {
-    "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
-    "script. For monitoring during training set legacy_exit_threshold_for_logging",
-    "target_coverage": "does not exist: coverage is maximised under target_fnr_exit, never targeted",
-}
+from stage1_pro.core.settings import coerce, known_only, merge, read_config_file
 
 BINARY = "phase {phase} trains a gate, which needs two: name the positive class against the rest"
 
@@ -154,10 +148,10 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
         settings = _settings_of(layer, problems)
         artifacts.refuse_newer(settings, where)
         if isinstance(settings, Mapping):
-            merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
+            merged = merge(merged, known_only(settings, schema, f"{where}: ", problems))
         else:
             problems.append(f"{where}: holds {type(settings).__name__}, not a mapping of settings")
-    merged = _coerce(merged, schema)
+    merged = coerce(merged, schema)
     broken = list(artifacts.schema_problems(merged, "config"))
     config = Stage1ProConfig() if broken else _build(merged)
     problems += broken or _rule_problems(config)
@@ -175,33 +169,6 @@ def _settings_of(layer: Any, problems: list[str]) -> Any:
     except UserError as error:
         problems.append(str(error))
         return {}
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Parse a YAML (or JSON) file into a mapping; an empty file is no settings."""
-    import yaml
-
-    content = artifacts.read_bytes(path, "Name an existing YAML file with --config.")
-    try:
-        settings = yaml.load(content, _unique_keys_loader())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return {} if settings is None else settings
-
-
-def _unique_keys_loader() -> type:
-    """A safe YAML loader that refuses a key given twice, where PyYAML silently keeps the last."""
-    import yaml
-
-    class UniqueKeys(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
-            return super().construct_mapping(node, deep)
-
-    return UniqueKeys
 
 
 def save_config(config: Stage1ProConfig, path: Path) -> None:
@@ -261,52 +228,3 @@ def _too_early(config: Stage1ProConfig) -> Iterator[str]:
     for name, phase in SETTINGS_FROM.items():
         if config.phase < phase and getattr(config, name) != getattr(defaults, name):
             yield f"$.{name} is a setting from phase {phase} on, and this is phase {config.phase}: leave it out"
-
-
-def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:
-    """A copy of `value` without unknown keys; each of those becomes a problem with the name probably meant."""
-    if isinstance(value, list):
-        return [_known_only(item, node.get("items", {}), path, problems) for item in value]
-    if not isinstance(value, Mapping) or "properties" not in node:
-        return value
-    known, kept = node["properties"], {}
-    for key, item in value.items():
-        if key in RETIRED:
-            problems.append(f"{path}{key} {RETIRED[key]}")
-        elif key not in known:
-            problems.append(f"{path}{key} is not a known setting{artifacts.did_you_mean(str(key), list(known))}")
-        else:
-            kept[key] = _known_only(item, known[key], f"{path}{key}.", problems)
-    return kept
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if nested else value
-    return merged
-
-
-def _coerce(value: Any, node: dict[str, Any]) -> Any:
-    """Undo YAML's guesses where the schema knows better: `1e-4` is a number, class `0` a name, `off` a word."""
-    kinds = node.get("type", [])
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if isinstance(value, Mapping):
-        properties = node.get("properties", {})
-        return {key: _coerce(item, properties.get(key, {})) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_coerce(item, node.get("items", {})) for item in value]
-    if value is False and "off" in node.get("enum", []):
-        return "off"
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return value
-    if "number" in kinds:
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            return value
-        return number if math.isfinite(number) else str(value)  # a range check lets NaN pass
-    if isinstance(value, int) and "string" in kinds and "integer" not in kinds:
-        return str(value)
-    return value
