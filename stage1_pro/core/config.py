@@ -25,7 +25,7 @@ class Stage1ProConfig:
     """Everything that decides a training run."""
 
     phase: int = 1
-    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 6 conformal."""
+    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 4 adapt, 6 conformal."""
     exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
     """Exit policy that the run is calibrated for."""
     target_fnr_exit: float = 0.02
@@ -39,7 +39,7 @@ class Stage1ProConfig:
     model_path: str = "timm:tf_efficientnet_lite0"
     """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
     freeze_backbone: bool = True
-    """Train the heads only."""
+    """Leave the backbone's own weights as they are: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 10
     """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
     warmup_epochs: float = 1
@@ -98,6 +98,29 @@ class Stage1ProConfig:
     positive_bank: int = 2048
     """Recent positives that ConformalRiskLoss calibrates its threshold on besides the batch, 1000 to 4096; from
     phase 6."""
+    peft_type: Literal["none", "lora", "dora", "doran"] = "none"
+    """Adapters on a frozen backbone: none, lora, dora (magnitude and direction apart) or doran (experimental: dora with
+    a learnable term in the denominator and generated matrices; linear layers only); from phase 4, as all peft_*."""
+    peft_r: int = 8
+    """Rank of the adapters, 1 to 512."""
+    peft_alpha: float = 16.0
+    """Scale of what adapters add: it is multiplied by peft_alpha / peft_r; above 0."""
+    peft_blocks: int | None = None
+    """Blocks that get adapters, counted from the last, 1 to the backbone's depth; null: all."""
+    peft_targets: str = "all_linear"
+    """Layers that get adapters: attention, mlp or all_linear (of the blocks, ungrouped convolutions among them), or
+    names of the backbone's layers such as qkv; several joined by commas."""
+    peft_norms: bool = False
+    """Train the norms of the adapted blocks as well; running statistics stay as they are."""
+    peft_lr: float = 2e-4
+    """Peak learning rate of adapters and of norms trained with them, above 0."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each layer of the backbone to the one below it, for whatever of it is trained,
+    above 0, up to 1; the last layer has the whole rate; from phase 4."""
+    intended_use: Literal["unstated", "research", "commercial"] = "unstated"
+    """What the model is for; a backbone whose licence is known to forbid it is refused."""
+    backbone_license: str | None = None
+    """Licence of the backbone's weights; null: what the weights say of themselves, which training writes here."""
     bootstrap_samples: int = 1000
     """Bootstrap resamples behind the intervals of the report, 100 or more."""
     bootstrap_confidence: float = 0.95
@@ -116,7 +139,26 @@ class Stage1ProConfig:
     @property
     def largest_lr(self) -> float:
         """The highest peak learning rate of what is trained."""
-        return self.lr_head if self.freeze_backbone else max(self.lr_head, self.lr_backbone)
+        return max([self.lr_head, *([self.backbone_lr] if self.adapted or not self.freeze_backbone else [])])
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the backbone gets adapters."""
+        return self.peft_type != "none"
+
+    @property
+    def peft_words(self) -> str:
+        """The adapters in a line for people."""
+        if not self.adapted:
+            return "none"
+        kind = "DoRAN (experimental)" if self.peft_type == "doran" else {"lora": "LoRA", "dora": "DoRA"}[self.peft_type]
+        blocks = "all blocks" if self.peft_blocks is None else f"the last {self.peft_blocks} blocks"
+        return f"{kind}, rank {self.peft_r}, alpha {self.peft_alpha:g}, on {self.peft_targets} of {blocks}"
+
+    @property
+    def backbone_lr(self) -> float:
+        """Peak learning rate of what is trained of the backbone."""
+        return self.peft_lr if self.adapted else self.lr_backbone
 
     @property
     def monitor(self) -> str:
@@ -209,6 +251,11 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
     if config.conformal_after is not None and config.conformal_after >= config.schedule_epochs:
         allowed = f"0 to below {limit} ({config.schedule_epochs}), or null"
         yield f"$.conformal_after is {config.conformal_after}; allowed {allowed}"
+    if config.adapted and not config.freeze_backbone:
+        yield (
+            f"$.peft_type is {config.peft_type!r}, and adapters are trained on a frozen backbone: set freeze_backbone: "
+            "true, or peft_type: none"
+        )
     yield from _too_early(config)
     yield from incremental_problems(config.incremental_params, config.largest_lr)
     names, positive = data.class_names, data.positive_class

@@ -1,9 +1,8 @@
 """One training run from a checked case table to model_best.pth and its scores."""
 
-import logging
 import os
 import sys
-import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.licenses import demanded_license
+from stage1_pro.core.models.adapters import add_adapters, merge_adapters
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.conformal_module import ConformalModule
 from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
@@ -39,7 +40,7 @@ from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors,
 from stage1_pro.core.optim.schedule import trainable
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
-from stage1_pro.core.progress import bar
+from stage1_pro.core.progress import bar, quiet_lightning
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import Splits
 from stage1_pro.core.staged import prepare_stages, print_first_admission, stage_callbacks
@@ -63,8 +64,11 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
     model = Stage1Model.new(backbone, spec, class_names, config.dropout, members)
     if init_from is not None:
         _take_weights(model, init_from)
+    model.spec = replace(model.spec, license=demanded_license(model.spec.license, config))
     if config.freeze_backbone:
         model.freeze_backbone()
+    if config.adapted:
+        add_adapters(model.backbone, config, model.spec.preprocessing.size)
     return model
 
 
@@ -96,7 +100,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
         f"at confidence {config.fnr_confidence:g}"
     )
     say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
-    say(f"parameters  {moving:,} trainable of {total:,}")
+    say(f"parameters  {moving:,} trainable of {total:,}; adapters: {config.peft_words}")
     stages = config.incremental_params
     span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
     say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
@@ -156,6 +160,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
     Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
     """
     _load_best(run, model)
+    merge_adapters(model.backbone)
     held_out = _refitted(run, config, model, cases) if model.heads is not None and config.gate_refit else {}
     save_model(model, run.model_path)
     return held_out
@@ -187,7 +192,7 @@ def _refitted(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
 
 def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     """Lightning's trainer as the config asks for it. Raises UserError for devices or a strategy that it refuses."""
-    _quiet_lightning()
+    quiet_lightning()
     try:
         return _trainer(run, config)
     except (ValueError, MisconfigurationException) as error:
@@ -255,7 +260,7 @@ def _device() -> torch.device:
 
 def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
     """Cached features of the two splits that training reads, where the config allows a cache."""
-    cacheable = config.freeze_backbone and config.dataset_params.augmentation == "none"
+    cacheable = config.freeze_backbone and not config.adapted and config.dataset_params.augmentation == "none"
     if config.feature_cache == "off" or not cacheable:
         return None
     features = {}
@@ -285,19 +290,4 @@ def _take_weights(model: Stage1Model, other: Run) -> None:
             f"--init_from {other.path}: its backbone is {source.spec.arch}, this run's is {model.spec.arch}."
         )
     model.take_weights(source)
-
-
-def _quiet_lightning() -> None:
-    """Our own lines say what a user needs; Lightning's hints about other products do not."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*The number of training batches.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
-        ".*LeafSpec.*",
-        ".*sync_dist=True.*",  # validation figures are computed from all ranks' cases already
-        ".*AccumulateGrad node's stream.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+    model.spec = replace(model.spec, license=source.spec.license)  # its weights are what is trained on
