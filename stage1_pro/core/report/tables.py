@@ -162,9 +162,8 @@ def provenance(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> 
     yield "Command", made["command"]
     yield "Seed", str(made["seed"])
     yield "Commit", f"{commit} with uncommitted changes" if made["git_dirty"] else commit
-    license = made.get("backbone_license", UNKNOWN)
     yield "Backbone", made.get("backbone", UNDEFINED)
-    yield "Licence", f"{license}. {derivative_notice(license)}"
+    yield "Licence", derivative_notice(made.get("backbone_license", UNKNOWN))
     yield "Adapters", run.config.peft_words
     yield "Intended use", run.config.intended_use
     yield "Python", f"{made['python']} on {made['platform']}"
