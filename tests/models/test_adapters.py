@@ -187,5 +187,5 @@ def test_the_check_finds_a_single_silent_tensor_and_leaves_no_trace() -> None:
 def test_adapters_that_diverged_are_not_merged() -> None:
     made = adapted()
     next(tensor for name, tensor in made.named_parameters() if is_adapter(name)).data.fill_(math.inf)
-    with pytest.raises(UserError, match="not finite: training diverged. Lower peft_lr"):
+    with pytest.raises(UserError, match="not finite: training diverged"):
         merge_adapters(made)
