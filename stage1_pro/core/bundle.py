@@ -12,6 +12,7 @@ from stage1_pro import __version__
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
+from stage1_pro.core.licenses import derivative_notice
 from stage1_pro.core.phases import POLICY_TABLE
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.policies.evidence import demand_consistent, demand_reproduced, evidence_words
@@ -103,7 +104,8 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
             run.eval_path,
         ):
             _copy(file, building / file.name)
-        artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation).encode())
+        license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
+        artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation, license).encode())
         manifest = _manifest(run, evaluation, building)
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
@@ -191,7 +193,7 @@ def _copy(source: Path, target: Path) -> None:
     artifacts.write_bytes(target, artifacts.read_bytes(source, "Finish the run first."))
 
 
-def _readme(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> str:
+def _readme(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], license: str) -> str:
     names = run.splits.class_names
     return f"""# Stage 1 bundle: {run.name}
 
@@ -218,4 +220,8 @@ This calibration split has been used {policy["calib_use_count"]} time(s); each f
 2. Preprocess as bundle.json says, compute logits in float32, decide in float64.
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
 4. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
+
+## Licence of the weights
+{derivative_notice(license)}
+Intended use as stated for this run: {run.config.intended_use}.
 """

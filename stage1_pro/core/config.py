@@ -6,7 +6,6 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.phases import ANSWERS_MONITOR, PHASES, SETTINGS_FROM, phase_problems
 from stage1_pro.core.sections import DatasetParams, IncrementalParams, Source, incremental_problems
-
-RETIRED = {
-    "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
-    "script. For monitoring during training set legacy_exit_threshold_for_logging",
-    "target_coverage": "does not exist: coverage is maximised under target_fnr_exit, never targeted",
-}
+from stage1_pro.core.settings import coerce, known_only, merge, read_config_file
 
 BINARY = "phase {phase} trains a gate, which needs two: name the positive class against the rest"
 
@@ -31,7 +25,7 @@ class Stage1ProConfig:
     """Everything that decides a training run."""
 
     phase: int = 1
-    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 6 conformal."""
+    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 4 adapt, 6 conformal."""
     exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
     """Exit policy that the run is calibrated for."""
     target_fnr_exit: float = 0.02
@@ -45,7 +39,7 @@ class Stage1ProConfig:
     model_path: str = "timm:tf_efficientnet_lite0"
     """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
     freeze_backbone: bool = True
-    """Train the heads only."""
+    """Leave the backbone's own weights as they are: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 10
     """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
     warmup_epochs: float = 1
@@ -104,6 +98,29 @@ class Stage1ProConfig:
     positive_bank: int = 2048
     """Recent positives that ConformalRiskLoss calibrates its threshold on besides the batch, 1000 to 4096; from
     phase 6."""
+    peft_type: Literal["none", "lora", "dora", "doran"] = "none"
+    """Adapters on a frozen backbone: none, lora, dora (magnitude and direction apart) or doran (experimental: dora with
+    a learnable term in the denominator and generated matrices; linear layers only); from phase 4, as all peft_*."""
+    peft_r: int = 8
+    """Rank of the adapters, 1 to 512."""
+    peft_alpha: float = 16.0
+    """Scale of what adapters add: it is multiplied by peft_alpha / peft_r; above 0."""
+    peft_blocks: int | None = None
+    """Blocks that get adapters, counted from the last, 1 to the backbone's depth; null: all."""
+    peft_targets: str = "all_linear"
+    """Layers that get adapters: attention, mlp or all_linear (of the blocks, ungrouped convolutions among them), or
+    names of the backbone's layers such as qkv; several joined by commas."""
+    peft_norms: bool = False
+    """Train the norms of the adapted blocks as well; running statistics stay as they are."""
+    peft_lr: float = 2e-4
+    """Peak learning rate of adapters and of norms trained with them, above 0."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each layer of the backbone to the one below it, for whatever of it is trained,
+    above 0, up to 1; the last layer has the whole rate; from phase 4."""
+    intended_use: Literal["unstated", "research", "commercial"] = "unstated"
+    """What the model is for; a backbone whose licence is known to forbid it is refused."""
+    backbone_license: str | None = None
+    """Licence of the backbone's weights; null: what the weights say of themselves, which training writes here."""
     bootstrap_samples: int = 1000
     """Bootstrap resamples behind the intervals of the report, 100 or more."""
     bootstrap_confidence: float = 0.95
@@ -122,7 +139,26 @@ class Stage1ProConfig:
     @property
     def largest_lr(self) -> float:
         """The highest peak learning rate of what is trained."""
-        return self.lr_head if self.freeze_backbone else max(self.lr_head, self.lr_backbone)
+        return max([self.lr_head, *([self.backbone_lr] if self.adapted or not self.freeze_backbone else [])])
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the backbone gets adapters."""
+        return self.peft_type != "none"
+
+    @property
+    def peft_words(self) -> str:
+        """The adapters in a line for people."""
+        if not self.adapted:
+            return "none"
+        kind = "DoRAN (experimental)" if self.peft_type == "doran" else {"lora": "LoRA", "dora": "DoRA"}[self.peft_type]
+        blocks = "all blocks" if self.peft_blocks is None else f"the last {self.peft_blocks} blocks"
+        return f"{kind}, rank {self.peft_r}, alpha {self.peft_alpha:g}, on {self.peft_targets} of {blocks}"
+
+    @property
+    def backbone_lr(self) -> float:
+        """Peak learning rate of what is trained of the backbone."""
+        return self.peft_lr if self.adapted else self.lr_backbone
 
     @property
     def monitor(self) -> str:
@@ -154,10 +190,10 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
         settings = _settings_of(layer, problems)
         artifacts.refuse_newer(settings, where)
         if isinstance(settings, Mapping):
-            merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
+            merged = merge(merged, known_only(settings, schema, f"{where}: ", problems))
         else:
             problems.append(f"{where}: holds {type(settings).__name__}, not a mapping of settings")
-    merged = _coerce(merged, schema)
+    merged = coerce(merged, schema)
     broken = list(artifacts.schema_problems(merged, "config"))
     config = Stage1ProConfig() if broken else _build(merged)
     problems += broken or _rule_problems(config)
@@ -175,33 +211,6 @@ def _settings_of(layer: Any, problems: list[str]) -> Any:
     except UserError as error:
         problems.append(str(error))
         return {}
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Parse a YAML (or JSON) file into a mapping; an empty file is no settings."""
-    import yaml
-
-    content = artifacts.read_bytes(path, "Name an existing YAML file with --config.")
-    try:
-        settings = yaml.load(content, _unique_keys_loader())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return {} if settings is None else settings
-
-
-def _unique_keys_loader() -> type:
-    """A safe YAML loader that refuses a key given twice, where PyYAML silently keeps the last."""
-    import yaml
-
-    class UniqueKeys(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
-            return super().construct_mapping(node, deep)
-
-    return UniqueKeys
 
 
 def save_config(config: Stage1ProConfig, path: Path) -> None:
@@ -242,6 +251,11 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
     if config.conformal_after is not None and config.conformal_after >= config.schedule_epochs:
         allowed = f"0 to below {limit} ({config.schedule_epochs}), or null"
         yield f"$.conformal_after is {config.conformal_after}; allowed {allowed}"
+    if config.adapted and not config.freeze_backbone:
+        yield (
+            f"$.peft_type is {config.peft_type!r}, and adapters are trained on a frozen backbone: set freeze_backbone: "
+            "true, or peft_type: none"
+        )
     yield from _too_early(config)
     yield from incremental_problems(config.incremental_params, config.largest_lr, config.strategy)
     names, positive = data.class_names, data.positive_class
@@ -261,52 +275,3 @@ def _too_early(config: Stage1ProConfig) -> Iterator[str]:
     for name, phase in SETTINGS_FROM.items():
         if config.phase < phase and getattr(config, name) != getattr(defaults, name):
             yield f"$.{name} is a setting from phase {phase} on, and this is phase {config.phase}: leave it out"
-
-
-def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:
-    """A copy of `value` without unknown keys; each of those becomes a problem with the name probably meant."""
-    if isinstance(value, list):
-        return [_known_only(item, node.get("items", {}), path, problems) for item in value]
-    if not isinstance(value, Mapping) or "properties" not in node:
-        return value
-    known, kept = node["properties"], {}
-    for key, item in value.items():
-        if key in RETIRED:
-            problems.append(f"{path}{key} {RETIRED[key]}")
-        elif key not in known:
-            problems.append(f"{path}{key} is not a known setting{artifacts.did_you_mean(str(key), list(known))}")
-        else:
-            kept[key] = _known_only(item, known[key], f"{path}{key}.", problems)
-    return kept
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if nested else value
-    return merged
-
-
-def _coerce(value: Any, node: dict[str, Any]) -> Any:
-    """Undo YAML's guesses where the schema knows better: `1e-4` is a number, class `0` a name, `off` a word."""
-    kinds = node.get("type", [])
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if isinstance(value, Mapping):
-        properties = node.get("properties", {})
-        return {key: _coerce(item, properties.get(key, {})) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_coerce(item, node.get("items", {})) for item in value]
-    if value is False and "off" in node.get("enum", []):
-        return "off"
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return value
-    if "number" in kinds:
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            return value
-        return number if math.isfinite(number) else str(value)  # a range check lets NaN pass
-    if isinstance(value, int) and "string" in kinds and "integer" not in kinds:
-        return str(value)
-    return value

@@ -48,6 +48,7 @@ PHASES = {
         Phase(1, "baseline", ("cls",), "cross_entropy", ("softmax",), "val_accuracy", "max"),
         Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_augrc", "min"),
         Phase(3, "gate", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
+        Phase(4, "adapt", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
         Phase(
             6, "conformal", ("cls", "gate", "aux"), "conformal", ("softmax", "gate", "scrc"), "val_gate_augrc", "min"
         ),
@@ -65,6 +66,9 @@ POLICY_TABLE = {
 
 SETTINGS_FROM = {
     **dict.fromkeys(("gate_loss_weight", "aux_weight", "coverage_reward", "gate_refit", "head_ensemble"), 3),
+    **dict.fromkeys(
+        ("peft_type", "peft_r", "peft_alpha", "peft_blocks", "peft_targets", "peft_norms", "peft_lr", "layer_decay"), 4
+    ),
     **dict.fromkeys(("conformal_after", "positive_bank"), 6),
 }
 """Settings that mean nothing before a phase, and that phase."""

@@ -26,6 +26,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "timm",
+    "peft",
     "lightning",
     "numpy",
     "scipy",

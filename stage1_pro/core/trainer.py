@@ -1,8 +1,6 @@
 """Lightning's trainer as a config asks for it."""
 
-import logging
 import sys
-import warnings
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,6 +13,7 @@ from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.callbacks.epochs import EpochTable, Throughput
 from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.progress import quiet_lightning
 from stage1_pro.core.run import Run
 from stage1_pro.core.staged import stage_callbacks
 
@@ -23,7 +22,7 @@ PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mi
 
 def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     """Lightning's trainer as the config asks for it. Raises UserError for devices or a strategy that it refuses."""
-    _quiet_lightning()
+    quiet_lightning()
     try:
         return _trainer(run, config)
     except (ValueError, MisconfigurationException) as error:
@@ -67,19 +66,3 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # our samplers share out the cases themselves
     )
-
-
-def _quiet_lightning() -> None:
-    """Our own lines say what a user needs; Lightning's hints about other products do not."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*The number of training batches.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
-        ".*LeafSpec.*",
-        ".*sync_dist=True.*",  # validation figures are computed from all ranks' cases already
-        ".*AccumulateGrad node's stream.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -1,6 +1,7 @@
 """One training run from a checked case table to model_best.pth and its scores."""
 
 import os
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +15,8 @@ from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.licenses import demanded_license
+from stage1_pro.core.models.adapters import add_adapters, merge_adapters
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.conformal_module import ConformalModule
 from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
@@ -44,8 +47,11 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
     model = Stage1Model.new(backbone, spec, class_names, config.dropout, members)
     if init_from is not None:
         _take_weights(model, init_from)
+    model.spec = replace(model.spec, license=demanded_license(model.spec.license, config))
     if config.freeze_backbone:
         model.freeze_backbone()
+    if config.adapted:
+        add_adapters(model.backbone, config, model.spec.preprocessing.size)
     return model
 
 
@@ -77,7 +83,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
         f"at confidence {config.fnr_confidence:g}"
     )
     say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
-    say(f"parameters  {moving:,} trainable of {total:,}")
+    say(f"parameters  {moving:,} trainable of {total:,}; adapters: {config.peft_words}")
     stages = config.incremental_params
     span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
     say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
@@ -134,6 +140,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
     Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
     """
     _load_best(run, model)
+    merge_adapters(model.backbone)
     held_out = _refitted(run, config, model, cases) if model.heads is not None and config.gate_refit else {}
     save_model(model, run.model_path)
     return held_out
@@ -185,7 +192,7 @@ def _device() -> torch.device:
 
 def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
     """Cached features of the two splits that training reads, where the config allows a cache."""
-    cacheable = config.freeze_backbone and config.dataset_params.augmentation == "none"
+    cacheable = config.freeze_backbone and not config.adapted and config.dataset_params.augmentation == "none"
     if config.feature_cache == "off" or not cacheable:
         return None
     features, stages = {}, config.incremental_params
@@ -216,3 +223,4 @@ def _take_weights(model: Stage1Model, other: Run) -> None:
             f"--init_from {other.path}: its backbone is {source.spec.arch}, this run's is {model.spec.arch}."
         )
     model.take_weights(source)
+    model.spec = replace(model.spec, license=source.spec.license)  # its weights are what is trained on

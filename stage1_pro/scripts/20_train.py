@@ -8,7 +8,7 @@ writes  runs/<id>/config.json, environment.json, metrics.csv, checkpoints/, mode
 Settings come from the defaults, then every --config file in turn, then the flags.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stage1_pro.core import cli
@@ -54,6 +54,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     with cli.resumable(run.path):
         model = training.build_model(config, cases.class_names, source)
+        config = replace(config, backbone_license=model.spec.license)
         trainer = make_trainer(run, config)
         training.begin(run, config, model, source, resume=bool(args.resume))
         training.fit(run, config, model, cases, trainer)

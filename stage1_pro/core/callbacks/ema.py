@@ -23,11 +23,13 @@ class ExponentialMovingAverage(pl.Callback):
         self.step = self.begun = 0
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] | None = None
+        self._current: list[Tensor] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         tensors = dict(_moving(pl_module))
         start = self.average or snapshot(pl_module)
         self.average = {name: start[name].to(tensor.device) for name, tensor in tensors.items()}
+        self._current = []
 
     def restart(self, module: pl.LightningModule) -> None:
         """Forget what was averaged: the average begins at the module's present weights."""
@@ -40,9 +42,10 @@ class ExponentialMovingAverage(pl.Callback):
         self.step = trainer.global_step
         age = self.step - self.begun
         decay = min(self.decay, (1 + age) / (10 + age))
-        current = dict(_moving(pl_module))
-        for name, average in self.average.items():
-            average.lerp_(current[name], 1 - decay)
+        if not self._current:  # found once: a walk over all modules would cost every step milliseconds
+            current = dict(_moving(pl_module))
+            self._current = [current[name] for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), self._current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._raw = snapshot(pl_module)

@@ -6,13 +6,14 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, load_state_dict
+from timm.models import get_pretrained_cfg, group_parameters, load_state_dict
 from timm.models._hub import load_model_config_from_path, load_state_dict_from_path
 from torch import Tensor, nn
 
 from stage1_pro.core.artifacts import did_you_mean
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.licenses import RANDOM, UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,22 @@ class Backbone(nn.Module):
         super().__init__()
         self.net = net
         self.prefix_tokens = getattr(net, "num_prefix_tokens", 0) if getattr(net, "cls_token", None) is not None else 0
+        self.layer_ids = _layer_ids(net)
+        """name of each parameter of the bare net → its layer, counted from the input"""
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.prefix_tokens:
             return self.net(images)
         tokens = self.net.forward_features(images)  # pyright: ignore[reportCallIssue]
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(dim=1)], dim=1)
+
+
+def _layer_ids(net: nn.Module) -> dict[str, int]:
+    """timm's grouping into layers, from 0 at the input; one layer where timm knows none."""
+    matcher: Any = getattr(net, "group_matcher", None)
+    if matcher is None:
+        return dict.fromkeys((name for name, _ in net.named_parameters()), 0)
+    return group_parameters(net, matcher(coarse=False), reverse=True)  # pyright: ignore[reportReturnType]
 
 
 def load_backbone(model_path: str, image_size: int | None) -> tuple[Backbone, BackboneSpec]:
@@ -109,7 +120,7 @@ def _load_local_dir(folder: Path, image_size: int | None) -> tuple[Backbone, Bac
     kwargs = {**(model_args or {}), **_size_kwargs(arch, image_size)}
     kwargs.pop("num_classes", None)  # ours are heads without a classifier
     preprocessing = _preprocessing(arch, image_size, cfg)
-    spec = BackboneSpec(arch, kwargs, preprocessing, str(cfg.get("license") or "unknown"))
+    spec = BackboneSpec(arch, kwargs, preprocessing, str(cfg.get("license") or UNKNOWN))
     try:
         net = _filled(arch, kwargs, load_state_dict_from_path(folder))
     except Exception as error:
@@ -166,18 +177,18 @@ def _preprocessing(arch: str, image_size: int | None, cfg: dict[str, Any] | None
 def _license(kind: str, name: str, file: str) -> str:
     """Licence of the weights: what a safetensors file says of itself, or what timm says of its own."""
     if kind == "random":
-        return "none: random weights"
+        return RANDOM
     if kind == "timm":
-        return str(getattr(get_pretrained_cfg(name), "license", None) or "unknown")
+        return str(getattr(get_pretrained_cfg(name), "license", None) or UNKNOWN)
     if not file.endswith(".safetensors"):
-        return "unknown"
+        return UNKNOWN
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as weights:
-            return (weights.metadata() or {}).get("license", "unknown")
+            return (weights.metadata() or {}).get("license", UNKNOWN)
     except (SafetensorError, OSError):
-        return "unknown"
+        return UNKNOWN
 
 
 def _load_failure(model_path: str, error: Exception) -> str:

@@ -13,10 +13,11 @@ from torch.nn.functional import cross_entropy
 
 from stage1_pro.core.config import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch, seed_of
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.monitoring import epoch_metrics
 from stage1_pro.core.models.case_metrics import case_metrics
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
-from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
+from stage1_pro.core.optim.schedule import parameter_groups, trainable, warmup_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Stage1Module(pl.LightningModule):
 
     def __init__(self, model: Stage1Model, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
         super().__init__()
-        self.strict_loading = False  # checkpoints leave out a frozen backbone
+        self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
         self.model, self.config, self.from_features = model, config, from_features
         self.register_buffer("class_weights", self._weights(class_counts), persistent=False)
         self._validated: list[tuple[Tensor, ...]] = []
@@ -124,7 +125,9 @@ class Stage1Module(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
-        groups = parameter_groups(self.model, config.lr_head, config.lr_backbone, config.weight_decay)
+        layers = self.model.backbone.layer_ids
+        rates = config.lr_head, config.backbone_lr
+        groups = parameter_groups(self.model, *rates, config.weight_decay, layers, config.layer_decay)
         fused = config.precision == "32"  # Lightning's mixed precision refuses to clip for a fused optimizer
         optimizer = torch.optim.AdamW(groups, fused=fused)
         factor = self.rate if config.incremental_params.enabled else self._whole_run()
@@ -144,10 +147,19 @@ class Stage1Module(pl.LightningModule):
         return torch.tensor(weights, dtype=torch.float32)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave a frozen backbone out: it is rebuilt from `model_path`."""
+        """Leave what is frozen of a backbone out: it is rebuilt from `model_path`."""
         if self.model.frozen:
             state: Mapping[str, Tensor] = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("model.backbone.")}
+            kept = {name for name, _ in trainable(self)}
+            checkpoint["state_dict"] = {
+                name: tensor for name, tensor in state.items() if name in kept or not name.startswith("model.backbone.")
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint without a tensor that training moves: loading is not strict and would go on without."""
+        missing = [name for name, _ in trainable(self) if name not in checkpoint["state_dict"]]
+        if missing:
+            raise UserError(f"the checkpoint has no {', '.join(missing[:3])}: it is of another model. Train a new run.")
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.config.label_smoothing

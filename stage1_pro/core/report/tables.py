@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.licenses import UNKNOWN, derivative_notice
 from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.run import Run
 
@@ -161,7 +162,10 @@ def provenance(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> 
     yield "Command", made["command"]
     yield "Seed", str(made["seed"])
     yield "Commit", f"{commit} with uncommitted changes" if made["git_dirty"] else commit
-    yield "Backbone", f"{made.get('backbone', UNDEFINED)} (licence {made.get('backbone_license', UNDEFINED)})"
+    yield "Backbone", made.get("backbone", UNDEFINED)
+    yield "Licence", derivative_notice(made.get("backbone_license", UNKNOWN))
+    yield "Adapters", run.config.peft_words
+    yield "Intended use", run.config.intended_use
     yield "Python", f"{made['python']} on {made['platform']}"
     yield "Packages", ", ".join(f"{name} {version}" for name, version in made["packages"].items())
     yield "Trained", made["created_at"]
