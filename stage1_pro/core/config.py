@@ -7,14 +7,21 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.phases import ANSWERS_MONITOR, PHASES, SETTINGS_FROM, phase_problems
+from stage1_pro.core.phases import (
+    ANSWERS_MONITOR,
+    OPTIMIZERS,
+    PHASES,
+    SETTINGS_FROM,
+    optimizer_problems,
+    phase_problems,
+)
 from stage1_pro.core.sections import DatasetParams, IncrementalParams, Source, incremental_problems
 
 RETIRED = {
@@ -31,7 +38,7 @@ class Stage1ProConfig:
     """Everything that decides a training run."""
 
     phase: int = 1
-    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 6 conformal."""
+    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 5 sharpness, 6 conformal."""
     exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
     """Exit policy that the run is calibrated for."""
     target_fnr_exit: float = 0.02
@@ -72,8 +79,9 @@ class Stage1ProConfig:
     """Final decay of that average, 0 to below 1; ramps up so that short runs work."""
     early_stop_patience: int = 3
     """Epochs without a better monitor before training stops, 1 or more."""
-    optimizer: Literal["adamw"] = "adamw"
-    """Optimizer."""
+    optimizer: Literal["adamw", "sam", "fsam"] = "adamw"
+    """Optimizer; sam and fsam, from phase 5, look for flat weights: AdamW by the gradient at the worst weights nearby,
+    for the price of two passes a step."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Arithmetic of training; scores are always computed in float32."""
     devices: int | str = "auto"
@@ -98,6 +106,14 @@ class Stage1ProConfig:
     that was trained jointly; from phase 3."""
     head_ensemble: int = 8
     """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
+    fsam_rho: float = 0.05
+    """How far away those worst weights are, the norm over all that fsam_target names, 0 to 10; from phase 5."""
+    fsam_sigma: float = 1.0
+    """Share of the running average that fsam subtracts from the gradient to find them, 0 (sam) to 1; from phase 5."""
+    fsam_lambda: float = 0.9
+    """What a step keeps of that average, 0 to below 1; from phase 5."""
+    fsam_target: Literal["all", "heads", "adapter"] = "all"
+    """Which of the trained parameters are moved to find them: all, heads, or adapter (LoRA's); from phase 5."""
     conformal_after: int | None = None
     """Epochs, those of the warm-up included, before ConformalRiskLoss takes over from SelectiveLoss, 0 to below
     `epochs`, and never before the warm-up ends; null: half of them; from phase 6."""
@@ -123,6 +139,11 @@ class Stage1ProConfig:
     def largest_lr(self) -> float:
         """The highest peak learning rate of what is trained."""
         return self.lr_head if self.freeze_backbone else max(self.lr_head, self.lr_backbone)
+
+    @property
+    def sharpness_aware(self) -> bool:
+        """Whether a step takes two passes, at the weights and at the worst ones nearby."""
+        return OPTIMIZERS[self.optimizer].sharp
 
     @property
     def monitor(self) -> str:
@@ -243,6 +264,9 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
         allowed = f"0 to below {limit} ({config.schedule_epochs}), or null"
         yield f"$.conformal_after is {config.conformal_after}; allowed {allowed}"
     yield from _too_early(config)
+    yield from optimizer_problems(
+        config.phase, config.optimizer, config.precision, config.strategy, _changed(config, SETTINGS_FROM)
+    )
     yield from incremental_problems(config.incremental_params, config.largest_lr)
     names, positive = data.class_names, data.positive_class
     if names and len(names) != 2 and config.phase in PHASES and PHASES[config.phase].gated:
@@ -257,10 +281,16 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
 
 
 def _too_early(config: Stage1ProConfig) -> Iterator[str]:
-    defaults = Stage1ProConfig()
-    for name, phase in SETTINGS_FROM.items():
-        if config.phase < phase and getattr(config, name) != getattr(defaults, name):
+    for name in _changed(config, SETTINGS_FROM):
+        phase = SETTINGS_FROM[name]
+        if config.phase < phase:
             yield f"$.{name} is a setting from phase {phase} on, and this is phase {config.phase}: leave it out"
+
+
+def _changed(config: Stage1ProConfig, names: Iterable[str]) -> list[str]:
+    """Those settings that do not have their default value."""
+    defaults = Stage1ProConfig()
+    return [name for name in names if getattr(config, name) != getattr(defaults, name)]
 
 
 def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:

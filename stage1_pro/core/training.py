@@ -31,11 +31,12 @@ from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import load_backbone
-from stage1_pro.core.models.conformal_module import ConformalModule
+from stage1_pro.core.models.choice import module_class
 from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
+from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.optim.schedule import trainable
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
@@ -45,14 +46,6 @@ from stage1_pro.core.splits import Splits
 from stage1_pro.core.staged import prepare_stages, print_first_admission, stage_callbacks
 
 PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
-
-
-MODULES: dict[str, type[Stage1Module]] = {
-    "cross_entropy": Stage1Module,
-    "selective": SelectiveModule,
-    "conformal": ConformalModule,
-}
-"""The module that trains a phase, by the phase's loss."""
 
 
 def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
@@ -65,6 +58,8 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
         _take_weights(model, init_from)
     if config.freeze_backbone:
         model.freeze_backbone()
+    if config.sharpness_aware:
+        perturbed_parameters(model, config.fsam_target)  # refuses a target that this model does not have
     return model
 
 
@@ -105,7 +100,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
 def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
     """Print whom a trained model would admit to the initial cases."""
     data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
-    module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, False)
+    module = module_class(config)(model, config, data.class_counts, False)
     print_first_admission(config, module, data)
 
 
@@ -131,7 +126,7 @@ def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1Da
     cached = None if data.features is None else data.features["train"]
     groups = data.frames["train"]["group"].to_numpy()
     if config.incremental_params.enabled:
-        module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, cached is not None)
+        module = module_class(config)(model, config, data.class_counts, cached is not None)
         prepare_stages(trainer, run, config, data, cached if isinstance(module, SelectiveModule) else None)
     else:
         module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
@@ -198,6 +193,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
 def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     incremental, live = config.incremental_params, sys.stdout.isatty()
     average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
+    by_itself = config.sharpness_aware  # such a module accumulates and clips by itself
     callbacks: list[pl.Callback] = [
         Throughput(),
         *([average] if average else []),
@@ -220,8 +216,8 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         precision=PRECISION[config.precision],
         max_epochs=incremental.max_stages * incremental.max_epochs_per_stage if incremental.enabled else config.epochs,
         reload_dataloaders_every_n_epochs=int(incremental.enabled),
-        accumulate_grad_batches=config.grad_accum_steps,
-        gradient_clip_val=config.max_grad_norm or None,
+        accumulate_grad_batches=1 if by_itself else config.grad_accum_steps,
+        gradient_clip_val=None if by_itself else config.max_grad_norm or None,
         callbacks=callbacks,
         logger=TensorBoardLogger(str(run.path), name="tensorboard", version=""),
         plugins=[AtomicCheckpointIO()],
@@ -243,7 +239,7 @@ def make_module(
 ) -> Stage1Module:
     """The phase's Lightning module. features: (N, D) of the training split where they are cached; labels, groups:
     (N,) of the same cases, from which a gate's out-of-fold targets are made."""
-    module = MODULES[PHASES[config.phase].loss](model, config, class_counts, features is not None)
+    module = module_class(config)(model, config, class_counts, features is not None)
     if isinstance(module, SelectiveModule) and features is not None:
         module.correct = out_of_fold_correct(features, labels, groups, config, _device())
     return module
