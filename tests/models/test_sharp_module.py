@@ -23,6 +23,7 @@ from torch import nn
 
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.models.backbone import load_backbone
+from stage1_pro.core.models.choice import module_class
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.sharp_module import Moment, still_statistics
 from stage1_pro.core.optim.fsam import SharpnessAware
@@ -164,6 +165,24 @@ def test_a_window_is_one_step_of_everything() -> None:
     train_plainly(plain_module(SharpPlainModule, grad_accum_steps=2, epochs=2), callbacks=[steps])
     counted = [0, 1, 1, 2, 3, 3, 4, 4, 5, 6]
     assert steps.seen == [(count,) * 3 for count in counted]
+
+
+@pytest.mark.parametrize("optimizer", ["sam", "fsam"])
+def test_duals_bank_and_draws_move_by_the_first_pass_alone(optimizer: str) -> None:
+    """After a step they are where AdamW's step, which has no other pass, leaves them."""
+    left = []
+    for name in (optimizer, "adamw"):
+        radius = {} if name == "adamw" else {"fsam_rho": 5.0}
+        config = config_of(6, optimizer=name, epochs=1, warmup_epochs=0, grad_accum_steps=2, **radius)
+        module = module_class(config)(model_of(), config, np.array([1, 1]), from_features=True)
+        module._alarms = list  # they speak of a validation
+        accumulated = {} if config.sharpness_aware else {"accumulate_grad_batches": 2}
+        train_plainly(module, max_steps=1, **accumulated)
+        left.append({**weights(module.loss), "counts": module.loss.counts, "draws": module.loss.generator.get_state()})
+        left[-1]["dropout"] = torch.get_rng_state()
+    assert left[0]["bank_held"].any()
+    assert left[0]["selective.positives"].all()
+    assert_equal(left[0], left[1])
 
 
 def with_norm(module: Stage1Module) -> Stage1Module:
