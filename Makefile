@@ -1,7 +1,7 @@
 # Every target sets up what it needs. PHASE=, RUN= (a path) and ARGS= are passed through to the scripts.
 .DEFAULT_GOAL := help
 PHASE ?= 1
-PHASES := 1 2 3 4 6
+PHASES := 1 2 3 4 5 6
 PYTHON3 ?= python3
 VENV := .venv
 PYTHON := $(VENV)/bin/python

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "bootstrap": "1,000 bootstrap resamples against a plain loop",
     "features": "a training step from the feature cache against the live backbone",
     "losses": "a training step with the selective losses against plain cross entropy",
+    "fsam": "a step of SAM and F-SAM against one of AdamW",
     "scrc": "a million cases: 200 × 100 pairs against one argsort, SCRC-T against SCRC-I",
     "farthest_first": "200 of 50,000 cases by farthest-first admission against scikit-activeml's CoreSet",
     "startup": "how long --help takes, and what the scripts import",

@@ -6,14 +6,21 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.phases import ANSWERS_MONITOR, PHASES, SETTINGS_FROM, phase_problems
+from stage1_pro.core.phases import (
+    ANSWERS_MONITOR,
+    OPTIMIZERS,
+    PHASES,
+    SETTINGS_FROM,
+    optimizer_problems,
+    phase_problems,
+)
 from stage1_pro.core.sections import DatasetParams, IncrementalParams, Source, incremental_problems
 from stage1_pro.core.settings import coerce, known_only, merge, read_config_file
 
@@ -25,7 +32,7 @@ class Stage1ProConfig:
     """Everything that decides a training run."""
 
     phase: int = 1
-    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 4 adapt, 6 conformal."""
+    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 4 adapt, 5 sharpness, 6 conformal."""
     exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
     """Exit policy that the run is calibrated for."""
     target_fnr_exit: float = 0.02
@@ -66,8 +73,9 @@ class Stage1ProConfig:
     """Final decay of that average, 0 to below 1; ramps up so that short runs work."""
     early_stop_patience: int = 3
     """Epochs without a better monitor before training stops, 1 or more."""
-    optimizer: Literal["adamw"] = "adamw"
-    """Optimizer."""
+    optimizer: Literal["adamw", "sam", "fsam"] = "adamw"
+    """Optimizer; sam and fsam, from phase 5, look for flat weights: AdamW by the gradient at the worst weights nearby,
+    for the price of two passes a step."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Arithmetic of training; scores are always computed in float32."""
     devices: int | str = "auto"
@@ -92,6 +100,14 @@ class Stage1ProConfig:
     that was trained jointly; from phase 3."""
     head_ensemble: int = 8
     """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
+    fsam_rho: float = 0.05
+    """How far away those worst weights are, the norm over all that fsam_target names, 0 to 10; from phase 5."""
+    fsam_sigma: float = 1.0
+    """Share of the running average that fsam subtracts from the gradient to find them, 0 (sam) to 1; from phase 5."""
+    fsam_lambda: float = 0.9
+    """What a step keeps of that average, 0 to below 1; from phase 5."""
+    fsam_target: Literal["all", "heads", "adapter"] = "all"
+    """Which of the trained parameters are moved to find them: all, heads, or adapter (LoRA's); from phase 5."""
     conformal_after: int | None = None
     """Epochs, those of the warm-up included, before ConformalRiskLoss takes over from SelectiveLoss, 0 to below
     `epochs`, and never before the warm-up ends; null: half of them; from phase 6."""
@@ -159,6 +175,11 @@ class Stage1ProConfig:
     def backbone_lr(self) -> float:
         """Peak learning rate of what is trained of the backbone."""
         return self.peft_lr if self.adapted else self.lr_backbone
+
+    @property
+    def sharpness_aware(self) -> bool:
+        """Whether a step takes two passes, at the weights and at the worst ones nearby."""
+        return OPTIMIZERS[self.optimizer].sharp
 
     @property
     def monitor(self) -> str:
@@ -257,6 +278,9 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
             "true, or peft_type: none"
         )
     yield from _too_early(config)
+    yield from optimizer_problems(
+        config.phase, config.optimizer, config.precision, config.strategy, _changed(config, SETTINGS_FROM)
+    )
     yield from incremental_problems(config.incremental_params, config.largest_lr, config.strategy)
     names, positive = data.class_names, data.positive_class
     if names and len(names) != 2 and config.phase in PHASES and PHASES[config.phase].gated:
@@ -271,7 +295,13 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
 
 
 def _too_early(config: Stage1ProConfig) -> Iterator[str]:
-    defaults = Stage1ProConfig()
-    for name, phase in SETTINGS_FROM.items():
-        if config.phase < phase and getattr(config, name) != getattr(defaults, name):
+    for name in _changed(config, SETTINGS_FROM):
+        phase = SETTINGS_FROM[name]
+        if config.phase < phase:
             yield f"$.{name} is a setting from phase {phase} on, and this is phase {config.phase}: leave it out"
+
+
+def _changed(config: Stage1ProConfig, names: Iterable[str]) -> list[str]:
+    """Those settings that do not have their default value."""
+    defaults = Stage1ProConfig()
+    return [name for name in names if getattr(config, name) != getattr(defaults, name)]

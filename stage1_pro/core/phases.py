@@ -1,5 +1,6 @@
 """What differs by phase and by policy, as data. Code looks it up here and never branches on a number."""
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 
@@ -21,6 +22,17 @@ class Phase:
     def gated(self) -> bool:
         """Whether the model has a gate: then there are two classes, and gate_logit in the scores."""
         return "gate" in self.heads
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerRow:
+    """One row of the table of optimizers. sharp: it looks for flat weights, by two passes a step."""
+
+    name: str
+    first_phase: int
+    sharp: bool
+    settings: tuple[str, ...]
+    """Those that mean something to it and not to every optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +61,19 @@ PHASES = {
         Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_augrc", "min"),
         Phase(3, "gate", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
         Phase(4, "adapt", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
+        Phase(5, "sharpness", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
         Phase(
             6, "conformal", ("cls", "gate", "aux"), "conformal", ("softmax", "gate", "scrc"), "val_gate_augrc", "min"
         ),
+    )
+}
+
+OPTIMIZERS = {
+    row.name: row
+    for row in (
+        OptimizerRow("adamw", 1, False, ()),
+        OptimizerRow("sam", 5, True, ("fsam_rho", "fsam_target")),
+        OptimizerRow("fsam", 5, True, ("fsam_rho", "fsam_sigma", "fsam_lambda", "fsam_target")),
     )
 }
 
@@ -69,6 +91,7 @@ SETTINGS_FROM = {
     **dict.fromkeys(
         ("peft_type", "peft_r", "peft_alpha", "peft_blocks", "peft_targets", "peft_norms", "peft_lr", "layer_decay"), 4
     ),
+    **dict.fromkeys(("fsam_rho", "fsam_sigma", "fsam_lambda", "fsam_target"), 5),
     **dict.fromkeys(("conformal_after", "positive_bank"), 6),
 }
 """Settings that mean nothing before a phase, and that phase."""
@@ -88,3 +111,24 @@ def phase_problems(phase: int, exit_policy: str) -> list[str]:
             f"set exit_policy: {only}, or choose a later phase"
         ]
     return [f"{row.label} policy requires {row.allowed}: set exit_policy to one of {', '.join(PHASES[phase].policies)}"]
+
+
+def optimizer_problems(
+    phase: int, optimizer: str, precision: str, strategy: str, changed: Collection[str]
+) -> Iterator[str]:
+    """Why this optimizer cannot be had so. changed: names of the settings that differ from their defaults."""
+    row = OPTIMIZERS[optimizer]
+    if phase < row.first_phase:
+        yield (
+            f"$.optimizer is {optimizer}, which is of phase {row.first_phase} on, and this is phase {phase}: "
+            "set optimizer: adamw, or choose a later phase"
+        )
+        return
+    if row.sharp and precision == "16-mixed":
+        yield f"$.precision is 16-mixed; allowed with optimizer {optimizer}: 32, bf16-mixed (its steps need no scaling)"
+    if row.sharp and not strategy.startswith(("auto", "ddp")):
+        yield f"$.strategy is {strategy}; allowed with optimizer {optimizer}: auto, ddp (its norm is of all gradients)"
+    for name in changed:
+        users = [other.name for other in OPTIMIZERS.values() if name in other.settings]
+        if users and optimizer not in users and phase >= SETTINGS_FROM[name]:
+            yield f"$.{name} is set, but optimizer is {optimizer}: leave it out, or set optimizer: {' or '.join(users)}"

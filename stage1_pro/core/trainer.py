@@ -32,6 +32,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
 
 def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     incremental, live = config.incremental_params, sys.stdout.isatty()
+    by_itself = config.sharpness_aware  # such a module accumulates and clips by itself
     average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
     table = EpochTable(run.metrics_path, config.monitor, plain_lines=not live)
     callbacks: list[pl.Callback] = [
@@ -55,8 +56,8 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         precision=PRECISION[config.precision],
         max_epochs=incremental.max_stages * incremental.max_epochs_per_stage if incremental.enabled else config.epochs,
         reload_dataloaders_every_n_epochs=int(incremental.enabled),
-        accumulate_grad_batches=config.grad_accum_steps,
-        gradient_clip_val=config.max_grad_norm or None,
+        accumulate_grad_batches=1 if by_itself else config.grad_accum_steps,
+        gradient_clip_val=None if by_itself else config.max_grad_norm or None,
         callbacks=callbacks,
         logger=TensorBoardLogger(str(run.path), name="tensorboard", version=""),
         plugins=[AtomicCheckpointIO()],

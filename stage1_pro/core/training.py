@@ -18,11 +18,12 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.licenses import demanded_license
 from stage1_pro.core.models.adapters import add_adapters, merge_adapters
 from stage1_pro.core.models.backbone import load_backbone
-from stage1_pro.core.models.conformal_module import ConformalModule
+from stage1_pro.core.models.choice import module_class
 from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
+from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.optim.schedule import trainable
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
@@ -30,13 +31,6 @@ from stage1_pro.core.progress import bar
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import Splits
 from stage1_pro.core.staged import demand_same_pool, prepare_stages, print_first_admission
-
-MODULES: dict[str, type[Stage1Module]] = {
-    "cross_entropy": Stage1Module,
-    "selective": SelectiveModule,
-    "conformal": ConformalModule,
-}
-"""The module that trains a phase, by the phase's loss."""
 
 
 def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
@@ -52,6 +46,8 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
         model.freeze_backbone()
     if config.adapted:
         add_adapters(model.backbone, config, model.spec.preprocessing.size)
+    if config.sharpness_aware:
+        perturbed_parameters(model, config.fsam_target)  # refuses a target that this model does not have
     return model
 
 
@@ -92,7 +88,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
 def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
     """Print whom a trained model would admit to the initial cases."""
     data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
-    module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, False)
+    module = module_class(config)(model, config, data.class_counts, False)
     print_first_admission(config, module, data)
 
 
@@ -115,7 +111,7 @@ def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1Da
     cached = None if data.features is None else data.features["train"]
     groups = data.frames["train"]["group"].to_numpy()
     if config.incremental_params.enabled:
-        module = MODULES[PHASES[config.phase].loss](model, config, data.class_counts, cached is not None)
+        module = module_class(config)(model, config, data.class_counts, cached is not None)
         prepare_stages(trainer, run, config, data, cached if isinstance(module, SelectiveModule) else None)
     else:
         module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
@@ -180,7 +176,7 @@ def make_module(
 ) -> Stage1Module:
     """The phase's Lightning module. features: (N, D) of the training split where they are cached; labels, groups:
     (N,) of the same cases, from which a gate's out-of-fold targets are made."""
-    module = MODULES[PHASES[config.phase].loss](model, config, class_counts, features is not None)
+    module = module_class(config)(model, config, class_counts, features is not None)
     if isinstance(module, SelectiveModule) and features is not None:
         module.correct = out_of_fold_correct(features, labels, groups, config, _device())
     return module

@@ -43,6 +43,10 @@ DEFAULTS = {
     "ema_decay": 0.9999,
     "early_stop_patience": 3,
     "optimizer": "adamw",
+    "fsam_rho": 0.05,
+    "fsam_sigma": 1.0,
+    "fsam_lambda": 0.9,
+    "fsam_target": "all",
     "compile": False,
     "feature_cache": "auto",
     "bootstrap_samples": 1000,
@@ -75,8 +79,10 @@ INCREMENTAL_DEFAULTS = {
 }
 LATER = {
     3: {"gate_loss_weight": 2, "aux_weight": 0, "coverage_reward": 1, "gate_refit": False, "head_ensemble": 3},
+    5: {"fsam_rho": 0.1, "fsam_sigma": 0.5, "fsam_lambda": 0.5, "fsam_target": "heads"},
     6: {"conformal_after": 0, "positive_bank": 1000},
 }
+AVAILABLE = ", ".join(map(str, PHASES))
 FORBIDDEN = ["exit_threshold", "gate_threshold", "lambda1", "lambda2", "val_calib_indices", "calibrator_params"]
 
 
@@ -238,7 +244,7 @@ def test_refusals_name_field_value_and_what_is_allowed(settings: dict, words: st
     [
         (1, "gate", "Phase 1 only supports exit_policy='softmax'. Gate policy requires Phase 3+: set exit_policy"),
         (1, "scrc", "Phase 1 only supports exit_policy='softmax'. SCRC policy requires Phase 6: set exit_policy"),
-        (7, "softmax", "phase 7 is not available; available: 1, 2, 3"),
+        (7, "softmax", f"phase 7 is not available; available: {AVAILABLE}"),
         (3, "scrc", "SCRC policy requires Phase 6: set exit_policy to one of softmax, gate"),
         (0, "softmax", "$.phase is 0; allowed integer, 1 or more"),
         (1, "sofmax", '$.exit_policy is "sofmax"; allowed one of "softmax", "gate", "scrc"'),
@@ -254,7 +260,43 @@ def test_a_later_phase_is_no_setting_of_an_earlier_one(first: int, name: str) ->
     for phase in (phase for phase in PHASES if phase < first):
         words = f"$.{name} is a setting from phase {first} on, and this is phase {phase}"
         assert words in refusal(phase=phase, **{name: value})
-    assert getattr(config_from_dict({"phase": first, name: value}, "a.yaml"), name) == value
+    optimizer = {"optimizer": "fsam"} if first == 5 else {}
+    assert getattr(config_from_dict({"phase": first, name: value, **optimizer}, "a.yaml"), name) == value
+
+
+@pytest.mark.parametrize("optimizer", ["sam", "fsam"])
+def test_sharpness_begins_with_phase_5(optimizer: str) -> None:
+    for phase in range(1, 5):
+        words = f"$.optimizer is {optimizer}, which is of phase 5 on, and this is phase {phase}: set optimizer: adamw"
+        assert words in refusal(phase=phase, optimizer=optimizer)
+    for phase in (phase for phase in PHASES if phase >= 5):
+        assert config_from_dict({"phase": phase, "optimizer": optimizer}, "a.yaml").sharpness_aware
+    assert not Stage1ProConfig().sharpness_aware
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"precision": "16-mixed"}, "$.precision is 16-mixed; allowed with optimizer fsam: 32, bf16-mixed"),
+        ({"strategy": "fsdp"}, "$.strategy is fsdp; allowed with optimizer fsam: auto, ddp"),
+        ({"fsam_rho": -0.1}, "$.fsam_rho is -0.1; allowed 0 to 10"),
+        ({"fsam_sigma": 1.5}, "$.fsam_sigma is 1.5; allowed 0 to 1"),
+        ({"fsam_lambda": 1}, "$.fsam_lambda is 1.0; allowed "),
+        ({"fsam_target": "gate"}, '$.fsam_target is "gate"; allowed one of "all", "heads", "adapter"'),
+        ({"optimizer": "lion"}, '$.optimizer is "lion"; allowed one of "adamw", "sam", "fsam"'),
+        ({"optimizer": "sam", "fsam_sigma": 0.5}, "$.fsam_sigma is set, but optimizer is sam: leave it out, or set op"),
+        ({"optimizer": "adamw", "fsam_rho": 0.1}, "$.fsam_rho is set, but optimizer is adamw: leave it out, or set op"),
+    ],
+)
+def test_sharpness_refusals(settings: dict, words: str) -> None:
+    assert words in refusal(**{"phase": 5, "optimizer": "fsam", **settings})
+
+
+def test_half_precision_and_sharded_weights_stay_with_adamw() -> None:
+    for settings in ({"precision": "16-mixed"}, {"strategy": "fsdp"}):
+        config_from_dict({"phase": 5, **settings}, "a.yaml")
+    for strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
+        config_from_dict({"phase": 5, "optimizer": "sam", "strategy": strategy}, "a.yaml")
 
 
 def test_conformal_training_needs_an_epoch() -> None:

@@ -36,6 +36,15 @@ def refused(outcome, *fragments: str) -> None:
         (["--phase", "1", "--exit_policy", "scrc"], ["Phase 1 only supports exit_policy='softmax'", "Phase 6"]),
         (["--phase", "2", "--head_ensemble", "3"], ["$.head_ensemble is a setting from phase 3 on"]),
         (["--phase", "9"], ["phase 9 is not available; available: 1, 2, 3"]),
+        (["--phase", "3", "--optimizer", "fsam"], ["$.optimizer is fsam", "phase 5 on", "set optimizer: adamw"]),
+        (
+            ["--phase", "5", "--optimizer", "fsam", "--precision", "16-mixed"],
+            ["$.precision is 16-mixed", "32, bf16-mixed"],
+        ),
+        (
+            ["--phase", "5", "--optimizer", "fsam", "--fsam_target", "adapter"],
+            ["fsam_target is adapter", "set fsam_target: all"],
+        ),
         (["--epochs", "0", "--bach_size", "3"], ["2 problems", "$.epochs is 0", "did you mean 'batch_size'?"]),
         (["--epochs"], ["--epochs", "expected --setting VALUE"]),
         (["--model_path", "random:resnet18x"], ["timm has no architecture 'resnet18x'", "did you mean"]),

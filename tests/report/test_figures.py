@@ -101,3 +101,15 @@ def test_conformal_training_is_shown_where_it_happened(evaluated):
     svg = drawn(chart, conformal)
     assert "none feasible" in svg
     assert "mean threshold (logits)" in svg
+
+
+def test_sharpness_is_shown_where_it_was_measured(evaluated):
+    chart = next(chart for chart in CHARTS if chart.name == "sharpness")
+    evidence = gather(*evaluated)
+    assert not chart.shown(evidence)
+    of_sam = {"sharpness_loss_gap": np.array([0.2, 0.1, np.nan]), "sharpness_gradient_norm": np.array([2.0, 1.0, 0.5])}
+    for columns in (of_sam, {**of_sam, "sharpness_cosine": np.array([0.5, -0.1, 0.1])}):
+        sharp = replace(evidence, epochs={**evidence.epochs, **columns})
+        assert chart.shown(sharp)
+        assert "gradient norm" in drawn(chart, sharp)
+        assert ("gradient with its average" in drawn(chart, sharp)) == ("sharpness_cosine" in columns)

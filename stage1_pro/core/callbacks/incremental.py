@@ -26,6 +26,7 @@ from stage1_pro.core.incremental.scoring import judge, positions_of
 from stage1_pro.core.incremental.state import Origin, from_json, plain, write_state
 from stage1_pro.core.models.module import Clock, Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
+from stage1_pro.core.optim.fsam import forget
 from stage1_pro.core.run import utc_now
 
 
@@ -168,7 +169,7 @@ class IncrementalStageController(pl.Callback):
         self.clock = Clock(trainer.global_step, data.steps_per_epoch(), kept)
         if params.stage_lr == "reset":
             for optimizer in trainer.optimizers:
-                optimizer.state.clear()
+                forget(optimizer)
         self._begin(trainer, module, data)
         self._set_rates(trainer, module)
         self.helpers.patience.restart()

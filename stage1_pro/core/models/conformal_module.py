@@ -2,6 +2,8 @@
 
 from zlib import crc32
 
+import torch
+
 from stage1_pro.core.data.batches import seed_of
 from stage1_pro.core.losses.conformal import ConformalRiskLoss
 from stage1_pro.core.losses.selective import SelectiveSettings
@@ -21,6 +23,10 @@ class ConformalModule(SelectiveModule):
 
     def _loss_of(self, settings: SelectiveSettings, members: int) -> ConformalRiskLoss:
         return ConformalRiskLoss(members, self.class_weights, settings, self.config.positive_bank)
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        return [*super().generators, self.loss.generator]
 
     @property
     def settled_epoch(self) -> int:

@@ -96,9 +96,29 @@ class Stage1Module(pl.LightningModule):
         torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        loss = self._loss(self(batch.inputs).logits, batch.labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
+        loss, figures = self.losses(batch)
+        self.log_means(figures, len(batch.labels))
         return loss
+
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What training descends, and the batch's figures for metrics.csv, `train_loss` among them."""
+        loss = self._loss(self(batch.inputs).logits, batch.labels)
+        return loss, {"train_loss": loss}
+
+    def log_means(self, figures: dict[str, Tensor], weight: int) -> None:
+        """For metrics.csv: the epoch's means of these figures, each call counting this much."""
+        self.log_dict(figures, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
+
+    @property
+    def remembered(self) -> list[Tensor]:
+        """Buffers that computing the loss reads and moves."""
+        return []
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What computing the loss draws from."""
+        cuda = [torch.cuda.default_generators[self.device.index or 0]] if self.device.type == "cuda" else []
+        return [torch.default_generator, *cuda]
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self._validated.append((batch.positions, batch.labels, *self._kept(self(batch.inputs))))
@@ -124,19 +144,27 @@ class Stage1Module(pl.LightningModule):
         return {"val_loss": float(loss), **{f"val_{name}": value for name, value in figures.items()}}
 
     def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self._optimizer()
+        factor = self.rate if self.config.incremental_params.enabled else self._whole_run()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        stepwise = {"scheduler": schedule, "interval": "step", "name": "lr-AdamW"}  # its columns' name in metrics.csv
+        return {"optimizer": optimizer, "lr_scheduler": stepwise}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
         config = self.config
         layers = self.model.backbone.layer_ids
         rates = config.lr_head, config.backbone_lr
         groups = parameter_groups(self.model, *rates, config.weight_decay, layers, config.layer_decay)
         fused = config.precision == "32"  # Lightning's mixed precision refuses to clip for a fused optimizer
-        optimizer = torch.optim.AdamW(groups, fused=fused)
-        factor = self.rate if config.incremental_params.enabled else self._whole_run()
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return torch.optim.AdamW(groups, fused=fused)
+
+    def _steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return int(self.trainer.estimated_stepping_batches)
 
     def _whole_run(self) -> Callable[[int], float]:
         """One schedule for all epochs."""
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self._steps()
         return warmup_cosine(round(total * self.config.warmup_epochs / self.config.epochs), total)
 
     def _weights(self, class_counts: np.ndarray) -> Tensor:

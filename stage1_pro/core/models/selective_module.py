@@ -65,14 +65,17 @@ class SelectiveModule(Stage1Module):
     def settled_epoch(self) -> int:
         return self.first_epoch + (0 if self.config.gate_refit else self.warm_epochs)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = self(batch.inputs)
         correct = None if self.correct is None else self.correct[batch.positions]
         losses = self.loss(outputs.members, batch.labels, correct, warm=self.stage_epoch < self.warm_epochs)
         right = (outputs.logits.argmax(dim=1) == batch.labels).float().mean()
-        figures = {"train_loss": losses.mean(), "train_accuracy": right}
-        self.log_dict(figures, on_step=False, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
-        return losses.sum() / math.sqrt(len(losses))  # clipping treats M heads as one
+        loss = losses.sum() / math.sqrt(len(losses))  # clipping treats M heads as one
+        return loss, {"train_loss": losses.mean(), "train_accuracy": right}
+
+    @property
+    def remembered(self) -> list[Tensor]:
+        return list(self.loss.buffers())
 
     def configure_gradient_clipping(
         self,

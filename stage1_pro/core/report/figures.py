@@ -8,16 +8,19 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.report.courses import (
+    draw_conformal_training,
+    draw_gate_training,
+    draw_sharpness,
+    draw_training,
+)
 from stage1_pro.core.report.drawings import (
     Evidence,
-    draw_conformal_training,
     draw_fnr_coverage,
     draw_gate_reliability,
-    draw_gate_training,
     draw_reliability,
     draw_risk_coverage,
     draw_scores,
-    draw_training,
 )
 from stage1_pro.core.report.stages import (
     draw_admitted,
@@ -129,6 +132,16 @@ CHARTS = (
         5.4,
         draw_gate_training,
         lambda evidence: "val_gate_augrc" in evidence.epochs,
+    ),
+    Chart(
+        "sharpness",
+        "training",
+        "Sharpness in training",
+        "Of the steps of an epoch, in the mean: how much higher the loss was at the worst weights nearby (flat weights "
+        "have a small gap), the norm of the gradient before clipping, and how it lay to its running average.",
+        4.2,
+        draw_sharpness,
+        lambda evidence: "sharpness_loss_gap" in evidence.epochs,
     ),
     Chart(
         "conformal_training",
