@@ -187,7 +187,7 @@ def _refitted(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
 
 def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     """Lightning's trainer as the config asks for it. Raises UserError for devices or a strategy that it refuses."""
-    _quiet_lightning()
+    quiet_lightning()
     try:
         return _trainer(run, config)
     except (ValueError, MisconfigurationException) as error:
@@ -287,7 +287,7 @@ def _take_weights(model: Stage1Model, other: Run) -> None:
     model.take_weights(source)
 
 
-def _quiet_lightning() -> None:
+def quiet_lightning() -> None:
     """Our own lines say what a user needs; Lightning's hints about other products do not."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
