@@ -73,7 +73,7 @@ def begin(task: Task, adaptation: Adaptation) -> None:
     """Write down what a resumed adaptation must find unchanged."""
     if not is_first_process() or (task.folder / JOURNAL).exists():
         return
-    task.folder.mkdir(parents=True, exist_ok=True)
+    guard.best_path(task.folder).parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(task.folder / JOURNAL, task.journal(adaptation.origin_digest), "pretraining")
 
 
@@ -173,8 +173,8 @@ def _blocked(task: Task, judged: Verdict) -> str:
     return (
         f"guard: not exported. The probe ended at {judged.final:.4f} (step {judged.final_step}), below "
         f"{judged.start:.4f} at step 0: pretraining has made these features worse at telling your classes apart. Its "
-        f"best was {judged.kept:.4f} at step {judged.kept_step}. Try a lower --lr, fewer --steps, --colour 0 where colour tells "
-        f"the classes apart, or the other --objective. --resume {task.folder} --force exports that best all the same."
+        f"best was {judged.kept:.4f} at step {judged.kept_step}. Try a lower --lr, fewer --steps, --colour 0 where "
+        f"colour tells the classes apart, or the other --objective. --resume {task.folder} --force exports that best all the same."
     )
 
 
