@@ -118,11 +118,11 @@ def finish(task: Task, adaptation: Adaptation, force: bool) -> None:
         )
     if not judged.passed and not force:
         raise NoGain(_blocked(task, judged))
-    say(_passed(judged, force))
-    _export(task, adaptation, rows, judged, force)
+    say(_passed(judged))
+    _export(task, adaptation, rows, judged)
 
 
-def _export(task: Task, adaptation: Adaptation, rows: list[Row], judged: Verdict, force: bool) -> None:
+def _export(task: Task, adaptation: Adaptation, rows: list[Row], judged: Verdict) -> None:
     best = read_tensors(guard.best_path(task.folder))
     if best["step"] != judged.kept_step:
         raise UserError(
@@ -174,17 +174,21 @@ def _blocked(task: Task, judged: Verdict) -> str:
         f"guard: not exported. The probe ended at {judged.final:.4f} (step {judged.final_step}), below "
         f"{judged.start:.4f} at step 0: pretraining has made these features worse at telling your classes apart. Its "
         f"best was {judged.kept:.4f} at step {judged.kept_step}. Try a lower --lr, fewer --steps, --colour 0 where "
-        f"colour tells the classes apart, or the other --objective. --resume {task.folder} --force exports that best all the same."
+        f"colour tells the classes apart, or the other --objective. --resume {task.folder} --force exports that best "
+        "all the same."
     )
 
 
-def _passed(judged: Verdict, force: bool) -> str:
-    change = judged.final - judged.start
+def _passed(judged: Verdict) -> str:
     words = (
-        f"guard: the probe stood at {judged.start:.4f} at step 0 and ended at {judged.final:.4f} ({change:+.4f}); "
-        f"kept is its best, {judged.kept:.4f} at step {judged.kept_step}"
+        f"guard: the probe stood at {judged.start:.4f} at step 0 and ended at {judged.final:.4f} "
+        f"({judged.final - judged.start:+.4f}); kept is its best, {judged.kept:.4f} at step {judged.kept_step}"
     )
-    return words + ("; exported by --force" if force and not judged.passed else "")
+    if not judged.passed:
+        return f"{words}. It ended below step 0 and is exported by --force alone"
+    return (
+        words if judged.kept != judged.start else f"{words}. That is no gain: the backbone it came from serves as well"
+    )
 
 
 def _prober(task: Task, adaptation: Adaptation) -> Callable[[ExploraModule], Probe]:

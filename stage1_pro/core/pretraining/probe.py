@@ -112,6 +112,7 @@ def feature_std(unit: Tensor) -> float:
 def effective_rank(unit: Tensor) -> float:
     """exp of the entropy of the centred features' normalised singular values (Roy & Vetterli 2007); 0 where all
     features are equal."""
-    values = torch.linalg.svdvals((unit - unit.mean(dim=0)).double())
+    exact = unit.double()
+    values = torch.linalg.svdvals(exact - exact.mean(dim=0))
     total = values.sum()
-    return float(torch.exp(torch.special.entr(values / total).sum())) if total > 1e-9 else 0.0
+    return float(torch.exp(torch.special.entr(values / total).sum())) if total > 1e-6 else 0.0
