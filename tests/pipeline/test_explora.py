@@ -153,7 +153,9 @@ def test_weights_that_diverged_are_never_exported(flags, script, tmp_path):
     assert not (tmp_path / "out" / "backbone.json").exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed_ends_where_it_would_have(number, status, flags, adapted, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, str(SCRIPT), *flags, "--out", str(out)]
