@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import Backbone, BackboneSpec
 
-NORM = re.compile(r"(^|\.)\w*norm\w*\.(weight|bias)$")
+NORM = re.compile(r"\.(?!fc_norm)\w*norm\w*\.(weight|bias)$")  # fc_norm follows a pool that the features do without
 LOW_RANK = re.compile(r"\.parametrizations\.weight\.0\.(up|down)\.\d$")
 
 

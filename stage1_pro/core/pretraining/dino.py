@@ -1,7 +1,6 @@
 """Self-distillation without labels: DINO's head, loss and teacher (arXiv 2104.14294).
 
-Own code of forty lines rather than a package: lightly's DINOLoss is the same computation, but the package brings a
-framework of its own for configuration, and its centre is not shared between devices.
+lightly's DINOLoss computes the same to rounding, but the package brings hydra along for forty lines.
 """
 
 import torch

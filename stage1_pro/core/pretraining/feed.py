@@ -5,7 +5,6 @@ from zlib import crc32
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -68,4 +67,4 @@ def _square(preprocessing: Preprocessing) -> Callable[..., Tensor]:
 
     how = v2.InterpolationMode(preprocessing.interpolation)
     resize = v2.Resize(preprocessing.size, interpolation=how, antialias=True)
-    return v2.Compose([v2.PILToTensor(), resize, v2.CenterCrop(preprocessing.size), v2.ToDtype(torch.uint8)])
+    return v2.Compose([v2.PILToTensor(), resize, v2.CenterCrop(preprocessing.size)])
