@@ -74,6 +74,11 @@ runs/compare/p%/.tried: | runs/compare/p%/scores/val_calib.parquet
 	touch $@
 .PRECIOUS: runs/compare/p%/scores/val_calib.parquet
 
+explora: data/demo/labels.csv  ## adapt a small random backbone to the demo's images; its guard speaks
+	rm -rf runs/explora
+	$(PYTHON) $(SCRIPTS)/10_explora_pretrain.py --config configs/explora.yaml --images data/demo/images --out runs/explora \
+	  --steps 80 --probe_every 20 --lora_rank 16 --local_crops 2 --prototypes 256 $(ARGS) || test $$? -eq 3
+
 smoke: data/smoke/labels.csv  ## every script in every phase on generated images, in minutes
 	rm -rf runs/smoke
 	for phase in $(PHASES); do \
@@ -110,4 +115,4 @@ lint: $(READY)  ## ruff and pyright
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare smoke test test-slow mc bench bench-policies bench-incremental lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora smoke test test-slow mc bench bench-policies bench-incremental lint clean

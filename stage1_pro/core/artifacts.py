@@ -31,6 +31,8 @@ MENDS = {
     "comparison": "Run 40_eval_selective.py --compare again for these runs.",
     "bundle": "Run 50_export_bundle.py again for this run.",
     "state": "Resume the run with 20_train.py --resume, which writes it again, or begin a new run.",
+    "backbone": "Run 10_explora_pretrain.py again in a new folder.",
+    "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
     "environment": "Run 20_train.py again in a new run.",
 }
 

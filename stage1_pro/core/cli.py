@@ -1,7 +1,8 @@
 """The command line of every script: arguments, exit status, and nothing else.
 
 A script is `main(args)` and a frozen dataclass of arguments whose field docstrings are its help.
-Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, 4 some inputs unreadable,
+Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified or
+nothing gained, 4 some inputs unreadable,
 130/143 interrupted.
 """
 
@@ -83,12 +84,12 @@ def words_without(option: str) -> list[str]:
 
 
 @contextmanager
-def resumable(run_path: Path) -> Iterator[None]:
+def resumable(run_path: Path, script: str = "20_train.py") -> Iterator[None]:
     """Within the block an interruption ends with the command that goes on where it stopped."""
     try:
         yield
     except Interrupted:
-        print(f"resume with: python stage1_pro/scripts/20_train.py --resume {run_path}", file=sys.stderr, flush=True)
+        print(f"resume with: python stage1_pro/scripts/{script} --resume {run_path}", file=sys.stderr, flush=True)
         raise
 
 
@@ -140,7 +141,8 @@ def _add_arguments(parser, arguments: type) -> None:
     takes: how many values, positional where the field has no default."""
     from docstring_parser import parse_from_object
 
-    helps = {item.arg_name: item.description for item in parse_from_object(arguments).params}
+    kinds = reversed(arguments.__mro__[:-1])  # a dataclass of options may extend another
+    helps = {item.arg_name: item.description for kind in kinds for item in parse_from_object(kind).params}
     for field in fields(arguments):
         common = {"help": helps.get(field.name, "")}
         if "nargs" in field.metadata:

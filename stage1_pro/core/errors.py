@@ -17,6 +17,12 @@ class NothingCertified(UserError):
     exit_status = 3
 
 
+class NoGain(UserError):
+    """Pretraining ran and its guard blocks the result: an honest outcome, not a failure of the code."""
+
+    exit_status = 3
+
+
 class SomeInputsUnreadable(UserError):
     """The job is done, but some of its inputs could not be read."""
 

@@ -69,7 +69,7 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
     class_names, labels = _label_codes(frame["label"], params)
     frame["label"] = labels
-    frame["content"], unreadable = _inspect(frame["path"], decode)
+    frame["content"], unreadable = inspect_files(frame["path"], decode)
     problems = [*_table_problems(frame, class_names), *_content_problems(frame[unreadable.isna()])]
     named = zip(frame["case_id"][unreadable.notna()], unreadable.dropna(), strict=True)
     bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
@@ -213,7 +213,7 @@ def _content_problems(frame: pd.DataFrame) -> Iterable[str]:
     yield from _listed(grouped["group"][mixed].drop_duplicates(), "group crosses splits", "groups cross splits")
 
 
-def _inspect(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]:
+def inspect_files(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]:
     """(content digests, reasons why an image cannot be read or None), in parallel threads."""
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(lambda path: _inspect_one(path, decode), paths, chunksize=64))

@@ -51,7 +51,7 @@ def cached_features(
 
 
 def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str]) -> str:
-    weights = {name: artifacts.digest_bytes(_raw(tensor)) for name, tensor in backbone.state_dict().items()}
+    weights = {name: artifacts.digest_bytes(raw_bytes(tensor)) for name, tensor in backbone.state_dict().items()}
     return artifacts.digest_json(
         {
             "arch": spec.arch,
@@ -77,5 +77,5 @@ def _compute(backbone, spec, paths, file, batch_size, workers, device, progress)
     memory.flush()
 
 
-def _raw(tensor: torch.Tensor) -> bytes:
+def raw_bytes(tensor: torch.Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

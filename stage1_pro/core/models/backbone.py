@@ -10,10 +10,14 @@ from timm.models import get_pretrained_cfg, group_parameters, load_state_dict
 from timm.models._hub import load_model_config_from_path, load_state_dict_from_path
 from torch import Tensor, nn
 
+from stage1_pro.core import artifacts
 from stage1_pro.core.artifacts import did_you_mean
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.licenses import RANDOM, UNKNOWN
+
+RECORD, WEIGHTS = "backbone.json", "backbone.safetensors"
+"""The two files of a backbone that was adapted here; `local-dir:` takes their folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,15 @@ def load_backbone(model_path: str, image_size: int | None) -> tuple[Backbone, Ba
     kind, _, rest = model_path.partition(":")
     file, _, name = rest.rpartition(":") if kind == "file" else ("", "", rest)
     if kind == "local-dir":
+        if (Path(rest) / RECORD).exists():
+            return _load_adapted(Path(rest), image_size)
         return _load_local_dir(Path(rest), image_size)
     _demand_known(name)
     sizes = _size_kwargs(name, image_size)
     spec = BackboneSpec(name, sizes, _preprocessing(name, image_size), _license(kind, name, file))
     if kind == "file" and not Path(file).is_file():
         raise UserError(f"model_path: weights file {file} does not exist. `make data` prepares the demo's.")
+    _demand_architecture(file, name, model_path)
     try:
         if kind == "file":
             net = _filled(name, sizes, load_state_dict(file))
@@ -107,6 +114,30 @@ def feature_dim(backbone: Backbone, size: int, device: torch.device | str = "cpu
         raise UserError(f"{where}, which the backbone cannot take ({reason}). Choose another.") from error
     backbone.train(training)
     return width
+
+
+def _load_adapted(folder: Path, image_size: int | None) -> tuple[Backbone, BackboneSpec]:
+    """A folder of ours: the record, and weights that must be the ones it was written for."""
+    record = artifacts.read_json(folder / RECORD, "backbone")
+    file, arch = folder / WEIGHTS, record["architecture"]
+    if not file.is_file():
+        raise UserError(f"model_path local-dir:{folder}: {WEIGHTS} is not there. {artifacts.MENDS['backbone']}")
+    _demand_architecture(str(file), arch, f"local-dir:{folder}")
+    if artifacts.digest_file(file) != record["sha256"]:
+        raise UserError(
+            f"model_path local-dir:{folder}: {WEIGHTS} is not the file that {RECORD} was written for (other SHA-256). "
+            f"{artifacts.MENDS['backbone']}"
+        )
+    _demand_known(arch)
+    known = record["preprocessing"]
+    kwargs = {**record["architecture_args"], **_size_kwargs(arch, image_size)}
+    preprocessing = Preprocessing.from_dict({**known, "size": image_size or known["size"]})
+    spec = BackboneSpec(arch, kwargs, preprocessing, record["license"])
+    try:
+        net = _filled(arch, kwargs, load_state_dict(str(file)))
+    except Exception as error:
+        raise UserError(_load_failure(f"local-dir:{folder}", error)) from error
+    return Backbone(net), spec
 
 
 def _load_local_dir(folder: Path, image_size: int | None) -> tuple[Backbone, BackboneSpec]:
@@ -180,15 +211,29 @@ def _license(kind: str, name: str, file: str) -> str:
         return RANDOM
     if kind == "timm":
         return str(getattr(get_pretrained_cfg(name), "license", None) or UNKNOWN)
+    return _said(file).get("license", UNKNOWN)
+
+
+def _demand_architecture(file: str, name: str, model_path: str) -> None:
+    """Raise UserError where a weights file says that it is of another architecture."""
+    found = _said(file).get("architecture", name)
+    if found.split(".")[0] != name.split(".")[0]:
+        raise UserError(
+            f"model_path {model_path}: the file holds weights of {found}, not of {name}. Name {found}, or another file."
+        )
+
+
+def _said(file: str) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing for any other file."""
     if not file.endswith(".safetensors"):
-        return UNKNOWN
+        return {}
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as weights:
-            return (weights.metadata() or {}).get("license", UNKNOWN)
+            return weights.metadata() or {}
     except (SafetensorError, OSError):
-        return UNKNOWN
+        return {}
 
 
 def _load_failure(model_path: str, error: Exception) -> str:
