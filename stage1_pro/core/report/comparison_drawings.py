@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stage1_pro.core.comparison import BINOMIAL, IN_EXPECTATION, Certificate, Comparison, Estimate, Standing
+from stage1_pro.core.comparison import Comparison, Standing
 from stage1_pro.core.metrics.exits import fnr_coverage_curve
+from stage1_pro.core.paired import BINOMIAL, IN_EXPECTATION, Certificate, Estimate
 from stage1_pro.core.report import panels, style
 from stage1_pro.core.report.measures import MEASURES
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from stage1_pro.core.comparison import Estimate
+from stage1_pro.core.paired import Estimate
 from stage1_pro.core.report import style
 
 NAME_SHOWN = 16
