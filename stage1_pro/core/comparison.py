@@ -17,6 +17,7 @@ from stage1_pro.core.metrics.bootstrap import percentile_interval
 from stage1_pro.core.paired import (
     BINOMIAL,
     MEASURES,
+    PRICES,
     Contender,
     Estimate,
     SharedCases,
@@ -26,9 +27,6 @@ from stage1_pro.core.paired import (
     paired_replicates,
 )
 from stage1_pro.core.run import utc_now
-
-PRICES = ("fpr_on_exits", "accuracy_on_exits")
-"""What more coverage must not be paid with: answering everything positive covers the most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,11 @@ class Stage1ProConfig:
         return self.lr_head if self.freeze_backbone else max(self.lr_head, self.lr_backbone)
 
     @property
+    def reads_cached_features(self) -> bool:
+        """Whether training sees features of the images, computed once, in place of the images."""
+        return self.feature_cache != "off" and self.freeze_backbone and self.dataset_params.augmentation == "none"
+
+    @property
     def monitor(self) -> str:
         """Column of metrics.csv that chooses the checkpoint: of the answers where the gate is fitted again."""
         phase = PHASES[self.phase]

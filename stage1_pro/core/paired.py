@@ -15,6 +15,8 @@ from stage1_pro.core.run import Risk
 
 MEASURES = {"coverage": 1, "fpr_on_exits": -1, "accuracy_on_exits": 1, "augrc": -1}
 """What is compared, and the sign of a difference for the better."""
+PRICES = ("fpr_on_exits", "accuracy_on_exits")
+"""What more coverage must not be paid with: answering everything positive covers the most."""
 BINOMIAL, IN_EXPECTATION = "binomial certificate", "in expectation"
 """What a promise is: true of this policy with the stated confidence, or on average over calibration splits, and then
 of set loss, and of FNR on exits approximately."""

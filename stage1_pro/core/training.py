@@ -254,8 +254,7 @@ def _device() -> torch.device:
 
 def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
     """Cached features of the two splits that training reads, where the config allows a cache."""
-    cacheable = config.freeze_backbone and config.dataset_params.augmentation == "none"
-    if config.feature_cache == "off" or not cacheable:
+    if not config.reads_cached_features:
         return None
     features = {}
     for split in ("train", "val_select"):

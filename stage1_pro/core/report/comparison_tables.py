@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from stage1_pro.core.comparison import PRICES, Comparison, Difference, Standing
-from stage1_pro.core.paired import Contender, Estimate
+from stage1_pro.core.comparison import Comparison, Difference, Standing
+from stage1_pro.core.paired import PRICES, Contender, Estimate
 from stage1_pro.core.phases import POLICY_TABLE
 from stage1_pro.core.report.measures import MEASURES, Cell, Measure, MeasureRow, points
 from stage1_pro.core.report.tables import percent, percent_up
