@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 SCRIPTS := stage1_pro/scripts
 SETTINGS = --config configs/phase$(PHASE).yaml $(ARGS) --phase $(PHASE)
 COMPARED = $(filter-out 1,$(PHASES))
+AB_ARMS ?= configs/phase2.yaml configs/phase3.yaml configs/ab/high_rate.yaml
+AB_SEEDS ?= 3
 LAST_RUN = $(or $(RUN),runs/latest)
 export HF_HUB_OFFLINE ?= 1
 
@@ -72,6 +74,9 @@ runs/compare/p%/.tried: | runs/compare/p%/scores/val_calib.parquet
 	touch $@
 .PRECIOUS: runs/compare/p%/scores/val_calib.parquet
 
+ab: data/demo/labels.csv  ## ways of training side by side on the demo, seed by seed: AB_ARMS="REFERENCE.yaml OTHER.yaml …" AB_SEEDS=
+	$(PYTHON) $(SCRIPTS)/43_ab_test.py --config configs/demo.yaml $(ARGS) --arms $(AB_ARMS) --seeds $(AB_SEEDS) --out $(or $(RUN),runs/ab/demo)
+
 smoke: data/smoke/labels.csv  ## every script in every phase on generated images, in minutes
 	rm -rf runs/smoke
 	for phase in $(PHASES); do \
@@ -100,6 +105,9 @@ bench-policies: $(READY) data/demo/labels.csv  ## what the policies are worth on
 bench-incremental: $(READY)  ## how many cases each way of admission needs on digits, clean and with wrong labels
 	$(PYTHON) benchmarks/incremental.py $(ARGS)
 
+bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on Fashion-MNIST (minutes on a GPU): ARGS="--data … --weights …"
+	$(PYTHON) benchmarks/adaptation.py $(ARGS)
+
 lint: $(READY)  ## ruff and pyright
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -108,4 +116,4 @@ lint: $(READY)  ## ruff and pyright
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare smoke test test-slow mc bench bench-policies bench-incremental lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare ab smoke test test-slow mc bench bench-policies bench-incremental bench-adaptation lint clean

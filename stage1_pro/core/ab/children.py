@@ -9,6 +9,7 @@ import runpy
 import sys
 import threading
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -24,7 +25,7 @@ class Children:
     def __init__(self, side_by_side: int):
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["stage1_pro.core.ab.preload"])
-        self._running: set[multiprocessing.process.BaseProcess] = set()
+        self._running: set[BaseProcess] = set()
         self._lock, self._stopped = threading.Lock(), False
         self._threads = _cores() // side_by_side if side_by_side > 1 and "OMP_NUM_THREADS" not in os.environ else None
 

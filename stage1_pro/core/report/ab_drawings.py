@@ -54,7 +54,7 @@ def draw_cost(figure: Figure, test: ABTest) -> None:
     for row, one in enumerate(ended):
         colour = style.RUN_COLOURS[row % len(style.RUN_COLOURS)]
         mean, seconds = one.figures["coverage"], one.cost["seconds"]
-        axes.errorbar([seconds], [mean.value], yerr=[mean.error or 0.0], color=colour, elinewidth=1.4)
+        axes.errorbar([seconds], [mean.value or 0.0], yerr=[mean.error or 0.0], color=colour, elinewidth=1.4)
         style.mark(axes, (seconds, float(mean.value or 0.0)), "osD^v"[row % 5], colour, panels.shortened(one.arm.name))
     axes.set_xscale("log")
     axes.set_xlim(0.5 * min(one.cost["seconds"] for one in ended), 2 * max(one.cost["seconds"] for one in ended))
