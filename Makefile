@@ -12,6 +12,8 @@ SETTINGS = --config configs/phase$(PHASE).yaml $(ARGS) --phase $(PHASE)
 COMPARED = $(filter-out 1,$(PHASES))
 # What the configs of the demo's images need.
 DEMO_DATA = $(if $(filter configs/demo.yaml configs/incremental.yaml,$(ARGS)),data/demo/labels.csv)
+AB_ARMS ?= configs/phase2.yaml configs/phase3.yaml configs/ab/high_rate.yaml
+AB_SEEDS ?= 3
 LAST_RUN = $(or $(RUN),runs/latest)
 export HF_HUB_OFFLINE ?= 1
 
@@ -79,6 +81,9 @@ explora: data/demo/labels.csv  ## adapt a small random backbone to the demo's im
 	$(PYTHON) $(SCRIPTS)/10_explora_pretrain.py --config configs/explora.yaml --images data/demo/images --out runs/explora \
 	  --steps 80 --probe_every 20 --lora_rank 16 --local_crops 2 --prototypes 256 $(ARGS) || test $$? -eq 3
 
+ab: data/demo/labels.csv  ## ways of training side by side on the demo, seed by seed: AB_ARMS="REFERENCE.yaml OTHER.yaml …" AB_SEEDS=
+	$(PYTHON) $(SCRIPTS)/43_ab_test.py --config configs/demo.yaml $(ARGS) --arms $(AB_ARMS) --seeds $(AB_SEEDS) --out $(or $(RUN),runs/ab/demo)
+
 smoke: data/smoke/labels.csv  ## every script in every phase on generated images, in minutes
 	rm -rf runs/smoke
 	for phase in $(PHASES); do \
@@ -107,6 +112,9 @@ bench-policies: $(READY) data/demo/labels.csv  ## what the policies are worth on
 bench-incremental: $(READY) data/demo/labels.csv  ## how many cases each way of admission needs, clean and with wrong labels
 	$(PYTHON) benchmarks/incremental.py $(ARGS)
 
+bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on Fashion-MNIST (minutes on a GPU): ARGS="--data … --weights …"
+	$(PYTHON) benchmarks/adaptation.py $(ARGS)
+
 lint: $(READY)  ## ruff and pyright
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -115,4 +123,4 @@ lint: $(READY)  ## ruff and pyright
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora smoke test test-slow mc bench bench-policies bench-incremental lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora ab smoke test test-slow mc bench bench-policies bench-incremental bench-adaptation lint clean

@@ -29,6 +29,7 @@ MENDS = {
     "scrcparams": "Run 36_calibrate_scrc.py again for this run.",
     "eval": "Run 40_eval_selective.py again for this run.",
     "comparison": "Run 40_eval_selective.py --compare again for these runs.",
+    "ab": "Run 43_ab_test.py again for this folder.",
     "bundle": "Run 50_export_bundle.py again for this run.",
     "state": "Resume the run with 20_train.py --resume, which writes it again, or begin a new run.",
     "backbone": "Run 10_explora_pretrain.py again in a new folder.",

@@ -58,7 +58,8 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
         )
         parser.add_class_arguments(Stage1ProConfig, None)
         parser.parse_args(["--help"])
-    files, script_argv, settings = _split(argv, own)
+    several = {f"--{field.name}" for field in fields(arguments) if "nargs" in field.metadata}
+    files, script_argv, settings = _split(argv, own, several)
     return _instantiate(parser, script_argv, arguments), _layers(files, settings)
 
 
@@ -169,8 +170,11 @@ def _instantiate(parser, argv: Sequence[str], arguments: type) -> Any:
     return arguments(**{field.name: parsed[field.name] for field in fields(arguments)})
 
 
-def _split(argv: Sequence[str], own: set[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """(config files, words for the script's own options, (setting, text) pairs), all problems at once."""
+def _split(argv: Sequence[str], own: set[str], several: set[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """(config files, words for the script's own options, (setting, text) pairs), all problems at once.
+
+    own: the script's options; several: those of them that take more than one word.
+    """
     files: list[str] = []
     script_argv: list[str] = []
     settings: list[tuple[str, str]] = []
@@ -184,6 +188,9 @@ def _split(argv: Sequence[str], own: set[str]) -> tuple[list[str], list[str], li
             value, following, joined = following, next(words, None), "="
         if option in own:
             script_argv += [option] + ([value] if joined else [])
+            while option in several and following is not None and not following.startswith("--"):
+                script_argv.append(following)
+                following = next(words, None)
         elif not option.startswith("--") or not joined:
             bare.append(pending)
         elif option == "--config":

@@ -12,97 +12,21 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
-from stage1_pro.core.metrics.bootstrap import Statistic, bootstrap_replicates, percentile_interval, point_values
-from stage1_pro.core.metrics.exits import count_decisions
-from stage1_pro.core.metrics.summary import decision_statistics, fnr_evidence
-from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.run import Risk, utc_now
-
-MEASURES = {"coverage": 1, "fpr_on_exits": -1, "accuracy_on_exits": 1, "augrc": -1}
-"""What is compared, and the sign of a difference for the better."""
-PRICES = ("fpr_on_exits", "accuracy_on_exits")
-"""What more coverage must not be paid with: answering everything positive covers the most."""
-BINOMIAL, IN_EXPECTATION = "binomial certificate", "in expectation"
-"""What a promise is: true of this policy with the stated confidence, or on average over calibration splits, and then
-of set loss, and of FNR on exits approximately."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SharedCases:
-    """The cases that all runs are measured on.
-
-    labels: (N,) int; index: (N,) number of each case's group; independent: (N,) bool, what counts as evidence
-    about FNR on exits; splits_digest: of the splits that they belong to.
-    """
-
-    labels: IntArray
-    index: IntArray
-    independent: BoolArray
-    splits_digest: str
-
-    @property
-    def groups(self) -> int:
-        return int(self.index.max(initial=-1)) + 1
-
-    @property
-    def unit(self) -> str:
-        """What a resample draws."""
-        return "group" if self.groups < len(self.labels) else "case"
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """What a run's calibration promises: FNR on exits at most `bound`; calib_uses: looks at val_calib by then; kind:
-    BINOMIAL or IN_EXPECTATION; scrc_variant: of an SCRC policy."""
-
-    bound: float
-    calib_uses: int
-    kind: str = BINOMIAL
-    scrc_variant: str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Contender:
-    """One run as a comparison sees it: what it promises and what it decides on the test cases.
-
-    risk: the promise that was sought; certificate: None where nothing was certified, and then no case exits;
-    ranked_by: words for decisions.scores; digests: of model, policy and scores.
-    """
-
-    name: str
-    path: str
-    phase: int
-    exit_policy: str
-    seed: int
-    risk: Risk
-    certificate: Certificate | None
-    decisions: ExitDecisions
-    ranked_by: str
-    digests: Mapping[str, str | None]
-
-    @property
-    def in_expectation(self) -> bool:
-        """Whether its promise is one in expectation; what certified nothing promises nothing."""
-        return self.certificate is not None and self.certificate.kind == IN_EXPECTATION
-
-    @property
-    def promise(self) -> tuple[Risk, bool]:
-        """What must be equal for coverages to compare."""
-        return self.risk, self.in_expectation
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its bootstrap interval; None where it is undefined, as FPR on exits where none exits."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def of(cls, value: float, replicates: FloatArray, confidence: float) -> "Estimate":
-        return cls(*(_known(number) for number in (value, *percentile_interval(replicates, confidence))))
+from stage1_pro.core.metrics.arrays import FloatArray
+from stage1_pro.core.metrics.bootstrap import percentile_interval
+from stage1_pro.core.paired import (
+    BINOMIAL,
+    MEASURES,
+    PRICES,
+    Contender,
+    Estimate,
+    SharedCases,
+    fnr_on_exits,
+    known,
+    measured,
+    paired_replicates,
+)
+from stage1_pro.core.run import utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +41,7 @@ class Difference(Estimate):
         """value, replicates: differences already; better: the sign of an improvement."""
         low, high = percentile_interval(replicates, confidence)
         sense = better * (int(low > 0) - int(high < 0))  # NaN is neither
-        return cls(_known(value), _known(low), _known(high), sense)
+        return cls(known(value), known(low), known(high), sense)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,14 +116,14 @@ def compare(
 
     samples: bootstrap resamples of groups; confidence: of every interval, bootstrap or exact.
     """
-    measured = [_measured(contender.decisions, cases) for contender in contenders]
+    figures = [measured(contender.decisions, cases) for contender in contenders]
     drawn = paired_replicates([contender.decisions for contender in contenders], cases, samples, rng)
     standings = []
     for position, contender in enumerate(contenders):
-        points, replicates = measured[position], drawn[position]
+        points, replicates = figures[position], drawn[position]
         differences = {
             name: Difference.between(
-                points[name] - measured[0][name], replicates[name] - drawn[0][name], confidence, better
+                points[name] - figures[0][name], replicates[name] - drawn[0][name], confidence, better
             )
             for name, better in MEASURES.items()
             if position
@@ -208,50 +132,13 @@ def compare(
             Standing(
                 letter=_letter(position),
                 contender=contender,
-                fnr=_fnr(contender, cases, confidence),
+                fnr=fnr_on_exits(contender, cases, confidence),
                 figures={name: Estimate.of(points[name], replicates[name], confidence) for name in MEASURES},
                 differences=differences,
                 verdict=_verdict(contender, contenders[0], differences),
             )
         )
     return Comparison(tuple(standings), cases, samples, confidence, utc_now())
-
-
-def paired_replicates(
-    decisions: Sequence[ExitDecisions], cases: SharedCases, samples: int, rng: np.random.Generator
-) -> list[dict[str, FloatArray]]:
-    """For each of the decisions its figures (samples,) by name, all on the same resamples: entry r of every
-    array belongs to resample r, so that entries may be subtracted, or averaged over seeds first."""
-
-    def named(position: int, decided: ExitDecisions) -> list[Statistic]:
-        def renamed(statistic: Statistic) -> Statistic:
-            return lambda weights: {f"{position} {name}": values for name, values in statistic(weights).items()}
-
-        return [renamed(statistic) for statistic in decision_statistics(cases.index, cases.labels, decided)]
-
-    statistics = [statistic for position, decided in enumerate(decisions) for statistic in named(position, decided)]
-    replicates = bootstrap_replicates(statistics, cases.index, samples, rng)
-    return [
-        {name.split(" ")[1]: values for name, values in replicates.items() if name.startswith(f"{position} ")}
-        for position in range(len(decisions))
-    ]
-
-
-def _measured(decisions: ExitDecisions, cases: SharedCases) -> dict[str, float]:
-    return point_values(decision_statistics(cases.index, cases.labels, decisions), cases.index)
-
-
-def _known(number: float) -> float | None:
-    return None if np.isnan(number) else float(number)
-
-
-def _fnr(contender: Contender, cases: SharedCases, confidence: float) -> dict[str, Any]:
-    decided, kept, risk = contender.decisions, cases.independent, contender.risk
-    counts = count_decisions(decided.exits[kept], decided.predictions[kept], cases.labels[kept])
-    evidence = fnr_evidence(counts, risk.target_fnr, risk.delta, confidence)
-    if evidence["exited_positives"]:
-        return evidence
-    return {**evidence, **dict.fromkeys(("value", "low", "high", "upper_bound", "p_value"))}
 
 
 def _verdict(contender: Contender, first: Contender, differences: Mapping[str, Difference]) -> str:

@@ -182,6 +182,12 @@ class Stage1ProConfig:
         return OPTIMIZERS[self.optimizer].sharp
 
     @property
+    def reads_cached_features(self) -> bool:
+        """Whether training sees features of the images, computed once, in place of the images."""
+        still = self.freeze_backbone and not self.adapted and self.dataset_params.augmentation == "none"
+        return still and self.feature_cache != "off"
+
+    @property
     def monitor(self) -> str:
         """Column of metrics.csv that chooses the checkpoint: of the answers where the gate is fitted again."""
         phase = PHASES[self.phase]

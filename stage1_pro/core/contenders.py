@@ -8,19 +8,12 @@ from zlib import crc32
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.comparison import (
-    BINOMIAL,
-    IN_EXPECTATION,
-    Certificate,
-    Comparison,
-    Contender,
-    SharedCases,
-    compare,
-)
+from stage1_pro.core.comparison import Comparison, compare
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation, score_test, trusted_policy
 from stage1_pro.core.metrics.bootstrap import group_index
 from stage1_pro.core.metrics.summary import confusion
+from stage1_pro.core.paired import BINOMIAL, IN_EXPECTATION, Certificate, Contender, SharedCases
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.calibration import one_case_per_group
 from stage1_pro.core.policies.evidence import in_expectation

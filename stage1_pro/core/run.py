@@ -257,14 +257,18 @@ class Run:
         )
         return ledger.append(self.ledger_path, entry)
 
-    def refused_attempt(self) -> ledger.Entry | None:
-        """The newest certification attempt of this run's weights here, where it ended with nothing certified."""
+    def attempts(self) -> list[ledger.Entry]:
+        """The certification attempts of this run's weights here, oldest first."""
         sought = self._ledger_key, self.model_digest, self.config.exit_policy, self.splits.metadata["val_calib_digest"]
-        attempts = [
+        return [
             entry
             for entry in ledger.read(self.ledger_path)
             if (entry.run_path, entry.model_digest, entry.policy, entry.val_calib_digest) == sought
         ]
+
+    def refused_attempt(self) -> ledger.Entry | None:
+        """The newest of these attempts, where it ended with nothing certified."""
+        attempts = self.attempts()
         return attempts[-1] if attempts and attempts[-1].outcome == ledger.NOTHING_CERTIFIED else None
 
     def policy_header(self, risk: Risk, calib_use_count: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
 from stage1_pro.core.optim.fsam import perturbed_parameters
-from stage1_pro.core.optim.schedule import trainable
+from stage1_pro.core.optim.schedule import parameter_counts
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
 from stage1_pro.core.progress import bar
@@ -60,6 +60,7 @@ def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | N
         "preprocessing": spec.preprocessing.to_dict(),
         "backbone": config.model_path,
         "backbone_license": spec.license,
+        "parameters": parameter_counts(model),
         "init_from": None if source is None else {"run": str(source.path), "model_digest": source.model_digest},
     }
     run.begin_training(config, facts)
@@ -67,9 +68,7 @@ def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | N
 
 def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     """What training would do, in a few lines."""
-    phase, spec = PHASES[config.phase], model.spec
-    moving = sum(parameter.numel() for _, parameter in trainable(model))
-    total = sum(parameter.numel() for parameter in model.parameters())
+    phase, spec, counts = PHASES[config.phase], model.spec, parameter_counts(model)
     say(
         f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "
         f"checkpoint by {config.monitor} ({phase.mode})"
@@ -79,7 +78,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
         f"at confidence {config.fnr_confidence:g}"
     )
     say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
-    say(f"parameters  {moving:,} trainable of {total:,}; adapters: {config.peft_words}")
+    say(f"parameters  {counts['trainable']:,} trainable of {counts['total']:,}; adapters: {config.peft_words}")
     stages = config.incremental_params
     span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
     say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
@@ -188,8 +187,7 @@ def _device() -> torch.device:
 
 def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
     """Cached features of the two splits that training reads, where the config allows a cache."""
-    cacheable = config.freeze_backbone and not config.adapted and config.dataset_params.augmentation == "none"
-    if config.feature_cache == "off" or not cacheable:
+    if not config.reads_cached_features:
         return None
     features, stages = {}, config.incremental_params
     block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: picks hang on no batch_size

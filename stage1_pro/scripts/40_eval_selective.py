@@ -20,6 +20,8 @@ from stage1_pro.core import cli
 class Args:
     run: str | None = None
     """Run directory; without it runs/latest."""
+    scores_only: bool = False
+    """Only write scores/val_test.parquet, also of a run for which nothing was certified."""
     compare: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "RUN"})
     """Put these evaluated runs side by side, the first one as the measure of the others; takes the place of --run."""
     out: str | None = None
@@ -29,6 +31,10 @@ class Args:
 def main(args: Args) -> None:
     from stage1_pro.core.errors import UserError
 
+    if args.scores_only and args.compare is None and not args.out:
+        return score(args.run)
+    if args.scores_only:
+        raise UserError("--scores_only goes with --run alone.")
     if args.compare is None:
         if args.out:
             raise UserError("--out is the folder of a comparison; it goes with --compare.")
@@ -52,6 +58,16 @@ def evaluate(path: str | None) -> None:
     cli.say(evaluation["promise"]["words"])
     cli.say(f"report {run.report_path}")
     cli.say_next(run.path, "50_export_bundle.py")
+
+
+def score(path: str | None) -> None:
+    """Write the scores of the test images, unless they are there."""
+    from stage1_pro.core.evaluation import score_test
+    from stage1_pro.core.run import LATEST, Run
+
+    run = Run.open(path or LATEST)
+    score_test(run)
+    cli.say(f"scores {run.scores_path('val_test')}")
 
 
 def compare(paths: list[str], out: str | None) -> None:

@@ -5,18 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stage1_pro.core.comparison import (
+from stage1_pro.core.comparison import compare
+from stage1_pro.core.metrics.binomial import fnr_interval
+from stage1_pro.core.metrics.bootstrap import group_index
+from stage1_pro.core.metrics.selective import augrc
+from stage1_pro.core.paired import (
     IN_EXPECTATION,
     MEASURES,
     Certificate,
     Contender,
     SharedCases,
-    compare,
     paired_replicates,
 )
-from stage1_pro.core.metrics.binomial import fnr_interval
-from stage1_pro.core.metrics.bootstrap import group_index
-from stage1_pro.core.metrics.selective import augrc
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.run import Risk
 

@@ -16,7 +16,8 @@ from stage1_pro.core.contenders import compare_runs
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.evaluation import evaluate_run
 from stage1_pro.core.report.comparison import free_folder, write_comparison
-from stage1_pro.core.report.comparison_tables import area_change, console_lines, figure_rows, points, warnings
+from stage1_pro.core.report.comparison_tables import console_lines, figure_rows, warnings
+from stage1_pro.core.report.measures import area_change, points
 
 LONG = "a-name-of-a-run-that-goes-on-and-on-without-a-space-to-break-it-at-all-and-then-some"
 

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.data.batches import Batch
@@ -15,7 +17,8 @@ DATA_WAIT_WARNING = 0.3
 
 
 class Throughput(pl.Callback):
-    """Logs images per second of the training steps, and the share of time spent waiting for data."""
+    """Logs what an epoch cost: images per second of the training steps, the share of time spent waiting for data, the
+    seconds of the whole epoch, validation included, and the largest memory so far."""
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.begun = self.step_ended = time.perf_counter()
@@ -37,12 +40,20 @@ class Throughput(pl.Callback):
         self.figures = {"images_per_second": self.images / elapsed, "data_wait_share": self.waited / elapsed}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        module.log_dict(self.figures, rank_zero_only=True)
+        whole = {"epoch_seconds": time.perf_counter() - self.begun}
+        module.log_dict(self.figures | whole | peak_memory(module.device), rank_zero_only=True)
         if self.figures["data_wait_share"] > DATA_WAIT_WARNING and not getattr(module, "from_features", False):
             trainer.print(
                 f"  {self.figures['data_wait_share']:.0%} of the epoch waited for data: "
                 "raise dataset_params.num_workers"
             )
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Largest memory of this process so far, in MiB: of the GPU's tensors where there is a GPU, else resident."""
+    if device.type == "cuda":
+        return {"peak_gpu_mib": torch.cuda.max_memory_allocated(device) / 2**20}
+    return {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
 SHOWN = ("train_loss", "val_loss", "val_accuracy", "val_augrc")

@@ -79,3 +79,9 @@ def warmup_cosine(warmup_steps: int, total_steps: int) -> Callable[[float], floa
 def trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     """Named parameters that training moves."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """How many numbers the model has, and how many of them training moves."""
+    moving = sum(parameter.numel() for _, parameter in trainable(model))
+    return {"trainable": moving, "total": sum(parameter.numel() for parameter in model.parameters())}

@@ -1,19 +1,16 @@
 """A comparison, drawn: one line a run, in the order given, by its letter and as much of its name as fits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from stage1_pro.core.comparison import BINOMIAL, IN_EXPECTATION, Certificate, Comparison, Estimate, Standing
+from stage1_pro.core.comparison import Comparison, Standing
 from stage1_pro.core.metrics.exits import fnr_coverage_curve
-from stage1_pro.core.report import style
-from stage1_pro.core.report.comparison_tables import MEASURES
+from stage1_pro.core.paired import BINOMIAL, IN_EXPECTATION, Certificate, Estimate
+from stage1_pro.core.report import panels, style
+from stage1_pro.core.report.measures import MEASURES
 
-NAME_SHOWN = 16
-SENSE_COLOURS = {1: (style.GREEN, "better"), 0: (style.MUTED, "within chance"), -1: (style.RED, "worse")}
 BOUNDS = {
     BINOMIAL: ("D", style.GREEN, "certified bound"),
     IN_EXPECTATION: ("v", style.PINK, "bound in expectation"),
@@ -25,13 +22,15 @@ def draw_standings(figure: Figure, comparison: Comparison) -> None:
     """Coverage, and FNR on exits with its certified bound and target, run by run."""
     coverage, fnr = figure.subplots(2, sharey=True)
     for row, standing in enumerate(comparison.standings):
-        _interval(coverage, row, standing.figures["coverage"], style.BLUE, "test, with interval")
-        _interval(fnr, row, _fnr(standing), style.BLUE, "test, with interval")
+        panels.interval(coverage, row, standing.figures["coverage"], style.BLUE, "test, with interval")
+        panels.interval(fnr, row, _fnr(standing), style.BLUE, "test, with interval")
         if standing.contender.certificate is not None:
             _promise(fnr, row, standing.contender.risk.target_fnr, standing.contender.certificate)
         else:
             fnr.text(0.02, row, "nothing certified", transform=fnr.get_yaxis_transform(), va="center", color=style.RED)
-    _name_rows(coverage, [f"{one.letter}  {shortened(one.contender.name)}" for one in comparison.standings])
+    panels.name_rows(
+        coverage, [f"{one.letter}  {panels.shortened(one.contender.name)}" for one in comparison.standings]
+    )
     least = min(one.figures["coverage"].low or 0.0 for one in comparison.standings)
     start = max(0.0, 1.25 * least - 0.27)
     coverage.set_xlim(start - 0.02 * (1 - start), 1 + 0.02 * (1 - start))
@@ -44,17 +43,16 @@ def draw_standings(figure: Figure, comparison: Comparison) -> None:
 def draw_differences(figure: Figure, comparison: Comparison) -> None:
     """Every measure of the other runs minus that of the first one."""
     first, *others = comparison.standings
-    panels = figure.subplots(2, 2, sharey=True).flat
-    for axes, (key, measure) in zip(panels, MEASURES.items(), strict=True):
+    for axes, (key, measure) in zip(figure.subplots(2, 2, sharey=True).flat, MEASURES.items(), strict=True):
         axes.axvline(0, color=style.INK, linewidth=0.9)
         for row, standing in enumerate(others):
             difference = standing.differences[key]
-            colour, words = SENSE_COLOURS[difference.sense]
-            _interval(axes, row, difference, colour, words)
+            colour, words = panels.SENSE_COLOURS[difference.sense]
+            panels.interval(axes, row, difference, colour, words)
             if difference.value is None:
                 axes.text(0, row, " undefined", va="center", fontsize=8, color=style.MUTED)
-        _change_axis(axes, measure.name, shares=key != "augrc")
-    _name_rows(axes, [f"{one.letter} − {first.letter}" for one in others])
+        panels.change_axis(axes, measure.name, shares=key != "augrc")
+    panels.name_rows(axes, [f"{one.letter} − {first.letter}" for one in others])
     style.legend(figure, *figure.axes, columns=3)
 
 
@@ -86,20 +84,6 @@ def differences_height(runs: int) -> float:
     return 2.3 + 0.44 * (runs - 1)
 
 
-def shortened(name: str) -> str:
-    """The two ends of a long name: they tell runs apart."""
-    half = (NAME_SHOWN - 1) // 2
-    return name if len(name) <= NAME_SHOWN else f"{name[:half]}…{name[-half:]}"
-
-
-def _interval(axes: Axes, row: int, estimate: Estimate, colour: str, label: str) -> None:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return
-    error = np.maximum([[estimate.value - estimate.low], [estimate.high - estimate.value]], 0)
-    looks = {"color": colour, "marker": "o", "markersize": 5, "elinewidth": 1.6, "linestyle": "none"}
-    axes.errorbar([estimate.value], [row], xerr=error, label=label, **looks)
-
-
 def _promise(axes: Axes, row: int, target: float, certificate: Certificate) -> None:
     axes.plot([target] * 2, [row - 0.35, row + 0.35], color=style.RED, linewidth=1.6, label="target")
     style.mark(axes, (certificate.bound, row), *BOUNDS[certificate.kind])
@@ -107,22 +91,6 @@ def _promise(axes: Axes, row: int, target: float, certificate: Certificate) -> N
 
 def _fnr(standing: Standing) -> Estimate:
     return Estimate(*(standing.fnr[name] for name in ("value", "low", "high")))
-
-
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """The first run on top. For all panels that share the axis."""
-    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-
-
-def _change_axis(axes: Axes, name: str, shares: bool) -> None:
-    low, high = axes.get_xlim()
-    reach = 1.05 * max(-low, high, 0.001)
-    axes.set_xlim(-reach, reach)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], symmetric=True))
-    if shares:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}"))
-    axes.set_xlabel(f"{name} (points)" if shares else name)
 
 
 def _lines() -> Iterator[tuple[str, str]]:

@@ -1,0 +1,66 @@
+"""43: decide whether a way of training is worth its time: the same splits, seeds and budget for several configs.
+
+    python stage1_pro/scripts/43_ab_test.py --config configs/demo.yaml --arms configs/phase2.yaml configs/phase3.yaml \\
+        --seeds 5 --out runs/ab/phases
+reads   the base config, one YAML overlay an arm (named by its file, the first one is the reference), the images
+writes  OUT/splits.json, OUT/runs/ARM-seedN/ (whole runs), OUT/logs/, OUT/ab.json, ab.html, figures/*.png
+
+Every run is trained, certified once and evaluated by the scripts of the chain, as processes of their own. The same
+command goes on where it stopped and repeats nothing; more seeds or arms may be added. Nothing certified counts as
+coverage 0. Exits with status 2 where runs failed, after comparing those that ended.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stage1_pro.core import cli
+
+
+@dataclass(frozen=True)
+class Args:
+    arms: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "FILE"})
+    """YAML overlays on the base config, two or more; the first one is what the others are measured against."""
+    seeds: int = 5
+    """Training seeds for each arm, counted up from the base config's seed, 1 or more."""
+    out: str | None = None
+    """Folder of the test, new or one to go on with."""
+    jobs: int = 1
+    """Runs trained side by side, 1 or more; speeds are then those of a share of the machine."""
+
+
+def main(args: Args, layers: list[tuple[str, Any]]) -> None:
+    import shlex
+    import sys
+    from pathlib import Path
+
+    from stage1_pro.core.ab.plan import make_plan, write_arms
+    from stage1_pro.core.errors import UserError
+
+    if args.out is None or args.jobs < 1:
+        raise UserError("--out names the folder of the test, and --jobs is 1 or more. See --help.")
+    plan = make_plan(layers, args.arms or [], args.seeds, Path(args.out))
+
+    from stage1_pro.core.ab.results import read_results
+    from stage1_pro.core.ab.splits import draw_splits
+    from stage1_pro.core.ab.standing import stand
+    from stage1_pro.core.ab.trials import run_trials
+    from stage1_pro.core.report.ab import write_test
+    from stage1_pro.core.report.ab_tables import console_lines, remarks, warnings
+
+    draw_splits(plan)
+    write_arms(plan)
+    failures = run_trials(plan, args.jobs, cli.say)
+    results, cases = read_results(plan, failures)
+    test = stand(plan, results, cases, failures, args.jobs)
+    page = write_test(test, plan.folder, f"python stage1_pro/scripts/43_ab_test.py {shlex.join(sys.argv[1:])}")
+    for line in ("", *console_lines(test), *(f"warning: {words}" for words in warnings(test)), *remarks(test)):
+        cli.say(line)
+    cli.say(f"test {page}")
+    if failures:
+        raise UserError(
+            f"{len(failures)} runs failed: {', '.join(failures)}. Mend that and give the same command again."
+        )
+
+
+if __name__ == "__main__":
+    cli.run_with_config(main, Args, __doc__)

@@ -1,0 +1,157 @@
+"""43 on real runs: trained, certified once, resumed, and one that crashes takes no other with it."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_bad_input import files_of, refused
+
+from stage1_pro.core.ab.children import Children
+from stage1_pro.core.ab.plan import make_plan
+from stage1_pro.core.ab.trials import next_step
+from stage1_pro.core.run import Run
+
+SCRIPT = Path(__file__).parents[2] / "stage1_pro" / "scripts" / "43_ab_test.py"
+
+
+@pytest.fixture(scope="session")
+def arms(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("arms")
+    for name, text in (
+        ("plain", "phase: 2\n"),
+        ("tiny", "phase: 2\nlr_head: 1.0e-7\nuse_ema: false\ntarget_fnr_exit: 0.1\n"),
+        ("broken", "phase: 2\nmodel_path: file:absent.safetensors:test_efficientnet\n"),
+    ):
+        (folder / f"{name}.yaml").write_text(text)
+    return {path.stem: path for path in folder.iterdir()}
+
+
+def command(config: Path, arms: dict[str, Path], names: list[str], out: Path, seeds: int = 1) -> list[str]:
+    files = [str(arms[name]) for name in names]
+    return ["--config", str(config), "--epochs", "2", "--arms", *files, "--seeds", str(seeds), "--out", str(out)]
+
+
+@pytest.fixture(scope="session")
+def ended(config, arms, tmp_path_factory) -> tuple[list[str], Path, subprocess.CompletedProcess]:
+    """A test of which one arm cannot be trained."""
+    out = tmp_path_factory.mktemp("ab") / "runs" / "ab" / "first"
+    words = command(config, arms, ["plain", "tiny", "broken"], out)
+    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
+    return words, out, done
+
+
+def ledger(out: Path) -> list[dict[str, str]]:
+    with open(out.parents[1] / "calibrations.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_arm_that_crashes_takes_no_other_with_it(ended):
+    _, out, done = ended
+    assert done.returncode == 2, done.stderr
+    assert "1 runs failed: broken-seed42" in done.stderr
+    assert "absent.safetensors does not exist" in done.stdout
+    record = json.loads((out / "ab.json").read_text())
+    assert [arm["verdict"] for arm in record["arms"]] == ["reference", "one seed", "incomplete"]
+    assert [len(arm["runs"]) for arm in record["arms"]] == [1, 1, 0]
+    assert "ended with status 2" in record["arms"][2]["failures"]["broken-seed42"]
+    for name in ("ab.html", "figures/arms.png", "figures/differences.png", "figures/cost.png"):
+        assert (out / name).stat().st_size > 1000
+
+
+def test_the_figures_are_those_of_each_run_and_of_one_certification(ended):
+    _, out, _ = ended
+    arms = json.loads((out / "ab.json").read_text())["arms"][:2]
+    assert sorted(row["run"] for row in ledger(out)) == ["plain-seed42", "tiny-seed42"]
+    for arm in arms:
+        (run,), folder = arm["runs"], out / "runs" / f"{arm['name']}-seed42"
+        if run["certified"]:
+            evaluation = json.loads((folder / "eval.json").read_text())
+            assert run["figures"]["coverage"] == evaluation["exits"]["coverage"]["value"]
+        else:
+            assert (run["figures"]["coverage"], arm["nothing_certified"]) == (0.0, 1)
+        assert run["cost"]["trainable"] == arm["cost"]["trainable"] > 0
+        assert run["cost"]["peak_mib"] > 10
+        assert run["cost"]["epochs"] == 2
+    assert (out / "runs" / "plain-seed42" / "splits.json").read_bytes() == (out / "splits.json").read_bytes()
+
+
+def test_the_same_command_repeats_nothing_and_tries_what_failed_again(ended, tmp_path):
+    words, out, _ = ended
+    before, rows = files_of(out / "runs"), ledger(out)
+    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert files_of(out / "runs") == before
+    assert ledger(out) == rows
+
+
+def test_splits_and_settings_of_a_test_cannot_change(ended, config, arms, script, tmp_path):
+    words, out, _ = ended
+    refused(script("43_ab_test", *words, "--seed", "7"), "was drawn from other data", "Name another folder with --out")
+    copied = shutil.copytree(out, tmp_path / "runs" / "ab" / "copied")
+    splits = json.loads((copied / "splits.json").read_text())
+    train, test = splits["train_indices"], splits["val_test_indices"]
+    splits["train_indices"], splits["val_test_indices"] = [test[0], *train[1:]], [train[0], *test[1:]]
+    (copied / "runs" / "plain-seed42" / "splits.json").write_text(json.dumps(splits))
+    other = [*command(config, arms, ["plain", "tiny"], copied), "--lr_backbone", "1e-3"]
+    outcome = script("43_ab_test", *other)
+    assert outcome.status == 2
+    assert "arms are compared on equal splits only" in outcome.out
+    assert "was trained with other settings (lr_backbone)" in outcome.out
+    assert "no run of this test ended" in outcome.err
+
+
+def test_what_a_run_lacks_next(ended, trained_once, config, arms, tmp_path):
+    """From nothing to its evaluation; a look at val_calib without a policy is not repeated."""
+    layers = [("config", config), ("line", {"phase": 2})]
+    plan = make_plan(layers, [str(arms["plain"]), str(arms["tiny"])], 1, tmp_path)
+    (trial, *_), path = plan.trials(), shutil.copytree(trained_once, tmp_path / "run", symlinks=True)
+
+    def step() -> list[str] | None:
+        return next_step(Run(path), trial, plan)
+
+    assert step() == ["25_threshold_sweep.py", "--run", str(path)]
+    (path / "scores" / "val_calib.parquet").rename(tmp_path / "kept")
+    assert step() == ["20_train.py", "--resume", str(path)]
+    (tmp_path / "kept").rename(path / "scores" / "val_calib.parquet")
+    run = Run(path)
+    run.record_attempt("softmax", run.risk(), certified=False)
+    assert step() == ["40_eval_selective.py", "--run", str(path), "--scores_only"]
+    run.record_attempt("softmax", run.risk(), certified=True)
+    with pytest.raises(Exception, match="val_calib was looked at, and the policy was not written"):
+        step()
+    (path / "config.json").unlink()
+    assert step()[0] == "20_train.py"
+    assert step()[-2:] == ["--run", str(path)]
+
+
+def test_an_interrupted_test_stops_its_processes_and_goes_on(config, arms, tmp_path):
+    out = tmp_path / "runs" / "ab" / "stopped"
+    words = command(config, arms, ["plain", "tiny"], out)
+    words[words.index("--epochs") + 1] = "400"
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    log = out / "logs" / "plain-seed42.log"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and "epoch 3/" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert "--resume" in log.read_text()
+    plan = make_plan([("c", config), ("l", {"epochs": 400})], [str(arms["plain"]), str(arms["tiny"])], 1, out)
+    trial = next(plan.trials())
+    assert next_step(Run(trial.path), trial, plan) == ["20_train.py", "--resume", str(trial.path)]
+    assert not (out / "runs" / "tiny-seed42" / "config.json").exists()
+
+
+def test_a_killed_process_is_a_status_and_no_end(tmp_path):
+    children = Children(1)
+    assert children.call(["25_threshold_sweep.py", "--run", str(tmp_path / "no")], tmp_path / "log") == 2
+    assert "does not exist" in (tmp_path / "log").read_text()
+    assert os.getpid() not in {process.pid for process in children._running}
