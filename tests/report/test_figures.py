@@ -112,4 +112,4 @@ def test_sharpness_is_shown_where_it_was_measured(evaluated):
         sharp = replace(evidence, epochs={**evidence.epochs, **columns})
         assert chart.shown(sharp)
         assert "gradient norm" in drawn(chart, sharp)
-        assert ("gradient with its average" in drawn(chart, sharp)) == ("sharpness_cosine" in columns)
+        assert ("cosine with average" in drawn(chart, sharp)) == ("sharpness_cosine" in columns)

@@ -104,23 +104,25 @@ class SharpnessAware(torch.optim.Optimizer):
         if average is not None:
             self.figures["cosine"] = (gradient @ average) / (norm * average.norm()).clamp(min=1e-30)
         if self.sigma:
-            self.average = self._moved(average, gradient, norm)
+            self._take_up(gradient, norm.isfinite())
         usable = length.isfinite() & (length > 0)
-        offset = torch.where(usable, direction * (self.rho / length), 0.0)
+        offset = direction.mul(torch.where(usable, self.rho / length, 0.0)).nan_to_num_(0.0, 0.0, 0.0)
         parts = offset.split([parameter.numel() for parameter in self.parameters])
         return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
 
-    def _moved(self, average: Tensor | None, gradient: Tensor, norm: Tensor) -> Tensor:
-        if average is None:
-            return torch.where(norm.isfinite(), gradient, 0.0)
-        return torch.where(norm.isfinite(), torch.lerp(gradient, average, self.lambda_), average)
+    def _take_up(self, gradient: Tensor, finite: Tensor) -> None:
+        """m ← λ·m + (1 − λ)·g, where all of g is finite."""
+        if self.average is None:
+            self.average = torch.where(finite, gradient, 0.0)
+        else:
+            self.average.lerp_(torch.where(finite, gradient, self.average), 1 - self.lambda_)
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self.average, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         average: Tensor | None = state_dict["average"]
-        self.average = None if average is None else average.to(self.parameters[0].device)
+        self.average = None if average is None else average.to(self.parameters[0].device, copy=True)
         self.inner.load_state_dict(state_dict["inner"])
         self._share()
 

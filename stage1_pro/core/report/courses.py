@@ -101,7 +101,7 @@ CONFORMAL_TRAINING: tuple[EpochPanel, ...] = (
     ),
 )
 SHARPNESS: tuple[EpochPanel, ...] = (
-    ("loss gap (nats)", (-np.inf, np.inf), (("sharpness_loss_gap", style.PINK, "loss at w + ε, less that at w"),)),
+    ("gap (nats)", (-np.inf, np.inf), (("sharpness_loss_gap", style.PINK, "loss gap"),)),
     ("norm", (0, np.inf), (("sharpness_gradient_norm", style.BLUE, "gradient norm"),)),
-    ("cosine", (-1, 1), (("sharpness_cosine", style.INK, "gradient with its average"),)),
+    ("cosine", (-1, 1), (("sharpness_cosine", style.INK, "cosine with average"),)),
 )
