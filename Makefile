@@ -75,7 +75,7 @@ runs/compare/p%/.tried: | runs/compare/p%/scores/val_calib.parquet
 explora: data/demo/labels.csv  ## adapt a small random backbone to the demo's images; its guard speaks
 	rm -rf runs/explora
 	$(PYTHON) $(SCRIPTS)/10_explora_pretrain.py --config configs/explora.yaml --images data/demo/images --out runs/explora \
-	  --steps 80 --probe_every 20 --lora_rank 16 --local_crops 2 --prototypes 256 $(ARGS) || test $$? -eq 3
+	  --steps 80 --probe_every 20 --lr 2e-3 --ema_momentum 0.9 --lora_rank 16 --local_crops 2 --prototypes 256 $(ARGS) || test $$? -eq 3
 
 smoke: data/smoke/labels.csv  ## every script in every phase on generated images, in minutes
 	rm -rf runs/smoke
