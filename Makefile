@@ -79,7 +79,7 @@ runs/compare/p%/.tried: | runs/compare/p%/scores/val_calib.parquet
 explora: data/demo/labels.csv  ## adapt a small random backbone to the demo's images; its guard speaks
 	rm -rf runs/explora
 	$(PYTHON) $(SCRIPTS)/10_explora_pretrain.py --config configs/explora.yaml --images data/demo/images --out runs/explora \
-	  --steps 80 --probe_every 20 --lora_rank 16 --local_crops 2 --prototypes 256 $(ARGS) || test $$? -eq 3
+	  --steps 80 --probe_every 20 --lr 2e-3 --ema_momentum 0.9 --lora_rank 16 --local_crops 2 --prototypes 256 $(ARGS) || test $$? -eq 3
 
 ab: data/demo/labels.csv  ## ways of training side by side on the demo, seed by seed: AB_ARMS="REFERENCE.yaml OTHER.yaml …" AB_SEEDS=
 	$(PYTHON) $(SCRIPTS)/43_ab_test.py --config configs/demo.yaml $(ARGS) --arms $(AB_ARMS) --seeds $(AB_SEEDS) --out $(or $(RUN),runs/ab/demo)

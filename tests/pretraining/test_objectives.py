@@ -125,6 +125,20 @@ def test_the_same_step_sees_the_same_views() -> None:
     assert torch.equal(first.training_step(batch(), 0), second.training_step(batch(), 0))
 
 
+@pytest.mark.parametrize("objective", ["dino", "mae"])
+def test_half_precision_sees_the_same_views_and_nearly_the_same_loss(objective: str, monkeypatch) -> None:
+    explora, seen = module(objective), []
+    monkeypatch.setattr(explora, "_normalised", lambda view: seen.append(view) or (view - explora.mean) / explora.std)
+    exact = explora.training_step(batch(), 0).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = explora.training_step(batch(), 0)
+    half = len(seen) // 2
+    assert all(torch.equal(one, other) for one, other in zip(seen[:half], seen[half:], strict=True))
+    assert loss.item() == pytest.approx(exact, rel=0.05)
+    loss.backward()
+    assert all(p.grad.dtype == torch.float32 for p in explora.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_dinov3_qkvb"])
 def test_three_quarters_are_hidden_and_hidden_pixels_do_not_reach_the_encoder(name: str) -> None:
     assert [shown_patches(count) for count in (4, 16, 196)] == [1, 4, 49]

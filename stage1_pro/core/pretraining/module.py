@@ -96,27 +96,29 @@ class ExploraModule(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         key = self.seed, crc32(b"views"), self.global_step, self.global_rank
         draw = torch.Generator().manual_seed(seed_of(*key))
-        images = batch.inputs.to(torch.float32) / 255
-        loss = self._distilled(images, draw) if self.settings.objective == "dino" else self._painted(images, draw)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        with torch.autocast(batch.inputs.device.type, enabled=False):  # half precision would misplace crops by pixels
+            seen = [self._normalised(view) for view in self._views(batch.inputs.to(torch.float32) / 255, draw)]
+        loss = self._distilled(seen) if self.settings.objective == "dino" else self._painted(seen[0], draw)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
         return loss
 
-    def _distilled(self, images: Tensor, draw: torch.Generator) -> Tensor:
+    def _views(self, images: Tensor, draw: torch.Generator) -> list[Tensor]:
         settings = self.settings
+        if settings.objective == "mae":
+            return [views.crops(images, self.size, views.MAE_SCALE, draw)]
         small = views.local_side(self.size, self.patch)
-        seen = views.multi_crop(images, self.size, small, settings.local_crops, settings.colour, draw)
-        seen = [self._normalised(view) for view in seen]
+        return views.multi_crop(images, self.size, small, settings.local_crops, settings.colour, draw)
+
+    def _distilled(self, seen: list[Tensor]) -> Tensor:
         with torch.no_grad():
             teacher = functional_call(self.student, self.average.tensors, (seen[:2],))
         loss, entropy = self.loss(self.student(seen), teacher, teacher_temperature(self.done))
         self.centre = _mean_of_ranks(torch.stack([scores.float() for scores in teacher]).mean(dim=(0, 1)))
-        self.log("teacher_entropy", entropy, on_step=False, on_epoch=True, batch_size=len(images))
+        self.log("teacher_entropy", entropy, on_step=False, on_epoch=True, batch_size=len(seen[0]))
         return loss
 
     def _painted(self, images: Tensor, draw: torch.Generator) -> Tensor:
-        return self.reconstruction(
-            self.backbone, self._normalised(views.crops(images, self.size, views.MAE_SCALE, draw)), draw
-        )
+        return self.reconstruction(self.backbone, images, draw)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
