@@ -79,6 +79,16 @@ INCREMENTAL_DEFAULTS = {
 }
 LATER = {
     3: {"gate_loss_weight": 2, "aux_weight": 0, "coverage_reward": 1, "gate_refit": False, "head_ensemble": 3},
+    4: {
+        "peft_type": "dora",
+        "peft_r": 4,
+        "peft_alpha": 8,
+        "peft_blocks": 2,
+        "peft_targets": "mlp",
+        "peft_norms": True,
+        "peft_lr": 1e-3,
+        "layer_decay": 0.75,
+    },
     5: {"fsam_rho": 0.1, "fsam_sigma": 0.5, "fsam_lambda": 0.5, "fsam_target": "heads"},
     6: {"conformal_after": 0, "positive_bank": 1000},
 }
@@ -303,6 +313,19 @@ def test_conformal_training_needs_an_epoch() -> None:
     assert "$.conformal_after is 4; allowed 0 to below epochs (4)" in refusal(phase=6, epochs=4, conformal_after=4)
     assert "$.positive_bank is 999; allowed integer, 1000 to 4096" in refusal(phase=6, positive_bank=999)
     assert config_from_dict({"phase": 6, "epochs": 4, "conformal_after": 3}, "a.yaml").conformal_after == 3
+
+
+def test_adapters_need_a_frozen_backbone_and_set_its_rate() -> None:
+    words = "adapters are trained on a frozen backbone: set freeze_backbone: true, or peft_type: none"
+    assert words in refusal(phase=4, peft_type="lora", freeze_backbone=False)
+    assert '$.peft_type is "rola"; allowed one of "none", "lora", "dora", "doran"' in refusal(phase=4, peft_type="rola")
+    assert "$.peft_r is 0; allowed integer, 1 to 512" in refusal(phase=4, peft_r=0)
+    assert "$.peft_blocks is 0" in refusal(phase=4, peft_blocks=0)
+    assert "$.layer_decay is 0.0; allowed number, above 0, up to 1" in refusal(phase=4, layer_decay=0)
+    adapted = config_from_dict({"phase": 4, "peft_type": "lora", "lr_head": 1e-5, "peft_lr": 3e-4}, "a.yaml")
+    assert (adapted.backbone_lr, adapted.largest_lr) == (3e-4, 3e-4)
+    frozen = config_from_dict({"phase": 4, "lr_head": 1e-5, "peft_lr": 3e-4}, "a.yaml")
+    assert (frozen.backbone_lr, frozen.largest_lr) == (1e-5, 1e-5)
 
 
 def incremental(**settings: object) -> dict:

@@ -21,6 +21,9 @@ def refused(outcome, *fragments: str) -> None:
         assert fragment in outcome.err
 
 
+ADAPTED = ["--phase", "4", "--exit_policy", "gate", "--peft_type", "lora"]
+
+
 @pytest.mark.parametrize(
     ("flags", "fragments"),
     [
@@ -35,6 +38,12 @@ def refused(outcome, *fragments: str) -> None:
         (["--phase", "1", "--exit_policy", "gate"], ["Phase 1 only supports exit_policy='softmax'", "Phase 3+"]),
         (["--phase", "1", "--exit_policy", "scrc"], ["Phase 1 only supports exit_policy='softmax'", "Phase 6"]),
         (["--phase", "2", "--head_ensemble", "3"], ["$.head_ensemble is a setting from phase 3 on"]),
+        (["--phase", "3", "--peft_type", "lora"], ["$.peft_type is a setting from phase 4 on, and this is phase 3"]),
+        ([*ADAPTED, "--peft_targets", "attention"], ["has no attention; it has all_linear, conv, conv_exp, conv_pwl"]),
+        ([*ADAPTED, "--peft_blocks", "99"], ["$.peft_blocks is 99; this backbone has 5 blocks: allowed 1 to 5"]),
+        ([*ADAPTED, "--peft_type", "doran"], ["for linear layers, and blocks.0.0.conv is a convolution"]),
+        ([*ADAPTED, "--freeze_backbone", "false"], ["adapters are trained on a frozen backbone"]),
+        (["--backbone_license", "mit"], ["$.backbone_license is 'mit', but the weights are under 'none: random"]),
         (["--phase", "9"], ["phase 9 is not available; available: 1, 2, 3"]),
         (["--phase", "3", "--optimizer", "fsam"], ["$.optimizer is fsam", "phase 5 on", "set optimizer: adamw"]),
         (
