@@ -20,6 +20,7 @@ BENCHMARKS = {
     "losses": "a training step with the selective losses against plain cross entropy",
     "scrc": "a million cases: 200 × 100 pairs against one argsort, SCRC-T against SCRC-I",
     "farthest_first": "200 of 50,000 cases by farthest-first admission against scikit-activeml's CoreSet",
+    "controller": "an epoch of training by stages on live images: what the stages add to it",
     "startup": "how long --help takes, and what the scripts import",
 }
 
