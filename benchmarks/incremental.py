@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from incremental_tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -27,10 +28,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "difficulty": ALONE | {"w_dice": 1},
     "uncertainty": ALONE | {"w_uncertainty": 1},
     "diversity": ALONE | {"w_diversity": 1},
-    "recipe": {"w_dice": 0, "w_uncertainty": 0.5, "w_diversity": 0.5, "max_difficulty": 0.9},
+    "recipe": yaml.safe_load((ROOT / "configs" / "wrong_labels.yaml").read_text())["incremental_params"],
     "random": {"strategy": "random"},
 }
-"""Settings over the defaults; recipe: those of configs/wrong_labels.yaml."""
+"""Settings over the defaults; the recipe is the one that ships."""
 REACHED, SUSPECTS = 0.98, 100
 STAGES = {"initial_cases": 32, "add_cases": 16, "max_epochs_per_stage": 60, "early_stopping_patience": 6}
 SETTINGS: dict[str, Any] = {

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "fsam": "a step of SAM and F-SAM against one of AdamW",
     "scrc": "a million cases: 200 × 100 pairs against one argsort, SCRC-T against SCRC-I",
     "farthest_first": "200 of 50,000 cases by farthest-first admission against scikit-activeml's CoreSet",
+    "controller": "an epoch of training by stages on live images: what the stages add to it",
     "startup": "how long --help takes, and what the scripts import",
 }
 
