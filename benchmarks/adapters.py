@@ -27,7 +27,8 @@ from stage1_pro.core.data.batches import Batch  # noqa: E402
 from stage1_pro.core.models.selective_module import SelectiveModule  # noqa: E402
 from stage1_pro.core.optim.schedule import parameter_groups, trainable  # noqa: E402
 from stage1_pro.core.run import Run  # noqa: E402
-from stage1_pro.core.training import build_model, make_trainer  # noqa: E402
+from stage1_pro.core.trainer import make_trainer  # noqa: E402
+from stage1_pro.core.training import build_model  # noqa: E402
 
 TARGET, HELD, WARM_STEPS = 0.95, 256, 8
 COUNTS = np.array([500, 500])

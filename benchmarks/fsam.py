@@ -1,7 +1,7 @@
 """A step of F-SAM against one of AdamW: two passes instead of one, and what finding the worst weights nearby costs.
 
     python benchmarks/run.py --only fsam
-A ViT-S/16 at 224 px in bfloat16 with 64 images a step where there is a GPU; else a ViT of 3 blocks at 64 px with 64
+A ViT-S/16 at 224 px in bfloat16 with 128 images a step where there is a GPU; else a ViT of 3 blocks at 64 px with 64
 images in float32. Both go through the optimizer classes that training uses; both clip.
 """
 
@@ -19,7 +19,7 @@ from stage1_pro.core.optim.schedule import parameter_groups
 TARGET, ROUNDS = 2.1, 12
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-IMAGES, SIZE = (64, 224) if CUDA else (64, 64)
+IMAGES, SIZE = (128, 224) if CUDA else (64, 64)
 SMALL = {} if CUDA else {"depth": 3, "embed_dim": 192, "num_heads": 3}
 
 

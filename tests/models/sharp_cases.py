@@ -19,7 +19,8 @@ from stage1_pro.core.models.sharp_module import SharpTraining
 from stage1_pro.core.models.stage1 import Stage1Model, read_tensors
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import Splits
-from stage1_pro.core.training import fit_on, make_trainer
+from stage1_pro.core.trainer import make_trainer
+from stage1_pro.core.training import fit_on
 
 FEATURES, CASES = 5, 72
 PREPROCESSING = Preprocessing(8, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3)

@@ -152,7 +152,7 @@ class Stage1Module(pl.LightningModule):
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config = self.config
-        layers = self.model.backbone.layer_ids
+        layers = None if config.layer_decay == 1 else self.model.backbone.layer_ids
         rates = config.lr_head, config.backbone_lr
         groups = parameter_groups(self.model, *rates, config.weight_decay, layers, config.layer_decay)
         fused = config.precision == "32"  # Lightning's mixed precision refuses to clip for a fused optimizer

@@ -62,6 +62,7 @@ class SharpnessAware(torch.optim.Optimizer):
     ):
         super().__init__(inner.param_groups, {})
         self.inner, self.parameters = inner, list(parameters)
+        self._sizes = [parameter.numel() for parameter in self.parameters]
         self.rho, self.sigma, self.lambda_ = rho, sigma, lambda_
         self.average: Tensor | None = None
         """m of all perturbed parameters, one after the other; None before the first step, and where σ is 0."""
@@ -81,7 +82,7 @@ class SharpnessAware(torch.optim.Optimizer):
         """Within the block the weights are w + ε, the gradients at w gone; after it they are w again, bit for bit."""
         offsets = self._offsets()
         self.zero_grad()
-        kept = [parameter.detach().clone() for parameter in self.parameters]
+        kept = self._like_parameters(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
         self._move(torch._foreach_add_, offsets)  # pyright: ignore[reportPrivateImportUsage]
         try:
             yield
@@ -107,7 +108,11 @@ class SharpnessAware(torch.optim.Optimizer):
             self._take_up(gradient, norm.isfinite())
         usable = length.isfinite() & (length > 0)
         offset = direction.mul(torch.where(usable, self.rho / length, 0.0)).nan_to_num_(0.0, 0.0, 0.0)
-        parts = offset.split([parameter.numel() for parameter in self.parameters])
+        return self._like_parameters(offset)
+
+    def _like_parameters(self, values: Tensor) -> list[Tensor]:
+        """Views into one long tensor, in the parameters' shapes."""
+        parts = values.split(self._sizes)
         return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
 
     def _take_up(self, gradient: Tensor, finite: Tensor) -> None:

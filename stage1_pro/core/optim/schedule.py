@@ -25,14 +25,17 @@ def parameter_groups(
     torch's schedulers know no other scale. Biases, norms (one-dimensional tensors) and magnitudes do not decay. Empty
     groups are left out; each carries its `name`.
     """
-    by_layer = layers is not None and layer_decay != 1
     last = max(layers.values(), default=0) if layers else 0
-    if by_layer and last == 0:
+    if layer_decay != 1 and not last:
         raise UserError("$.layer_decay: timm knows no layers of this backbone. Set layer_decay: 1.")
     buckets: dict[tuple[str, int | None, bool], list[nn.Parameter]] = {}
     for name, parameter in trainable(model):
         part = "backbone" if name.startswith("backbone.") else "head"
-        layer = layer_of(name.removeprefix(BACKBONE), layers) if layers and by_layer and part == "backbone" else None
+        layer = (
+            layer_of(name.removeprefix(BACKBONE), layers)
+            if layers and layer_decay != 1 and part == "backbone"
+            else None
+        )
         decays = parameter.ndim > 1 and "magnitude" not in name
         buckets.setdefault((part, layer, decays), []).append(parameter)
     rates = {"head": lr_head, "backbone": lr_backbone}
