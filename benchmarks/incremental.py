@@ -203,9 +203,11 @@ def draw(curves: dict[Job, dict], full: dict[tuple[str, int], float], path: Path
             for arm in dict.fromkeys(job[1] for job in curves):
                 own = [curve for job, curve in curves.items() if job[:3] == (task, arm, wrong)]
                 length = min(len(curve["cases"]) for curve in own)
-                mean = np.mean([curve["accuracy"][:length] for curve in own], axis=0)
+                count, mean = (
+                    np.mean([curve[name][:length] for curve in own], axis=0) for name in ("cases", "accuracy")
+                )
                 width = 2 if arm in ("acquisition", "recipe", "random") else 1
-                axes.plot(own[0]["cases"][:length], mean, label=arm, linewidth=width)
+                axes.plot(count, mean, label=arm, linewidth=width)
             axes.axhline(goal, color="grey", linestyle="--", linewidth=1, label="98 % of the whole pool")
             axes.set(title=f"{task}, {'10 % wrong' if wrong else 'clean'} labels", xlabel="cases in training")
         row[0].set_ylabel("test accuracy")

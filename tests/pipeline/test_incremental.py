@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ incremental_params:
 """
 KILLING = """
 import os, runpy, sys
-phase, count, *sys.argv = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+number, phase, count, *sys.argv = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
 from stage1_pro.core.callbacks.incremental import IncrementalStageController as Controller
 write = Controller._write
 def kill(self, trainer):
@@ -33,7 +34,7 @@ def kill(self, trainer):
     write(self, trainer)
     count -= self.state.phase == phase
     if not count and self.state.phase == phase:
-        os.kill(os.getpid(), 9)
+        os.kill(os.getpid(), number)
 Controller._write = kill
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -110,7 +111,7 @@ def test_killed_in_any_phase_and_resumed_it_ends_the_same(phase, count, config, 
     run = tmp_path / "run"
     arguments = flags(config, stages, run)
     assert call("00_make_splits", arguments).returncode == 0
-    killed = call("20_train", arguments, before=["-c", KILLING, phase, str(count)])
+    killed = call("20_train", arguments, before=["-c", KILLING, "9", phase, str(count)])
     assert killed.returncode == -9, killed.stderr
     assert state_of(run)["phase"] == phase
     resumed = call("20_train", ["--resume", str(run)])
@@ -119,6 +120,18 @@ def test_killed_in_any_phase_and_resumed_it_ends_the_same(phase, count, config, 
     assert digest_file(run / "model_best.pth") == digest_file(staged / "model_best.pth")
     for name in ("stages.csv", "selections.csv", "suspects.csv"):
         assert (run / name).read_bytes() == (staged / name).read_bytes()
+
+
+def test_asked_to_end_it_says_so_and_goes_on_later(config, stages, staged, tmp_path):
+    run = tmp_path / "run"
+    arguments = flags(config, stages, run)
+    assert call("00_make_splits", arguments).returncode == 0
+    ended = call("20_train", arguments, before=["-c", KILLING, str(signal.SIGTERM.value), "TRANSITION", "1"])
+    assert ended.returncode == 143, ended.stderr
+    assert (state_of(run)["phase"], state_of(run)["stop"]) == ("DONE", "interrupted")
+    assert call("20_train", ["--resume", str(run)]).returncode == 0
+    assert state_of(run) == state_of(staged)
+    assert digest_file(run / "model_best.pth") == digest_file(staged / "model_best.pth")
 
 
 def admitted_by(source: Path, config: Path, stages: Path, *more: str) -> list[str]:
