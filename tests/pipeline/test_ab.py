@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 from test_bad_input import files_of, refused
 
-from stage1_pro.core.ab.children import Children
 from stage1_pro.core.ab.plan import make_plan
 from stage1_pro.core.ab.trials import next_step
 from stage1_pro.core.run import Run
@@ -38,13 +36,8 @@ def command(config: Path, arms: dict[str, Path], names: list[str], out: Path, se
     return ["--config", str(config), "--epochs", "2", "--arms", *files, "--seeds", str(seeds), "--out", str(out)]
 
 
-@pytest.fixture(scope="session")
-def ended(config, arms, tmp_path_factory) -> tuple[list[str], Path, subprocess.CompletedProcess]:
-    """A test of which one arm cannot be trained."""
-    out = tmp_path_factory.mktemp("ab") / "runs" / "ab" / "first"
-    words = command(config, arms, ["plain", "tiny", "broken"], out)
-    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
-    return words, out, done
+def ab(words: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
 
 
 def ledger(out: Path) -> list[dict[str, str]]:
@@ -52,8 +45,10 @@ def ledger(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_one_arm_that_crashes_takes_no_other_with_it(ended):
-    _, out, done = ended
+def test_one_arm_that_crashes_takes_no_other_with_it_and_what_ended_is_not_repeated(config, arms, tmp_path):
+    out = tmp_path / "runs" / "ab" / "first"
+    words = command(config, arms, ["plain", "tiny", "broken"], out)
+    done = ab(words)
     assert done.returncode == 2, done.stderr
     assert "1 runs failed: broken-seed42" in done.stderr
     assert "absent.safetensors does not exist" in done.stdout
@@ -63,51 +58,49 @@ def test_one_arm_that_crashes_takes_no_other_with_it(ended):
     assert "ended with status 2" in record["arms"][2]["failures"]["broken-seed42"]
     for name in ("ab.html", "figures/arms.png", "figures/differences.png", "figures/cost.png"):
         assert (out / name).stat().st_size > 1000
+    for arm in record["arms"][:2]:
+        demand_figures(arm, out)
 
-
-def test_the_figures_are_those_of_each_run_and_of_one_certification(ended):
-    _, out, _ = ended
-    arms = json.loads((out / "ab.json").read_text())["arms"][:2]
-    assert sorted(row["run"] for row in ledger(out)) == ["plain-seed42", "tiny-seed42"]
-    for arm in arms:
-        (run,), folder = arm["runs"], out / "runs" / f"{arm['name']}-seed42"
-        if run["certified"]:
-            evaluation = json.loads((folder / "eval.json").read_text())
-            assert run["figures"]["coverage"] == evaluation["exits"]["coverage"]["value"]
-        else:
-            assert (run["figures"]["coverage"], arm["nothing_certified"]) == (0.0, 1)
-        assert run["cost"]["trainable"] == arm["cost"]["trainable"] > 0
-        assert run["cost"]["peak_mib"] > 10
-        assert run["cost"]["epochs"] == 2
-    assert (out / "runs" / "plain-seed42" / "splits.json").read_bytes() == (out / "splits.json").read_bytes()
-
-
-def test_the_same_command_repeats_nothing_and_tries_what_failed_again(ended, tmp_path):
-    words, out, _ = ended
     before, rows = files_of(out / "runs"), ledger(out)
-    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
+    assert sorted(row["run"] for row in rows) == ["plain-seed42", "tiny-seed42"]
+    assert ab(words).returncode == 2
     assert files_of(out / "runs") == before
     assert ledger(out) == rows
 
 
-def test_splits_and_settings_of_a_test_cannot_change(ended, config, arms, script, tmp_path):
-    words, out, _ = ended
+def demand_figures(arm: dict, out: Path) -> None:
+    """The figures of an arm's one run are those of its evaluation; its cost is known."""
+    (run,), folder = arm["runs"], out / "runs" / f"{arm['name']}-seed42"
+    if run["certified"]:
+        evaluation = json.loads((folder / "eval.json").read_text())
+        assert run["figures"]["coverage"] == evaluation["exits"]["coverage"]["value"]
+    else:
+        assert (run["figures"]["coverage"], arm["nothing_certified"]) == (0.0, 1)
+    assert run["cost"]["trainable"] == arm["cost"]["trainable"] > 0
+    assert run["cost"]["peak_mib"] > 10
+    assert run["cost"]["epochs"] == 2
+    assert (folder / "splits.json").read_bytes() == (out / "splits.json").read_bytes()
+
+
+def test_splits_and_settings_of_a_test_cannot_change(trained_once, config, arms, script, tmp_path):
+    out = tmp_path / "runs" / "ab" / "old"
+    plain = shutil.copytree(trained_once, out / "runs" / "plain-seed42", symlinks=True)
+    shutil.copytree(trained_once, out / "runs" / "tiny-seed42", symlinks=True)
+    shutil.copy(trained_once / "splits.json", out)
+    words = ["--config", config, "--arms", arms["plain"], arms["tiny"], "--seeds", "1", "--out", out]
     refused(script("43_ab_test", *words, "--seed", "7"), "was drawn from other data", "Name another folder with --out")
-    copied = shutil.copytree(out, tmp_path / "runs" / "ab" / "copied")
-    splits = json.loads((copied / "splits.json").read_text())
+    splits = json.loads((out / "splits.json").read_text())
     train, test = splits["train_indices"], splits["val_test_indices"]
     splits["train_indices"], splits["val_test_indices"] = [test[0], *train[1:]], [train[0], *test[1:]]
-    (copied / "runs" / "plain-seed42" / "splits.json").write_text(json.dumps(splits))
-    other = [*command(config, arms, ["plain", "tiny"], copied), "--lr_backbone", "1e-3"]
-    outcome = script("43_ab_test", *other)
+    (plain / "splits.json").write_text(json.dumps(splits))
+    outcome = script("43_ab_test", *words)
     assert outcome.status == 2
     assert "arms are compared on equal splits only" in outcome.out
-    assert "was trained with other settings (lr_backbone)" in outcome.out
+    assert "was trained with other settings (lr_head, use_ema)" in outcome.out
     assert "no run of this test ended" in outcome.err
 
 
-def test_what_a_run_lacks_next(ended, trained_once, config, arms, tmp_path):
+def test_what_a_run_lacks_next(trained_once, config, arms, tmp_path):
     """From nothing to its evaluation; a look at val_calib without a policy is not repeated."""
     layers = [("config", config), ("line", {"phase": 2})]
     plan = make_plan(layers, [str(arms["plain"]), str(arms["tiny"])], 1, tmp_path)
@@ -148,10 +141,3 @@ def test_an_interrupted_test_stops_its_processes_and_goes_on(config, arms, tmp_p
     trial = next(plan.trials())
     assert next_step(Run(trial.path), trial, plan) == ["20_train.py", "--resume", str(trial.path)]
     assert not (out / "runs" / "tiny-seed42" / "config.json").exists()
-
-
-def test_a_killed_process_is_a_status_and_no_end(tmp_path):
-    children = Children(1)
-    assert children.call(["25_threshold_sweep.py", "--run", str(tmp_path / "no")], tmp_path / "log") == 2
-    assert "does not exist" in (tmp_path / "log").read_text()
-    assert os.getpid() not in {process.pid for process in children._running}

@@ -28,8 +28,9 @@ def draw_arms(figure: Figure, test: ABTest) -> None:
     shown = [result.figures["coverage"] for one in test.standings for result in one.results]
     low, high = min(shown), max(shown)
     room = max(0.02, 0.3 * (high - low))
-    coverage.set_xlim(max(-0.02, low - room), min(1.02, high + room))
-    fnr.set_xlim(0, _fnr_reach(test))
+    left, right, reach = max(0.0, low - room), min(1.0, high + room), _fnr_reach(test)
+    coverage.set_xlim(left - 0.02 * (right - left), right + 0.02 * (right - left))
+    fnr.set_xlim(-0.02 * reach, reach)
     style.percent_axis(coverage.xaxis, "coverage (%)")
     style.percent_axis(fnr.xaxis, "FNR on exits (%)")
     style.legend(figure, coverage, fnr)
