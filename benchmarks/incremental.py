@@ -74,9 +74,7 @@ def main() -> None:
 
 def print_table(curves: dict[Job, dict], full: dict[tuple[str, int], float]) -> None:
     """One row an arm of a task, as a Markdown table."""
-    print(
-        "| task | labels | arm | seeds | cases needed | of random's | test accuracy at the end | planted among suspects |"
-    )
+    print("| task | labels | arm | seeds | cases needed | of random's | accuracy at the end | planted among suspects |")
     print("|---|---|---|---|---|---|---|---|")
     for task, arm, wrong in dict.fromkeys(job[:3] for job in curves):
         rows = {job: curve for job, curve in curves.items() if job[:3] == (task, arm, wrong)}
