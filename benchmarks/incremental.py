@@ -74,8 +74,8 @@ def main() -> None:
 
 def print_table(curves: dict[Job, dict], full: dict[tuple[str, int], float]) -> None:
     """One row an arm of a task, as a Markdown table."""
-    print("| task | labels | arm | cases needed | of random's | test accuracy at the end | planted among suspects |")
-    print("|---|---|---|---|---|---|---|")
+    print("| task | labels | arm | seeds | cases needed | of random's | accuracy at the end | planted among suspects |")
+    print("|---|---|---|---|---|---|---|---|")
     for task, arm, wrong in dict.fromkeys(job[:3] for job in curves):
         rows = {job: curve for job, curve in curves.items() if job[:3] == (task, arm, wrong)}
         needed = cases_needed(rows, full)
@@ -87,7 +87,7 @@ def print_table(curves: dict[Job, dict], full: dict[tuple[str, int], float]) -> 
         last = np.mean([curve["accuracy"][-1] for curve in rows.values()])
         found = f"{np.mean([curve['found'] for curve in rows.values()]):.0%}" if wrong else ""
         labels = "10 % wrong" if wrong else "clean"
-        print(f"| {task} | {labels} | {arm} | {words} | {share} | {last:.4f} | {found} |")
+        print(f"| {task} | {labels} | {arm} | {len(rows)} | {words} | {share} | {last:.4f} | {found} |")
     for task in dict.fromkeys(job[0] for job in curves):
         means = [accuracy for (name, _), accuracy in full.items() if name == task]
         print(f"{task}: test accuracy of the whole clean pool ({TASKS[task].pool} cases) {np.mean(means):.4f}")
