@@ -87,7 +87,8 @@ class SelectiveModule(Stage1Module):
         if not gradient_clip_val:
             return
         gate = {id(parameter) for parameter in self._gate_parameters()}
-        rest = [parameter for parameter in self.model.parameters() if id(parameter) not in gate]
+        moved = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        rest = [parameter for parameter in moved if id(parameter) not in gate]
         for part in (list(self._gate_parameters()), rest):
             torch.nn.utils.clip_grad_norm_(part, gradient_clip_val)
 
