@@ -1,6 +1,6 @@
 """Stage1Module: the Lightning module that trains a Stage1Model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from stage1_pro.core.config import Stage1ProConfig
@@ -155,8 +155,23 @@ class Stage1Module(pl.LightningModule):
         layers = None if config.layer_decay == 1 else self.model.backbone.layer_ids
         rates = config.lr_head, config.backbone_lr
         groups = parameter_groups(self.model, *rates, config.weight_decay, layers, config.layer_decay)
-        fused = config.precision == "32"  # Lightning's mixed precision refuses to clip for a fused optimizer
+        fused = config.precision != "16-mixed"  # there a fused optimizer unscales, and clipping would come before
         return torch.optim.AdamW(groups, fused=fused)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By torch: Lightning's own refuses to clip for a fused optimizer in mixed precision."""
+        if gradient_clip_val:
+            for part in self._clipped_together(optimizer):
+                torch.nn.utils.clip_grad_norm_(part, gradient_clip_val)
+
+    def _clipped_together(self, optimizer: torch.optim.Optimizer) -> Iterable[list[nn.Parameter]]:
+        """The parameters whose gradients share one norm."""
+        return [[parameter for group in optimizer.param_groups for parameter in group["params"]]]
 
     def _steps(self) -> int:
         """Optimizer steps of the whole run."""

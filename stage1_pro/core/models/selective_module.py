@@ -1,7 +1,7 @@
 """SelectiveModule: the Lightning module that trains class and auxiliary heads, and a gate that reads them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -77,24 +77,13 @@ class SelectiveModule(Stage1Module):
     def remembered(self) -> list[Tensor]:
         return list(self.loss.buffers())
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def _clipped_together(self, optimizer: torch.optim.Optimizer) -> Iterable[list[torch.nn.Parameter]]:
         """The gate is clipped apart from the rest: its gradient must not scale the answers' steps."""
-        if not gradient_clip_val:
-            return
-        gate = {id(parameter) for parameter in self._gate_parameters()}
-        moved = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        rest = [parameter for parameter in moved if id(parameter) not in gate]
-        for part in (list(self._gate_parameters()), rest):
-            torch.nn.utils.clip_grad_norm_(part, gradient_clip_val)
-
-    def _gate_parameters(self) -> Iterator[torch.nn.Parameter]:
         assert self.model.heads is not None
-        return self.model.heads.gate.parameters()
+        gate = list(self.model.heads.gate.parameters())
+        own = set(map(id, gate))
+        (moved,) = super()._clipped_together(optimizer)
+        return gate, [parameter for parameter in moved if id(parameter) not in own]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.loss.dual_step()
