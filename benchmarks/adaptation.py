@@ -43,7 +43,7 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """Question → arm → settings over the base; {adapted}: the backbone that ExPLoRA made."""
-EXPLORA = {"objective": "dino", "steps": 300, "probe_every": 100, "colour": 0}
+EXPLORA = {"objective": "dino", "steps": 150, "probe_every": 50, "colour": 0}
 """Settings of 10_explora_pretrain.py; the images are grey."""
 
 
@@ -97,6 +97,7 @@ def base_settings(args: argparse.Namespace) -> dict[str, Any]:
     shares = [size / sum(args.sizes) for size in args.sizes]
     return {
         "model_path": backbone,
+        "phase": 3,
         "exit_policy": "gate",
         "target_fnr_exit": 0.05,
         "epochs": args.epochs,

@@ -17,6 +17,10 @@ from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import read_splits
 
+LOST = 255
+"""What multiprocessing says of a process whose end it missed. No script of ours ends with it: what the process left in
+the run directory says how far it came."""
+
 
 def run_trials(plan: Plan, jobs: int, say: Callable[[str], None]) -> dict[str, str]:
     """Run what has not ended yet, `jobs` trials at a time. Returns the names of those that failed, and why.
@@ -65,7 +69,7 @@ def bring_to_end(trial: Trial, plan: Plan, children: Children) -> str:
         if words == before:
             raise UserError(f"{words[0]} left nothing behind; see {log}")
         status = children.call(words, log)
-        if status not in (0, NothingCertified.exit_status):
+        if status not in (0, NothingCertified.exit_status, LOST):
             raise UserError(f"{words[0]} ended with status {status}: {_last_line(log)} (see {log})")
         before, run = words, Run(run.path)  # a Run remembers what it has read
     if run.refused_attempt():
