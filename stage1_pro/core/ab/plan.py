@@ -123,10 +123,15 @@ def write_arms(plan: Plan) -> None:
         artifacts.write_json(path, to_dict(arm.config), "config")
 
 
+FILLED_IN = ("backbone_license",)
+"""Settings that training writes into the run's config where the config leaves them open."""
+
+
 def changed_settings(one: Stage1ProConfig, other: Stage1ProConfig) -> list[str]:
-    """Dotted names of the settings in which two configs differ."""
+    """Dotted names of the settings in which two configs differ. What training fills in counts where both say it."""
     first, second = _flat(to_dict(one)), _flat(to_dict(other))
-    return sorted(name for name in first if first[name] != second.get(name))
+    open_ones = {name for name in FILLED_IN if None in (first[name], second[name])}
+    return sorted(name for name in first if first[name] != second.get(name) and name not in open_ones)
 
 
 def _name(file: str) -> str:
