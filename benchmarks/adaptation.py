@@ -79,11 +79,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, help="page whose tables are replaced (default: table.md under --out)")
     parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
     parser.add_argument(
-        "--sizes", type=int, nargs=4, default=[4000, 3000, 6000, 8000], metavar="CASES", help=str(SPLITS)
+        "--sizes", type=int, nargs=4, default=[3000, 2000, 4000, 4000], metavar="CASES", help=str(SPLITS)
     )
     parser.add_argument("--side", type=int, default=98, help="pixels, a multiple of 14")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side; they share the GPU")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings over the base")
     return parser.parse_args()
