@@ -21,7 +21,7 @@ from stage1_pro.core.phases import (
     optimizer_problems,
     phase_problems,
 )
-from stage1_pro.core.sections import DatasetParams, IncrementalParams, Source, incremental_problems
+from stage1_pro.core.sections import SHARDING, DatasetParams, IncrementalParams, Source, incremental_problems
 from stage1_pro.core.settings import coerce, known_only, merge, read_config_file
 
 BINARY = "phase {phase} trains a gate, which needs two: name the positive class against the rest"
@@ -287,6 +287,11 @@ def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
     yield from optimizer_problems(
         config.phase, config.optimizer, config.precision, config.strategy, _changed(config, SETTINGS_FROM)
     )
+    if config.strategy.startswith(SHARDING) and config.max_grad_norm:
+        yield (
+            f"$.max_grad_norm is {config.max_grad_norm:g}, and strategy {config.strategy!r} spreads each gradient over "
+            "the devices, where its norm is not at hand: set max_grad_norm: 0, or strategy: ddp"
+        )
     yield from incremental_problems(config.incremental_params, config.largest_lr, config.strategy)
     names, positive = data.class_names, data.positive_class
     if names and len(names) != 2 and config.phase in PHASES and PHASES[config.phase].gated:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from stage1_pro.core.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpo
 from stage1_pro.core.cli import say
 from stage1_pro.core.errors import NoGain, UserError
 from stage1_pro.core.explora import JOURNAL, Task, demand_same_weights
+from stage1_pro.core.licenses import demanded_license
 from stage1_pro.core.models.backbone import feature_dim, load_backbone
 from stage1_pro.core.models.stage1 import read_tensors
 from stage1_pro.core.optim.schedule import trainable
@@ -40,6 +42,7 @@ class Adaptation:
         config = task.config
         pl.seed_everything(config.seed, verbose=False)
         backbone, self.spec = load_backbone(config.model_path, config.dataset_params.image_size)
+        self.spec = replace(self.spec, license=demanded_license(self.spec.license, config))
         feature_dim(backbone, self.spec.preprocessing.size)  # raises for a size that the backbone cannot take
         self.origin_digest = weights_digest(backbone.net)
         demand_same_weights(task, self.origin_digest)

@@ -52,12 +52,14 @@ def demanded_license(found: str, config: Stage1ProConfig) -> str:
 
     Raises UserError where the two differ, and where the licence forbids the stated use.
     """
-    stated = config.backbone_license
+    stated = None if config.backbone_license in (UNKNOWN, RANDOM) else config.backbone_license
     if stated and found != UNKNOWN and stated.lower() != found.lower():
         raise UserError(
             f"$.backbone_license is {stated!r}, but the weights are under {found!r}. Set backbone_license: null."
         )
     license = stated or found if found == UNKNOWN else found
+    if license != found:
+        say(f"warning: the weights say nothing of their licence; $.backbone_license ({license}) is taken for it")
     row = LICENSES.get(license.lower())
     if config.intended_use == "commercial" and row is not None and not row.commercial:
         raise UserError(

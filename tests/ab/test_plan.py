@@ -1,9 +1,11 @@
 """Arms over a base config: what is taken, and every mistake in one message."""
 
+from dataclasses import replace
+
 import pytest
 
-from stage1_pro.core.ab.plan import make_plan, write_arms
-from stage1_pro.core.config import load_config
+from stage1_pro.core.ab.plan import changed_settings, make_plan, write_arms
+from stage1_pro.core.config import Stage1ProConfig, load_config
 from stage1_pro.core.errors import UserError
 
 BASE = [("base", {"seed": 7, "epochs": 3, "target_fnr_exit": 0.05})]
@@ -66,3 +68,17 @@ def test_what_is_no_test(overlay, tmp_path):
     assert "two files are named one" in refusal(BASE, [one, one], 2, tmp_path)
     assert "--seeds is 0" in refusal(BASE, [one, two], 0, tmp_path)
     assert "allowed letters, digits" in refusal(BASE, [one, overlay("a b", "")], 2, tmp_path)
+
+
+def test_what_training_fills_in_is_no_change():
+    base = Stage1ProConfig()
+    filled = replace(base, backbone_license="apache-2.0")
+    assert changed_settings(filled, base) == []
+    assert changed_settings(filled, replace(base, backbone_license="Apache-2.0")) == []
+    assert changed_settings(filled, replace(base, backbone_license="mit")) == ["backbone_license"]
+    assert changed_settings(replace(filled, epochs=3), base) == ["epochs"]
+
+
+def test_an_arm_that_would_not_train_is_refused(overlay, tmp_path):
+    files = [overlay("one", ""), overlay("two", "incremental_params: {enabled: true, dry_run: true}")]
+    assert "dry_run is true, and arms are trained" in refusal(BASE, files, 2, tmp_path / "out")

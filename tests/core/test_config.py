@@ -225,6 +225,7 @@ def test_target_fnr_exit_is_above_zero_up_to_a_tenth(value: object) -> None:
     ("settings", "words"),
     [
         ({"max_grad_norm": "inf"}, '$.max_grad_norm is "inf"'),
+        ({"strategy": "fsdp"}, "$.max_grad_norm is 1, and strategy 'fsdp' spreads each gradient"),
         ({"lr_head": 10**400}, "$.lr_head is 1000"),
         ({"epochs": 10.5}, "$.epochs is 10.5; allowed integer, 1 or more"),
         ({"seed": True}, "$.seed is true"),
@@ -303,7 +304,7 @@ def test_sharpness_refusals(settings: dict, words: str) -> None:
 
 
 def test_half_precision_and_sharded_weights_stay_with_adamw() -> None:
-    for settings in ({"precision": "16-mixed"}, {"strategy": "fsdp"}):
+    for settings in ({"precision": "16-mixed"}, {"strategy": "fsdp", "max_grad_norm": 0}):
         config_from_dict({"phase": 5, **settings}, "a.yaml")
     for strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
         config_from_dict({"phase": 5, "optimizer": "sam", "strategy": strategy}, "a.yaml")

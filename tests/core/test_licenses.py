@@ -48,6 +48,13 @@ def test_a_stated_licence_fills_a_gap_and_contradicts_nothing() -> None:
         demanded_license(UNKNOWN, config(backbone_license="cc-by-nc-4.0", intended_use="commercial"))
 
 
+def test_what_training_wrote_of_weights_that_say_nothing_states_nothing(capsys: pytest.CaptureFixture) -> None:
+    for written in (UNKNOWN, RANDOM):
+        assert demanded_license("apache-2.0", config(backbone_license=written)) == "apache-2.0"
+    demanded_license(UNKNOWN, config(backbone_license="mit"))
+    assert "$.backbone_license (mit) is taken for it" in capsys.readouterr().out
+
+
 def test_dinov3_covers_derivatives_and_the_bundle_says_so() -> None:
     words = derivative_notice(DINOV3)
     assert "covers derivatives" in words

@@ -257,7 +257,7 @@ def test_perturbing_the_heads_alone_leaves_the_rest_where_it_is() -> None:
 def test_a_target_that_the_model_does_not_have_is_refused_before_training() -> None:
     settings = {"optimizer": "fsam", "fsam_target": "adapter", "model_path": "random:test_efficientnet"}
     config = config_of(5, **settings, dataset_params={"image_size": 32})
-    with pytest.raises(UserError, match="fsam_target is adapter"):
+    with pytest.raises(UserError, match="fsam_target is 'adapter'"):
         build_model(config, ("a", "b"))
 
 

@@ -208,5 +208,5 @@ def test_targets_are_parts_of_what_is_trained() -> None:
     }
     adapter, heads = ["backbone.lora_A.weight", "backbone.lora_A.bias"], ["heads.weight", "heads.bias"]
     assert found == {"all": adapter + heads, "heads": heads, "adapter": adapter}
-    with pytest.raises(UserError, match=r"fsam_target is adapter, and the model trains no such.*set fsam_target: all"):
+    with pytest.raises(UserError, match=r"is 'adapter', and the model trains no such.*set peft_type, or fsam_target"):
         perturbed_parameters(network(), "adapter")

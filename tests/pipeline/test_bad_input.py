@@ -52,7 +52,7 @@ ADAPTED = ["--phase", "4", "--exit_policy", "gate", "--peft_type", "lora"]
         ),
         (
             ["--phase", "5", "--optimizer", "fsam", "--fsam_target", "adapter"],
-            ["fsam_target is adapter", "set fsam_target: all"],
+            ["$.fsam_target is 'adapter'", "set peft_type, or fsam_target: all"],
         ),
         (["--epochs", "0", "--bach_size", "3"], ["2 problems", "$.epochs is 0", "did you mean 'batch_size'?"]),
         (["--epochs"], ["--epochs", "expected --setting VALUE"]),

@@ -105,7 +105,7 @@ def test_learning_rates_begin_anew_with_a_stage(staged):
     np.testing.assert_allclose(rate[begins], 3e-3 / warm_up, rtol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("phase", ["TRAINING", "SCORING", "TRANSITION"])
 def test_killed_in_any_phase_and_resumed_it_ends_the_same(phase, count, config, stages, staged, tmp_path):
     run = tmp_path / "run"

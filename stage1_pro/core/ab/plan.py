@@ -130,7 +130,8 @@ FILLED_IN = ("backbone_license",)
 def changed_settings(one: Stage1ProConfig, other: Stage1ProConfig) -> list[str]:
     """Dotted names of the settings in which two configs differ. What training fills in counts where both say it."""
     first, second = _flat(to_dict(one)), _flat(to_dict(other))
-    open_ones = {name for name in FILLED_IN if None in (first[name], second[name])}
+    said = {name: (first[name], second[name]) for name in FILLED_IN}
+    open_ones = {name for name, (a, b) in said.items() if None in (a, b) or a.lower() == b.lower()}
     return sorted(name for name in first if first[name] != second.get(name) and name not in open_ones)
 
 
@@ -143,7 +144,10 @@ def _name(file: str) -> str:
 
 def _arm(name: str, file: Path, layers: Sequence[tuple[str, Any]]) -> Arm:
     changes = read_config_file(file)
-    return Arm(name, changes, merge_configs([*layers, (file.name, changes)]))
+    config = merge_configs([*layers, (file.name, changes)])
+    if config.incremental_params.dry_run:
+        raise UserError(f"{file}: $.incremental_params.dry_run is true, and arms are trained: leave it out.")
+    return Arm(name, changes, config)
 
 
 def _differences(arm: Arm, first: Arm) -> list[str]:

@@ -18,7 +18,10 @@ DATA_WAIT_WARNING = 0.3
 
 class Throughput(pl.Callback):
     """Logs what an epoch cost: images per second of the training steps, the share of time spent waiting for data, the
-    seconds of the whole epoch, validation included, and the largest memory so far."""
+    seconds of the whole epoch, validation and what came between it and the last one included, and the largest memory so
+    far."""
+
+    ended: float | None = None
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.begun = self.step_ended = time.perf_counter()
@@ -40,7 +43,8 @@ class Throughput(pl.Callback):
         self.figures = {"images_per_second": self.images / elapsed, "data_wait_share": self.waited / elapsed}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        whole = {"epoch_seconds": time.perf_counter() - self.begun}
+        last, self.ended = self.ended, time.perf_counter()
+        whole = {"epoch_seconds": self.ended - (self.begun if last is None else last)}
         module.log_dict(self.figures | whole | peak_memory(module.device), rank_zero_only=True)
         if self.figures["data_wait_share"] > DATA_WAIT_WARNING and not getattr(module, "from_features", False):
             trainer.print(

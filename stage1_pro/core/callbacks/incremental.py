@@ -197,7 +197,7 @@ class IncrementalStageController(pl.Callback):
             average = self.helpers.average
             return current if average is None else {**current, **average.average}
         found = judged_weights(self.helpers.stage_best.path)
-        return {name: found[name].to(tensor.device) for name, tensor in current.items()}
+        return {**current, **{name: found[name].to(current[name].device) for name in current.keys() & found.keys()}}
 
     def _scored(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> machine.Scored:
         """Decided by the first rank, from all ranks' cases, for all ranks."""

@@ -99,9 +99,9 @@ def _silent_words(silent: list[str], count: int) -> str:
     shown = ", ".join(layers[:4]) + (", …" if len(layers) > 4 else "")
     return (
         f"$.peft_targets: {len(silent)} of {count} adapter tensors get no finite gradient, so they would never be "
-        f"trained ({shown}): the backbone does not call these layers. Where its name ends in _qkvb, choose the variant "
-        "without it, or weights with q_proj and v_proj apart (qkv_fused false); otherwise leave these layers out of "
-        "peft_targets."
+        f"trained ({shown}): the backbone does not call these layers, or what follows them is zero. Where its name "
+        "ends in _qkvb, choose the variant without it, or weights with q_proj and v_proj apart (qkv_fused false); "
+        "where norms begin at zero, set peft_norms: true; otherwise leave these layers out of peft_targets."
     )
 
 

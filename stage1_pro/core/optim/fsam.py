@@ -34,7 +34,8 @@ def perturbed_parameters(model: nn.Module, target: str) -> list[nn.Parameter]:
     """The trainable parameters that the target names. Raises UserError where there are none."""
     found = [parameter for name, parameter in trainable(model) if TARGETS[target](name)]
     if not found:
-        raise UserError(f"fsam_target is {target}, and the model trains no such parameter: set fsam_target: all.")
+        mend = "set peft_type, or fsam_target: all" if target == "adapter" else "set fsam_target: all"
+        raise UserError(f"$.fsam_target is {target!r}, and the model trains no such parameter: {mend}.")
     return found
 
 
