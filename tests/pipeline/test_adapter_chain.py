@@ -15,10 +15,10 @@ from test_interruption import resume, same_result
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.config import load_config
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.models.adapters import is_adapter
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.stage1 import load_model, read_tensors
+from stage1_pro.core.optim.schedule import is_adapter
 from stage1_pro.core.run import Run
 from stage1_pro.core.training import build_model
 

@@ -39,11 +39,6 @@ def add_adapters(backbone: Backbone, config: Stage1ProConfig, size: int) -> None
     demand_trained(backbone, size)
 
 
-def is_adapter(name: str) -> bool:
-    """Whether the tensor of this name is part of an adapter."""
-    return ".lora_" in name
-
-
 @torch.no_grad()
 def merge_adapters(backbone: Backbone) -> None:
     """Put every adapter into the weight that it adapts, so that plain layers under plain names remain.

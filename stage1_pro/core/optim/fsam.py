@@ -18,14 +18,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.optim.schedule import trainable
+from stage1_pro.core.optim.schedule import is_adapter, trainable
 
 HEADS = ("cls.", "heads.")
-ADAPTER_MARK = "lora_"
 TARGETS: dict[str, Callable[[str], bool]] = {
     "all": lambda name: True,
     "heads": lambda name: name.startswith(HEADS),
-    "adapter": lambda name: ADAPTER_MARK in name,
+    "adapter": is_adapter,
 }
 """Which parameters are perturbed, by their names in the model."""
 

@@ -88,3 +88,8 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     """How many numbers the model has, and how many of them training moves."""
     moving = sum(parameter.numel() for _, parameter in trainable(model))
     return {"trainable": moving, "total": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def is_adapter(name: str) -> bool:
+    """Whether the tensor of this name is part of an adapter."""
+    return "lora_" in name
