@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
 from typing import Literal
 
@@ -36,3 +37,18 @@ def fastest(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str, flo
                 if perf_counter() > turn_over:
                     break
     return best
+
+
+def slowdowns(jobs: dict[str, Callable[[], object]], base: str, rounds: int) -> dict[str, float]:
+    """Median over the rounds of each job's time over that of `base`, one run of each after the other.
+
+    For differences of a few per cent: least times of a round here and another there do not resolve them.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            start = perf_counter()
+            job()
+            taken[name].append(perf_counter() - start)
+    bases = taken.pop(base)
+    return {name: median(own / its for own, its in zip(times, bases, strict=True)) for name, times in taken.items()}

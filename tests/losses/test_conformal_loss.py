@@ -9,8 +9,8 @@ import torch.distributed as dist
 from test_selective_loss import SETTINGS, WEIGHTS, random_members
 from torch import Tensor
 
-from stage1_pro.core.losses.conformal import ConformalRiskLoss, Threshold, conformal_threshold
-from stage1_pro.core.losses.selective import SelectiveLoss
+from stage1_pro.core.losses.conformal import ConformalRiskLoss, Threshold, _of_all_ranks, conformal_threshold
+from stage1_pro.core.losses.selective import Parts, SelectiveLoss
 from stage1_pro.core.models.heads import Members, SelectiveHeads, signed_gate
 
 TARGET = SETTINGS.target
@@ -137,12 +137,23 @@ def filled(bank: int = 1000, positives: int = 600, seed: int = 5) -> ConformalRi
     """A loss whose bank holds positives of which one in twenty is a miss with a low gate."""
     loss = ConformalRiskLoss(2, WEIGHTS, SETTINGS, bank)
     rng = torch.Generator().manual_seed(seed)
-    loss.bank_missed[:, -positives:] = (torch.rand(2, positives, generator=rng) < 0.05).float()
-    loss.bank_gate[:, -positives:] = torch.randn(2, positives, generator=rng) + 3
-    loss.bank_gate -= 3 * loss.bank_missed
-    loss.bank_held[-positives:] = True
+    gate, missed, held = of_bank(loss)
+    missed[:, -positives:] = (torch.rand(2, positives, generator=rng) < 0.05).float()
+    gate[:, -positives:] = torch.randn(2, positives, generator=rng) + 3
+    gate -= 3 * missed
+    held[-positives:] = 1.0
     loss.begin_epoch(0.3, 1)
     return loss
+
+
+def of_bank(loss: ConformalRiskLoss) -> tuple[Tensor, Tensor, Tensor]:
+    """Its gates (2, bank), misses (2, bank), and whether a positive is there (bank,)."""
+    return loss.bank[:2], loss.bank[2:4], loss.bank[4]
+
+
+def first_half(cases: int) -> Tensor:
+    """Which cases of the first batch of the epoch of `filled` calibrate."""
+    return torch.randperm(cases, generator=torch.Generator().manual_seed(1)) < cases // 2
 
 
 def test_the_loss_is_the_selective_risk_of_the_other_half_at_the_threshold() -> None:
@@ -150,15 +161,14 @@ def test_the_loss_is_the_selective_risk_of_the_other_half_at_the_threshold() -> 
     loss, alike = filled(), SelectiveLoss(2, WEIGHTS, SETTINGS)
     found = loss(made, labels)
     gate = signed_gate(made.logits, made.evidence)
-    calibrates = torch.zeros(64, dtype=torch.bool)
-    calibrates[torch.randperm(64, generator=torch.Generator().manual_seed(1))[:32]] = True
-    bank = filled()
+    calibrates = first_half(64)
+    bank_gate, bank_missed, _ = of_bank(filled())
     kept = calibrates & (labels == 1)
     missed = (made.logits[..., 1] < made.logits[..., 0]).float()
     heat = 0.3 * gate.std(1, correction=0, keepdim=True)
     for head in range(2):
-        positives = torch.cat([gate[head, kept], bank.bank_gate[head, -600:]])
-        misses = torch.cat([missed[head, kept], bank.bank_missed[head, -600:]])
+        positives = torch.cat([gate[head, kept], bank_gate[head, -600:]])
+        misses = torch.cat([missed[head, kept], bank_missed[head, -600:]])
         at = float(threshold(positives[None], misses[None], heat[head : head + 1]).value)
         assert abs(constraint(positives, misses, at, float(heat[head]))) < 1e-5
         rest = ~calibrates
@@ -170,15 +180,18 @@ def test_the_loss_is_the_selective_risk_of_the_other_half_at_the_threshold() -> 
         assert float(found[head]) == pytest.approx(float(expected), rel=1e-4)
 
 
+def known(loss: ConformalRiskLoss, parts: Parts) -> Tensor:
+    return torch.cat([loss.bank, _of_all_ranks(torch.cat([parts.gate, parts.missed, parts.classes[1:]]))], 1)
+
+
 def test_gradients_flow_into_both_halves() -> None:
     ((made, labels),) = batches(1)
     evidence = made.evidence.clone().requires_grad_()
     loss = filled()
     parts = loss.selective.parts(made._replace(evidence=evidence), labels, None)
     parts = parts._replace(anchor=parts.anchor.detach())
-    loss._conformal(parts, parts.gate, parts.missed, parts.positive, 1.3).sum().backward()
-    calibrates = torch.zeros(64, dtype=torch.bool)
-    calibrates[torch.randperm(64, generator=torch.Generator().manual_seed(1))[:32]] = True
+    loss._conformal(parts, known(loss, parts), 1.3).sum().backward()
+    calibrates = first_half(64)
     assert evidence.grad[:, ~calibrates].all()
     assert evidence.grad[:, calibrates & (labels == 1)].all()
     assert not evidence.grad[:, calibrates & (labels == 0)].any()
@@ -187,7 +200,7 @@ def test_gradients_flow_into_both_halves() -> None:
 def test_a_head_without_a_feasible_threshold_falls_back_alone() -> None:
     ((made, labels),) = batches(1)
     loss, plain = filled(), SelectiveLoss(2, WEIGHTS, SETTINGS)
-    loss.bank_missed[0] = 1.0  # the first head has nothing but misses
+    of_bank(loss)[1][0] = 1.0  # the first head has nothing but misses
     found, selective = loss(made, labels), plain(made, labels)
     torch.testing.assert_close(found[0], selective[0])
     assert abs(float(found[1] - selective[1])) > 1e-3
@@ -195,12 +208,12 @@ def test_a_head_without_a_feasible_threshold_falls_back_alone() -> None:
     assert figures["conformal_infeasible_share"] == 0.5
     loss.dual_step()
     plain.dual_step()
-    assert torch.equal(loss.selective.positives, plain.positives * torch.tensor([1.0, 0.0]))
+    assert torch.equal(loss.selective.running, plain.running * torch.tensor([1.0, 0.0]))
 
 
 def test_figures_count_thresholds() -> None:
     loss = filled()
-    loss.bank_missed.zero_()
+    of_bank(loss)[1].zero_()
     for made, labels in batches(3):
         correct = torch.ones(64)
         loss(made, labels, correct)
@@ -221,9 +234,10 @@ def test_out_of_fold_targets_decide_the_misses() -> None:
     loss = ConformalRiskLoss(2, WEIGHTS, SETTINGS, 1000)
     correct = (torch.rand(64, generator=torch.Generator().manual_seed(2)) < 0.5).float()
     loss(made, labels, correct)
-    stored = int(loss.bank_held.sum())
+    _, missed, held = of_bank(loss)
+    stored = int(held.sum())
     expected = (1 - correct)[labels == 1]
-    assert torch.equal(loss.bank_missed[:, -stored:], expected.expand(2, -1))
+    assert torch.equal(missed[:, -stored:], expected.expand(2, -1))
 
 
 @pytest.mark.parametrize("cut", [(slice(0, 64),), (slice(0, 20), slice(20, 64))])
@@ -235,13 +249,14 @@ def test_the_bank_holds_the_latest_positives_in_order(cut: tuple[slice, ...]) ->
         arrived.append(signed_gate(made.logits, made.evidence)[:, labels == 1])
         for part in cut:
             loss(Members(*(tensor[:, part] for tensor in made)), labels[part])
-        held = torch.cat(arrived, 1)[:, -50:]
-        assert int(loss.bank_held.sum()) == held.shape[1]
-        assert torch.equal(loss.bank_gate[:, -held.shape[1] :], held)
-    assert loss.bank_held.all()
-    before = loss.bank_gate.clone()
+        latest = torch.cat(arrived, 1)[:, -50:]
+        gate, _, held = of_bank(loss)
+        assert int(held.sum()) == latest.shape[1]
+        assert torch.equal(gate[:, -latest.shape[1] :], latest)
+    assert held.all()
+    before = loss.bank.clone()
     loss.eval()(*batches(1)[0])
-    assert torch.equal(loss.bank_gate, before)
+    assert torch.equal(loss.bank, before)
 
 
 def test_a_resumed_loss_goes_on_as_if_it_had_never_stopped() -> None:
@@ -335,11 +350,8 @@ def run_epoch(part: slice) -> tuple[list, list, list]:
 
 def threshold_alone(loss: ConformalRiskLoss, made: Members, labels: Tensor) -> Tensor:
     """The sum of λ̂ over the heads, of all ranks' positives."""
-    from stage1_pro.core.losses.conformal import _of_all_ranks
-
-    parts = loss.selective.parts(made, labels, None)
-    gate, missed, positive = _of_all_ranks(parts.gate, parts.missed, parts.positive)
-    return loss._threshold(gate, missed, positive > 0, torch.full((2, 1), 0.3)).value.sum()
+    cases = known(loss, loss.selective.parts(made, labels, None))
+    return loss._threshold(cases, torch.ones_like(cases[0]), torch.full((2, 1), 0.3)).value.sum()
 
 
 def test_every_rank_has_the_threshold_of_one_process_with_all_cases(two_ranks) -> None:

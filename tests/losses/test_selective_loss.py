@@ -119,8 +119,7 @@ def test_the_gates_terms_shape_the_gate_only() -> None:
 def test_the_running_constraint_has_its_value_and_the_batchs_gradient() -> None:
     made, labels = random_members(4, members=1)
     loss = SelectiveLoss(1, WEIGHTS, SETTINGS)
-    loss.violation.fill_(40.0)
-    loss.positives.fill_(200.0)
+    loss.running.copy_(torch.tensor([[40.0], [200.0]]))
     terms = torch.full((1,), -0.1, requires_grad=True)
     loss._lagrangian(terms, torch.tensor(10.0)).sum().backward()
     value = (0.95 * 40 - 0.1) / (0.95 * 200 + 10)
@@ -190,7 +189,7 @@ def test_a_batch_that_lacks_a_class_skips_its_terms(label: int) -> None:
     loss = SelectiveLoss(2, WEIGHTS, SETTINGS)
     assert torch.isfinite(loss(made, torch.full((40,), label))).all()
     loss.dual_step()
-    assert bool((loss.positives > 0).all()) == (label == 1)
+    assert bool((loss.running[1] > 0).all()) == (label == 1)
 
 
 def test_autocast_changes_nothing() -> None:

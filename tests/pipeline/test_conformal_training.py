@@ -56,7 +56,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, conformal_onc
     run = tmp_path / "run"
     kill_after(command(config, run), "epoch 5/")
     state = read_tensors(run / "checkpoints" / "last.ckpt")["state_dict"]
-    assert {"loss.bank_gate", "loss.bank_missed", "loss.bank_held", "loss.selective.multiplier"} <= set(state)
+    assert {"loss.bank", "loss.selective.multiplier"} <= set(state)
     resume(run)
     same_result(run, conformal_once)
 

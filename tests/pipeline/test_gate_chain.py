@@ -109,8 +109,8 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, gated_once, t
             break
     process.communicate(timeout=120)
     state = read_tensors(run / "checkpoints" / "last.ckpt")["state_dict"]
-    assert {"loss.multiplier", "loss.violation", "loss.positives"} <= set(state)
-    assert bool((state["loss.positives"] > 0).all())
+    assert {"loss.multiplier", "loss.running"} <= set(state)
+    assert bool((state["loss.running"][1] > 0).all())
     resume(run)
     same_result(run, gated_once)
 

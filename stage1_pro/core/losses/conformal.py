@@ -51,8 +51,8 @@ def conformal_threshold(gate: Tensor, excess: Tensor, temperature: Tensor, room:
         grid = _grid(scaled, excess != 0)
         values = _constraint(scaled, excess, grid, room)
         least, best = values.min(1)
-        steps = torch.arange(GRID, device=gate.device)
-        last = ((values > 0) & (steps < best[:, None])).mul(steps + 1).amax(1)  # the last point below λ* with F > 0
+        places = torch.arange(1, GRID + 1, device=gate.device)
+        last = (places * ((values > 0) & (places <= best[:, None]))).amax(1)  # one past the last F > 0 below λ*
         crossing = (last > 0) & (least <= 0)
         root = _root(scaled, excess, grid, last, room)
         exits = (scaled - root).sigmoid_()
@@ -73,9 +73,8 @@ def _constraint(gate: Tensor, excess: Tensor, thresholds: Tensor, room: float) -
 
 def _grid(gate: Tensor, counted: Tensor) -> Tensor:
     """(M, GRID) evenly from below the least gate of a positive to above the largest; around 0 without any."""
-    some = counted.any(1, keepdim=True)
-    low = torch.where(counted, gate, torch.inf).amin(1, keepdim=True).where(some, 0.0) - GRID_MARGIN
-    high = torch.where(counted, gate, -torch.inf).amax(1, keepdim=True).where(some, 0.0) + GRID_MARGIN
+    low = torch.where(counted, gate, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0) - GRID_MARGIN
+    high = torch.where(counted, gate, -torch.inf).amax(1, keepdim=True).nan_to_num(neginf=0.0) + GRID_MARGIN
     return torch.lerp(low, high, torch.linspace(0, 1, GRID, device=gate.device))
 
 
@@ -85,12 +84,13 @@ def _root(gate: Tensor, excess: Tensor, grid: Tensor, last: Tensor, room: float)
     The bracket is cut on a finer grid, then by the chord: a few steps of the device, where bisection takes many;
     the Newton step does the rest. Of several roots in it the highest is taken.
     """
-    low, high = (grid.gather(1, (last - step).clamp(min=0)[:, None]) for step in (1, 0))
-    finer = torch.lerp(low, high, torch.linspace(0, 1, FINER, device=gate.device))
+    ends = torch.stack([last - 1, last], 1).clamp_(min=0)
+    finer = torch.lerp(*grid.gather(1, ends).split(1, 1), torch.linspace(0, 1, FINER, device=gate.device))
     values = _constraint(gate, excess, finer, room)
-    below = ((values > 0) * torch.arange(FINER, device=gate.device)).amax(1, keepdim=True).clamp(max=FINER - 2)
-    (left, above), (right, under) = ((finer.gather(1, at), values.gather(1, at)) for at in (below, below + 1))
-    return left + (right - left) * (above / (above - under).clamp(min=1e-12)).clamp(0, 1)
+    below = ((values > 0) * torch.arange(FINER, device=gate.device)).amax(1, keepdim=True).clamp_(max=FINER - 2)
+    ends = torch.cat([below, below + 1], 1)
+    above, under = values.gather(1, ends).split(1, 1)
+    return torch.lerp(*finer.gather(1, ends).split(1, 1), (above / (above - under).clamp_(min=1e-12)).clamp_(0, 1))
 
 
 class ConformalRiskLoss(nn.Module):
@@ -99,11 +99,12 @@ class ConformalRiskLoss(nn.Module):
     bank: how many recent positives (their gates and misses, detached) join the calibration half: a target of
     .02 cannot be resolved by the positives of one batch. Bank and dual state are in buffers, and so in the
     checkpoint. Under several ranks the threshold is that of all ranks' cases, the bank is the same on each.
+
+    Cases stand in columns of 2M + 1 rows: M gates, M misses, and 1 where the case is a positive. So does the bank,
+    whose columns are empty (all 0) until positives have come.
     """
 
-    bank_gate: Tensor
-    bank_missed: Tensor
-    bank_held: Tensor
+    bank: Tensor
     counts: Tensor
 
     def __init__(self, members: int, class_weights: Tensor, settings: SelectiveSettings, bank: int):
@@ -111,9 +112,7 @@ class ConformalRiskLoss(nn.Module):
         self.selective = SelectiveLoss(members, class_weights, settings)
         self.temperature: float | None = None
         self.generator = torch.Generator()
-        self.register_buffer("bank_gate", torch.zeros(members, bank))
-        self.register_buffer("bank_missed", torch.zeros(members, bank))
-        self.register_buffer("bank_held", torch.zeros(bank, dtype=torch.bool))
+        self.register_buffer("bank", torch.zeros(2 * members + 1, bank))
         self.register_buffer("counts", torch.zeros(len(COUNTS)), persistent=False)
 
     def begin_epoch(self, temperature: float | None, seed: int) -> None:
@@ -130,59 +129,57 @@ class ConformalRiskLoss(nn.Module):
         with torch.autocast(labels.device.type, enabled=False):
             parts = self.selective.parts(members, labels, correct)
             missed = parts.missed if correct is None else (1 - correct.float()).expand_as(parts.gate)
-            gate, missed, positive = _of_all_ranks(parts.gate, missed, parts.positive)
+            cases = _of_all_ranks(torch.cat([parts.gate, missed, parts.classes[1:]]))
+            known = torch.cat([self.bank, cases], 1)
             if self.temperature is None:
                 loss = self.selective.of(parts)
             else:
-                loss = self._conformal(parts, gate, missed, positive, self.temperature)
+                loss = self._conformal(parts, known, self.temperature)
             if self.training:
-                self._remember(gate.detach(), missed, positive)
+                self._remember(known.detach())
             return loss
 
-    def _conformal(self, parts: Parts, gate: Tensor, missed: Tensor, positive: Tensor, temperature: float) -> Tensor:
-        """(M,) loss at λ̂. gate, missed (M, N), positive (N,) of all ranks.
+    def _conformal(self, parts: Parts, known: Tensor, temperature: float) -> Tensor:
+        """(M,) loss at λ̂. known: (2M + 1, bank + N) the bank and the batch's cases, of all ranks.
 
         A head without a feasible threshold has SelectiveLoss: its exits are σ(g), of every case, under its penalty.
         """
-        calibrates = self._halves(len(positive)).to(positive.device, non_blocking=True)
-        heat = temperature * gate.detach().std(1, correction=0, keepdim=True).clamp(min=LEAST_SPREAD)
-        found = self._threshold(gate, missed, (positive > 0) & calibrates, heat)
+        members, held = len(parts.gate), self.bank.shape[1]
+        calibrates = self._halves(known.shape[1] - held).to(known.device, non_blocking=True)
+        gate = known.detach()[:members, held:]
+        heat = temperature * gate.std(1, correction=0, keepdim=True).clamp(min=LEAST_SPREAD)
+        found = self._threshold(known, torch.cat([torch.ones_like(self.bank[0]), calibrates]), heat)
         if self.training:
-            self._count(found, len(positive))
+            self._count(found, held)
         feasible = found.feasible[:, None]
-        predicts = (~calibrates).float().view(-1, len(parts.positive))[_rank()]
+        predicts = (~calibrates).float().view(-1, parts.gate.shape[1])[_rank()]
         exits = ((parts.gate - found.value[:, None].where(feasible, 0.0)) / heat.where(feasible, 1.0)).sigmoid()
-        selective = self.selective.selective(exits, parts, predicts.where(feasible, 1.0))
-        penalty = self.selective.penalty(exits, parts, used=~found.feasible)
-        return parts.answers + selective + penalty + parts.anchor
+        loss = parts.answers + self.selective.selective(exits, parts, predicts.where(feasible, 1.0)) + parts.anchor
+        if found.feasible.all():  # the usual case: a look at the device costs less than a penalty of nothing
+            return loss
+        return loss + self.selective.penalty(exits, parts, used=~found.feasible)
 
     def _halves(self, cases: int) -> Tensor:
         """(N,) bool: a random half of the cases."""
-        calibrates = torch.zeros(cases, dtype=torch.bool)
-        calibrates[torch.randperm(cases, generator=self.generator)[: cases // 2]] = True
-        return calibrates
+        return torch.randperm(cases, generator=self.generator) < cases // 2
 
-    def _threshold(self, gate: Tensor, missed: Tensor, counted: Tensor, heat: Tensor) -> Threshold:
-        target = self.selective.settings.target
-        gates, misses = torch.cat([gate, self.bank_gate], 1), torch.cat([missed, self.bank_missed], 1)
-        excess = (misses - target) * torch.cat([counted, self.bank_held])
-        return conformal_threshold(gates, excess, heat, 1 - target)
+    def _threshold(self, known: Tensor, calibrates: Tensor, heat: Tensor) -> Threshold:
+        """Over the positives among the known, as far as they calibrate (bank + N,)."""
+        target, members = self.selective.settings.target, len(heat)
+        gate, missed, positive = known.split([members, members, 1])
+        return conformal_threshold(gate, (missed - target) * (positive * calibrates), heat, 1 - target)
 
     @torch.no_grad()
-    def _remember(self, gate: Tensor, missed: Tensor, positive: Tensor) -> None:
-        """First in, first out: what is held is moved to the end in order of arrival, and the end is kept."""
-        held = torch.cat([self.bank_held, positive > 0])
-        kept = held.byte().argsort(stable=True)[-len(self.bank_held) :]
-        self.bank_gate.copy_(torch.cat([self.bank_gate, gate], 1)[:, kept])
-        self.bank_missed.copy_(torch.cat([self.bank_missed, missed], 1)[:, kept])
-        self.bank_held.copy_(held[kept])
+    def _remember(self, known: Tensor) -> None:
+        """First in, first out: positives are moved to the end in order of arrival, and the end is kept."""
+        kept = known[-1].byte().argsort(stable=True)[-self.bank.shape[1] :]
+        self.bank.copy_(known.index_select(1, kept))
 
     @torch.no_grad()
-    def _count(self, found: Threshold, live: int) -> None:
-        crossing, edge = found.crossing, found.feasible & ~found.crossing
-        share = found.pull[:, :live].sum(1) / found.pull.sum(1).clamp(min=1e-12)
-        parts = (share, crossing, edge, ~found.feasible, found.value.detach() * found.feasible)
-        self.counts += torch.stack([part.float().sum() for part in parts])
+    def _count(self, found: Threshold, held: int) -> None:
+        share = found.pull[:, held:].sum(1) / found.pull.sum(1).clamp(min=1e-12)
+        parts = (share, found.crossing, found.feasible, found.value * found.feasible, torch.ones_like(share))
+        self.counts += torch.stack([part.to(share) for part in parts]).sum(1)
 
     def dual_step(self) -> None:
         self.selective.dual_step()
@@ -194,19 +191,18 @@ class ConformalRiskLoss(nn.Module):
         if self.temperature is None:
             return self.selective.figures()
         counts = dict(zip(COUNTS, self.counts.tolist(), strict=True))
-        feasible = counts["crossing"] + counts["edge"]
-        batches = feasible + counts["infeasible"]
+        crossing, feasible, batches = counts["crossing"], counts["feasible"], counts["batches"]
         return {
             **self.selective.figures(),
-            "conformal_infeasible_share": _ratio(counts["infeasible"], batches),
-            "conformal_edge_share": _ratio(counts["edge"], batches),
-            "conformal_live_share": _ratio(counts["live"], counts["crossing"]),
+            "conformal_infeasible_share": _ratio(batches - feasible, batches),
+            "conformal_edge_share": _ratio(feasible - crossing, batches),
+            "conformal_live_share": _ratio(counts["live"], crossing),
             "conformal_threshold": _ratio(counts["threshold"], feasible),
             "conformal_temperature": self.temperature,
         }
 
 
-COUNTS = ("live", "crossing", "edge", "infeasible", "threshold")
+COUNTS = ("live", "crossing", "feasible", "threshold", "batches")
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -233,13 +229,12 @@ class _Gathered(torch.autograd.Function):
         return total.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
 
 
-def _of_all_ranks(gate: Tensor, missed: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The cases of all ranks, in the order of the ranks; gradients go back to where the gates came from.
+def _of_all_ranks(cases: Tensor) -> Tensor:
+    """The cases (2M + 1, N) of all ranks, in the order of the ranks; gradients go back to where the gates came from.
 
     The training sampler gives every rank equally many cases, so their batches are of one size.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return gate, missed, positive
-    own = torch.cat([gate, missed, positive[None]])
-    joined: Tensor = _Gathered.apply(own)  # pyright: ignore[reportAssignmentType]
-    return joined[: len(gate)], joined[len(gate) : -1].detach(), joined[-1].detach()
+        return cases
+    joined: Tensor = _Gathered.apply(cases)  # pyright: ignore[reportAssignmentType]
+    return joined

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from stage1_pro.core.models.heads import Members, margin, signed_gate
 
@@ -51,12 +51,17 @@ class Parts(NamedTuple):
     """f, 1 where the answer is 0; no gradient."""
     weights: Tensor
     """(B,) class weight of each case."""
-    positive: Tensor
-    """(B,) 1 where the label is 1."""
+    classes: Tensor
+    """(2, B) 1 where the label is 0, and where it is 1."""
     answers: Tensor
     """(M,) loss of the class and auxiliary heads, over all cases."""
     anchor: Tensor
     """(M,) cross entropy of the gate with "the answer is right", weighted."""
+
+    @property
+    def positive(self) -> Tensor:
+        """(B,) 1 where the label is 1."""
+        return self.classes[1]
 
 
 class SelectiveLoss(nn.Module):
@@ -67,24 +72,24 @@ class SelectiveLoss(nn.Module):
     that accumulated batches count as one.
     """
 
-    class_weights: Tensor
+    of_label: Tensor
     multiplier: Tensor
-    violation: Tensor
-    positives: Tensor
+    running: Tensor
     pending: Tensor
 
     def __init__(self, members: int, class_weights: Tensor, settings: SelectiveSettings):
         super().__init__()
         self.settings = settings
-        self.register_buffer("class_weights", class_weights.float(), persistent=False)
-        for name in ("multiplier", "violation", "positives"):
-            self.register_buffer(name, torch.zeros(members))
-        self.register_buffer("pending", torch.zeros(2, members))  # violation and positives since the last step
+        self.register_buffer("of_label", _of_label(class_weights.float(), settings.label_smoothing), persistent=False)
+        self.register_buffer("multiplier", torch.zeros(members))
+        for name in ("running", "pending"):  # sums of s·(f − α_t) and of positives: fading, and since the last step
+            self.register_buffer(name, torch.zeros(2, members))
 
     @property
     def constraint(self) -> Tensor:
         """(M,) running mean of s·(f − α_t) over recent positives; 0 before the first."""
-        return self.violation / self.positives.clamp(min=1e-12)
+        violation, positives = self.running
+        return violation / positives.clamp(min=1e-12)
 
     def forward(self, members: Members, labels: Tensor, correct: Tensor | None = None, warm: bool = False) -> Tensor:
         """(M,) loss of each head, in float32 whatever autocast is in force.
@@ -105,29 +110,23 @@ class SelectiveLoss(nn.Module):
         return parts.answers + self.selective(exits, parts, every) + self.penalty(exits, parts) + parts.anchor
 
     def parts(self, members: Members, labels: Tensor, correct: Tensor | None) -> Parts:
-        z, auxiliary = margin(members.logits.float()), margin(members.aux.float())
-        positive, weights = (labels == 1).float(), self.class_weights[labels]
-        answers = (z.detach() >= 0).float()
-        right = (answers == positive).float() if correct is None else correct.float()
+        columns = self.of_label[:, labels]
+        (weights, costs, targets), classes = columns[:3], columns[3:]
+        z = margin(torch.stack([members.logits, members.aux]).float())
+        answers = (z.detach()[0] >= 0).float()
+        right = (answers == classes[1]).float() if correct is None else correct.float()
         gate = signed_gate(members.logits, members.evidence)
-        anchor = ((softplus(-gate) + (1 - right) * gate) * weights).sum(1) / weights.sum()
-        risk, auxiliary_risk = self._cross_entropy(z, positive), self._cross_entropy(auxiliary, positive)
+        risk, total = _cross_entropy(z, targets, costs), weights.sum()
+        class_risk, auxiliary_risk = risk.sum(2)
         return Parts(
             gate,
-            risk.detach(),
+            risk.detach()[0],
             1 - answers,
             weights,
-            positive,
-            (risk + self.settings.aux_weight * auxiliary_risk).sum(1) / weights.sum(),
-            self.settings.gate_loss_weight * anchor,
+            classes,
+            (class_risk + self.settings.aux_weight * auxiliary_risk) / total,
+            self.settings.gate_loss_weight * _cross_entropy(gate, right, weights).sum(1) / total,
         )
-
-    def _cross_entropy(self, z: Tensor, positive: Tensor) -> Tensor:
-        """(M, B) weighted, smoothed cross entropy of a margin: −log p₁ is softplus(−z), −log p₀ is z more."""
-        smoothing, (negative_weight, positive_weight) = self.settings.label_smoothing, self.class_weights
-        of_0 = ((1 - smoothing) * (1 - positive) + smoothing / 2) * negative_weight
-        of_1 = ((1 - smoothing) * positive + smoothing / 2) * positive_weight
-        return (of_0 + of_1) * softplus(-z) + of_0 * z
 
     def selective(self, exits: Tensor, parts: Parts, counted: Tensor) -> Tensor:
         """(M,) risk of the soft exits (M, B), and coverage reward, over the cases `counted` (M, B) or (B,).
@@ -136,9 +135,8 @@ class SelectiveLoss(nn.Module):
         """
         exited = exits * counted
         risk = (exited * parts.risk).sum(1) / (exited @ parts.weights).clamp(min=1e-8)
-        classes = torch.stack([1 - parts.positive, parts.positive], 1)
-        sizes = counted @ classes
-        share = (exited @ classes / sizes.clamp(min=1)).clamp(min=LEAST_COVERAGE)
+        sizes = counted @ parts.classes.T
+        share = (exited @ parts.classes.T / sizes.clamp(min=1)).clamp(min=LEAST_COVERAGE)
         return risk - 0.5 * self.settings.coverage_reward * (share.log() * (sizes > 0)).sum(1)
 
     def penalty(self, exits: Tensor, parts: Parts, used: Tensor | None = None) -> Tensor:
@@ -158,8 +156,8 @@ class SelectiveLoss(nn.Module):
         Ĉ has the value of the running mean, this batch included, and the batch's gradient: a batch's few
         positives alone would say too little. Nothing where the batch has no positive.
         """
-        kept = self.settings.memory
-        value = (kept * self.violation + terms.detach()) / (kept * self.positives + positives).clamp(min=1e-12)
+        violation, seen = self.settings.memory * self.running
+        value = (violation + terms.detach()) / (seen + positives).clamp(min=1e-12)
         batch = terms / positives.clamp(min=1)
         constraint = value + batch - batch.detach()
         rho = self.settings.penalty
@@ -171,13 +169,10 @@ class SelectiveLoss(nn.Module):
         """Take the batches of all ranks since the last step into the running constraint, move the multipliers."""
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.pending)
-        violation, positives = self.pending
-        moving = positives > 0
-        kept = torch.where(moving, self.settings.memory, 1.0)
-        self.violation.mul_(kept).add_(violation)
-        self.positives.mul_(kept).add_(positives)
-        moved = (self.multiplier + self.settings.penalty * self.constraint).clamp(0, self.settings.largest_multiplier)
-        self.multiplier.copy_(torch.where(moving, moved, self.multiplier))
+        moving = self.pending[1] > 0
+        self.running.mul_(torch.where(moving, self.settings.memory, 1.0)).add_(self.pending)
+        self.multiplier.add_(self.constraint * moving, alpha=self.settings.penalty)
+        self.multiplier.clamp_(0, self.settings.largest_multiplier)
         self.pending.zero_()
 
     def figures(self) -> dict[str, float]:
@@ -186,3 +181,17 @@ class SelectiveLoss(nn.Module):
             "gate_constraint": float(self.constraint.mean()),
             "gate_multiplier": float(self.multiplier.mean()),
         }
+
+
+def _of_label(class_weights: Tensor, smoothing: float) -> Tensor:
+    """(5, 2), a column a label: its class weight; the weight and the target that make a binary cross entropy of z
+    the weighted, smoothed cross entropy of both classes; one-hot the label."""
+    one_hot = torch.eye(2, device=class_weights.device)
+    smoothed = ((1 - smoothing) * one_hot + smoothing / 2) * class_weights
+    costs = smoothed.sum(1)
+    return torch.cat([torch.stack([class_weights, costs, smoothed[:, 1] / costs]), one_hot])
+
+
+def _cross_entropy(z: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """(…, B) weighted cross entropy of log-odds z (…, B) with targets that go to its shape, from 0 to 1."""
+    return binary_cross_entropy_with_logits(z, targets.expand_as(z), weights, reduction="none")
