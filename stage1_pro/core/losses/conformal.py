@@ -85,12 +85,14 @@ def _root(gate: Tensor, excess: Tensor, grid: Tensor, last: Tensor, room: float)
     the Newton step does the rest. Of several roots in it the highest is taken.
     """
     ends = torch.stack([last - 1, last], 1).clamp_(min=0)
-    finer = torch.lerp(*grid.gather(1, ends).split(1, 1), torch.linspace(0, 1, FINER, device=gate.device))
+    low, high = grid.gather(1, ends).split(1, 1)
+    finer = torch.lerp(low, high, torch.linspace(0, 1, FINER, device=gate.device))
     values = _constraint(gate, excess, finer, room)
     below = ((values > 0) * torch.arange(FINER, device=gate.device)).amax(1, keepdim=True).clamp_(max=FINER - 2)
     ends = torch.cat([below, below + 1], 1)
+    low, high = finer.gather(1, ends).split(1, 1)
     above, under = values.gather(1, ends).split(1, 1)
-    return torch.lerp(*finer.gather(1, ends).split(1, 1), (above / (above - under).clamp_(min=1e-12)).clamp_(0, 1))
+    return torch.lerp(low, high, (above / (above - under).clamp_(min=1e-12)).clamp_(0, 1))
 
 
 class ConformalRiskLoss(nn.Module):
