@@ -15,6 +15,7 @@ DEMO_DATA = $(if $(filter configs/demo.yaml configs/incremental.yaml,$(ARGS)),da
 AB_ARMS ?= configs/phase2.yaml configs/phase3.yaml configs/ab/high_rate.yaml
 AB_SEEDS ?= 3
 LAST_RUN = $(or $(RUN),runs/latest)
+CALIBRATE = $(PYTHON) $(SCRIPTS)/$$($(PYTHON) -c 'from stage1_pro.core.run import Run; print(Run.open("$(LAST_RUN)").policy_row.script)') --run $(LAST_RUN)
 export HF_HUB_OFFLINE ?= 1
 
 help:  ## this list
@@ -45,7 +46,7 @@ train: $(READY) $(DEMO_DATA)  ## train a run: PHASE=, ARGS="--config …"
 	$(PYTHON) $(SCRIPTS)/20_train.py $(SETTINGS) $(if $(RUN),--run $(RUN))
 
 calibrate: $(READY)  ## certify the exit policy that the run is trained for: RUN=
-	$(PYTHON) $(SCRIPTS)/$$($(PYTHON) -c 'from stage1_pro.core.run import Run; print(Run.open("$(LAST_RUN)").policy_row.script)') --run $(LAST_RUN)
+	$(CALIBRATE)
 
 evaluate: $(READY)  ## measure the run on its test split, write the report: RUN=
 	$(PYTHON) $(SCRIPTS)/40_eval_selective.py --run $(LAST_RUN)
@@ -69,10 +70,12 @@ compare: $(COMPARED:%=runs/compare/p%/.tried)  ## phases side by side on the dem
 runs/compare/p%/scores/val_calib.parquet: | data/demo/labels.csv
 	if test -f runs/compare/p$*/config.json; then $(PYTHON) $(SCRIPTS)/20_train.py --resume runs/compare/p$*; \
 	else $(MAKE) train PHASE=$* RUN=runs/compare/p$* ARGS="--config configs/demo.yaml $(ARGS)"; fi
-# Tried once, since a second look at val_calib spends the confidence again. That nothing was certified is an outcome,
-# and what else may be missing the comparison names.
+# Tried once, since a second look at val_calib spends the confidence again. That nothing was certified, status 3, is an
+# outcome too.
+runs/compare/p%/.tried: override RUN = $(@D)
 runs/compare/p%/.tried: | runs/compare/p%/scores/val_calib.parquet
-	-$(MAKE) calibrate RUN=$(@D) && $(MAKE) evaluate RUN=$(@D)
+	ls $(RUN)/*params.json > /dev/null 2>&1 || $(CALIBRATE) || test $$? -eq 3
+	! ls $(RUN)/*params.json > /dev/null 2>&1 || $(MAKE) evaluate RUN=$(RUN)
 	touch $@
 .PRECIOUS: runs/compare/p%/scores/val_calib.parquet
 

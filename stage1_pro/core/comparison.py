@@ -93,16 +93,11 @@ class Comparison:
 
     def record(self) -> dict[str, Any]:
         """The content of comparison.json."""
-        labels = self.cases.labels
         return {
             "schema_version": artifacts.SCHEMA_VERSION,
             "created_at": self.created_at,
-            "split": "val_test",
-            "splits_digest": self.cases.splits_digest,
-            "cases": len(labels),
-            "positives": int(np.count_nonzero(labels == 1)),
+            **self.cases.record(self.samples, self.confidence),
             "groups": self.cases.groups,
-            "bootstrap": {"samples": self.samples, "confidence": self.confidence, "unit": self.cases.unit},
             "promises_differ": self.promises_differ,
             "joint_confidence": self.joint_confidence,
             "runs": [_record(standing) for standing in self.standings],

@@ -4,35 +4,31 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import RichProgressBar
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.begin import is_first_process
-from stage1_pro.core.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint, checkpoint
+from stage1_pro.core.callbacks.checkpoints import RunCheckpoint, checkpoint
 from stage1_pro.core.cli import say
 from stage1_pro.core.errors import NoGain, UserError
 from stage1_pro.core.explora import JOURNAL, Task, demand_same_weights
 from stage1_pro.core.licenses import demanded_license
-from stage1_pro.core.models.backbone import feature_dim, load_backbone
+from stage1_pro.core.models.backbone import feature_dim, load_backbone, weights_digest
 from stage1_pro.core.models.stage1 import read_tensors
 from stage1_pro.core.optim.schedule import trainable
 from stage1_pro.core.pretraining import guard
 from stage1_pro.core.pretraining.adapt import adapt, adaptable
-from stage1_pro.core.pretraining.export import plain_weights, weights_digest, write_backbone
+from stage1_pro.core.pretraining.export import plain_weights, write_backbone
 from stage1_pro.core.pretraining.feed import PoolModule
 from stage1_pro.core.pretraining.guard import Guard, Row, Verdict
 from stage1_pro.core.pretraining.module import ExploraModule
 from stage1_pro.core.pretraining.probe import NEIGHBOURS, Probe, features_of, measure, probe_cases
-from stage1_pro.core.progress import quiet_lightning
 from stage1_pro.core.report.pretraining import draw_pretraining
 from stage1_pro.core.report.style import render
 from stage1_pro.core.run import environment
-from stage1_pro.core.trainer import PRECISION
+from stage1_pro.core.trainer import lightning_trainer
 
 
 class Adaptation:
@@ -44,7 +40,7 @@ class Adaptation:
         backbone, self.spec = load_backbone(config.model_path, config.dataset_params.image_size)
         self.spec = replace(self.spec, license=demanded_license(self.spec.license, config))
         feature_dim(backbone, self.spec.preprocessing.size)  # raises for a size that the backbone cannot take
-        self.origin_digest = weights_digest(backbone.net)
+        self.origin_digest = weights_digest(backbone.net.state_dict())
         demand_same_weights(task, self.origin_digest)
         self.backbone = adaptable(backbone, self.spec)
         self.trained = adapt(self.backbone, task.settings.lora_rank, task.settings.full_blocks)
@@ -91,10 +87,17 @@ def fit(task: Task, adaptation: Adaptation) -> None:
     pool = PoolModule(
         task.pool.paths, preprocessing, config.seed, config.batch_size, task.settings.probe_every, workers
     )
-    try:
-        trainer = _trainer(task, Guard(_prober(task, adaptation), task.folder, plain_lines=not sys.stdout.isatty()))
-    except (ValueError, MisconfigurationException) as error:
-        raise UserError(f"devices, num_nodes, strategy or precision: {' '.join(str(error).split())}") from None
+    trainer = lightning_trainer(
+        config,
+        task.folder,
+        [
+            Guard(_prober(task, adaptation), task.folder, plain_lines=not sys.stdout.isatty()),
+            checkpoint(RunCheckpoint, task.folder / "checkpoints", "last"),
+        ],
+        max_epochs=task.settings.probes,
+        gradient_clip_val=config.max_grad_norm or None,
+        logger=False,
+    )
     try:
         trainer.fit(adaptation.module, pool, ckpt_path=last if last.exists() else None, weights_only=True)
     except torch.OutOfMemoryError:
@@ -205,29 +208,6 @@ def _prober(task: Task, adaptation: Adaptation) -> Callable[[ExploraModule], Pro
         return measure(features, cases)
 
     return probe
-
-
-def _trainer(task: Task, watch: Guard) -> pl.Trainer:
-    quiet_lightning()
-    config, live = task.config, sys.stdout.isatty()
-    callbacks: list[Any] = [watch, checkpoint(RunCheckpoint, task.folder / "checkpoints", "last")]
-    return pl.Trainer(
-        accelerator="auto",
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        precision=PRECISION[config.precision],
-        max_epochs=task.settings.probes,
-        gradient_clip_val=config.max_grad_norm or None,
-        callbacks=[*callbacks, *([RichProgressBar()] if live else [])],
-        logger=False,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=task.folder,
-        enable_progress_bar=live,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # our sampler shares out the images itself
-    )
 
 
 def _last(folder: Path) -> Path:

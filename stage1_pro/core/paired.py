@@ -44,6 +44,16 @@ class SharedCases:
         """What a resample draws."""
         return "group" if self.groups < len(self.labels) else "case"
 
+    def record(self, samples: int, confidence: float) -> dict[str, Any]:
+        """What a result of `samples` resamples says of the cases that it was found on."""
+        return {
+            "split": "val_test",
+            "splits_digest": self.splits_digest,
+            "cases": len(self.labels),
+            "positives": int(np.count_nonzero(self.labels == 1)),
+            "bootstrap": {"samples": samples, "confidence": confidence, "unit": self.unit},
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:

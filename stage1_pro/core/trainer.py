@@ -1,6 +1,8 @@
 """Lightning's trainer as a config asks for it."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,20 +23,11 @@ PRECISION: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mi
 
 
 def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
-    """Lightning's trainer as the config asks for it. Raises UserError for devices or a strategy that it refuses."""
-    quiet_lightning()
-    try:
-        return _trainer(run, config)
-    except (ValueError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"devices, num_nodes, strategy or precision: {reason}") from None
-
-
-def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
-    incremental, live = config.incremental_params, sys.stdout.isatty()
+    """The trainer of a run, with the callbacks that its config asks for. Raises what `lightning_trainer` raises."""
+    incremental = config.incremental_params
     by_itself = config.sharpness_aware  # such a module accumulates and clips by itself
     average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
-    table = EpochTable(run.metrics_path, config.monitor, plain_lines=not live)
+    table = EpochTable(run.metrics_path, config.monitor, plain_lines=not sys.stdout.isatty())
     callbacks: list[pl.Callback] = [
         Throughput(),
         *([average] if average else []),
@@ -46,24 +39,44 @@ def _trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         ),
         checkpoint(RunCheckpoint, run.checkpoints_path, "best", at_epoch_end=not incremental.enabled, judged_by=config),
         checkpoint(RunCheckpoint, run.checkpoints_path, "last"),
-        *([RichProgressBar()] if live else []),
     ]
-    return pl.Trainer(
-        accelerator="auto",
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        precision=PRECISION[config.precision],
+    return lightning_trainer(
+        config,
+        run.path,
+        callbacks,
         max_epochs=incremental.max_stages * incremental.max_epochs_per_stage if incremental.enabled else config.epochs,
         reload_dataloaders_every_n_epochs=int(incremental.enabled),
         accumulate_grad_batches=1 if by_itself else config.grad_accum_steps,
         gradient_clip_val=None if by_itself else config.max_grad_norm or None,
-        callbacks=callbacks,
         logger=TensorBoardLogger(str(run.path), name="tensorboard", version=""),
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=run.path,
-        enable_progress_bar=live,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # our samplers share out the cases themselves
     )
+
+
+def lightning_trainer(
+    config: Stage1ProConfig, folder: Path, callbacks: Sequence[pl.Callback], **asked: Any
+) -> pl.Trainer:
+    """Lightning's trainer on the config's devices, with checkpoints that are whole at any moment.
+
+    asked: further arguments of Trainer. Raises UserError for devices, a strategy or a precision that it refuses.
+    """
+    quiet_lightning()
+    live = sys.stdout.isatty()
+    try:
+        return pl.Trainer(
+            accelerator="auto",
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=PRECISION[config.precision],
+            callbacks=[*callbacks, *([RichProgressBar()] if live else [])],
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder,
+            enable_progress_bar=live,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # our samplers share out the cases themselves
+            **asked,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"devices, num_nodes, strategy or precision: {reason}") from None

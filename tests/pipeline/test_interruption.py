@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from stage1_pro.core.artifacts import digest_file
 
@@ -80,6 +82,23 @@ def test_resuming_a_finished_run_changes_nothing(trained_once, tmp_path):
     run = shutil.copytree(trained_once, tmp_path / "run")
     resume(run)
     same_result(run, trained_once)
+
+
+def test_frozen_weights_that_changed_are_not_resumed_on(config, script, tmp_path):
+    """Checkpoints leave them out: heads of one backbone would go on upon another."""
+    weights, run = tmp_path / "weights.safetensors", tmp_path / "run"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_efficientnet", num_classes=0).state_dict(), weights)
+        if seed == 0:
+            flags = ["--config", config, "--phase", "2", "--model_path", f"file:{weights}:test_efficientnet"]
+            assert script("00_make_splits", *flags, "--run", run).status == 0
+            assert script("20_train", *flags, "--epochs", "2", "--run", run).status == 0
+            (run / "model_best.pth").unlink()
+            assert script("20_train", "--resume", run).status == 0
+    outcome = script("20_train", "--resume", run)
+    assert outcome.status == 2
+    assert f"the frozen weights of model_path file:{weights}:test_efficientnet changed" in outcome.err
 
 
 def kill_after(command: list[str], line: str) -> None:

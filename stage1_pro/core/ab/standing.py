@@ -75,18 +75,13 @@ class ABTest:
 
     def record(self) -> dict[str, Any]:
         """The content of ab.json."""
-        labels = self.cases.labels
         return {
             "schema_version": artifacts.SCHEMA_VERSION,
             "created_at": self.created_at,
-            "split": "val_test",
-            "splits_digest": self.cases.splits_digest,
-            "cases": len(labels),
-            "positives": int(np.count_nonzero(labels == 1)),
+            **self.cases.record(self.samples, self.confidence),
             "seeds": list(self.seeds),
             "target_fnr_exit": self.risk.target_fnr,
             "fnr_confidence": self.risk.confidence,
-            "bootstrap": {"samples": self.samples, "confidence": self.confidence, "unit": self.cases.unit},
             "jobs": self.jobs,
             "joint_confidence": self.joint_confidence,
             "false_alarm": self.false_alarm,

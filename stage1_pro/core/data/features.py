@@ -15,7 +15,7 @@ from numpy.lib.format import open_memmap
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.data.batches import EpochSampler, ImageDataset, make_loader
-from stage1_pro.core.models.backbone import Backbone, BackboneSpec, feature_dim
+from stage1_pro.core.models.backbone import Backbone, BackboneSpec, feature_dim, weights_digest
 
 
 def cached_features(
@@ -51,11 +51,10 @@ def cached_features(
 
 
 def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str]) -> str:
-    weights = {name: artifacts.digest_bytes(raw_bytes(tensor)) for name, tensor in backbone.state_dict().items()}
     return artifacts.digest_json(
         {
             "arch": spec.arch,
-            "weights": weights,
+            "weights": weights_digest(backbone.state_dict()),
             "kwargs": spec.kwargs,
             "preprocessing": spec.preprocessing.to_dict(),
             "contents": contents,
@@ -75,7 +74,3 @@ def _compute(backbone, spec, paths, file, batch_size, workers, device, progress)
         done += len(features)
         progress(done, len(paths))
     memory.flush()
-
-
-def raw_bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

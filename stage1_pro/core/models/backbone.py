@@ -1,5 +1,6 @@
 """Backbones from timm, named by one string: timm:NAME, random:NAME, file:PATH:NAME, local-dir:PATH."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,15 @@ def feature_dim(backbone: Backbone, size: int, device: torch.device | str = "cpu
         raise UserError(f"{where}, which the backbone cannot take ({reason}). Choose another.") from error
     backbone.train(training)
     return width
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of tensors by name, whatever file they came from."""
+    return artifacts.digest_json({name: artifacts.digest_bytes(_bytes(tensor)) for name, tensor in tensors.items()})
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _load_adapted(folder: Path, image_size: int | None) -> tuple[Backbone, BackboneSpec]:

@@ -6,19 +6,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.data.features import raw_bytes
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import RECORD, WEIGHTS, Backbone, BackboneSpec
 from stage1_pro.core.pretraining.adapt import merge
-
-
-def weights_digest(net: nn.Module) -> str:
-    """Digest of a net's tensors by name, whatever file they came from."""
-    tensors = net.state_dict()
-    return artifacts.digest_json({name: artifacts.digest_bytes(raw_bytes(tensor)) for name, tensor in tensors.items()})
 
 
 def plain_weights(backbone: Backbone, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
