@@ -144,7 +144,7 @@ def test_a_process_whose_end_was_missed_is_judged_by_what_it_left(trained_once, 
     trial = next(iter(plan.trials()))
     shutil.copytree(trained_once, trial.path, symlinks=True)
     shutil.copy(trained_once / "splits.json", out)
-    with pytest.raises(UserError, match="25_threshold_sweep.py left nothing behind"):
+    with pytest.raises(UserError, match=r"25_threshold_sweep\.py left nothing behind"):
         bring_to_end(trial, plan, Losing("25_threshold_sweep.py"))
     assert bring_to_end(trial, plan, Losing()).startswith("certified, test coverage")
 
