@@ -72,10 +72,11 @@ runs/compare/p%/scores/val_calib.parquet: | data/demo/labels.csv
 	else $(MAKE) train PHASE=$* RUN=runs/compare/p$* ARGS="--config configs/demo.yaml $(ARGS)"; fi
 # Tried once, since a second look at val_calib spends the confidence again. That nothing was certified, status 3, is an
 # outcome too.
+CERTIFIED = ls $(RUN)/thresholds.json $(RUN)/*params.json 2> /dev/null | grep -q json
 runs/compare/p%/.tried: override RUN = $(@D)
 runs/compare/p%/.tried: | runs/compare/p%/scores/val_calib.parquet
-	ls $(RUN)/*params.json > /dev/null 2>&1 || $(CALIBRATE) || test $$? -eq 3
-	! ls $(RUN)/*params.json > /dev/null 2>&1 || $(MAKE) evaluate RUN=$(RUN)
+	$(CERTIFIED) || $(CALIBRATE) || test $$? -eq 3
+	! $(CERTIFIED) || $(MAKE) evaluate RUN=$(RUN)
 	touch $@
 .PRECIOUS: runs/compare/p%/scores/val_calib.parquet
 

@@ -1,6 +1,7 @@
 """How a training run begins: checked cases, drawn splits, and what they can and cannot carry."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from stage1_pro.core.phases import PHASES
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import SPLITS, Splits
 
+WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 LAUNCHED_RUN = "STAGE1_PRO_RUN"
 """Names the run to all processes of a distributed training: set by the user under torchrun or SLURM, by
 the first process for those that Lightning's own launcher starts."""
@@ -76,13 +78,27 @@ def run_to_resume(
         raise UserError(f"--resume takes the run's own config and no other option; drop {', '.join(given)}.")
     run = Run.open(path)
     config = run.config
-    begun_from = artifacts.read_json(run.environment_path, "environment").get("init_from")
-    source = None
+    made = artifacts.read_json(run.environment_path, "environment")
+    if made.get("backbone_digest") not in (None, backbone_digest(config.model_path)):
+        raise UserError(
+            f"{run.path}: the weights of model_path {config.model_path} have changed since its training began, and "
+            "checkpoints leave frozen weights out. Restore them, or train a new run."
+        )
+    begun_from, source = made.get("init_from"), None
     if begun_from:
         source = source_run(begun_from["run"], run)
         if source.model_digest != begun_from["model_digest"]:
             raise UserError(f"{source.path}: its weights have changed since {path} began from them. Begin a new run.")
     return run, config, cases_of(run, config.dataset_params), source
+
+
+def backbone_digest(model_path: str) -> str | None:
+    """Digest of the files that `model_path` names; None where it names none, or they are not there."""
+    kind, _, rest = model_path.partition(":")
+    inside = (path for path in sorted(Path(rest).glob("*")) if path.suffix in WEIGHTS)
+    named = {"file": [Path(rest.rpartition(":")[0])], "local-dir": list(inside)}.get(kind, [])
+    found = {path.name: artifacts.digest_file(path) for path in named if path.is_file()}
+    return artifacts.digest_json(found) if found else None
 
 
 def source_run(path: str, run: Run) -> Run:

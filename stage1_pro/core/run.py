@@ -200,14 +200,6 @@ class Run:
         artifacts.write_json(self.environment_path, {**environment(config.seed), **model_facts}, "environment")
         save_config(config, self.config_path)
 
-    def demand_begun_with(self, frozen_digest: str) -> None:
-        """Raise UserError where training began with other frozen weights."""
-        if artifacts.read_json(self.environment_path, "environment").get("frozen_digest") not in (None, frozen_digest):
-            raise UserError(
-                f"{self.path}: the frozen weights of model_path {self.config.model_path} changed since its training "
-                "began. Restore them, or train a new run."
-            )
-
     def scores(self, split: str) -> Scores:
         """Scores of one split, checked to belong to this run's weights and splits."""
         path = self.scores_path(split)

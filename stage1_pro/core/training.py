@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from stage1_pro.core.begin import LAUNCHED_RUN, is_first_process
+from stage1_pro.core.begin import LAUNCHED_RUN, backbone_digest, is_first_process
 from stage1_pro.core.callbacks.checkpoints import judged_weights
 from stage1_pro.core.cli import say
 from stage1_pro.core.config import Stage1ProConfig
@@ -17,14 +17,14 @@ from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.licenses import demanded_license
 from stage1_pro.core.models.adapters import add_adapters, merge_adapters
-from stage1_pro.core.models.backbone import load_backbone, weights_digest
+from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.choice import module_class
 from stage1_pro.core.models.crossfit import can_refit, out_of_fold_correct, refit_gate
 from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.selective_module import SelectiveModule
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
 from stage1_pro.core.optim.fsam import perturbed_parameters
-from stage1_pro.core.optim.schedule import parameter_counts, trainable
+from stage1_pro.core.optim.schedule import parameter_counts
 from stage1_pro.core.phases import PHASES
 from stage1_pro.core.predictor import Stage1Predictor
 from stage1_pro.core.progress import bar
@@ -52,23 +52,15 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
 
 
 def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
-    """Record config, environment and the source of the weights of a new run; a resumed one has them.
-
-    Raises UserError where the frozen weights, which checkpoints leave out, are not those that the run began with.
-    """
-    if not is_first_process():
-        return
-    moving = {name for name, _ in trainable(model)}
-    frozen = weights_digest({name: value for name, value in model.state_dict().items() if name not in moving})
-    if resume:
-        run.demand_begun_with(frozen)
+    """Record config, environment and the source of the weights of a new run; a resumed one has them."""
+    if resume or not is_first_process():
         return
     spec = model.spec
     facts = {
         "preprocessing": spec.preprocessing.to_dict(),
         "backbone": config.model_path,
         "backbone_license": spec.license,
-        "frozen_digest": frozen,
+        "backbone_digest": backbone_digest(config.model_path),
         "parameters": parameter_counts(model),
         "init_from": None if source is None else {"run": str(source.path), "model_digest": source.model_digest},
     }

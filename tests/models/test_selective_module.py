@@ -5,11 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sharp_cases import FEATURES, config_of, model_of
 from test_heads import gated_model
 
 from stage1_pro.core.config import config_from_dict
 from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.models.choice import module_class
+from stage1_pro.core.models.module import Clock
 from stage1_pro.core.models.selective_module import SelectiveModule
+from stage1_pro.core.phases import PHASES
 
 WELL = {"train_accuracy": 0.9, "val_gate_soft_coverage_pos": 0.5, "val_gate_std": 1.0}
 
@@ -88,3 +93,28 @@ def test_heads_side_by_side_have_the_gradient_norm_of_one_head() -> None:
         norms.append(float(torch.cat([p.grad.flatten() for p in model.heads.parameters()]).norm()))
         assert float(loss.detach()) == pytest.approx(float(logged["train_loss"].detach()) * members**0.5)
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("phase", [2, 3, 6])
+def test_a_stage_weighs_the_classes_that_it_trains_on(phase: int) -> None:
+    """In the loss that is descended, not only in the one that is logged."""
+    config, members = config_from_dict({"phase": phase}, "test"), 2 if PHASES[phase].gated else None
+    batch = Batch(torch.randn(8, FEATURES), torch.tensor([0, 1, 1, 1, 0, 1, 1, 1]), torch.arange(8))
+    losses = []
+    for first, then in (([900, 100], [10, 30]), ([10, 30], [10, 30]), ([900, 100], None)):
+        module = module_class(config)(model_of(members, dropout=0.0), config, np.array(first), True)
+        if then is not None:
+            module.begin_stage(0, False, np.array(then), Clock(0, 1))
+        losses.append(module.losses(batch)[0].item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("phase", [3, 6])
+def test_a_checkpoint_without_the_state_of_the_loss_is_refused(phase: int) -> None:
+    config = config_of(phase)
+    module = module_class(config)(model_of(2), config, np.array([10, 30]), True)
+    state = module.state_dict()
+    module.on_load_checkpoint({"state_dict": state})
+    lost = next(name for name in state if name.startswith("loss."))
+    with pytest.raises(UserError, match=f"the checkpoint has no {lost}"):
+        module.on_load_checkpoint({"state_dict": {name: value for name, value in state.items() if name != lost}})

@@ -98,7 +98,7 @@ def test_frozen_weights_that_changed_are_not_resumed_on(config, script, tmp_path
             assert script("20_train", "--resume", run).status == 0
     outcome = script("20_train", "--resume", run)
     assert outcome.status == 2
-    assert f"the frozen weights of model_path file:{weights}:test_efficientnet changed" in outcome.err
+    assert f"the weights of model_path file:{weights}:test_efficientnet have changed" in outcome.err
 
 
 def kill_after(command: list[str], line: str) -> None:

@@ -103,7 +103,7 @@ class ConformalRiskLoss(nn.Module):
     checkpoint. Under several ranks the threshold is that of all ranks' cases, the bank is the same on each.
 
     Cases stand in columns of 2M + 1 rows: M gates, M misses, and 1 where the case is a positive. So does the bank,
-    whose columns are empty (all 0) until positives have come.
+    in which a column whose last row is 0 does not count.
     """
 
     bank: Tensor
@@ -116,6 +116,10 @@ class ConformalRiskLoss(nn.Module):
         self.generator = torch.Generator()
         self.register_buffer("bank", torch.zeros(2 * members + 1, bank))
         self.register_buffer("counts", torch.zeros(len(COUNTS)), persistent=False)
+
+    def weigh(self, class_weights: Tensor) -> None:
+        """Go on with other class weights (2,)."""
+        self.selective.weigh(class_weights)
 
     def begin_epoch(self, temperature: float | None, seed: int) -> None:
         """temperature: in standard deviations of g, None for SelectiveLoss; seed: of the epoch's halves, equal on

@@ -85,6 +85,10 @@ class SelectiveLoss(nn.Module):
         for name in ("running", "pending"):  # sums of s·(f − α_t) and of positives: fading, and since the last step
             self.register_buffer(name, torch.zeros(2, members))
 
+    def weigh(self, class_weights: Tensor) -> None:
+        """Go on with other class weights (2,)."""
+        self.of_label.copy_(_of_label(class_weights.float(), self.settings.label_smoothing))
+
     @property
     def constraint(self) -> Tensor:
         """(M,) running mean of s·(f − α_t) over recent positives; 0 before the first."""

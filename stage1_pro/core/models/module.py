@@ -69,10 +69,7 @@ class Stage1Module(pl.LightningModule):
     def begin_stage(self, first_epoch: int, fresh: bool, class_counts: np.ndarray, clock: Clock) -> None:
         """Train on other cases from this epoch on. class_counts: (C,) of the cases in training."""
         self.first_epoch, self.fresh, self.clock = first_epoch, fresh, clock
-        weights = self._weights(class_counts)
-        for name, buffer in self.named_buffers():
-            if name.split(".")[-1] == "class_weights":
-                buffer.copy_(weights)
+        self.class_weights.copy_(self._weights(class_counts))
 
     def rate(self, step: int) -> float:
         """Factor of the peak learning rates at an optimizer step of an incremental training."""
@@ -200,7 +197,11 @@ class Stage1Module(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint without a tensor that training moves: loading is not strict and would go on without."""
-        missing = [name for name, _ in trainable(self) if name not in checkpoint["state_dict"]]
+        moved = [
+            *(name for name, _ in trainable(self)),
+            *(name for name in self.state_dict() if name.startswith("loss.")),
+        ]
+        missing = [name for name in moved if name not in checkpoint["state_dict"]]
         if missing:
             raise UserError(f"the checkpoint has no {', '.join(missing[:3])}: it is of another model. Train a new run.")
 

@@ -12,7 +12,7 @@ from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.losses.conformal import ConformalRiskLoss
 from stage1_pro.core.losses.selective import SelectiveLoss, SelectiveSettings
 from stage1_pro.core.metrics.monitoring import gate_metrics
-from stage1_pro.core.models.module import Stage1Module
+from stage1_pro.core.models.module import Clock, Stage1Module
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 
 WARM_SHARE = 0.25
@@ -54,6 +54,10 @@ class SelectiveModule(Stage1Module):
 
     def _loss_of(self, settings: SelectiveSettings, members: int) -> SelectiveLoss | ConformalRiskLoss:
         return SelectiveLoss(members, self.class_weights, settings)
+
+    def begin_stage(self, first_epoch: int, fresh: bool, class_counts: np.ndarray, clock: Clock) -> None:
+        super().begin_stage(first_epoch, fresh, class_counts, clock)
+        self.loss.weigh(self.class_weights)
 
     @property
     def warm_epochs(self) -> int:

@@ -29,10 +29,10 @@ def draw_pretraining(figure: Figure, rows: list[dict[str, float]]) -> None:
     ]
     _line(collapse, shares, "feature_std", style.BLUE, "feature std")
     _line(collapse, shares, "effective_rank", style.GREEN, "effective rank")
-    collapse.set(xlabel="step", ylabel="relative to step 0", ylim=(0, None))
+    collapse.set(xlabel="step", ylabel="relative to step 0", ylim=(0, 1.05 * collapse.get_ylim()[1]))
     collapse.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for axes in (probe, collapse):
-        axes.legend(loc="best")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0, handlelength=1.3)
 
 
 def _line(axes: Axes, rows: list[dict[str, float]], name: str, colour: str, label: str) -> None:
