@@ -53,7 +53,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.prefix_tokens:
-            return self.net(images)
+            return self.net(images.contiguous(memory_format=torch.channels_last))  # what convolutions are fastest in
         tokens = self.net.forward_features(images)  # pyright: ignore[reportCallIssue]
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(dim=1)], dim=1)
 
