@@ -88,12 +88,14 @@ explora: data/demo/labels.csv  ## adapt a small random backbone to the demo's im
 ab: data/demo/labels.csv  ## ways of training side by side on the demo, seed by seed: AB_ARMS="REFERENCE.yaml OTHER.yaml …" AB_SEEDS=
 	$(PYTHON) $(SCRIPTS)/43_ab_test.py --config configs/demo.yaml $(ARGS) --arms $(AB_ARMS) --seeds $(AB_SEEDS) --out $(or $(RUN),runs/ab/demo)
 
-smoke: data/smoke/labels.csv  ## every script in every phase on generated images, in minutes
+SMOKES := $(PHASES:%=smoke-p%)
+smoke: data/smoke/labels.csv  ## every script in every phase on generated images, two phases at a time
 	rm -rf runs/smoke
-	for phase in $(PHASES); do \
-	  $(MAKE) pipeline PHASE=$$phase RUN=runs/smoke/p$$phase ARGS="--config configs/smoke.yaml" && \
-	  $(PYTHON) $(SCRIPTS)/60_predict.py runs/smoke/p$$phase/bundle data/smoke/images --out runs/smoke/p$$phase/decisions.csv || exit 1; \
-	done
+	OMP_NUM_THREADS=1 $(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(SMOKES) smoke-stages
+$(SMOKES): smoke-p%:
+	$(MAKE) pipeline PHASE=$* RUN=runs/smoke/p$* ARGS="--config configs/smoke.yaml"
+	$(PYTHON) $(SCRIPTS)/60_predict.py runs/smoke/p$*/bundle data/smoke/images --out runs/smoke/p$*/decisions.csv
+smoke-stages:
 	$(MAKE) train PHASE=2 RUN=runs/smoke/stages ARGS="--config configs/smoke.yaml --incremental_params.enabled true \
 	  --incremental_params.max_stages 2 --incremental_params.max_epochs_per_stage 6"
 
@@ -127,4 +129,4 @@ lint: $(READY)  ## ruff and pyright
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora ab smoke test test-slow mc bench bench-policies bench-incremental bench-adaptation lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation lint clean
