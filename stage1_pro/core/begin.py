@@ -19,7 +19,7 @@ from stage1_pro.core.phases import PHASES
 from stage1_pro.core.run import Run
 from stage1_pro.core.splits import SPLITS, Splits
 
-WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 LAUNCHED_RUN = "STAGE1_PRO_RUN"
 """Names the run to all processes of a distributed training: set by the user under torchrun or SLURM, by
 the first process for those that Lightning's own launcher starts."""
@@ -95,7 +95,7 @@ def run_to_resume(
 def backbone_digest(model_path: str) -> str | None:
     """Digest of the files that `model_path` names; None where it names none, or they are not there."""
     kind, _, rest = model_path.partition(":")
-    inside = (path for path in sorted(Path(rest).glob("*")) if path.suffix in WEIGHTS)
+    inside = (path for path in sorted(Path(rest).glob("*")) if path.suffix in WEIGHT_SUFFIXES)
     named = {"file": [Path(rest.rpartition(":")[0])], "local-dir": list(inside)}.get(kind, [])
     found = {path.name: artifacts.digest_file(path) for path in named if path.is_file()}
     return artifacts.digest_json(found) if found else None
