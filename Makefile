@@ -15,7 +15,7 @@ DEMO_DATA = $(if $(filter configs/demo.yaml configs/incremental.yaml,$(ARGS)),da
 AB_ARMS ?= configs/phase2.yaml configs/phase3.yaml configs/ab/high_rate.yaml
 AB_SEEDS ?= 3
 LAST_RUN = $(or $(RUN),runs/latest)
-CALIBRATE = $(PYTHON) $(SCRIPTS)/$$($(PYTHON) -c 'from stage1_pro.core.run import Run; print(Run.open("$(LAST_RUN)").policy_row.script)') --run $(LAST_RUN)
+CALIBRATE = $(PYTHON) $(SCRIPTS)/$$($(PYTHON) -c 'from stage1_pro.core.records.run import Run; print(Run.open("$(LAST_RUN)").policy_row.script)') --run $(LAST_RUN)
 export HF_HUB_OFFLINE ?= 1
 
 help:  ## this list

@@ -22,13 +22,15 @@ from torch.utils.data import DataLoader, Dataset
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stage1_pro.core.config import Stage1ProConfig, config_from_dict  # noqa: E402
-from stage1_pro.core.data.batches import Batch  # noqa: E402
-from stage1_pro.core.models.selective_module import SelectiveModule  # noqa: E402
-from stage1_pro.core.optim.schedule import parameter_groups, trainable  # noqa: E402
-from stage1_pro.core.run import Run  # noqa: E402
-from stage1_pro.core.trainer import make_trainer  # noqa: E402
-from stage1_pro.core.training import build_model  # noqa: E402
+from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.models.parameters import trainable
+from stage1_pro.core.optim.schedule import parameter_groups
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.training.fit import build_model
+from stage1_pro.core.training.modules.selective import SelectiveModule
+from stage1_pro.core.training.trainer import make_trainer
 
 TARGET, WARM_STEPS = 0.95, 8
 COUNTS = np.array([500, 500])

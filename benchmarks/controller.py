@@ -17,15 +17,15 @@ def measure() -> list[Result]:
     import lightning.pytorch as pl
     import torch
 
-    from stage1_pro.core.callbacks.epochs import EpochTable
-    from stage1_pro.core.callbacks.incremental import IncrementalStageController, LRFloorStop, StageLine
-    from stage1_pro.core.config import merge_configs
-    from stage1_pro.core.data.assign import make_splits
+    from stage1_pro.core.config.load import merge_configs
     from stage1_pro.core.data.cases import load_cases
     from stage1_pro.core.data.datamodule import Stage1DataModule
-    from stage1_pro.core.run import Run
-    from stage1_pro.core.trainer import make_trainer
-    from stage1_pro.core.training import build_model, fit_on
+    from stage1_pro.core.data.splitting import make_splits
+    from stage1_pro.core.records.run import Run
+    from stage1_pro.core.training.callbacks.epochs import EpochTable
+    from stage1_pro.core.training.callbacks.stage_controller import IncrementalStageController, LRFloorStop, StageLine
+    from stage1_pro.core.training.fit import build_model, fit_on
+    from stage1_pro.core.training.trainer import make_trainer
 
     torch.set_num_threads(1)
     changes = {"feature_cache": "off", "devices": 1, "incremental_params": {"initial_cases": CASES}}

@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 from result import Result, fastest
 
+from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.incremental.acquisition import CaseMetrics, admit
-from stage1_pro.core.sections import IncrementalParams
 
 CASES, FEATURES, PICKS = 50_000, 128, 200
 ROUNDS = 3

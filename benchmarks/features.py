@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from stage1_pro.core.data.batches import Batch, EpochSampler, FeatureDataset, ImageDataset, make_loader
-from stage1_pro.core.data.features import cached_features
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups
+from stage1_pro.core.training.feature_cache import cached_features
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 BATCH, SIZE = 512, 96

@@ -129,17 +129,17 @@ def trained(task: str, settings: dict[str, Any], seed: int, wrong: bool) -> tupl
     import torch
     from torch import nn
 
-    from stage1_pro.core.config import config_from_dict
+    from stage1_pro.core.config.load import config_from_dict
     from stage1_pro.core.data.cases import CaseTable
     from stage1_pro.core.data.datamodule import Stage1DataModule
     from stage1_pro.core.data.transforms import Preprocessing
     from stage1_pro.core.incremental.state import read_state
     from stage1_pro.core.models.backbone import BackboneSpec
     from stage1_pro.core.models.stage1 import Stage1Model
-    from stage1_pro.core.run import Run
-    from stage1_pro.core.splits import Splits
-    from stage1_pro.core.trainer import make_trainer
-    from stage1_pro.core.training import fit_on
+    from stage1_pro.core.records.run import Run
+    from stage1_pro.core.records.splits import Splits
+    from stage1_pro.core.training.fit import fit_on
+    from stage1_pro.core.training.trainer import make_trainer
 
     torch.set_num_threads(1)
     config = config_from_dict({**SETTINGS, **TASKS[task].settings, **settings, "seed": seed}, "benchmark")

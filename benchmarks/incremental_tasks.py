@@ -67,10 +67,10 @@ def demo() -> tuple[np.ndarray, np.ndarray]:
     """Features (1484, D) of the demo's images by its frozen backbone, and their labels."""
     import torch
 
-    from stage1_pro.core.config import merge_configs
+    from stage1_pro.core.config.load import merge_configs
     from stage1_pro.core.data.cases import load_cases
-    from stage1_pro.core.data.features import cached_features
     from stage1_pro.core.models.backbone import load_backbone
+    from stage1_pro.core.training.feature_cache import cached_features
 
     config = merge_configs([(name, ROOT / name) for name in DEMO_CONFIGS])
     frame = load_cases(config.dataset_params, decode=False).frame

@@ -18,7 +18,7 @@ from result import Result
 from rivals import RISK, draw, mapie, ours
 from scipy.stats import binom
 
-from stage1_pro.core.policies.certify import threshold_candidates
+from stage1_pro.core.policies.fixed_sequence import threshold_candidates
 
 CASES, DRAWS = 10**4, 400
 NAMED = ("bonferroni", "bonferroni_holm", "fixed_sequence", "split_fixed_sequence")

@@ -10,7 +10,7 @@ from population import MAIN
 from result import Result, fastest
 from rivals import draw, mapie, ours
 
-from stage1_pro.core.policies.certify import threshold_candidates
+from stage1_pro.core.policies.fixed_sequence import threshold_candidates
 
 CASES = 10**5
 

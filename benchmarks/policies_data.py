@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from stage1_pro.core.models.backbone import load_backbone
-from stage1_pro.core.scores import SCORE_SPLITS, Scores, read_scores
+from stage1_pro.core.records.scores import SCORE_SPLITS, Scores, read_scores
 
 SIZES = {"train": 12_000, "val_select": 8_000, "val_calib": 12_000, "val_test": 20_000}
 SPLIT_SEED = 20261123

@@ -7,12 +7,12 @@ import numpy as np
 
 from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.exits import count_decisions
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.gate import calibrate_gate
-from stage1_pro.core.policies.load import policy_from_artifact
+from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.records.scores import Scores
 
 CONFIDENCE = 0.95
 Calibrate = Callable[[Scores, Scores, Risk], dict[str, Any]]

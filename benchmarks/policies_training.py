@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from stage1_pro.core.callbacks.checkpoints import Patience
-from stage1_pro.core.callbacks.ema import ExponentialMovingAverage
-from stage1_pro.core.config import Stage1ProConfig, config_from_dict
+from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.phases import PHASES
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import EpochSampler, FeatureDataset, make_loader
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.models.backbone import BackboneSpec
-from stage1_pro.core.models.crossfit import refit_gate
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
-from stage1_pro.core.phases import PHASES
-from stage1_pro.core.scores import SCORE_SPLITS, Scores
-from stage1_pro.core.training import make_module
+from stage1_pro.core.records.scores import SCORE_SPLITS, Scores
+from stage1_pro.core.training.callbacks.checkpoints import Patience
+from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
+from stage1_pro.core.training.crossfit import refit_gate
+from stage1_pro.core.training.fit import make_module
 
 CHUNK = 4096
 CNN_FEATURES = 1152

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from population import Population
 
-from stage1_pro.core.policies.calibration import Ranked, calibrate_threshold
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.certification import Ranked, calibrate_threshold
 from stage1_pro.core.policies.softmax import softmax_scores
-from stage1_pro.core.run import Risk
 
 RISK = Risk(0.05, 0.9)
 

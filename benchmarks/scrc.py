@@ -11,10 +11,10 @@ import numpy as np
 from population import MAIN, scores
 from result import Result, fastest
 
-from stage1_pro.core.policies.frontier import RankedPairs, confidence_levels, count_pairs, frontier_pairs
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.candidate_pairs import RankedPairs, confidence_levels, count_pairs, frontier_pairs
 from stage1_pro.core.policies.scrc import SCRCExitPolicy, answered, calibrate_scrc, gate_of
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.records.scores import Scores
 
 CASES = 10**6
 RISK = Risk(0.05, 0.9)

@@ -6,11 +6,11 @@ import numpy as np
 
 from stage1_pro.core.ab.plan import Arm, Plan
 from stage1_pro.core.ab.results import Cost, Result
-from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.comparison.contender import Certificate, Contender, SharedCases, fnr_on_exits, measured
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.metrics.bootstrap import group_index
-from stage1_pro.core.paired import Certificate, Contender, SharedCases, fnr_on_exits, measured
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.run import Risk
 
 RISK = Risk(0.05, 0.95)
 CONFIG = Stage1ProConfig(phase=2, target_fnr_exit=0.05, bootstrap_samples=200)

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config import DatasetParams, Source, Stage1ProConfig
+from stage1_pro.core.config.settings import DatasetParams, Source, Stage1ProConfig
 from stage1_pro.core.policies.gate import calibrate_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax
-from stage1_pro.core.run import Run
-from stage1_pro.core.scores import SCORE_SPLITS, Scores
-from stage1_pro.core.splits import SPLITS
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.scores import SCORE_SPLITS, Scores
+from stage1_pro.core.records.splits import SPLITS
 
 CASES = 2000
 LABELS = (np.arange(CASES) % 5 < 2).astype(np.int8)

@@ -7,18 +7,16 @@ nothing gained, 4 some inputs unreadable,
 """
 
 import os
-import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from stage1_pro.core.artifacts import did_you_mean, schema
 from stage1_pro.core.errors import Interrupted, UserError
+from stage1_pro.core.schemas import did_you_mean, schema
 
 SIGNAL_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -46,7 +44,7 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
     Returns (arguments, layers): layers are what `config.merge_configs` takes, every
     --config file first and in turn, the flags last, wherever they stood on the line.
     """
-    from stage1_pro.core.config import Stage1ProConfig
+    from stage1_pro.core.config.settings import Stage1ProConfig
 
     parser = _parser(doc)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; may be given several times")
@@ -61,37 +59,6 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
     several = {f"--{field.name}" for field in fields(arguments) if "nargs" in field.metadata}
     files, script_argv, settings = _split(argv, own, several)
     return _instantiate(parser, script_argv, arguments), _layers(files, settings)
-
-
-def say(line: str = "") -> None:
-    """One line for people; whoever reads a pipe gets it at once."""
-    print(line, flush=True)
-
-
-def say_next(run_path: Path, script: str | None, words: list[str] | None = None) -> None:
-    """The last lines of every script: where the results are and what to run next (with these words after it)."""
-    say(f"run   {run_path}")
-    if script:
-        say(f"next  python stage1_pro/scripts/{script} --run {shlex.join([str(run_path), *(words or [])])}")
-
-
-def words_without(option: str) -> list[str]:
-    """This command's own arguments less one option and its value, for a next command that needs the same."""
-    words = list(sys.argv[1:])
-    if option in words:
-        at = words.index(option)
-        del words[at : at + 2]
-    return [word for word in words if not word.startswith(f"{option}=")]
-
-
-@contextmanager
-def resumable(run_path: Path, script: str = "20_train.py") -> Iterator[None]:
-    """Within the block an interruption ends with the command that goes on where it stopped."""
-    try:
-        yield
-    except Interrupted:
-        print(f"resume with: python stage1_pro/scripts/{script} --resume {run_path}", file=sys.stderr, flush=True)
-        raise
 
 
 def _exit_with(job: Callable[[], None]) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.summary import evaluate
-from stage1_pro.core.policies.calibration import one_case_per_group
-from stage1_pro.core.policies.evidence import demand_consistent, demand_reproduced
-from stage1_pro.core.policies.load import policy_from_artifact
-from stage1_pro.core.run import Run, utc_now
+from stage1_pro.core.policies.certification import one_case_per_group
+from stage1_pro.core.policies.registry import policy_from_artifact
+from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced
+from stage1_pro.core.records.provenance import utc_now
+from stage1_pro.core.records.run import Run
 
 
 def trusted_policy(run: Run) -> dict[str, Any]:
@@ -21,16 +22,6 @@ def trusted_policy(run: Run) -> dict[str, Any]:
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)
     return policy
-
-
-def score_test(run: Run) -> None:
-    """Write scores/val_test.parquet unless it is there. Torch is imported for that alone."""
-    if run.scores_path("val_test").exists():
-        return
-    from stage1_pro.core.begin import cases_of
-    from stage1_pro.core.scoring import write_scores
-
-    write_scores(run, cases_of(run, run.config.dataset_params), ("val_test",))
 
 
 def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ writes  runs/<id>/splits.json
 from dataclasses import dataclass
 from typing import Any
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Args:
 
 
 def main(args: Args, layers: list[tuple[str, Any]]) -> None:
-    from stage1_pro.core.begin import new_run
-    from stage1_pro.core.config import merge_configs
+    from stage1_pro.core.config.load import merge_configs
+    from stage1_pro.core.training.start import new_run
 
     config = merge_configs(layers)
     run, _ = new_run(args.run, config)
-    cli.say_next(run.path, "20_train.py", cli.words_without("--run"))
+    console.say_next(run.path, "20_train.py", console.words_without("--run"))
 
 
 if __name__ == "__main__":

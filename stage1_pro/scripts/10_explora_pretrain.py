@@ -13,7 +13,7 @@ weight_decay, max_grad_norm, seed, precision, devices, num_nodes and strategy.
 from dataclasses import dataclass
 from typing import Any
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 from stage1_pro.core.pretraining.settings import Pretraining
 
 
@@ -35,7 +35,7 @@ class Args(Pretraining):
 
 
 def main(args: Args, layers: list[tuple[str, Any]]) -> None:
-    from stage1_pro.core.explora import changed, new_task, task_to_resume
+    from stage1_pro.core.pretraining.task import changed, new_task, task_to_resume
 
     if args.resume:
         task = task_to_resume(args.resume, changed(args, "resume", "force", "dry_run"), layers)
@@ -43,22 +43,22 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
         settings = Pretraining(**Pretraining.values(args))
         task = new_task(args.images, args.out, args.run, settings, layers)
 
-    from stage1_pro.core import explora_training as training  # Lightning takes seconds: bad input has been told by now
-    from stage1_pro.core.begin import is_first_process
+    from stage1_pro.core.pretraining import loop as training
+    from stage1_pro.core.training.start import is_first_process
 
     adaptation = training.Adaptation(task)
     training.print_plan(task, adaptation)
     if args.dry_run:
         return
-    with cli.resumable(task.folder, "10_explora_pretrain.py"):
+    with console.resumable(task.folder, "10_explora_pretrain.py"):
         training.begin(task, adaptation)
         training.fit(task, adaptation)
         if is_first_process():
             training.finish(task, adaptation, args.force)
-            cli.say(f"backbone    {task.folder}: for model_path local-dir:{task.folder}")
+            console.say(f"backbone    {task.folder}: for model_path local-dir:{task.folder}")
             size = adaptation.spec.preprocessing.size
             words = f"--model_path local-dir:{task.folder} --dataset_params.image_size {size}"
-            cli.say(f"next  python stage1_pro/scripts/20_train.py --config … {words}")
+            console.say(f"next  python stage1_pro/scripts/20_train.py --config … {words}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Settings come from the defaults, then every --config file in turn, then the flag
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
 
 def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Begin a run or take one up, and bring it to its scores."""
-    from stage1_pro.core.begin import is_first_process, prepared_run, run_to_resume, source_run
-    from stage1_pro.core.config import merge_configs
+    from stage1_pro.core.config.load import merge_configs
+    from stage1_pro.core.training.start import is_first_process, prepared_run, run_to_resume, source_run
 
     if args.resume:
         others = {"run": args.run, "init_from": args.init_from, "dry_run": args.dry_run}
@@ -48,11 +48,11 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run) if args.init_from else None
 
-    from stage1_pro.core import training  # Lightning takes seconds to import: bad input has been told by now
-    from stage1_pro.core.scoring import write_scores
-    from stage1_pro.core.trainer import make_trainer
+    from stage1_pro.core.inference.scoring import write_scores
+    from stage1_pro.core.training import fit as training
+    from stage1_pro.core.training.trainer import make_trainer
 
-    with cli.resumable(run.path):
+    with console.resumable(run.path):
         model = training.build_model(config, cases.class_names, source)
         config = replace(config, backbone_license=model.spec.license)
         trainer = make_trainer(run, config)
@@ -61,14 +61,14 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         if is_first_process():
             held_out = training.finish(run, config, model, cases)
             write_scores(run, cases, ("val_select", "val_calib"), held_out)
-            cli.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
+            console.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
     return None
 
 
 def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Resolve and check everything that training would use, print it, and write nothing."""
-    from stage1_pro.core.begin import prepared_run, preview, print_stages, source_with
-    from stage1_pro.core.config import merge_configs
+    from stage1_pro.core.config.load import merge_configs
+    from stage1_pro.core.training.start import prepared_run, preview, print_stages, source_with
 
     config = merge_configs(layers)
     if args.run:
@@ -83,7 +83,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     if stages.dry_run and source is None:
         return
 
-    from stage1_pro.core import training
+    from stage1_pro.core.training import fit as training
 
     model = training.build_model(config, cases.class_names, source)
     training.print_plan(config, model)

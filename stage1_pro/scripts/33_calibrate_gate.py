@@ -28,9 +28,9 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.certification import conclude
+    from stage1_pro.core.finish_calibration import conclude
     from stage1_pro.core.policies.gate import calibrate_gate
-    from stage1_pro.core.run import Run
+    from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
     run.demand_uncalibrated("gate")

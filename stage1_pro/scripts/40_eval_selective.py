@@ -13,7 +13,7 @@ Differences are from the first run. A run for which nothing was certified takes 
 
 from dataclasses import dataclass, field
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -46,42 +46,43 @@ def main(args: Args) -> None:
 
 def evaluate(path: str | None) -> None:
     """Measure one run and write its report."""
-    from stage1_pro.core.evaluation import evaluate_run, score_test, trusted_policy
-    from stage1_pro.core.report.page import write_report
-    from stage1_pro.core.run import LATEST, Run
+    from stage1_pro.core.evaluation import evaluate_run, trusted_policy
+    from stage1_pro.core.inference.scoring import score_test
+    from stage1_pro.core.records.run import LATEST, Run
+    from stage1_pro.core.report.run.page import write_report
 
     run = Run.open(path or LATEST)
     policy = trusted_policy(run)
     score_test(run)
     evaluation = evaluate_run(run, policy)
     write_report(run, policy, evaluation)
-    cli.say(evaluation["promise"]["words"])
-    cli.say(f"report {run.report_path}")
-    cli.say_next(run.path, "50_export_bundle.py")
+    console.say(evaluation["promise"]["words"])
+    console.say(f"report {run.report_path}")
+    console.say_next(run.path, "50_export_bundle.py")
 
 
 def score(path: str | None) -> None:
     """Write the scores of the test images, unless they are there."""
-    from stage1_pro.core.evaluation import score_test
-    from stage1_pro.core.run import LATEST, Run
+    from stage1_pro.core.inference.scoring import score_test
+    from stage1_pro.core.records.run import LATEST, Run
 
     run = Run.open(path or LATEST)
     score_test(run)
-    cli.say(f"scores {run.scores_path('val_test')}")
+    console.say(f"scores {run.scores_path('val_test')}")
 
 
 def compare(paths: list[str], out: str | None) -> None:
     """Put runs side by side and write the page."""
-    from stage1_pro.core.contenders import compare_runs
-    from stage1_pro.core.report.comparison import free_folder, write_comparison
-    from stage1_pro.core.report.comparison_tables import console_lines, warnings
+    from stage1_pro.core.comparison.from_runs import compare_runs
+    from stage1_pro.core.report.comparison.page import free_folder, write_comparison
+    from stage1_pro.core.report.comparison.tables import console_lines, warnings
 
     folder = free_folder(out)
     comparison = compare_runs(paths)
     page = write_comparison(comparison, folder)
     for line in (*console_lines(comparison), *(f"warning: {words}" for words in warnings(comparison))):
-        cli.say(line)
-    cli.say(f"comparison {page}")
+        console.say(line)
+    console.say(f"comparison {page}")
 
 
 if __name__ == "__main__":

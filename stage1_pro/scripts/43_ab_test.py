@@ -13,7 +13,7 @@ coverage 0. Exits with status 2 where runs failed, after comparing those that en
 from dataclasses import dataclass, field
 from typing import Any
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,22 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
         raise UserError("--out names the folder of the test, and --jobs is 1 or more. See --help.")
     plan = make_plan(layers, args.arms or [], args.seeds, Path(args.out))
 
+    from stage1_pro.core.ab.outcome import stand
     from stage1_pro.core.ab.results import read_results
+    from stage1_pro.core.ab.runner import run_trials
     from stage1_pro.core.ab.splits import draw_splits
-    from stage1_pro.core.ab.standing import stand
-    from stage1_pro.core.ab.trials import run_trials
-    from stage1_pro.core.report.ab import write_test
-    from stage1_pro.core.report.ab_tables import console_lines, remarks, warnings
+    from stage1_pro.core.report.ab.page import write_test
+    from stage1_pro.core.report.ab.tables import console_lines, remarks, warnings
 
     draw_splits(plan)
     write_arms(plan)
-    failures = run_trials(plan, args.jobs, cli.say)
+    failures = run_trials(plan, args.jobs, console.say)
     results, cases = read_results(plan, failures)
     test = stand(plan, results, cases, failures, args.jobs)
     page = write_test(test, plan.folder, f"python stage1_pro/scripts/43_ab_test.py {shlex.join(sys.argv[1:])}")
     for line in ("", *console_lines(test), *(f"warning: {words}" for words in warnings(test)), *remarks(test)):
-        cli.say(line)
-    cli.say(f"test {page}")
+        console.say(line)
+    console.say(f"test {page}")
     if failures:
         raise UserError(
             f"{len(failures)} runs failed: {', '.join(failures)}. Mend that and give the same command again."

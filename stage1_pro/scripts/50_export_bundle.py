@@ -8,7 +8,7 @@ writes  runs/<id>/bundle/
 
 from dataclasses import dataclass
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class Args:
 def main(args: Args) -> None:
     from pathlib import Path
 
-    from stage1_pro.core.bundle import export_bundle, verify_bundle
-    from stage1_pro.core.run import Run
+    from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.export import export_bundle
+    from stage1_pro.core.records.run import Run
 
     if args.verify:
         contents = verify_bundle(Path(args.verify))
@@ -33,10 +34,10 @@ def main(args: Args) -> None:
         run = Run.open(args.run)
         contents = export_bundle(run, Path(args.out) if args.out else run.bundle_path)
     manifest = contents.manifest
-    cli.say(
+    console.say(
         f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"
     )
-    cli.say(f"next   python stage1_pro/scripts/60_predict.py {contents.path} IMAGES…")
+    console.say(f"next   python stage1_pro/scripts/60_predict.py {contents.path} IMAGES…")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Exits with status 4 where some images could not be read; they are deferred, with
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Args:
 def main(args: Args) -> None:
     from pathlib import Path
 
-    from stage1_pro.core.decisions import decide_files, find_images, write_decisions
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
-    from stage1_pro.core.predictor import Stage1Predictor
+    from stage1_pro.core.inference.decisions import decide_files, find_images, write_decisions
+    from stage1_pro.core.inference.predictor import Stage1Predictor
 
     if args.batch_size < 1 or args.num_workers < 0:
         raise UserError("--batch_size must be 1 or more, --num_workers 0 or more.")
@@ -48,8 +48,8 @@ def main(args: Args) -> None:
     write_decisions(decisions, out, args.format)
     counts = decisions["decision"].value_counts()
     unreadable = int((decisions["answer"] == "").sum())
-    cli.say(f"{len(decisions)} images: {counts.get('exit', 0)} exit, {counts.get('defer', 0)} deferred")
-    cli.say(f"decisions {out}")
+    console.say(f"{len(decisions)} images: {counts.get('exit', 0)} exit, {counts.get('defer', 0)} deferred")
+    console.say(f"decisions {out}")
     if unreadable:
         raise SomeInputsUnreadable(
             f"{unreadable} of {len(decisions)} images could not be read; they are deferred, see their reason."

@@ -9,7 +9,7 @@ writes  OUT/labels.csv, OUT/images/ and, for demo, OUT/efficientnet_lite0.safete
 
 from dataclasses import dataclass, field
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Args:
 def main(args: Args) -> None:
     from pathlib import Path
 
-    from stage1_pro.core import demo
-    from stage1_pro.core.artifacts import did_you_mean
+    from stage1_pro.core.data import demo
     from stage1_pro.core.errors import UserError
+    from stage1_pro.core.schemas import did_you_mean
 
     makers = {"demo": demo.prepare_traffic_lights, "smoke": demo.prepare_smoke}
     if args.kind not in makers:
@@ -33,7 +33,7 @@ def main(args: Args) -> None:
             f"'{args.kind}' is not a set{did_you_mean(args.kind, list(makers))}; sets: {', '.join(makers)}."
         )
     counts = makers[args.kind](Path(args.out))
-    cli.say(f"{args.out}/labels.csv: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+    console.say(f"{args.out}/labels.csv: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
 
 
 if __name__ == "__main__":

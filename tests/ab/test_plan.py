@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from stage1_pro.core.ab.plan import changed_settings, make_plan, write_arms
-from stage1_pro.core.config import Stage1ProConfig, load_config
+from stage1_pro.core.config.load import load_config
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 
 BASE = [("base", {"seed": 7, "epochs": 3, "target_fnr_exit": 0.05})]

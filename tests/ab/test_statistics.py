@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from ab_results import CASES, decided, plan_of, result_of
 
-from stage1_pro.core import artifacts
-from stage1_pro.core.ab.standing import stand
+from stage1_pro.core import artifacts, schemas
+from stage1_pro.core.ab.outcome import stand
 from stage1_pro.core.ab.statistics import PairedDifference, SeedMean, false_alarm
 
 NOBODY = np.zeros((3, 5))
@@ -153,4 +153,4 @@ def test_the_record_is_what_the_schema_allows(tmp_path):
     assert record == json.loads(json.dumps(test.record()))
     assert [arm["verdict"] for arm in record["arms"]] == ["reference", "incomplete"]
     broken = replace(test, jobs=0).record()
-    assert list(artifacts.schema_problems(broken, "ab")) == ["$.jobs is 0; allowed integer, 1 or more"]
+    assert list(schemas.schema_problems(broken, "ab")) == ["$.jobs is 0; allowed integer, 1 or more"]

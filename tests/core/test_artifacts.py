@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from stage1_pro.core import artifacts
+from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.errors import UserError
 
 POLICY = {
@@ -27,7 +27,7 @@ POLICY = {
     "val_calib_metrics": {},
 }
 AGAIN = "Run 25_threshold_sweep.py again for this run."
-SCHEMAS = sorted(artifacts.SCHEMAS.glob("*.schema.json"))
+SCHEMAS = sorted(schemas.SCHEMAS.glob("*.schema.json"))
 
 
 def refusal(text: str | bytes, schema: str = "thresholds", path: str = "runs/a/thresholds.json") -> str:
@@ -214,4 +214,4 @@ def test_schemas_are_closed_and_local(file: Path) -> None:
     ],
 )
 def test_exactly_the_fields_of_the_specification_are_required(schema: str, required: str) -> None:
-    assert sorted(artifacts.schema(schema)["required"]) == sorted(required.split())
+    assert sorted(schemas.schema(schema)["required"]) == sorted(required.split())

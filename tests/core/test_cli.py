@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from stage1_pro.core import cli
-from stage1_pro.core.config import Stage1ProConfig, merge_configs
+from stage1_pro.core.config.load import merge_configs
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -134,7 +135,7 @@ def test_every_help_is_there_and_imports_nothing_heavy() -> None:
 
 JOB = """
 import os, signal, sys
-from stage1_pro.core import cli, errors
+from stage1_pro.core import cli, console, errors
 from dataclasses import dataclass
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def test_the_status_says_how_it_ended(body: str, status: int, words: str) -> Non
 
 
 def test_a_reader_that_has_gone_is_no_traceback() -> None:
-    job = JOB.format(body="[cli.say('line') for _ in range(100_000)]")
+    job = JOB.format(body="[console.say('line') for _ in range(100_000)]")
     writer = subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert writer.stdout is not None
     assert writer.stderr is not None

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stage1_pro.core.begin import cases_of, new_run
-from stage1_pro.core.config import Stage1ProConfig, config_from_dict
-from stage1_pro.core.data.assign import evidence_warning, make_splits
+from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.run_cases import cases_of
+from stage1_pro.core.data.splitting import evidence_warning, make_splits
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.run import Run
-from stage1_pro.core.splits import SPLITS, USAGE, Splits
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.splits import SPLITS, USAGE, Splits
+from stage1_pro.core.training.start import new_run
 
 RATIOS = {"val_select": 0.2, "val_calib": 0.25, "val_test": 0.15}
 

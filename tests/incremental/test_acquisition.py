@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.incremental.acquisition import Admission, CaseMetrics, admit
 from stage1_pro.core.incremental.distances import Distances
-from stage1_pro.core.sections import IncrementalParams
 
 CASES, FEATURES = 400, 6
 PARAMS = IncrementalParams(enabled=True, selection_threshold=0.8)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.incremental.machine import (
     DONE,
     PHASES,
@@ -29,7 +30,6 @@ from stage1_pro.core.incremental.machine import (
     walk,
 )
 from stage1_pro.core.incremental.state import Origin, from_json, to_json
-from stage1_pro.core.sections import IncrementalParams
 
 POOL = [f"c{index:03d}" for index in range(60)]
 ORIGIN = Origin("run", "0" * 64, "1" * 64, len(POOL), 1, "val_augrc", "min")

@@ -13,8 +13,8 @@ import torch
 import torch.multiprocessing as processes
 from torch import nn
 
-from stage1_pro.core.callbacks.pool import score_pool
-from stage1_pro.core.config import Stage1ProConfig, config_from_dict
+from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import BlockSampler
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
@@ -22,9 +22,10 @@ from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.incremental.machine import Rules, begin
 from stage1_pro.core.incremental.scoring import judge
 from stage1_pro.core.models.backbone import BackboneSpec
-from stage1_pro.core.models.module import Stage1Module
 from stage1_pro.core.models.stage1 import Stage1Model
-from stage1_pro.core.splits import Splits
+from stage1_pro.core.records.splits import Splits
+from stage1_pro.core.training.callbacks.pool import score_pool
+from stage1_pro.core.training.modules.base import Stage1Module
 
 FEATURES, WORLD = 5, 2
 SIZES = (3, 8, 37)

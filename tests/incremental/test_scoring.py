@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.acquisition import CaseMetrics
 from stage1_pro.core.incremental.machine import Pick, Rules, Scored, Stage, State, Suspect
 from stage1_pro.core.incremental.scoring import judge
-from stage1_pro.core.sections import IncrementalParams
 
 CASES = 30
 PARAMS = IncrementalParams(enabled=True, initial_cases=4, add_cases=2, selection_threshold=0.7)

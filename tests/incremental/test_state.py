@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stage1_pro.core import artifacts
+from stage1_pro.core import schemas
+from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.machine import (
@@ -27,7 +28,6 @@ from stage1_pro.core.incremental.machine import (
     stopped,
 )
 from stage1_pro.core.incremental.state import Origin, demand_same_origin, read_state, write_state
-from stage1_pro.core.sections import IncrementalParams
 
 PARAMS = IncrementalParams(enabled=True, initial_cases=2, add_cases=2, max_epochs_per_stage=1)
 ORIGIN = Origin("run", "0" * 64, "1" * 64, 9, 1, "val_augrc", "min")
@@ -58,7 +58,7 @@ def test_a_state_reads_back_as_it_was(written: Path) -> None:
 
 
 def test_the_schema_has_the_closed_lists() -> None:
-    properties = artifacts.schema("state")["properties"]
+    properties = schemas.schema("state")["properties"]
     assert properties["stop"]["enum"] == [*RUN_STOPS, None]
     assert properties["stages"]["items"]["properties"]["end"]["enum"] == [*STAGE_ENDS, None]
 

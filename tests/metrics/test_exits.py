@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 
-from stage1_pro.core.metrics.exits import (
-    ExitCounts,
-    count_decisions,
-    count_exits,
-    fnr_coverage_curve,
-)
+from stage1_pro.core.metrics.exits import ExitCounts, count_decisions, count_exits, fnr_coverage_curve
 
 COUNTS = ("exited", "exited_positives", "misses", "exited_negatives", "false_alarms")
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage1_pro.core.config import Stage1ProConfig, config_from_dict
+from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models import adapters
 from stage1_pro.core.models.adapters import add_adapters, merge_adapters
 from stage1_pro.core.models.backbone import Backbone, load_backbone
+from stage1_pro.core.models.parameters import is_adapter
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, save_model
-from stage1_pro.core.optim.schedule import is_adapter
 
 SIZE = 32
 VIT, NET, CONVNEXT = "test_vit", "test_efficientnet", "test_convnext"

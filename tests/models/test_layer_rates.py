@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from stage1_pro.core.config import config_from_dict
+from stage1_pro.core.config.load import config_from_dict
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.models.module import Stage1Module
+from stage1_pro.core.models.parameters import is_adapter
 from stage1_pro.core.models.stage1 import Stage1Model
-from stage1_pro.core.optim.schedule import is_adapter, layer_of, parameter_groups, warmup_cosine
-from stage1_pro.core.training import build_model
+from stage1_pro.core.optim.schedule import layer_of, parameter_groups, warmup_cosine
+from stage1_pro.core.training.fit import build_model
+from stage1_pro.core.training.modules.base import Stage1Module
 
 DECAY, PEAK = 0.5, 2e-4
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from test_bad_input import files_of, refused
 
-from stage1_pro.core.ab.children import Children
 from stage1_pro.core.ab.plan import make_plan
-from stage1_pro.core.ab.trials import LOST, bring_to_end, next_step
+from stage1_pro.core.ab.processes import Children
+from stage1_pro.core.ab.runner import bring_to_end, next_step
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.run import Run
+from stage1_pro.core.records.run import Run
 
 SCRIPT = Path(__file__).parents[2] / "stage1_pro" / "scripts" / "43_ab_test.py"
 
@@ -126,27 +126,26 @@ def test_what_a_run_lacks_next(trained_once, config, arms, tmp_path):
     assert step()[-2:] == ["--run", str(path)]
 
 
-class Losing(Children):
-    """Runs scripts, and misses every end. missed: scripts that do not even begin."""
+class Skipping(Children):
+    """Runs scripts, but for one, of which it says that it ended well."""
 
-    def __init__(self, missed: str = ""):
-        self.missed = missed
+    def __init__(self, skipped: str = ""):
+        super().__init__(side_by_side=1)
+        self.skipped = skipped
 
     def call(self, words, log):
-        if words[0] != self.missed:
-            subprocess.run([sys.executable, str(SCRIPT.parent / words[0]), *words[1:]], check=True, capture_output=True)
-        return LOST
+        return 0 if words[0] == self.skipped else super().call(words, log)
 
 
-def test_a_process_whose_end_was_missed_is_judged_by_what_it_left(trained_once, config, arms, tmp_path):
+def test_a_script_is_judged_by_what_it_left(trained_once, config, arms, tmp_path):
     out = tmp_path / "runs" / "ab" / "lost"
     plan = make_plan([("config", config), ("line", {"phase": 2})], [str(arms["plain"]), str(arms["tiny"])], 1, out)
     trial = next(iter(plan.trials()))
     shutil.copytree(trained_once, trial.path, symlinks=True)
     shutil.copy(trained_once / "splits.json", out)
     with pytest.raises(UserError, match=r"25_threshold_sweep\.py left nothing behind"):
-        bring_to_end(trial, plan, Losing("25_threshold_sweep.py"))
-    assert bring_to_end(trial, plan, Losing()).startswith("certified, test coverage")
+        bring_to_end(trial, plan, Skipping("25_threshold_sweep.py"))
+    assert bring_to_end(trial, plan, Skipping()).startswith("certified, test coverage")
 
 
 def test_an_interrupted_test_stops_its_processes_and_goes_on(config, arms, tmp_path):

@@ -13,14 +13,14 @@ from conftest import SCRIPTS
 from test_interruption import resume, same_result
 
 from stage1_pro.core.artifacts import digest_file
-from stage1_pro.core.config import load_config
+from stage1_pro.core.config.load import load_config
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import load_backbone
-from stage1_pro.core.models.module import Stage1Module
+from stage1_pro.core.models.parameters import is_adapter
 from stage1_pro.core.models.stage1 import load_model, read_tensors
-from stage1_pro.core.optim.schedule import is_adapter
-from stage1_pro.core.run import Run
-from stage1_pro.core.training import build_model
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.training.fit import build_model
+from stage1_pro.core.training.modules.base import Stage1Module
 
 PHASE4 = str(Path(__file__).parents[2] / "configs" / "phase4.yaml")
 FLAGS = ["--phase", "4", "--head_ensemble", "2", "--epochs", "4", "--peft_lr", "3e-3", "--layer_decay", "0.5"]
@@ -70,7 +70,7 @@ def test_the_model_file_holds_plain_weights_with_the_adapters_in_them(adapted_on
 
 def test_what_ships_is_the_judged_average_merged(adapted_once):
     """best.ckpt's averaged adapters, put into the wrapped model, answer as model_best.pth does."""
-    from stage1_pro.core.callbacks.checkpoints import judged_weights
+    from stage1_pro.core.training.callbacks.checkpoints import judged_weights
 
     model = build_model(Run(adapted_once).config, ("blue", "red")).eval()
     state = judged_weights(adapted_once / "checkpoints" / "best.ckpt")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1_pro.core.run import Run
+from stage1_pro.core.records.run import Run
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stage1_pro.core.policies import load_exit_policy
-from stage1_pro.core.predictor import Stage1Predictor
-from stage1_pro.core.run import Run
+from stage1_pro.core.bundle.contents import load_exit_policy
+from stage1_pro.core.inference.predictor import Stage1Predictor
+from stage1_pro.core.records.run import Run
 
 VOLATILE = ("created_at", "run_id", "calib_use_count")
 

@@ -77,7 +77,7 @@ def same_result(folder: Path, reference: Path) -> None:
 def test_plan_excludes_by_content_and_writes_nothing(flags, trained, script, tmp_path):
     outcome = script("10_explora_pretrain", *flags, "--run", trained, "--out", tmp_path / "out", "--dry_run")
     assert outcome.status == 0, outcome.err
-    from stage1_pro.core.run import Run
+    from stage1_pro.core.records.run import Run
 
     splits = Run.open(str(trained)).splits
     held = {split: sum(index < 80 for index in splits.indices(split)) for split in ("val_calib", "val_test")}

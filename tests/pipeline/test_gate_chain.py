@@ -12,10 +12,10 @@ import pytest
 from conftest import SCRIPTS
 from test_interruption import resume, same_result
 
+from stage1_pro.core.bundle.contents import load_exit_policy
+from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.models.stage1 import load_model, read_tensors
-from stage1_pro.core.policies import load_exit_policy
-from stage1_pro.core.predictor import Stage1Predictor
-from stage1_pro.core.run import Run
+from stage1_pro.core.records.run import Run
 
 FLAGS = ["--phase", "3", "--exit_policy", "gate", "--head_ensemble", "2", "--epochs", "6", "--target_fnr_exit", "0.1"]
 

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from conftest import SCRIPTS
 
-from stage1_pro.core.policies import load_exit_policy
+from stage1_pro.core.bundle.contents import load_exit_policy
+from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.policies.scrc import calibrate_scrc
-from stage1_pro.core.predictor import Stage1Predictor
-from stage1_pro.core.run import Run
+from stage1_pro.core.records.run import Run
 
 FLAGS = ["--head_ensemble", "2", "--epochs", "6", "--target_fnr_exit", "0.1"]
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from stage1_pro.core.metrics.exits import ExitCounts
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.records.scores import Scores
 
 
 def split_of(logits: np.ndarray, labels: np.ndarray, groups: list[str] | None = None) -> Scores:

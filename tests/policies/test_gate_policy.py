@@ -10,11 +10,11 @@ from policy_cases import header
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import NothingCertified, UserError
-from stage1_pro.core.policies.certify import predicted_outcome
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.fixed_sequence import predicted_outcome
 from stage1_pro.core.policies.gate import GateExitPolicy, calibrate_gate, gate_scores
-from stage1_pro.core.policies.load import policy_from_artifact
+from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.softmax import answers, calibrate_softmax
-from stage1_pro.core.run import Risk
 
 RISK = Risk(0.1, 0.9)
 KINDS = ["platt", "isotonic", "quantile"]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from made_runs import calibrate, make_run, scrc_fields
 
-from stage1_pro.core.bundle import export_bundle
+from stage1_pro.core.bundle.export import export_bundle
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.evaluation import evaluate_run
-from stage1_pro.core.run import Run
+from stage1_pro.core.records.run import Run
 
 Damage = Callable[[dict[str, Any]], str]
 """From the content of a policy file to the text that takes its place."""

@@ -10,13 +10,13 @@ from scipy.special import expit
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import NothingCertified, UserError
-from stage1_pro.core.policies.evidence import demand_consistent, demand_reproduced
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.gate import calibrate_gate
-from stage1_pro.core.policies.load import policy_from_artifact
+from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.scrc import SCRCCalibration, SCRCExitPolicy, answered, calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced
+from stage1_pro.core.records.scores import Scores
 
 RISK = Risk(0.1, 0.9)
 PLAIN = {"W": [[1.0, 0.0], [0.0, 1.0]], "b": [0.0, 0.0]}

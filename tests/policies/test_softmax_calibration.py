@@ -9,11 +9,11 @@ import pytest
 from policy_cases import from_z, population, split_of
 
 from stage1_pro.core.errors import NothingCertified, UserError
-from stage1_pro.core.policies.calibration import one_case_per_group
-from stage1_pro.core.policies.evidence import demand_consistent
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.certification import one_case_per_group
 from stage1_pro.core.policies.softmax import calibrate_softmax
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.policies.verification import demand_consistent
+from stage1_pro.core.records.scores import Scores
 
 RISK = Risk(0.1, 0.9)
 

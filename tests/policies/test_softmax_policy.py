@@ -7,6 +7,7 @@ import pytest
 from policy_cases import population
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.softmax import (
     SoftmaxExitPolicy,
     answers,
@@ -14,7 +15,6 @@ from stage1_pro.core.policies.softmax import (
     saturation_warnings,
     softmax_scores,
 )
-from stage1_pro.core.run import Risk
 
 
 def outputs(logits: np.ndarray) -> SimpleNamespace:

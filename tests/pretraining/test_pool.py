@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from stage1_pro.core.config import DatasetParams, Source
+from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.cases import load_cases
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.pretraining.feed import PassSampler
+from stage1_pro.core.pretraining.loader import PassSampler
 from stage1_pro.core.pretraining.pool import find_pool, protected_contents
 
 

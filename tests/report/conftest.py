@@ -7,7 +7,7 @@ import pytest
 from made_runs import METRICS, calibrate, make_run
 
 from stage1_pro.core.evaluation import evaluate_run
-from stage1_pro.core.run import Run
+from stage1_pro.core.records.run import Run
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,13 @@ import pytest
 from made_runs import make_run, scrc_fields, softmax_fields
 from test_page import NASTY, Elements
 
-from stage1_pro.core.comparison import Comparison
-from stage1_pro.core.contenders import compare_runs
+from stage1_pro.core.comparison.compare import Comparison
+from stage1_pro.core.comparison.from_runs import compare_runs
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.evaluation import evaluate_run
-from stage1_pro.core.report.comparison import free_folder, write_comparison
-from stage1_pro.core.report.comparison_tables import console_lines, figure_rows, warnings
-from stage1_pro.core.report.measures import area_change, points
+from stage1_pro.core.report.common.cells import area_change, points
+from stage1_pro.core.report.comparison.page import free_folder, write_comparison
+from stage1_pro.core.report.comparison.tables import console_lines, figure_rows, warnings
 
 LONG = "a-name-of-a-run-that-goes-on-and-on-without-a-space-to-break-it-at-all-and-then-some"
 
@@ -178,7 +178,7 @@ def test_signs_are_written_and_zero_has_none():
 
 def test_comparing_imports_neither_torch_nor_pyplot():
     code = (
-        "import sys, stage1_pro.core.contenders, stage1_pro.core.report.comparison as page; "
+        "import sys, stage1_pro.core.comparison.from_runs, stage1_pro.core.report.comparison.page as page; "
         "assert 'matplotlib' not in sys.modules; page._charts(); "
         "assert not {'torch', 'lightning', 'matplotlib.pyplot'} & set(sys.modules)"
     )

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stage1_pro.core.report.figures import CHARTS, sweep_figure
-from stage1_pro.core.report.page import gather, read_epochs
-from stage1_pro.core.report.style import render
+from stage1_pro.core.report.common.style import render
+from stage1_pro.core.report.run.charts import CHARTS, sweep_figure
+from stage1_pro.core.report.run.evidence import gather, read_epochs
 
 OF_SCORES = [chart for chart in CHARTS if chart.section == "test"]
 

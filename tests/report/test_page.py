@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from stage1_pro.core.report.page import read_epochs, verdict, write_report
-from stage1_pro.core.report.tables import percent, percent_up
+from stage1_pro.core.report.common.cells import percent, percent_up
+from stage1_pro.core.report.run.evidence import read_epochs
+from stage1_pro.core.report.run.page import verdict, write_report
 
 NASTY = ('<script>alert("0")</script>', "<img src=https://evil.test/x> $x$ & 日本")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -139,8 +140,8 @@ def test_a_bound_is_never_rounded_down():
 
 def test_importing_the_report_imports_neither_torch_nor_pyplot():
     code = (
-        "import sys, stage1_pro.core.report.page; assert 'matplotlib' not in sys.modules; "
-        "import stage1_pro.core.report.figures; "
+        "import sys, stage1_pro.core.report.run.page; assert 'matplotlib' not in sys.modules; "
+        "import stage1_pro.core.report.run.charts; "
         "assert not {'torch', 'lightning', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -6,7 +6,7 @@ import pytest
 from made_runs import make_run, scrc_fields
 
 from stage1_pro.core.evaluation import evaluate_run
-from stage1_pro.core.report.page import write_report
+from stage1_pro.core.report.run.page import write_report
 
 
 @pytest.mark.parametrize("variant", ["SCRC-I", "SCRC-T"])

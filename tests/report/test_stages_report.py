@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from stage1_pro.core.incremental.machine import Pick, Scored, Stage, State, Suspect
-from stage1_pro.core.report.figures import CHARTS
-from stage1_pro.core.report.stages import Staged
-from stage1_pro.core.report.style import render
+from stage1_pro.core.report.common.style import render
+from stage1_pro.core.report.run.charts import CHARTS
+from stage1_pro.core.report.run.evidence import Staged
 
 NAMES = ("stages", "stage_scores", "admitted", "suspects")
 

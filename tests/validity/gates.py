@@ -8,7 +8,7 @@ from montecarlo import Draw
 from population import MAIN, NULL, TIED, Population, scores
 from scipy.special import ndtr
 
-from stage1_pro.core.policies.calibrators import calibrated
+from stage1_pro.core.policies.gate_maps import calibrated
 
 CASES = 4000
 Thresholds = tuple[float, float]

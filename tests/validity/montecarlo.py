@@ -7,10 +7,10 @@ import numpy as np
 from population import Population, z_threshold
 from scipy.stats import binom
 
-from stage1_pro.core.policies.calibration import Calibration
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.certification import Calibration
 from stage1_pro.core.policies.softmax import calibrate_softmax
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.records.scores import Scores
 
 Draw = tuple[Scores, Scores]
 Choice = Callable[[Calibration], float | None]

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.records.scores import Scores
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from montecarlo import Draw, Outcomes, demand_valid, softmax_oracle
 from population import MAIN
 
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.gate import GateCalibration, calibrate_gate
-from stage1_pro.core.run import Risk
 
 pytestmark = pytest.mark.mc
 

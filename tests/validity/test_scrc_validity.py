@@ -14,9 +14,9 @@ from population import MAIN, scores
 from scipy.special import expit
 
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.scrc import SCRCCalibration, answered, calibrate_scrc
-from stage1_pro.core.policies.transductive import allowed_losses, least_lambda2
-from stage1_pro.core.run import Risk
+from stage1_pro.core.policies.scrc_transductive import allowed_losses, least_lambda2
 
 pytestmark = pytest.mark.mc
 

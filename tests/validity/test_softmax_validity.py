@@ -12,9 +12,9 @@ from montecarlo import Draw, Outcomes, certified_threshold, demand_valid, naive_
 from population import EVEN, MAIN, NULL, RARE, TIED, Population, case_names, scores
 from sklearn.linear_model import LogisticRegression
 
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.softmax import answers, calibrate_softmax
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.records.scores import Scores
 
 pytestmark = pytest.mark.mc
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config import Stage1ProConfig, merge_configs, read_config_file, to_dict
+from stage1_pro.core.config.load import merge_configs, read_config_file, to_dict
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError, raise_problems
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

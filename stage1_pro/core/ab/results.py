@@ -8,11 +8,11 @@ import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.ab.plan import Plan, Trial
-from stage1_pro.core.ab.trials import demand_equal_splits
-from stage1_pro.core.contenders import contender_of, demand_ready, shared_cases
+from stage1_pro.core.ab.runner import demand_equal_splits
+from stage1_pro.core.comparison.contender import Contender, SharedCases, fnr_on_exits, measured
+from stage1_pro.core.comparison.from_runs import contender_of, demand_ready, shared_cases
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.paired import Contender, SharedCases, fnr_on_exits, measured
-from stage1_pro.core.run import Run
+from stage1_pro.core.records.run import Run
 
 MEMORY = {"peak_gpu_mib": "GPU", "peak_rss_mib": "process"}
 """Column of metrics.csv, and whose largest memory it is: of the GPU's tensors, or of the training process."""

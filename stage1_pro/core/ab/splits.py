@@ -2,9 +2,9 @@
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.ab.plan import Plan
-from stage1_pro.core.begin import preview
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.splits import read_splits
+from stage1_pro.core.records.splits import read_splits
+from stage1_pro.core.training.start import preview
 
 
 def draw_splits(plan: Plan) -> None:

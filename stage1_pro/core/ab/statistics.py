@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
+from stage1_pro.core.comparison.contender import MEASURES, PRICES, known
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.bootstrap import percentile_interval
-from stage1_pro.core.paired import MEASURES, PRICES, known
 
 TOLERANCE = 0.005
 """How much worse FPR and accuracy on exits may be, on average over seeds, for more coverage to count as a gain."""

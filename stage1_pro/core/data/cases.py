@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stage1_pro.core import artifacts
-from stage1_pro.core.config import DatasetParams, Source
+from stage1_pro.core import artifacts, schemas
+from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.transforms import load_image
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.splits import SPLITS
+from stage1_pro.core.records.splits import SPLITS
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -140,7 +140,7 @@ def _read_csv(source: Source) -> pd.DataFrame:
 def _demand_no_near_miss(head: list[str], path: Path) -> None:
     """Other columns are welcome, but `groups` is a `group` that would be left out, and groups would leak."""
     for name in head:
-        hint = artifacts.did_you_mean(name, list(COLUMNS), cutoff=0.8)
+        hint = schemas.did_you_mean(name, list(COLUMNS), cutoff=0.8)
         if name not in COLUMNS and hint:
             raise UserError(f"{path}: the header's '{name}' is not one of our columns{hint}. Rename it.")
 

@@ -7,11 +7,11 @@ import lightning.pytorch as pl
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import BlockSampler, EpochSampler, FeatureDataset, ImageDataset, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.transforms import Preprocessing
-from stage1_pro.core.splits import Splits
+from stage1_pro.core.records.splits import Splits
 
 
 class Stage1DataModule(pl.LightningDataModule):

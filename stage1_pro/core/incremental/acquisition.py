@@ -15,9 +15,9 @@ from zlib import crc32
 
 import numpy as np
 
+from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.incremental.distances import Distances
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
-from stage1_pro.core.sections import IncrementalParams
 
 DECIMALS = 6
 LEAST_SCALE = 1e-12

@@ -4,9 +4,9 @@ from zlib import crc32
 
 import numpy as np
 
+from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import IntArray
-from stage1_pro.core.sections import IncrementalParams
 
 
 def initial_cases(

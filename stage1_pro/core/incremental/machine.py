@@ -7,7 +7,7 @@ from a clock, a file or a generator of random numbers, so equal events give equa
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from stage1_pro.core.sections import IncrementalParams
+from stage1_pro.core.config.settings import IncrementalParams
 
 INIT, TRAINING, SCORING, TRANSITION, DONE = PHASES = ("INIT", "TRAINING", "SCORING", "TRANSITION", "DONE")
 STAGE_ENDS = ("plateau", "max_epochs", "lr_floor")

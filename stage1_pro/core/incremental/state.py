@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.errors import raise_problems
 from stage1_pro.core.incremental.machine import Pick, Scored, Stage, State, Suspect
-from stage1_pro.core.sections import IncrementalParams
 
 STATE, STAGES, SELECTIONS, SUSPECTS = "state.json", "stages.csv", "selections.csv", "suspects.csv"
 RULES = ("selection_threshold", "max_difficulty", "w_dice", "w_uncertainty", "w_diversity", "strategy")

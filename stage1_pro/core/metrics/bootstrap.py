@@ -16,12 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray, ratio
-from stage1_pro.core.metrics.selective import (
-    block_areas,
-    excess,
-    perfect_aurc,
-    tie_blocks,
-)
+from stage1_pro.core.metrics.selective import block_areas, excess, perfect_aurc, tie_blocks
 
 # Weights over groups (R, G) in, replicates (R,) by name out.
 Statistic = Callable[[IntArray], dict[str, FloatArray]]

@@ -12,21 +12,9 @@ from scipy.special import softmax
 from stage1_pro.core.metrics import calibration
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.binomial import fnr_interval, fnr_upper_bound, p_value
-from stage1_pro.core.metrics.bootstrap import (
-    Statistic,
-    bootstrap_intervals,
-    group_index,
-    point_values,
-    ranking,
-    ratios,
-)
+from stage1_pro.core.metrics.bootstrap import Statistic, bootstrap_intervals, group_index, point_values, ranking, ratios
 from stage1_pro.core.metrics.exits import ExitCounts, count_decisions
-from stage1_pro.core.metrics.selective import (
-    augrc,
-    coverage_at_risk,
-    risk_at_coverage,
-    risk_coverage_curve,
-)
+from stage1_pro.core.metrics.selective import augrc, coverage_at_risk, risk_at_coverage, risk_coverage_curve
 
 COVERAGES = (0.8, 0.9, 1.0)
 RISKS = (0.01, 0.02, 0.05)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stage1_pro.core.config import Stage1ProConfig
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.models.adapter_targets import block_of, places
 from stage1_pro.core.models.backbone import Backbone
 from stage1_pro.core.models.doran import SHARED, DoranLinear, inject_doran
-from stage1_pro.core.models.targets import block_of, places
 
 CHECKED_IMAGES = 2
 

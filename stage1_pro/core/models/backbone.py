@@ -12,10 +12,10 @@ from timm.models._hub import load_model_config_from_path, load_state_dict_from_p
 from torch import Tensor, nn
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.artifacts import did_you_mean
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.licenses import RANDOM, UNKNOWN
+from stage1_pro.core.models.licenses import RANDOM, UNKNOWN
+from stage1_pro.core.schemas import did_you_mean
 
 RECORD, WEIGHTS = "backbone.json", "backbone.safetensors"
 """The two files of a backbone that was adapted here; `local-dir:` takes their folder."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, softplus
 
-from stage1_pro.core.models.targets import block_of
+from stage1_pro.core.models.adapter_targets import block_of
 
 PARTS = {"qkv": 3}
 """Projections that a fused layer holds side by side; each has matrices of its own."""

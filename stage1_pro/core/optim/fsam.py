@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.optim.schedule import is_adapter, trainable
+from stage1_pro.core.models.parameters import is_adapter, trainable
 
 HEADS = ("cls.", "heads.")
 TARGETS: dict[str, Callable[[str], bool]] = {

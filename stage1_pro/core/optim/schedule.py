@@ -1,11 +1,12 @@
 """Parameter groups with rates of their own, and the warm-up + cosine schedule."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.models.parameters import trainable
 
 BACKBONE = "backbone.net."
 
@@ -77,19 +78,3 @@ def warmup_cosine(warmup_steps: int, total_steps: int) -> Callable[[float], floa
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return factor
-
-
-def trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    """Named parameters that training moves."""
-    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
-def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """How many numbers the model has, and how many of them training moves."""
-    moving = sum(parameter.numel() for _, parameter in trainable(model))
-    return {"trainable": moving, "total": sum(parameter.numel() for parameter in model.parameters())}
-
-
-def is_adapter(name: str) -> bool:
-    """Whether the tensor of this name is part of an adapter."""
-    return "lora_" in name

@@ -7,8 +7,9 @@ import numpy as np
 
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.calibration import (
+from stage1_pro.core.policies.certification import (
     Calibration,
     Countable,
     Ranked,
@@ -17,15 +18,9 @@ from stage1_pro.core.policies.calibration import (
     demand_binary,
     predicted,
 )
-from stage1_pro.core.policies.calibrators import (
-    STORED_AS,
-    FittedCalibrator,
-    calibrated,
-    demand_matching,
-    fit_calibrator,
-)
-from stage1_pro.core.policies.certify import threshold_candidates
-from stage1_pro.core.policies.guard import guarded
+from stage1_pro.core.policies.fixed_sequence import threshold_candidates
+from stage1_pro.core.policies.fpr_guard import guarded
+from stage1_pro.core.policies.gate_maps import STORED_AS, FittedCalibrator, calibrated, demand_matching, fit_calibrator
 from stage1_pro.core.policies.softmax import (
     SATURATED_SHARE,
     answers,
@@ -34,8 +29,7 @@ from stage1_pro.core.policies.softmax import (
     softmax_ranked,
     softmax_scores,
 )
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.records.scores import Scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,30 +14,23 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.monitoring import spearman
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.calibration import (
+from stage1_pro.core.policies.candidate_pairs import RankedPairs, frontier_pairs
+from stage1_pro.core.policies.certification import (
     Calibration,
     any_case_per_group,
     calibrate,
     counted_positives,
     demand_binary,
 )
-from stage1_pro.core.policies.calibrators import STORED_AS, calibrated, demand_matching
-from stage1_pro.core.policies.certify import power_aware_start
 from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, log_odds
-from stage1_pro.core.policies.frontier import RankedPairs, frontier_pairs
-from stage1_pro.core.policies.gate import (
-    advice,
-    baseline_row,
-    calibrate_gate,
-    demand_gate,
-    fit_gate,
-    tilt_notes,
-)
+from stage1_pro.core.policies.fixed_sequence import power_aware_start
+from stage1_pro.core.policies.gate import advice, baseline_row, calibrate_gate, demand_gate, fit_gate, tilt_notes
+from stage1_pro.core.policies.gate_maps import STORED_AS, calibrated, demand_matching
+from stage1_pro.core.policies.scrc_transductive import Transductive, calibrate_transductive, selection_of
 from stage1_pro.core.policies.softmax import calibrate_softmax
-from stage1_pro.core.policies.transductive import Transductive, calibrate_transductive, selection_of
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.records.scores import Scores
 
 ALIKE = 0.98
 CONVENTION = "exit iff the calibrated gate is at least lambda1: one minus the lambda1 of arXiv 2512.12844"

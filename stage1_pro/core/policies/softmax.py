@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.calibration import Calibration, Ranked, calibrate_threshold, demand_binary
-from stage1_pro.core.policies.certify import threshold_candidates
-from stage1_pro.core.run import Risk
-from stage1_pro.core.scores import Scores
+from stage1_pro.core.policies.certification import Calibration, Ranked, calibrate_threshold, demand_binary
+from stage1_pro.core.policies.fixed_sequence import threshold_candidates
+from stage1_pro.core.records.scores import Scores
 
 SATURATED_SHARE = 0.05
 

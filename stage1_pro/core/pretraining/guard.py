@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.cli import say
+from stage1_pro.core.console import say
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.models.stage1 import dump_tensors
 from stage1_pro.core.pretraining.module import ExploraModule

@@ -11,15 +11,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from stage1_pro.core.data.batches import Batch, seed_of
+from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import Backbone
-from stage1_pro.core.optim.schedule import trainable, warmup_cosine
+from stage1_pro.core.models.parameters import trainable
+from stage1_pro.core.optim.schedule import warmup_cosine
 from stage1_pro.core.pretraining import views
 from stage1_pro.core.pretraining.dino import LAST_LAYER_FROZEN, Average, DinoHead, DinoLoss, teacher_temperature
 from stage1_pro.core.pretraining.mae import MaskedReconstruction
 from stage1_pro.core.pretraining.settings import Pretraining
+from stage1_pro.core.seeds import seed_of
 
 WARMUP = 0.1
 BOTTLENECK = 256

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.cli import say
+from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import IMAGE_SUFFIXES, SHOWN_NAMES, CaseTable, inspect_files
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.splits import Splits
+from stage1_pro.core.records.splits import Splits
 
 PROTECTED = ("val_calib", "val_test")
 LEAST = 2

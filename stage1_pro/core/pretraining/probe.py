@@ -12,7 +12,7 @@ from torch.nn import functional
 from stage1_pro.core.data.batches import EpochSampler, ImageDataset, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.transforms import Preprocessing
-from stage1_pro.core.splits import Splits
+from stage1_pro.core.records.splits import Splits
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07

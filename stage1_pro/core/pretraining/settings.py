@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from stage1_pro.core import artifacts
+from stage1_pro.core import schemas
 from stage1_pro.core.errors import raise_problems
 
 
@@ -39,11 +39,11 @@ class Pretraining:
 
     def demand_valid(self) -> None:
         """Raise one UserError with every problem of the settings."""
-        schema = artifacts.schema("pretraining")["properties"]["settings"]["properties"]
+        schema = schemas.schema("pretraining")["properties"]["settings"]["properties"]
         values = self.values()
         problems = [
             problem.replace("$.settings.", "--")
-            for problem in artifacts.schema_problems({"settings": values}, "pretraining")
+            for problem in schemas.schema_problems({"settings": values}, "pretraining")
             if problem.startswith("$.settings.") and problem.split()[0].removeprefix("$.settings.") in schema
         ]
         if not problems and self.steps % self.probe_every:

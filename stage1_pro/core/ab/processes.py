@@ -1,0 +1,62 @@
+"""Scripts run as processes of their own: what one of them breaks, or the memory that it takes, is its own."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+class Stopped(Exception):
+    """No new process may start: the A/B test is being interrupted."""
+
+
+class Children:
+    """The processes of an A/B test. side_by_side: how many of them share the machine."""
+
+    def __init__(self, side_by_side: int):
+        self._running: set[subprocess.Popen] = set()
+        self._lock, self._stopped = threading.Lock(), False
+        threads = max(1, _cores() // side_by_side)
+        self._environment = {**({"OMP_NUM_THREADS": str(threads)} if side_by_side > 1 else {}), **os.environ}
+
+    def call(self, words: Sequence[str], log: Path) -> int:
+        """Run a script with its arguments, output appended to `log`; returns its status, negative for a signal.
+
+        Raises Stopped after `stop`.
+        """
+        with open(log, "ab") as output:
+            output.write(f"$ python stage1_pro/scripts/{' '.join(words)}\n".encode())
+            output.flush()
+            with self._lock:
+                if self._stopped:
+                    raise Stopped
+                process = subprocess.Popen(
+                    [sys.executable, str(SCRIPTS / words[0]), *words[1:]],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    process_group=0,  # Ctrl-C reaches this process alone, which then asks its children to end
+                )
+                self._running.add(process)
+            status = process.wait()
+        with self._lock:
+            self._running.discard(process)
+            if self._stopped:
+                raise Stopped
+        return status
+
+    def stop(self) -> None:
+        """Ask all of them to end, as a scheduler would: training leaves a checkpoint to resume from."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

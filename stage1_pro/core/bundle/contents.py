@@ -1,0 +1,135 @@
+"""What a bundle holds, and the checks that it passes before anything in it is parsed.
+
+Needs neither torch nor a run: an inference host reads its exit policy with this alone.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config.phases import POLICY_TABLE
+from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.policies.base import ExitPolicy
+from stage1_pro.core.policies.registry import policy_from_artifact
+from stage1_pro.core.policies.verification import demand_consistent
+from stage1_pro.core.records.splits import parse_splits
+
+MANIFEST = "bundle.json"
+
+
+COMPANIONS = ("model_best.pth", "splits.json", "config.json", "metrics.csv", "eval.json", "README.md")
+"""Every file of a bundle beside the manifest and the one policy file."""
+
+
+ROLES = ("policy_file", "model_file", "splits_file", "config_file", "metrics_file")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleContents:
+    """A bundle of which every file has been verified."""
+
+    path: Path
+    manifest: dict[str, Any]
+    policy: ExitPolicy
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / self.manifest["model_file"]
+
+
+def verify_bundle(path: Path) -> BundleContents:
+    """Check the whole bundle, the model's tensors aside, and build its policy.
+
+    Sizes and digests first, so that nothing altered is ever parsed. Raises one UserError with every
+    difference: missing, added, altered or linked files, a policy for other weights or splits.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a bundle folder. Export one with 50_export_bundle.py.")
+    if (path / MANIFEST).is_symlink():
+        raise UserError(f"{path}: {MANIFEST} is a link; a bundle holds plain files only. Export it again.")
+    manifest = artifacts.read_json(path / MANIFEST, "bundle")
+    raise_problems(
+        f"{path}: not the bundle that was exported:", _file_problems(path, manifest), "Copy or export it again."
+    )
+    _demand_fields(
+        manifest, "files preprocessing class_names positive_class provenance eval schema_version", path / MANIFEST
+    )
+    policy_file = path / manifest["policy_file"]
+    policy = artifacts.read_json(policy_file, policy_file.stem)
+    splits_path = path / manifest["splits_file"]
+    splits = parse_splits(artifacts.read_bytes(splits_path), splits_path)
+    demand_consistent(policy, policy_file)
+    weights = manifest["files"][manifest["model_file"]]["sha256"]
+    problems = []
+    if policy["model_digest"] != weights:
+        problems.append(f"{policy_file.name} was calibrated for other weights than {manifest['model_file']}")
+    if policy["splits_digest"] != splits.digest:
+        problems.append(f"{policy_file.name} was calibrated on other splits than {manifest['splits_file']}")
+    if manifest["positive_class"] != splits.positive_class:
+        problems.append(f"{MANIFEST} and {splits_path.name} name different positive classes")
+    if manifest["eval"] != _eval_summary(artifacts.read_json(path / "eval.json", "eval")):
+        problems.append(f"{MANIFEST} and eval.json give different figures")
+    if manifest["class_names"] != splits.class_names:
+        problems.append(f"{MANIFEST} and {splits_path.name} name different classes")
+    raise_problems(f"{path}: the parts do not belong together:", problems, "Export the bundle again from its run.")
+    return BundleContents(path, manifest, policy_from_artifact(manifest["active_exit_policy"], policy))
+
+
+def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
+    """Everything in which the folder differs from its manifest."""
+    listed = manifest.get("files", {})
+    found = {entry.name: entry for entry in os.scandir(path) if entry.name != MANIFEST}
+    problems = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
+    problems += [f"{name} is not part of the bundle" for name in sorted(set(found) - set(listed))]
+    for name in sorted(set(listed) & set(found)):
+        if not stat.S_ISREG(found[name].stat(follow_symlinks=False).st_mode):
+            problems.append(f"{name} is not a plain file")
+        elif (
+            found[name].stat().st_size != listed[name]["bytes"]
+            or artifacts.digest_file(path / name) != listed[name]["sha256"]
+        ):
+            problems.append(f"{name} has been altered")
+    problems += [
+        f"{role} names {manifest[role]}, which is not listed in files" for role in ROLES if manifest[role] not in listed
+    ]
+    expected = POLICY_TABLE[manifest["active_exit_policy"]].file
+    problems += [f"{name} has no place in a bundle" for name in sorted(set(listed) - {*COMPANIONS, expected})]
+    problems += [f"{name} is not listed in files" for name in sorted({*COMPANIONS, expected} - set(listed))]
+    if manifest["policy_file"] != expected:
+        problems.append(
+            f"policy_file is {manifest['policy_file']}; exit policy '{manifest['active_exit_policy']}' needs {expected}"
+        )
+    extra = [row.file for row in POLICY_TABLE.values() if row.file in listed and row.file != expected]
+    problems += [f"Multiple policy files found! Only {expected} should exist, not {name}" for name in extra]
+    return problems
+
+
+def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
+    missing = [f"$.{name} is missing" for name in names.split() if name not in data]
+    raise_problems(f"{where}: incomplete:", missing, "Export the bundle again from its run.")
+
+
+def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The few test figures that the manifest shows."""
+    exits = evaluation["exits"]
+    return {
+        "coverage": exits["coverage"]["value"],
+        "fnr_on_exits": exits["fnr_on_exits"]["value"],
+        "fnr_upper_bound": exits["fnr_on_exits"]["upper_bound"],
+        "fpr_on_exits": exits["fpr_on_exits"]["value"],
+        "accuracy_on_exits": exits["accuracy_on_exits"]["value"],
+        "augrc": evaluation["selective"]["augrc"]["value"],
+        "promise_held": evaluation["promise"]["held"],
+    }
+
+
+def load_exit_policy(bundle_dir: str | Path) -> ExitPolicy:
+    """The one policy of a bundle, after every file of it has been verified.
+
+    Raises UserError where the bundle is not whole, not closed, or not consistent.
+    """
+
+    return verify_bundle(Path(bundle_dir)).policy

@@ -1,0 +1,120 @@
+"""The bundle: the closed set of files that an inference host loads, verified before it is parsed."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from stage1_pro import __version__
+from stage1_pro.core import artifacts
+from stage1_pro.core.bundle.contents import MANIFEST, BundleContents, _eval_summary, verify_bundle
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.evaluation import read_evaluation
+from stage1_pro.core.models.licenses import derivative_notice
+from stage1_pro.core.policies.registry import policy_from_artifact
+from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
+from stage1_pro.core.records.provenance import utc_now
+from stage1_pro.core.records.run import Run
+
+
+def export_bundle(run: Run, target: Path) -> BundleContents:
+    """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
+
+    Raises UserError where the run is not complete or its parts do not belong together.
+    """
+    if target.exists():
+        raise UserError(
+            f"{target} exists, and bundles are never overwritten. Check it with --verify, or name another --out."
+        )
+    policy = run.read_policy()
+    demand_consistent(policy, run.policy_path)
+    calib = run.scores("val_calib")
+    decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
+    demand_reproduced(policy, decisions, calib, run.policy_path)
+    evaluation = read_evaluation(run)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        for file in (
+            run.model_path,
+            run.policy_path,
+            run.splits_path,
+            run.config_path,
+            run.metrics_path,
+            run.eval_path,
+        ):
+            _copy(file, building / file.name)
+        license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
+        artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation, license).encode())
+        manifest = _manifest(run, evaluation, building)
+        artifacts.write_json(building / MANIFEST, manifest, "bundle")
+        verify_bundle(building)
+        os.chmod(building, 0o777 & ~0o022)
+        os.rename(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return verify_bundle(target)
+
+
+def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, Any]:
+    environment = artifacts.read_json(run.environment_path, "environment")
+    preprocessing = environment.pop("preprocessing")
+    return {
+        "schema_version": artifacts.SCHEMA_VERSION,
+        "version": __version__,
+        "created_at": utc_now(),
+        "active_exit_policy": run.policy_row.name,
+        "policy_file": run.policy_path.name,
+        "model_file": run.model_path.name,
+        "splits_file": run.splits_path.name,
+        "config_file": run.config_path.name,
+        "metrics_file": run.metrics_path.name,
+        "files": {
+            file.name: {"sha256": artifacts.digest_file(file), "bytes": file.stat().st_size}
+            for file in sorted(folder.iterdir())
+        },
+        "preprocessing": preprocessing,
+        "class_names": run.splits.class_names,
+        "positive_class": run.splits.positive_class,
+        "provenance": {**environment, "run_id": run.name},
+        "eval": _eval_summary(evaluation),
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    artifacts.write_bytes(target, artifacts.read_bytes(source, "Finish the run first."))
+
+
+def _readme(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], license: str) -> str:
+    names = run.splits.class_names
+    return f"""# Stage 1 bundle: {run.name}
+
+Answers {" / ".join(names)} where it is sure and defers the rest to stage 2. "{names[-1]}" is the class
+that must not be missed.
+
+## What it promises
+{policy["guarantee"]["words"]}
+Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
+On the calibration split {evidence_words(policy)}.
+This calibration split has been used {policy["calib_use_count"]} time(s); each further use weakens the promise.
+
+{evaluation["promise"]["words"]}
+
+## What it does not promise
+- Nothing about images of another kind than the calibration images: another camera, another season, another
+  share of positives among look-alikes. Calibrate anew when the source changes.
+- Nothing about a single case, about subgroups, or about the cases that are deferred.
+- Nothing about false alarms: they are reported in eval.json, not bounded.
+
+## Contract for the host
+1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
+   files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
+2. Preprocess as bundle.json says, compute logits in float32, decide in float64.
+3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
+4. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
+
+## Licence of the weights
+{derivative_notice(license)}
+Intended use as stated for this run: {run.config.intended_use}.
+"""

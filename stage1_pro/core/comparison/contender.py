@@ -1,0 +1,149 @@
+"""Runs measured on the same test cases and the same resamples of them, so that their figures may be subtracted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
+from stage1_pro.core.metrics.bootstrap import Statistic, bootstrap_replicates, percentile_interval, point_values
+from stage1_pro.core.metrics.exits import count_decisions
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.summary import decision_statistics, fnr_evidence
+from stage1_pro.core.policies.base import ExitDecisions
+
+MEASURES = {"coverage": 1, "fpr_on_exits": -1, "accuracy_on_exits": 1, "augrc": -1}
+"""What is compared, and the sign of a difference for the better."""
+PRICES = ("fpr_on_exits", "accuracy_on_exits")
+"""What more coverage must not be paid with: answering everything positive covers the most."""
+BINOMIAL, IN_EXPECTATION = "binomial certificate", "in expectation"
+"""What a promise is: true of this policy with the stated confidence, or on average over calibration splits, and then
+of set loss, and of FNR on exits approximately."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedCases:
+    """The cases that all runs are measured on.
+
+    labels: (N,) int; index: (N,) number of each case's group; independent: (N,) bool, what counts as evidence
+    about FNR on exits; splits_digest: of the splits that they belong to.
+    """
+
+    labels: IntArray
+    index: IntArray
+    independent: BoolArray
+    splits_digest: str
+
+    @property
+    def groups(self) -> int:
+        return int(self.index.max(initial=-1)) + 1
+
+    @property
+    def unit(self) -> str:
+        """What a resample draws."""
+        return "group" if self.groups < len(self.labels) else "case"
+
+    def record(self, samples: int, confidence: float) -> dict[str, Any]:
+        """What a result of `samples` resamples says of the cases that it was found on."""
+        return {
+            "split": "val_test",
+            "splits_digest": self.splits_digest,
+            "cases": len(self.labels),
+            "positives": int(np.count_nonzero(self.labels == 1)),
+            "bootstrap": {"samples": samples, "confidence": confidence, "unit": self.unit},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a run's calibration promises: FNR on exits at most `bound`; calib_uses: looks at val_calib by then; kind:
+    BINOMIAL or IN_EXPECTATION; scrc_variant: of an SCRC policy."""
+
+    bound: float
+    calib_uses: int
+    kind: str = BINOMIAL
+    scrc_variant: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """One run as a comparison sees it: what it promises and what it decides on the test cases.
+
+    risk: the promise that was sought; certificate: None where nothing was certified, and then no case exits;
+    ranked_by: words for decisions.scores; digests: of model, policy and scores.
+    """
+
+    name: str
+    path: str
+    phase: int
+    exit_policy: str
+    seed: int
+    risk: Risk
+    certificate: Certificate | None
+    decisions: ExitDecisions
+    ranked_by: str
+    digests: Mapping[str, str | None]
+
+    @property
+    def in_expectation(self) -> bool:
+        """Whether its promise is one in expectation; what certified nothing promises nothing."""
+        return self.certificate is not None and self.certificate.kind == IN_EXPECTATION
+
+    @property
+    def promise(self) -> tuple[Risk, bool]:
+        """What must be equal for coverages to compare."""
+        return self.risk, self.in_expectation
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its bootstrap interval; None where it is undefined, as FPR on exits where none exits."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, value: float, replicates: FloatArray, confidence: float) -> "Estimate":
+        return cls(*(known(number) for number in (value, *percentile_interval(replicates, confidence))))
+
+
+def paired_replicates(
+    decisions: Sequence[ExitDecisions], cases: SharedCases, samples: int, rng: np.random.Generator
+) -> list[dict[str, FloatArray]]:
+    """For each of the decisions its figures (samples,) by name, all on the same resamples: entry r of every
+    array belongs to resample r, so that entries may be subtracted, or averaged over seeds first."""
+
+    def named(position: int, decided: ExitDecisions) -> list[Statistic]:
+        def renamed(statistic: Statistic) -> Statistic:
+            return lambda weights: {f"{position} {name}": values for name, values in statistic(weights).items()}
+
+        return [renamed(statistic) for statistic in decision_statistics(cases.index, cases.labels, decided)]
+
+    statistics = [statistic for position, decided in enumerate(decisions) for statistic in named(position, decided)]
+    replicates = bootstrap_replicates(statistics, cases.index, samples, rng)
+    return [
+        {name.split(" ")[1]: values for name, values in replicates.items() if name.startswith(f"{position} ")}
+        for position in range(len(decisions))
+    ]
+
+
+def measured(decisions: ExitDecisions, cases: SharedCases) -> dict[str, float]:
+    """The figures of decisions by name; NaN where one is undefined."""
+    return point_values(decision_statistics(cases.index, cases.labels, decisions), cases.index)
+
+
+def fnr_on_exits(contender: Contender, cases: SharedCases, confidence: float) -> dict[str, Any]:
+    """Counts, rate and exact interval of FNR on exits; None where no positive exits."""
+    decided, kept, risk = contender.decisions, cases.independent, contender.risk
+    counts = count_decisions(decided.exits[kept], decided.predictions[kept], cases.labels[kept])
+    evidence = fnr_evidence(counts, risk.target_fnr, risk.delta, confidence)
+    if evidence["exited_positives"]:
+        return evidence
+    return {**evidence, **dict.fromkeys(("value", "low", "high", "upper_bound", "p_value"))}
+
+
+def known(number: float) -> float | None:
+    """None for NaN, which JSON does not have."""
+    return None if np.isnan(number) else float(number)

@@ -1,0 +1,1 @@
+"""The training configuration: its settings, the rules between them, and how it is read."""

@@ -1,0 +1,169 @@
+"""From files and flags to one checked configuration.
+
+Defaults < `--config` files in turn < flags. The dataclass gives defaults and help, the schema gives types and ranges,
+the rules say which combinations exist; every problem is reported at once.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stage1_pro.core import artifacts, schemas
+from stage1_pro.core.config.rules import _rule_problems
+from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
+from stage1_pro.core.errors import UserError, raise_problems
+
+RETIRED = {
+    "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
+    "script. For monitoring during training set legacy_exit_threshold_for_logging",
+    "target_coverage": "does not exist: coverage is maximised under target_fnr_exit, never targeted",
+}
+
+
+def config_from_dict(raw: Mapping[str, Any], where: str) -> Stage1ProConfig:
+    """Check a complete or partial mapping and build the config; `where` is named in messages."""
+    return merge_configs([(where, raw)])
+
+
+def load_config(path: Path) -> Stage1ProConfig:
+    """Read one config.json or YAML file over the defaults."""
+    return merge_configs([(str(path), path)])
+
+
+def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Stage1ProConfig:
+    """Merge (where, settings) layers over the defaults, later ones winning, and check the result.
+
+    Settings are a mapping, or the file that holds one. Raises one UserError with all problems:
+    files that cannot be read, unknown keys, types and ranges, and the rules between fields.
+    """
+    schema = schemas.schema("config")
+    problems: list[str] = []
+    merged = to_dict(Stage1ProConfig())
+    for where, layer in layers:
+        settings = _settings_of(layer, problems)
+        artifacts.refuse_newer(settings, where)
+        if isinstance(settings, Mapping):
+            merged = merge(merged, known_only(settings, schema, f"{where}: ", problems))
+        else:
+            problems.append(f"{where}: holds {type(settings).__name__}, not a mapping of settings")
+    merged = coerce(merged, schema)
+    broken = list(schemas.schema_problems(merged, "config"))
+    config = Stage1ProConfig() if broken else _build(merged)
+    problems += broken or _rule_problems(config)
+    if len(problems) == 1:
+        raise UserError(f"config: {problems[0]}")
+    raise_problems(f"config: {len(problems)} problems", problems)
+    return config
+
+
+def _settings_of(layer: Any, problems: list[str]) -> Any:
+    if not isinstance(layer, Path):
+        return layer
+    try:
+        return read_config_file(layer)
+    except UserError as error:
+        problems.append(str(error))
+        return {}
+
+
+def save_config(config: Stage1ProConfig, path: Path) -> None:
+    artifacts.write_json(path, to_dict(config), "config")
+
+
+def to_dict(config: Stage1ProConfig) -> dict[str, Any]:
+    """The config as plain JSON values; accepted as input again, unchanged."""
+    plain = dataclasses.asdict(config, dict_factory=_plain)
+    return {**plain, "schema_version": artifacts.SCHEMA_VERSION}
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in items}
+
+
+def _build(raw: dict[str, Any]) -> Stage1ProConfig:
+    data = dict(raw["dataset_params"])
+    data["sources"] = tuple(Source(**source) for source in data["sources"])
+    data["class_names"] = None if data["class_names"] is None else tuple(data["class_names"])
+    sections = {
+        "dataset_params": DatasetParams(**data),
+        "incremental_params": IncrementalParams(**raw["incremental_params"]),
+    }
+    return Stage1ProConfig(**{key: value for key, value in {**raw, **sections}.items() if key != "schema_version"})
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Parse a YAML (or JSON) file into a mapping; an empty file is no settings."""
+    import yaml
+
+    content = artifacts.read_bytes(path, "Name an existing YAML file with --config.")
+    try:
+        settings = yaml.load(content, _unique_keys_loader())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return {} if settings is None else settings
+
+
+def _unique_keys_loader() -> type:
+    """A safe YAML loader that refuses a key given twice, where PyYAML silently keeps the last."""
+    import yaml
+
+    class UniqueKeys(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
+            return super().construct_mapping(node, deep)
+
+    return UniqueKeys
+
+
+def known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:
+    """A copy of `value` without unknown keys; each of those becomes a problem with the name probably meant."""
+    if isinstance(value, list):
+        return [known_only(item, node.get("items", {}), path, problems) for item in value]
+    if not isinstance(value, Mapping) or "properties" not in node:
+        return value
+    known, kept = node["properties"], {}
+    for key, item in value.items():
+        if key in RETIRED:
+            problems.append(f"{path}{key} {RETIRED[key]}")
+        elif key not in known:
+            problems.append(f"{path}{key} is not a known setting{schemas.did_you_mean(str(key), list(known))}")
+        else:
+            kept[key] = known_only(item, known[key], f"{path}{key}.", problems)
+    return kept
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
+def coerce(value: Any, node: dict[str, Any]) -> Any:
+    """Undo YAML's guesses where the schema knows better: `1e-4` is a number, class `0` a name, `off` a word."""
+    kinds = node.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if isinstance(value, Mapping):
+        properties = node.get("properties", {})
+        return {key: coerce(item, properties.get(key, {})) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [coerce(item, node.get("items", {})) for item in value]
+    if value is False and "off" in node.get("enum", []):
+        return "off"
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    if "number" in kinds:
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            return value
+        return number if math.isfinite(number) else str(value)  # a range check lets NaN pass
+    if isinstance(value, int) and "string" in kinds and "integer" not in kinds:
+        return str(value)
+    return value

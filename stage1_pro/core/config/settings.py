@@ -1,0 +1,270 @@
+"""The settings of a training run: frozen dataclasses whose strings are the help of the command line.
+
+What training does not decide (chosen thresholds, split indices, calibration) is not a setting.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES
+
+
+@dataclass(frozen=True)
+class Source:
+    """One labelled set of images."""
+
+    name: str = "data"
+    """Name of the source; prefixes the case ids where a run has several sources."""
+    root: str | None = None
+    """Folder that relative image paths start from (null: the folder of `labels`); without `labels`, its
+    sub-folders are the classes."""
+    labels: str | None = None
+    """CSV file path,label[,case_id][,group][,split], with or without a header; null: class folders."""
+
+
+@dataclass(frozen=True)
+class DatasetParams:
+    """Where the cases come from and how they are split and fed."""
+
+    sources: tuple[Source, ...] = ()
+    """Labelled image sets: a list of {name, root, labels}."""
+    class_names: tuple[str, ...] | None = None
+    """Class names in label order; null: the sorted labels that occur."""
+    positive_class: str | None = None
+    """The class that must not be missed; null: the last class name."""
+    image_size: int | None = None
+    """Side of the square input, pixels, 16 to 2048; null: the backbone's own."""
+    augmentation: Literal["none", "moderate", "aggressive"] = "none"
+    """Training augmentation: none, moderate (crop, flip, erasing), aggressive (adds colour jitter)."""
+    val_select_ratio: float = 0.15
+    """Share of cases that choose checkpoints and fit calibrators, above 0, below 1."""
+    val_calib_ratio: float = 0.15
+    """Share of cases that certify the policy and do nothing else, above 0, below 1."""
+    val_test_ratio: float = 0.15
+    """Share of cases for the final report, above 0, below 1."""
+    num_workers: int = 2
+    """Processes that decode images; 0: the main process."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do with an image that cannot be read."""
+    class_balanced_sampling: bool = False
+    """Draw training cases so that the classes are met equally often."""
+
+
+@dataclass(frozen=True)
+class IncrementalParams:
+    """Stage-wise training: start with few cases; at each plateau of val_select admit those that teach most."""
+
+    enabled: bool = False
+    """Train stage by stage on a growing part of the training split."""
+    initial_cases: int = 32
+    """Cases of the first stage, 1 up to the training split."""
+    initial_strategy: Literal["stratified", "random"] = "stratified"
+    """How they are drawn: stratified (each class in proportion, one at least) or random."""
+    add_cases: int = 16
+    """Cases admitted after a stage, 1 or more; fewer where fewer are eligible."""
+    max_stages: int = 10
+    """Stages at most, 1 or more."""
+    max_active: int | None = None
+    """Cases in training at most, `initial_cases` or more; null: the whole training split."""
+    min_epochs_per_stage: int = 1
+    """Epochs before a plateau may end a stage, 1 up to `max_epochs_per_stage`."""
+    max_epochs_per_stage: int = 150
+    """Epochs of a stage at most, 1 or more; warm-up and cosine decay of the learning rate span them."""
+    early_stopping_patience: int = 20
+    """Epochs without a better monitor on val_select that are a plateau and end the stage, 1 or more."""
+    early_stopping_min_delta: float = 0.0
+    """Improvement of the monitor, in its own unit, that counts as better, 0 or more."""
+    min_lr_to_continue: float = 1e-5
+    """Learning rate below which training is not worth going on, 0 to below the largest peak rate; it looks at the
+    largest rate of all parameter groups, after warm-up."""
+    lr_floor_action: Literal["stop_run", "end_stage"] = "stop_run"
+    """What reaching that rate does: stop_run ends training, end_stage goes on with the next admission."""
+    stage_lr: Literal["reset", "keep"] = "reset"
+    """Optimizer and learning rate at a new stage: reset (fresh moments, warm-up again) or keep (both go on)."""
+    stage_init: Literal["best", "last", "scratch"] = "best"
+    """Weights that a new stage starts from: the stage's best, its last, or the initial ones."""
+    selection_threshold: float = 0.7
+    """Cases whose dice (probability of the true class) is at most this are eligible, 0 to 1."""
+    max_difficulty: float = 1.0
+    """Cases more difficult (1 - dice) than this are not eligible, 0 to 1; below 1 it keeps likely wrong labels out."""
+    w_dice: float = 0.5
+    """Weight of difficulty, 1 - dice, in the acquisition score, 0 or more."""
+    w_uncertainty: float = 0.3
+    """Weight of uncertainty, entropy / log C, 0 or more."""
+    w_diversity: float = 0.2
+    """Weight of diversity, the distance to the nearest active case, 0 or more."""
+    strategy: Literal["acquisition", "random"] = "acquisition"
+    """How cases are admitted: by acquisition score, or at random from all that remain (the control)."""
+    score_batch_size: int = 64
+    """Cases per block when the training split is scored, 1 or more; blocks are fixed, whatever batch_size is."""
+    nonfinite_policy: Literal["exclude", "error"] = "exclude"
+    """What to do with cases whose outputs are not finite: exclude (and record) them, or stop with an error."""
+    dry_run: bool = False
+    """Print the plan of the stages and stop; with --init_from also what that model would admit first."""
+
+
+@dataclass(frozen=True)
+class Stage1ProConfig:
+    """Everything that decides a training run."""
+
+    phase: int = 1
+    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 4 adapt, 5 sharpness, 6 conformal."""
+    exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
+    """Exit policy that the run is calibrated for."""
+    target_fnr_exit: float = 0.02
+    """Largest share of exited positives that may be answered negative, above 0, up to 0.1."""
+    fnr_confidence: float = 0.95
+    """Confidence of the certificate, 0.5 to below 1."""
+    legacy_exit_threshold_for_logging: float = 0.88
+    """Softmax threshold of the exit columns in metrics.csv, 0 to 1; monitoring only, it decides nothing."""
+    seed: int = 42
+    """Seed of splits, initial weights, order and augmentation, 0 or more."""
+    model_path: str = "timm:tf_efficientnet_lite0"
+    """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
+    freeze_backbone: bool = True
+    """Leave the backbone's own weights as they are: train the heads, and adapters where `peft_type` names some."""
+    epochs: int = 10
+    """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
+    warmup_epochs: float = 1
+    """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`."""
+    batch_size: int = 64
+    """Images per step and device, 1 or more."""
+    grad_accum_steps: int = 1
+    """Steps whose gradients are summed before the optimizer moves, 1 or more."""
+    lr_head: float = 1e-4
+    """Peak learning rate of the heads, above 0."""
+    lr_backbone: float = 1e-5
+    """Peak learning rate of an unfrozen backbone, above 0."""
+    weight_decay: float = 0.01
+    """AdamW weight decay of matrices (never of biases and norms), 0 or more."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over the other classes, 0 to 0.5."""
+    dropout: float = 0.3
+    """Dropout in the head, 0 to 0.9."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm above which gradients are scaled down; 0: no clipping."""
+    use_ema: bool = True
+    """Validate and ship an exponential moving average of the trainable tensors."""
+    ema_decay: float = 0.9999
+    """Final decay of that average, 0 to below 1; ramps up so that short runs work."""
+    early_stop_patience: int = 3
+    """Epochs without a better monitor before training stops, 1 or more."""
+    optimizer: Literal["adamw", "sam", "fsam"] = "adamw"
+    """Optimizer; sam and fsam, from phase 5, look for flat weights: AdamW by the gradient at the worst weights nearby,
+    for the price of two passes a step."""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """Arithmetic of training; scores are always computed in float32."""
+    devices: int | str = "auto"
+    """Devices per node: a number or auto."""
+    num_nodes: int = 1
+    """Nodes, 1 or more."""
+    strategy: str = "auto"
+    """Lightning strategy: auto, ddp, fsdp, …"""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    feature_cache: Literal["auto", "off"] = "auto"
+    """Read features of a frozen, unaugmented backbone from a memory map instead of recomputing them."""
+    gate_loss_weight: float = 1.0
+    """Weight of the gate's own cross entropy, right answers against wrong ones, 0 or more; from phase 3. This setting,
+    coverage_reward, conformal_after and positive_bank shape the gate trained jointly, which gate_refit replaces."""
+    aux_weight: float = 0.5
+    """Weight of the auxiliary class head, which trains the layer below with the class head, 0 or more; from phase 3."""
+    coverage_reward: float = 0.3
+    """Reward of the log share of each class that exits, 0 or more: no target, only a push; from phase 3."""
+    gate_refit: bool = True
+    """Fit the linear gate again on val_select, cross-fitted, after training, and ship that one; false: ship the gate
+    that was trained jointly; from phase 3."""
+    head_ensemble: int = 8
+    """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
+    fsam_rho: float = 0.05
+    """How far away those worst weights are, the norm over all that fsam_target names, 0 to 10; from phase 5."""
+    fsam_sigma: float = 1.0
+    """Share of the running average that fsam subtracts from the gradient to find them, 0 (sam) to 1; from phase 5."""
+    fsam_lambda: float = 0.9
+    """What a step keeps of that average, 0 to below 1; from phase 5."""
+    fsam_target: Literal["all", "heads", "adapter"] = "all"
+    """Which of the trained parameters are moved to find them: all, heads, or adapter (LoRA's); from phase 5."""
+    conformal_after: int | None = None
+    """Epochs, those of the warm-up included, before ConformalRiskLoss takes over from SelectiveLoss, 0 to below
+    `epochs`, and never before the warm-up ends; null: half of them; from phase 6."""
+    positive_bank: int = 2048
+    """Recent positives that ConformalRiskLoss calibrates its threshold on besides the batch, 1000 to 4096; from
+    phase 6."""
+    peft_type: Literal["none", "lora", "dora", "doran"] = "none"
+    """Adapters on a frozen backbone: none, lora, dora (magnitude and direction apart) or doran (experimental: dora with
+    a learnable term in the denominator and generated matrices; linear layers only); from phase 4, as all peft_*."""
+    peft_r: int = 8
+    """Rank of the adapters, 1 to 512."""
+    peft_alpha: float = 16.0
+    """Scale of what adapters add: it is multiplied by peft_alpha / peft_r; above 0."""
+    peft_blocks: int | None = None
+    """Blocks that get adapters, counted from the last, 1 to the backbone's depth; null: all."""
+    peft_targets: str = "all_linear"
+    """Layers that get adapters: attention, mlp or all_linear (of the blocks, ungrouped convolutions among them), or
+    names of the backbone's layers such as qkv; several joined by commas."""
+    peft_norms: bool = False
+    """Train the norms of the adapted blocks as well; running statistics stay as they are."""
+    peft_lr: float = 2e-4
+    """Peak learning rate of adapters and of norms trained with them, above 0."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each layer of the backbone to the one below it, for whatever of it is trained,
+    above 0, up to 1; the last layer has the whole rate; from phase 4."""
+    intended_use: Literal["unstated", "research", "commercial"] = "unstated"
+    """What the model is for; a backbone whose licence is known to forbid it is refused."""
+    backbone_license: str | None = None
+    """Licence of the backbone's weights; null: what the weights say of themselves, which training writes here."""
+    bootstrap_samples: int = 1000
+    """Bootstrap resamples behind the intervals of the report, 100 or more."""
+    bootstrap_confidence: float = 0.95
+    """Confidence of those intervals, 0.5 to below 1."""
+    dataset_params: DatasetParams = field(default_factory=DatasetParams)
+    """The data."""
+    incremental_params: IncrementalParams = field(default_factory=IncrementalParams)
+    """Training that starts with few cases and admits more of the training split, stage by stage."""
+
+    @property
+    def schedule_epochs(self) -> int:
+        """Epochs that one schedule of learning rates spans: the training, or a stage of it."""
+        incremental = self.incremental_params
+        return incremental.max_epochs_per_stage if incremental.enabled else self.epochs
+
+    @property
+    def largest_lr(self) -> float:
+        """The highest peak learning rate of what is trained."""
+        return max([self.lr_head, *([self.backbone_lr] if self.adapted or not self.freeze_backbone else [])])
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the backbone gets adapters."""
+        return self.peft_type != "none"
+
+    @property
+    def peft_words(self) -> str:
+        """The adapters in a line for people."""
+        if not self.adapted:
+            return "none"
+        kind = "DoRAN (experimental)" if self.peft_type == "doran" else {"lora": "LoRA", "dora": "DoRA"}[self.peft_type]
+        blocks = "all blocks" if self.peft_blocks is None else f"the last {self.peft_blocks} blocks"
+        return f"{kind}, rank {self.peft_r}, alpha {self.peft_alpha:g}, on {self.peft_targets} of {blocks}"
+
+    @property
+    def backbone_lr(self) -> float:
+        """Peak learning rate of what is trained of the backbone."""
+        return self.peft_lr if self.adapted else self.lr_backbone
+
+    @property
+    def sharpness_aware(self) -> bool:
+        """Whether a step takes two passes, at the weights and at the worst ones nearby."""
+        return OPTIMIZERS[self.optimizer].sharp
+
+    @property
+    def reads_cached_features(self) -> bool:
+        """Whether training sees features of the images, computed once, in place of the images."""
+        still = self.freeze_backbone and not self.adapted and self.dataset_params.augmentation == "none"
+        return still and self.feature_cache != "off"
+
+    @property
+    def monitor(self) -> str:
+        """Column of metrics.csv that chooses the checkpoint: of the answers where the gate is fitted again."""
+        phase = PHASES[self.phase]
+        return ANSWERS_MONITOR if phase.gated and self.gate_refit else phase.monitor

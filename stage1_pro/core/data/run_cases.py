@@ -1,0 +1,57 @@
+"""The cases of an existing run, and its splits in words."""
+
+import numpy as np
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.console import say
+from stage1_pro.core.data.cases import CaseTable, load_cases
+from stage1_pro.core.data.splitting import evidence_warning
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.splits import SPLITS, Splits
+
+
+def cases_of(run: Run, params: DatasetParams) -> CaseTable:
+    """The case table of an existing run, checked to be the one its splits were drawn from."""
+    cases = load_cases(params, decode=params.on_bad_image == "skip")
+    found, expected = len(cases), run.splits.metadata["cases"]
+    if cases.digest != run.splits.metadata["case_table_digest"]:
+        count = f"{found} cases, not {expected}" if found != expected else "as many cases with other content"
+        raise UserError(
+            f"{run.splits_path}: images or labels have changed since the splits were drawn ({count}). "
+            "Restore them, or begin a new run with 00_make_splits.py."
+        )
+    if list(cases.class_names) != run.splits.class_names:
+        drawn, now = ", ".join(run.splits.class_names), ", ".join(cases.class_names)
+        raise UserError(
+            f"{run.splits_path}: drawn for the classes {drawn}; the config now names {now}. Give both the same config."
+        )
+    split = np.empty(len(cases), dtype=object)
+    for name in SPLITS:
+        split[run.splits.indices(name)] = name
+    crossing = cases.frame["group"][cases.frame.assign(split=split).groupby("group")["split"].transform("nunique") > 1]
+    if len(crossing):
+        raise UserError(f"{run.splits_path}: group {crossing.iloc[0]} crosses splits. {artifacts.MENDS['splits']}")
+    return cases
+
+
+def describe(splits: Splits, config: Stage1ProConfig) -> None:
+    """Counts per split and class, and whether val_calib can carry the certificate."""
+    width = max(6, *map(len, splits.class_names))
+    say(" " * 12 + "  ".join(f"{name:>{width}}" for name in splits.class_names))
+    for split in SPLITS:
+        say(f"{split:<12}" + "  ".join(f"{splits.counts(split)[name]:>{width}}" for name in splits.class_names))
+    if len(splits.class_names) > 2:
+        return say("more than two classes: this run can be trained, but exit policies are binary")
+    target, delta = config.target_fnr_exit, 1 - config.fnr_confidence
+    say(
+        f"val_calib: {splits.metadata['evidence']['val_calib_positive_groups']} independent positives; target_fnr_exit "
+        f"{target:g} needs {minimum_positives(target, delta)} exits without a miss, and about "
+        f"{positives_for_power(target / 4, target, delta)} if a quarter of that rate is missed (80 % power)"
+    )
+    warning = evidence_warning(splits, config)
+    if warning:
+        say(f"warning: {warning}")
+    return None

@@ -1,0 +1,120 @@
+"""Draw the four splits: by group, stratified by label, a pure function of seed and groups."""
+
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.data.cases import CaseTable, rows_digest
+from stage1_pro.core.errors import raise_problems
+from stage1_pro.core.metrics.binomial import minimum_positives
+from stage1_pro.core.records.splits import SPLITS, USAGE, Splits
+
+DRAWN = ("val_calib", "val_select", "val_test", "train")
+"""Order in which a stratum's groups are dealt out: the certificate's split first, the rest trains."""
+
+
+def make_splits(cases: CaseTable, config: Stage1ProConfig) -> Splits:
+    """Assign every case to a split and check that the splits can do their jobs.
+
+    Raises one UserError that names every split without a class. Too few positives in val_calib is no
+    error, since the model can still be trained: `evidence_warning` says it.
+    """
+    params = config.dataset_params
+    if cases.split_column:
+        split = cases.frame["split"].to_numpy()
+    else:
+        shares = {name: getattr(params, f"{name}_ratio") for name in SPLITS if name != "train"}
+        split = _draw(cases.frame, shares, config.seed)
+    counts = _counts(cases, split)
+    evidence = _evidence(cases, split, config)
+    raise_problems("the splits cannot do their jobs:", _problems(counts))
+    data: dict[str, Any] = {f"{name}_indices": np.flatnonzero(split == name).tolist() for name in SPLITS}
+    calib = cases.frame[split == "val_calib"]
+    metadata = {
+        "cases": len(cases),
+        "groups": int(cases.frame["group"].nunique()),
+        "group_column": "group" if cases.group_column else None,
+        "split_column": "split" if cases.split_column else None,
+        "class_names": list(cases.class_names),
+        "positive_class": cases.positive_class,
+        "counts": counts,
+        "case_table_digest": cases.digest,
+        "val_calib_digest": rows_digest(calib),
+        "usage": USAGE,
+        "evidence": evidence,
+    }
+    balance = {name: _shares(row) for name, row in counts.items()}
+    header = {"schema_version": artifacts.SCHEMA_VERSION, "seed": config.seed}
+    return Splits({**header, **data, "class_balance": balance, "metadata": metadata})
+
+
+def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
+    """(N,) split names. Each stratum's groups, in the order of a hash, are cut at the shares.
+
+    A group belongs to the stratum of its rarest class, so that tracks with a few positive frames
+    spread over the splits. Neither file order nor other strata move a group.
+    """
+    rarity = frame["label"].map(frame["label"].value_counts().rank(method="first"))
+    groups = pd.DataFrame({"group": frame["group"], "stratum": rarity}).groupby("group", sort=True)
+    table = groups["stratum"].agg(["min", "size"])
+    table["hash"] = [_hash(seed, name) for name in table.index]
+    table = table.sort_values(["min", "hash"])
+    within = table.groupby("min")["size"]
+    middle = (within.cumsum() - table["size"] / 2) / within.transform("sum")
+    edges = np.cumsum([shares[name] for name in DRAWN if name in shares])
+    table["split"] = np.array(DRAWN)[np.searchsorted(edges, middle.to_numpy(), side="right")]
+    return frame["group"].map(table["split"]).to_numpy()
+
+
+def _hash(seed: int, group: str) -> int:
+    return int.from_bytes(blake2b(f"{seed}\0{group}".encode(), digest_size=7).digest(), "big")
+
+
+def _counts(cases: CaseTable, split: np.ndarray) -> dict[str, dict[str, int]]:
+    table = pd.crosstab(split, cases.frame["label"].to_numpy())
+    table = table.reindex(index=list(SPLITS), columns=range(len(cases.class_names)), fill_value=0)
+    rows = table.to_numpy().tolist()
+    return {name: dict(zip(cases.class_names, row, strict=True)) for name, row in zip(SPLITS, rows, strict=True)}
+
+
+def _shares(row: dict[str, int]) -> dict[str, float]:
+    total = sum(row.values())
+    return {name: count / total for name, count in row.items()}
+
+
+def _evidence(cases: CaseTable, split: np.ndarray, config: Stage1ProConfig) -> dict[str, Any]:
+    positives = cases.frame[(split == "val_calib") & (cases.frame["label"] == len(cases.class_names) - 1)]
+    return {
+        "val_calib_positives": len(positives),
+        "val_calib_positive_groups": int(positives["group"].nunique()),
+        "positives_needed": minimum_positives(config.target_fnr_exit, 1 - config.fnr_confidence),
+        "target_fnr_exit": config.target_fnr_exit,
+        "fnr_confidence": config.fnr_confidence,
+    }
+
+
+def _problems(counts: dict[str, dict[str, int]]) -> list[str]:
+    return [
+        f"{name} has no case of {', '.join(absent)}: more cases, more groups, or "
+        + (f"a larger {name}_ratio" if name != "train" else "smaller validation ratios")
+        for name, row in counts.items()
+        if (absent := [label for label, count in row.items() if count == 0])
+    ]
+
+
+def evidence_warning(splits: Splits, config: Stage1ProConfig) -> str | None:
+    """Words for a val_calib that can never certify the config's target; None where it can."""
+    at_hand = splits.metadata["evidence"]["val_calib_positive_groups"]
+    needed = minimum_positives(config.target_fnr_exit, 1 - config.fnr_confidence)
+    if at_hand >= needed:
+        return None
+    unit = "independent positives (one a group)" if splits.metadata["group_column"] else "positives"
+    return (
+        f"val_calib has {at_hand} {unit}, and target_fnr_exit {config.target_fnr_exit:g} at confidence "
+        f"{config.fnr_confidence:g} needs at least {needed} even without one miss: nothing will be certified. "
+        "Add positives, raise val_calib_ratio, or raise target_fnr_exit."
+    )

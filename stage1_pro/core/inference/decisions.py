@@ -1,0 +1,98 @@
+"""Decisions on image files as a table, one row an image."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.console import bar
+from stage1_pro.core.data.cases import IMAGE_SUFFIXES
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
+from stage1_pro.core.policies.base import ExitDecisions
+
+COLUMNS = ["id", "answer", "probability", "decision", "score", "reason"]
+
+
+def find_images(names: list[str]) -> list[str]:
+    """Files as named, and every image below the folders named, sorted. Raises UserError for a name that is neither."""
+    paths: list[str] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            paths += [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+        elif path.exists():
+            paths.append(name)
+        else:
+            raise UserError(f"{name}: no such image or folder.")
+    if not paths:
+        raise UserError(f"{', '.join(names)}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return paths
+
+
+def decide_files(predictor: Stage1Predictor, paths: list[str], *, batch_size: int, workers: int) -> pd.DataFrame:
+    """Decide every file: columns id (its path), answer, probability, decision, score, reason, and prediction_set (the
+    classes that remain possible) where the policy has such sets.
+
+    An unreadable file has no answer and is deferred.
+    """
+    frames, done = [], 0
+    with bar("deciding") as progress:
+        for outputs in predictor.outputs(paths, batch_size=batch_size, workers=workers):
+            frames.append(_rows(predictor, outputs, paths[done : done + len(outputs)]))
+            done += len(outputs)
+            progress(done, len(paths))
+    return pd.concat(frames, ignore_index=True)
+
+
+def write_decisions(decisions: pd.DataFrame, path: Path, format: str) -> None:
+    """Write the table atomically as csv, jsonl or parquet."""
+    if format == "parquet":
+        buffer = io.BytesIO()
+        decisions.to_parquet(buffer, index=False)
+        content = buffer.getvalue()
+    elif format == "jsonl":
+        content = decisions.to_json(orient="records", lines=True, force_ascii=False, double_precision=15).encode()
+    else:
+        content = decisions.to_csv(index=False).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.write_bytes(path, content)
+
+
+def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: list[str]) -> pd.DataFrame:
+    decisions = predictor.decide(outputs)
+    readable = np.ones(len(outputs), dtype=bool)
+    readable[list(outputs.unreadable)] = False
+    names = np.array(predictor.class_names, dtype=object)[decisions.predictions]
+    reasons = _reasons(decisions)
+    for position, reason in outputs.unreadable.items():
+        reasons[position] = reason
+    columns = {
+        "id": paths,
+        "answer": np.where(readable, names, ""),
+        "probability": decisions.probabilities,
+        "decision": np.where(decisions.exits, "exit", "defer"),
+        "score": decisions.scores,
+        "reason": reasons,
+    }
+    table = pd.DataFrame(columns)[COLUMNS]
+    if decisions.prediction_sets is not None:
+        table["prediction_set"] = _set_words(decisions.prediction_sets, predictor.class_names)
+    return table
+
+
+def _reasons(decisions: ExitDecisions) -> np.ndarray:
+    """(N,) why each case exits or defers."""
+    reasons = np.where(decisions.exits, "score reaches the certified threshold", "score below the certified threshold")
+    if decisions.prediction_sets is not None:
+        open_sets = decisions.prediction_sets.sum(axis=1) > 1
+        reasons = np.where(open_sets, "the prediction set holds more than one class", reasons)
+    return reasons.astype(object)
+
+
+def _set_words(sets: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
+    """Names of the classes in each set (N, C), with a bar between them."""
+    words = {tuple(row): "|".join(np.array(class_names, dtype=object)[row]) for row in np.unique(sets, axis=0)}
+    return [words[tuple(row)] for row in sets]

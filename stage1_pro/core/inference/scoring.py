@@ -1,0 +1,45 @@
+"""Score files of a run, written by the code that also runs at inference."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from stage1_pro.core.console import bar
+from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.run_cases import cases_of
+from stage1_pro.core.inference.predictor import Stage1Predictor
+from stage1_pro.core.models.stage1 import load_model
+from stage1_pro.core.records.run import Run
+
+
+def write_scores(
+    run: Run, cases: CaseTable, splits: tuple[str, ...], held_out: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Score splits of a run with its model_best.pth.
+
+    held_out: split → (N,) gate logits that take the place of the model's, where its gate was fitted on that split.
+    """
+    predictor, config = Stage1Predictor(load_model(run.model_path)), run.config
+    for split in splits:
+        frame = cases.frame.iloc[run.splits.indices(split)]
+        with bar(f"scoring {split}") as progress:
+            scores = predictor.score(
+                frame,
+                split,
+                model_digest=run.model_digest,
+                splits_digest=run.splits.digest,
+                batch_size=config.batch_size,
+                workers=config.dataset_params.num_workers,
+                progress=progress,
+            )
+        if held_out and split in held_out:
+            scores = replace(scores, gate_logit=held_out[split])
+        scores.write(run.scores_path(split))
+
+
+def score_test(run: Run) -> None:
+    """Write scores/val_test.parquet unless it is there."""
+    if run.scores_path("val_test").exists():
+        return
+    write_scores(run, cases_of(run, run.config.dataset_params), ("val_test",))

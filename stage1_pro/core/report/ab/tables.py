@@ -1,0 +1,290 @@
+"""An A/B test in words and cells, the same ones on the page and on the console."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from stage1_pro.core.ab.outcome import ABTest, ArmStanding
+from stage1_pro.core.ab.statistics import TOLERANCE, PairedDifference, SeedMean, paid
+from stage1_pro.core.comparison.contender import MEASURES as BETTER
+from stage1_pro.core.comparison.contender import PRICES
+from stage1_pro.core.report.common.cells import MEASURES, UNDEFINED, Cell, Measure, MeasureRow, percent
+
+VERDICTS = {
+    "reference": ("plain", "Reference"),
+    "incomplete": ("bad", "Runs failed: no verdict"),
+    "one seed": ("plain", "One seed: no verdict"),
+    "more": ("good", "Covers more"),
+    "at a price": ("unsure", "Covers more, and errs more"),
+    "price unknown": ("unsure", "Covers more, price unknown"),
+    "less": ("bad", "Covers less"),
+    "like": ("plain", "No difference seen"),
+}
+"""(tone, words) of an arm's verdict."""
+FNR = Measure("FNR on exits", "of the positives that exit, those answered negative", percent, percent, ("", ""))
+ROWS = {"coverage": MEASURES["coverage"], "fnr_on_exits": FNR, **MEASURES}
+
+
+# ---- cells
+
+
+def figure_rows(test: ABTest) -> list[MeasureRow]:
+    """What each arm does on the test cases, mean over seeds."""
+    rows = [MeasureRow(row.name, row.meaning, [_mean(one, key) for one in test.standings]) for key, row in ROWS.items()]
+    refused = [
+        Cell(f"{one.refused} of {len(one.results)}", tone="bad" if one.refused else "") for one in test.standings
+    ]
+    above = [Cell(f"{one.above(test.risk.target_fnr)} of {len(one.results)}") for one in test.standings]
+    return [
+        *rows,
+        MeasureRow("Nothing certified", "runs; their coverage counts as 0", refused),
+        MeasureRow("Above the target", "runs whose FNR on exits on the test split, an estimate, is", above),
+    ]
+
+
+def difference_rows(test: ABTest) -> list[MeasureRow]:
+    """The other arms less the first, paired by seed."""
+    return [
+        MeasureRow(row.name, row.meaning, [_difference(one.differences[key], key) for one in test.standings[1:]])
+        for key, row in MEASURES.items()
+    ]
+
+
+def cost_rows(test: ABTest) -> list[MeasureRow]:
+    """What training took, mean over seeds."""
+    standings = test.standings
+    memory = next((result.cost.memory for one in standings for result in one.results), "process")
+    return [
+        MeasureRow(
+            "Trained numbers",
+            "parameters that training moves",
+            [_cost(one, "trainable", "{:,.0f}") for one in standings],
+        ),
+        MeasureRow("Images per second", "of training steps, median over epochs", [_speed(one) for one in standings]),
+        MeasureRow("Training time", "seconds, validation included", [_seconds(one) for one in standings]),
+        MeasureRow("Epochs", "until training stopped", [_cost(one, "epochs", "{:.3g}") for one in standings]),
+        MeasureRow("Peak memory", f"of the {memory}, MiB", [_cost(one, "peak_mib", "{:,.0f}") for one in standings]),
+    ]
+
+
+def _mean(one: ArmStanding, key: str) -> Cell:
+    mean, row = one.figures[key], ROWS[key]
+    return Cell(row.form(mean.value), _error(mean, row), f"{mean.seeds} seeds" if mean.seeds < len(one.results) else "")
+
+
+def _error(mean: SeedMean, row: Measure) -> str:
+    return "" if mean.error is None else f"± {row.form(mean.error)}".replace("%", "")
+
+
+def _difference(difference: PairedDifference, key: str) -> Cell:
+    row = MEASURES[key]
+    value = row.change(difference.value) + ("" if difference.error is None else f" ± {_size(difference.error, row)}")
+    tone = {1: "good", -1: "bad", 0: ""}[difference.sense]
+    return Cell(value, _bounds(difference, row), _case_bounds(difference, row), tone)
+
+
+def _size(error: float, row: Measure) -> str:
+    return row.change(error).lstrip("+")
+
+
+def _bounds(one: PairedDifference, row: Measure) -> str:
+    return "" if one.low is None else f"seeds [{row.change(one.low)}, {row.change(one.high)}]"
+
+
+def _case_bounds(one: PairedDifference, row: Measure) -> str:
+    return "" if one.case_low is None else f"cases [{row.change(one.case_low)}, {row.change(one.case_high)}]"
+
+
+def _cost(one: ArmStanding, key: str, form: str) -> Cell:
+    return Cell(form.format(one.cost[key]) if one.cost else UNDEFINED)
+
+
+def _speed(one: ArmStanding) -> Cell:
+    cached = any(result.cost.from_cache for result in one.results)
+    cell = _cost(one, "images_per_second", "{:,.0f}")
+    return Cell(cell.value, note="from cached features" if cached else "")
+
+
+def _seconds(one: ArmStanding) -> Cell:
+    ratio = "" if one.time_ratio is None else f"{one.time_ratio:.2g}× the reference"
+    return Cell(_cost(one, "seconds", "{:,.1f}").value, note=ratio)
+
+
+def settings(one: ArmStanding) -> str:
+    """What an arm's file sets, in one line."""
+    return ", ".join(f"{name} {value}" for name, value in _flat(one.arm.changes)) or "the base config as it is"
+
+
+def _flat(changes: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+# ---- sentences
+
+
+def sentence(test: ABTest, one: ArmStanding) -> str:
+    """What became of one arm beside the first, honest about few seeds."""
+    words = [_certified(one), *([_ending(test, one)] if one is not test.standings[0] else [])]
+    return " ".join(part for part in words if part)
+
+
+def _certified(one: ArmStanding) -> str:
+    count, refused = len(one.results), one.refused
+    if not count:
+        return "No run ended."
+    if not refused:
+        return f"Certified in {f'all {count} runs' if count > 1 else 'its one run'}."
+    return f"Nothing certified in {refused} of {count} runs, which count as coverage 0."
+
+
+def _ending(test: ABTest, one: ArmStanding) -> str:
+    first, coverage = test.standings[0], one.differences["coverage"]
+    if one.verdict == "incomplete":
+        failed = ", ".join([*one.failures, *first.failures])
+        return f"No verdict: {failed} failed, and the seeds that fail may be those that do badly."
+    if one.verdict == "one seed":
+        return f"{_change(coverage)}{_at(one)}; one seed says nothing of another, so no verdict: take more seeds."
+    return f"{_change(coverage)} {_over(test, coverage)}{_at(one)}: {_conclusion(one)}"
+
+
+def _conclusion(one: ArmStanding) -> str:
+    if one.verdict == "at a price":
+        prices = " and ".join(_price(one, name) for name in PRICES if paid(one.differences, name))
+        return f"not comparable, because {prices}."
+    if one.verdict == "like":
+        return "no difference seen, which is not the same as none."
+    endings = {
+        "more": "worth it where that time is, since FPR and accuracy on exits are no worse by more than "
+        f"{100 * TOLERANCE:g} points.",
+        "price unknown": "the reference exits nothing, so whether FPR and accuracy on exits pay for it cannot be told.",
+        "less": "worse.",
+    }
+    return endings[one.verdict]
+
+
+def _price(one: ArmStanding, name: str) -> str:
+    row, value = MEASURES[name], one.differences[name].value or 0.0
+    return f"{row.name} {'rose' if BETTER[name] < 0 else 'fell'} by {100 * abs(value):.2f} points"
+
+
+def _change(coverage: PairedDifference) -> str:
+    row = MEASURES["coverage"]
+    error = "" if coverage.error is None else f" ± {_size(coverage.error, row)}"
+    return f"{row.change(coverage.value)}{error} points of coverage"
+
+
+def _over(test: ABTest, coverage: PairedDifference) -> str:
+    row = MEASURES["coverage"]
+    confidence = f"{100 * test.confidence:g}%"
+    return f"({confidence} over {coverage.seeds} {_bounds(coverage, row)}, over test {_case_bounds(coverage, row)})"
+
+
+def _at(one: ArmStanding) -> str:
+    return "" if one.time_ratio is None else f" at {one.time_ratio:.2g}× the training time"
+
+
+def warnings(test: ABTest) -> list[str]:
+    """What a reader must know before the figures."""
+    lines = []
+    failed = {name: why for one in test.standings for name, why in one.failures.items()}
+    if failed:
+        lines.append(f"{len(failed)} of {len(failed) + test.runs} runs failed, and are left out: {', '.join(failed)}.")
+    if 1 < len(test.seeds) < 5:
+        lines.append(
+            f"{len(test.seeds)} seeds: Student's interval has {len(test.seeds) - 1} "
+            f"degree{'s' if len(test.seeds) > 2 else ''} of freedom, so only large differences can show."
+        )
+    return lines
+
+
+def remarks(test: ABTest) -> list[str]:
+    """What the figures do and do not say."""
+    shared = (
+        f"{test.jobs} runs shared the machine: speeds are those of a share, and times compare within this test only."
+    )
+    return [_intervals(test), _looks(test), _selection(test), *([shared] if test.jobs > 1 else [])]
+
+
+def _intervals(test: ABTest) -> str:
+    return (
+        "± is the standard error over seeds; seeds [ ] is Student's interval of the mean paired difference over seeds, "
+        f"cases [ ] comes from {test.samples:,} bootstrap resamples of the test {test.cases.unit}s, the same ones for "
+        f"all runs; both at {100 * test.confidence:g}%. A difference counts as seen where neither holds 0. Neither "
+        "speaks of another draw of the splits: another val_calib would move every threshold."
+    )
+
+
+def _looks(test: ABTest) -> str:
+    others = len(test.standings) - 1
+    if others == 1:
+        return "Several looks: one difference is shown; further arms that were tried and are not shown count too."
+    return (
+        f"Several looks: {others} differences, each interval by itself. Were all arms equal, the chance that some "
+        f"interval over seeds misses 0 would be up to {100 * test.false_alarm:.0f}%."
+    )
+
+
+def _selection(test: ABTest) -> str:
+    return (
+        f"Selection: {test.runs} runs were certified, or tried, on one val_calib. Each certificate holds by itself at "
+        f"{100 * test.risk.confidence:g}%; {_joint(test)} The test figures of an arm that is chosen for its test "
+        "figures are a little too good."
+    )
+
+
+def _joint(test: ABTest) -> str:
+    if test.joint_confidence > 0:
+        return f"whichever run is picked, its certificate holds with {100 * test.joint_confidence:.4g}% at least."
+    return (
+        "for a run picked among so many nothing is left of that (union bound): certify the arm you choose anew, on "
+        "a calibration split that no arm has seen."
+    )
+
+
+# ---- console
+
+
+def console_lines(test: ABTest) -> Iterator[str]:
+    """The test as plain lines: a table with a row for each arm, what it cost, then the verdicts."""
+    first = test.standings[0].arm.name
+    exits = [
+        [one.arm.name, *(_flat_cell(row.cells[at]) for row in figure_rows(test)[:-1])]
+        for at, one in enumerate(test.standings)
+    ]
+    yield from _table(["arm", *(row.name for row in figure_rows(test)[:-1])], exits)
+    yield ""
+    changes = [
+        [one.arm.name, *(_value_and_seeds(row.cells[at]) for row in difference_rows(test))]
+        for at, one in enumerate(test.standings[1:])
+    ]
+    yield from _table([f"less {first}", *(row.name for row in difference_rows(test))], changes)
+    yield ""
+    costs = [
+        [one.arm.name, *(_with_note(row.cells[at]) for row in cost_rows(test))] for at, one in enumerate(test.standings)
+    ]
+    yield from _table(["cost", *(row.name for row in cost_rows(test))], costs)
+    yield ""
+    for one in test.standings:
+        yield f"{one.arm.name}: {VERDICTS[one.verdict][1]}. {sentence(test, one)}"
+    yield ""
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) + 2 for column in zip(titles, *rows, strict=True)]
+    for row in (titles, *rows):
+        yield "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _flat_cell(cell: Cell) -> str:
+    return f"{cell.value} {cell.interval}".rstrip()
+
+
+def _value_and_seeds(cell: Cell) -> str:
+    return f"{cell.value} {cell.interval.removeprefix('seeds ')}".rstrip()
+
+
+def _with_note(cell: Cell) -> str:
+    return f"{cell.value} ({cell.note})" if cell.note else cell.value

@@ -1,0 +1,1 @@
+"""What the pages share: style, cells, templates, rows of intervals."""

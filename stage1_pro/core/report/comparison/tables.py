@@ -1,0 +1,230 @@
+"""A comparison in words and cells, the same ones on the page and on the console."""
+
+from collections.abc import Callable, Iterator
+
+from stage1_pro.core.comparison.compare import Comparison, Difference, Standing
+from stage1_pro.core.comparison.contender import PRICES, Contender, Estimate
+from stage1_pro.core.config.phases import POLICY_TABLE
+from stage1_pro.core.report.common.cells import MEASURES, Cell, Measure, MeasureRow, percent, percent_up, points
+
+CONSOLE_COLUMNS = 3
+"""Runs in one block of lines, so that a line fits a terminal."""
+
+
+VERDICTS = {
+    "first": ("plain", "Baseline"),
+    "uncertified": ("bad", "Nothing certified"),
+    "other promise": ("unsure", "Another promise"),
+    "more": ("good", "Covers more"),
+    "more at a price": ("unsure", "Covers more, and errs more"),
+    "less": ("bad", "Covers less"),
+    "like": ("plain", "No clear difference in coverage"),
+}
+"""(tone, words) of a standing's verdict."""
+SENSES = {1: ("good", "better"), -1: ("bad", "worse"), 0: ("", "within chance")}
+
+
+def promise(contender: Contender) -> str:
+    """What a run promises, or sought, in a few words."""
+    target, confidence = (f"{100 * share:g}%" for share in (contender.risk.target_fnr, contender.risk.confidence))
+    if contender.in_expectation:
+        return f"≤ {target} in expectation (share of single answers at {confidence})"
+    return f"≤ {target} at {confidence}"
+
+
+def label(standing: Standing) -> str:
+    """Phase and policy of a run, in words."""
+    contender = standing.contender
+    variant = contender.certificate and contender.certificate.scrc_variant
+    return f"phase {contender.phase}, {variant or POLICY_TABLE[contender.exit_policy].label} policy"
+
+
+def figure_rows(comparison: Comparison) -> list[MeasureRow]:
+    """What each run promises and what it does on the test cases."""
+    rows = [
+        ("Promise", "FNR on exits sought, and with which confidence", _promise),
+        ("Bound", "on FNR on exits, by val_calib", _bound),
+        ("Coverage", MEASURES["coverage"].meaning, lambda standing: _estimate(standing, "coverage")),
+        ("FNR on exits", "of the positives that exit, those answered negative", _fnr),
+        *(
+            (row.name, row.meaning, lambda standing, key=key: _estimate(standing, key))
+            for key, row in MEASURES.items()
+            if key != "coverage"
+        ),
+    ]
+    return [MeasureRow(name, meaning, [cell(one) for one in comparison.standings]) for name, meaning, cell in rows]
+
+
+def difference_rows(comparison: Comparison) -> list[MeasureRow]:
+    """The other runs minus the first one."""
+    return [
+        MeasureRow(row.name, row.meaning, [_difference(one.differences[key], row) for one in comparison.standings[1:]])
+        for key, row in MEASURES.items()
+    ]
+
+
+def _promise(standing: Standing) -> Cell:
+    contender = standing.contender
+    target, confidence = (f"{100 * share:g}%" for share in (contender.risk.target_fnr, contender.risk.confidence))
+    if contender.in_expectation:
+        return Cell(f"≤ {target}", "in expectation", "approximately")
+    return Cell(f"≤ {target}", f"at {confidence}")
+
+
+def _bound(standing: Standing) -> Cell:
+    certificate = standing.contender.certificate
+    if certificate is None:
+        return Cell("none", tone="bad")
+    kind = "not certified" if standing.contender.in_expectation else "certified"
+    return Cell(f"≤ {percent_up(certificate.bound)}", kind)
+
+
+def _estimate(standing: Standing, key: str) -> Cell:
+    estimate, form = standing.figures[key], MEASURES[key].form
+    return Cell(form(estimate.value), _interval(estimate, form))
+
+
+def _fnr(standing: Standing) -> Cell:
+    fnr = standing.fnr
+    interval = _interval(Estimate(fnr["value"], fnr["low"], fnr["high"]), percent)
+    tone = "bad" if standing.promise_held is False and fnr["low"] > standing.contender.risk.target_fnr else ""
+    counts = f"{fnr['misses']:,} of {fnr['exited_positives']:,}" if interval else ""
+    return Cell(percent(fnr["value"]), interval, counts, tone)
+
+
+def _difference(difference: Difference, row: Measure) -> Cell:
+    tone, words = SENSES[difference.sense]
+    return Cell(
+        row.change(difference.value), _interval(difference, row.change), words if difference.value else "", tone
+    )
+
+
+def _interval(estimate: Estimate, form: Callable[[float | None], str]) -> str:
+    """In the unit of the value before it, which is not said again."""
+    known = None not in (estimate.value, estimate.low, estimate.high)
+    return f"[{form(estimate.low)}, {form(estimate.high)}]".replace("%", "") if known else ""
+
+
+# ---- sentences
+
+
+def sentence(comparison: Comparison, standing: Standing) -> str:
+    """What became of one run, beside the first."""
+    first = comparison.standings[0]
+    if standing.verdict == "uncertified":
+        return "Nothing was certified, so every case goes to stage 2."
+    if standing is first:
+        bound = f"FNR on exits {_bound(standing).value}"
+        in_expectation = standing.contender.in_expectation
+        return f"No certificate: {bound} in expectation, approximately." if in_expectation else f"Certified: {bound}."
+    if standing.verdict == "other promise":
+        own, firsts = _stands_on(standing.contender), _stands_on(first.contender)
+        return f"{own.capitalize()}; {first.letter} {firsts}: their coverages do not compare."
+    clear = [_clear(key, standing) for key in (*PRICES, "augrc") if standing.differences[key].sense]
+    return " ".join([_coverage_words(standing.differences["coverage"], first.letter), *clear])
+
+
+def _stands_on(contender: Contender) -> str:
+    if contender.certificate is None:
+        return f"certified nothing at {promise(contender)}"
+    if contender.in_expectation:
+        return f"promises {promise(contender)}, without a certificate"
+    return f"has a certificate for {promise(contender)}"
+
+
+def _coverage_words(difference: Difference, first: str) -> str:
+    if not difference.value:
+        return f"Covers as much as {first}."
+    amount = f"{100 * abs(difference.value):.2f} points {MEASURES['coverage'].higher[difference.value < 0]}"
+    chance = "" if difference.sense else ", within chance"
+    return f"Covers {amount} than {first} {_interval(difference, points)}{chance}."
+
+
+def _clear(key: str, standing: Standing) -> str:
+    row, difference = MEASURES[key], standing.differences[key]
+    higher = row.higher[(difference.value or 0) < 0]
+    return f"{row.name} {higher}: {row.change(difference.value)} {_interval(difference, row.change)}."
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What a reader must know before the figures."""
+    if not comparison.promises_differ:
+        return []
+    made: dict[str, list[str]] = {}
+    for one in comparison.standings:
+        made.setdefault(promise(one.contender), []).append(one.letter)
+    listed = "; ".join(f"{', '.join(letters)} {words}" for words, letters in made.items())
+    unlike = any(one.contender.in_expectation for one in comparison.standings)
+    return [
+        f"The runs promise different things ({listed}). A looser promise carries more coverage, so coverage compares "
+        "between runs with the same promise only."
+        + (" A promise in expectation is no certificate, whatever its target." if unlike else "")
+    ]
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the figures do and do not say."""
+    cases = comparison.cases
+    lines = [
+        f"Intervals are at {100 * comparison.confidence:g}%, each by itself: exact for FNR on exits"
+        + (" (one positive of each group)" if cases.unit == "group" else "")
+        + f", else {comparison.samples:,} bootstrap resamples of {cases.unit}s, the same ones for all runs. They speak "
+        "of the draw of the test cases; another training seed or calibration split would move the figures too.",
+        *_joint(comparison),
+        "The test figures of a run that is chosen for its test figures are a little too good.",
+    ]
+    ranked = [(one.letter, one.contender.ranked_by) for one in comparison.standings if not one.contender.certificate]
+    return [*lines, *(f"{letter} has no policy; its AUGRC ranks cases by its {words}." for letter, words in ranked)]
+
+
+def _joint(comparison: Comparison) -> Iterator[str]:
+    """What the promises are worth together, and which of them have no part in that."""
+    standings = comparison.standings
+    if comparison.joint_confidence is not None:
+        refused = ", ".join(one.letter for one in standings if one.contender.certificate is None)
+        yield (
+            f"The {len(standings)} runs were tried on one val_calib. Each certificate holds with the confidence it "
+            "states; whichever run with a certificate is chosen, its certificate holds with "
+            f"{100 * comparison.joint_confidence:.4g}% at least{_other_uses(comparison)}."
+            + (f" Tried in vain, and counted too: {refused}." if refused else "")
+        )
+    if unlike := ", ".join(f"{one.letter} ({label(one)})" for one in standings if one.contender.in_expectation):
+        yield (
+            f"Without a certificate: {unlike}. Such a promise is about the average over calibration splits and about "
+            "set loss; FNR on exits follows approximately, and what one calibration gives may lie above it."
+        )
+
+
+def _other_uses(comparison: Comparison) -> str:
+    uses = max(
+        (one.contender.certificate.calib_uses for one in comparison.standings if one.contender.certificate), default=0
+    )
+    if uses <= len(comparison.standings):
+        return ""
+    return f", and with less where they were picked among more: this val_calib had been used {uses} times by then"
+
+
+# ---- console
+
+
+def console_lines(comparison: Comparison) -> Iterator[str]:
+    """The comparison as plain lines."""
+    for one in comparison.standings:
+        yield f"{one.letter}  {one.contender.path} ({label(one)}): {sentence(comparison, one)}"
+    first, *others = [one.letter for one in comparison.standings]
+    lines = [["", first, *others]]
+    lines += [[row.name, *map(_flat, row.cells)] for row in figure_rows(comparison)]
+    lines += [[f"{row.name} less {first}", "", *map(_flat, row.cells)] for row in difference_rows(comparison)]
+    widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
+    for start in range(1, len(widths), CONSOLE_COLUMNS):
+        shown = [0, *range(start, min(start + CONSOLE_COLUMNS, len(widths)))]
+        yield ""
+        for line in lines:
+            if any(line[column] for column in shown[1:]):
+                yield "".join(f"{line[column]:<{widths[column]}}" for column in shown).rstrip()
+    yield ""
+
+
+def _flat(cell: Cell) -> str:
+    """Value and interval in one line, without the notes that the page has room for."""
+    return f"{cell.value} {cell.interval}".rstrip()

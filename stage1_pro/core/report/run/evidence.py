@@ -1,0 +1,106 @@
+"""What the figures of a report show, gathered from the files of a run."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from stage1_pro.core.config.phases import PHASES
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.incremental.machine import State
+from stage1_pro.core.incremental.state import STATE, read_state
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
+from stage1_pro.core.metrics.calibration import top_label
+from stage1_pro.core.policies.registry import policy_from_artifact
+from stage1_pro.core.records.run import Run
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Staged:
+    """What the figures of an incremental training show. paths: case id → image; monitor: column of metrics.csv."""
+
+    state: State
+    paths: Mapping[str, str]
+    monitor: str
+
+
+def staged(run: Run, monitor: str) -> Staged | None:
+    """The stages of a run, None where it was not trained by stages."""
+    if not (run.path / STATE).exists():
+        return None
+    from stage1_pro.core.data.cases import load_cases
+
+    cases = load_cases(run.config.dataset_params, decode=False).frame
+    return Staged(read_state(run.path), dict(zip(cases["case_id"], cases["path"], strict=True)), monitor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What the figures of a report show.
+
+    scores: (N,) float64, what the policy ranks test cases by; answers, labels: (N,) int; confidence (K,),
+    correct (K,) of the class probabilities, where finite; epochs: columns of metrics.csv, NaN in its gaps;
+    chosen_epoch: position of the checkpoint's epoch, or None; stages: of an incremental training.
+    """
+
+    policy: dict[str, Any]
+    evaluation: dict[str, Any]
+    scores: FloatArray
+    answers: IntArray
+    labels: IntArray
+    confidence: FloatArray
+    correct: BoolArray
+    epochs: Mapping[str, FloatArray]
+    chosen_epoch: int | None
+    stages: Staged | None = None
+
+    @property
+    def confidence_level(self) -> float:
+        """Of the intervals."""
+        return self.evaluation["bootstrap"]["confidence"]
+
+
+def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evidence":
+    """What the figures show: scores and decisions on val_test, and the epochs of training."""
+
+    scores = run.scores("val_test")
+    decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
+    logits, labels = np.asarray(scores.logits, np.float64), np.asarray(scores.labels, np.int64)
+    finite = np.isfinite(logits).all(axis=1)
+    confidence, correct = top_label(softmax(logits[finite], axis=1), labels[finite])
+    epochs = read_epochs(run.metrics_path)
+    return Evidence(
+        policy=policy,
+        evaluation=evaluation,
+        scores=decisions.scores,
+        answers=decisions.predictions,
+        labels=labels,
+        confidence=confidence,
+        correct=correct,
+        epochs=epochs,
+        chosen_epoch=_chosen_epoch(epochs, run.config),
+        stages=staged(run, run.config.monitor),
+    )
+
+
+def read_epochs(path: Path) -> dict[str, FloatArray]:
+    """Columns of metrics.csv, NaN in its gaps; empty where the file is missing or empty."""
+    import pandas as pd
+
+    content = path.read_bytes() if path.exists() else b""
+    if not content.strip():
+        return {}
+    frame = pd.read_csv(io.BytesIO(content)).apply(pd.to_numeric, errors="coerce")
+    return {str(name): column.to_numpy(np.float64) for name, column in frame.items()}
+
+
+def _chosen_epoch(epochs: dict[str, FloatArray], config: Stage1ProConfig) -> int | None:
+    """Where the run's monitor is best; the first of equals, as ModelCheckpoint keeps it."""
+    values = epochs.get(config.monitor, np.zeros(0))
+    if not np.isfinite(values).any():
+        return None
+    return int(np.nanargmax(values) if PHASES[config.phase].mode == "max" else np.nanargmin(values))

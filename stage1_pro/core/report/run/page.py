@@ -1,0 +1,82 @@
+"""One self-contained page about one run: the answer first, then everything that it rests on."""
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config.phases import PHASES
+from stage1_pro.core.incremental.state import STATE, read_state
+from stage1_pro.core.policies.verification import in_expectation
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.report.common.template import fill
+from stage1_pro.core.report.run import tables
+from stage1_pro.core.report.run.evidence import gather
+
+if TYPE_CHECKING:  # matplotlib is imported where a report is written
+    from stage1_pro.core.report.run.charts import Chart
+    from stage1_pro.core.report.run.evidence import Evidence
+
+
+def write_report(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    """Write figures/*.png and report.html of an evaluated run.
+
+    policy, evaluation: the contents of its policy file and of eval.json.
+    """
+    from stage1_pro.core.report.run.charts import CHARTS
+
+    evidence = gather(run, policy, evaluation)
+    run.figures_path.mkdir(exist_ok=True)
+    charts = [(chart, _drawn(run, chart, evidence)) for chart in CHARTS if chart.shown(evidence)]
+    artifacts.write_bytes(run.report_path, page(run, policy, evaluation, charts).encode())
+
+
+def _drawn(run: Run, chart: "Chart", evidence: "Evidence") -> str:
+    """Write one figure's PNG; returns its SVG element."""
+    from stage1_pro.core.report.common.style import render
+
+    rendering = render(lambda figure: chart.draw(figure, evidence), chart.height, chart.name)
+    artifacts.write_bytes(run.figures_path / f"{chart.name}.png", rendering.png)
+    return rendering.svg
+
+
+def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: list[tuple["Chart", str]]) -> str:
+    """The HTML of the report. charts: (row of the table of figures, its SVG element)."""
+    from markupsafe import Markup
+
+    return fill(
+        "report.html",
+        run=run,
+        policy=policy,
+        evaluation=evaluation,
+        verdict=verdict(evaluation),
+        phase=PHASES[run.config.phase],
+        tables=tables.figure_tables(evaluation),
+        confusions=tables.confusions(evaluation),
+        comparison=tables.comparison(policy),
+        in_expectation=in_expectation(policy),
+        stages=read_state(run.path) if (run.path / STATE).exists() else None,
+        provenance=tables.provenance(run, policy, evaluation),
+        charts=[(chart, Markup(svg)) for chart, svg in charts],
+        next_command=f"python stage1_pro/scripts/50_export_bundle.py --run {shlex.quote(str(run.path))}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the test split agrees with the certificate. tone: good, unsure or bad; never without its words."""
+
+    tone: str
+    words: str
+
+
+def verdict(evaluation: dict[str, Any]) -> Verdict:
+    """A test rate above the target says little where its exact interval still reaches down to the target."""
+    held, fnr = evaluation["promise"]["held"], evaluation["exits"]["fnr_on_exits"]
+    if held is None:
+        return Verdict("unsure", "Cannot be judged on test")
+    if held:
+        return Verdict("good", "Promise held on test")
+    if fnr["low"] <= evaluation["target_fnr_exit"]:
+        return Verdict("unsure", "Not held on test, though within chance")
+    return Verdict("bad", "Promise not held on test")

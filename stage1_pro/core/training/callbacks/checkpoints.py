@@ -1,0 +1,115 @@
+"""What training keeps of an epoch, and when it stops."""
+
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config.phases import PHASES
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
+from stage1_pro.core.training.modules.base import Stage1Module
+
+KEPT_STAGES = 2
+Kind = TypeVar("Kind", bound=ModelCheckpoint)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints through our own door: a kill leaves the previous file whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        artifacts.write_bytes(Path(path), dump_tensors(checkpoint))
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's checkpoint callback, whose state stays valid when the run directory is moved or copied.
+
+    By itself it would forget the best score, and let a worse epoch overwrite best.ckpt. An epoch that does
+    not log the monitor (a gate's warm-up), or logs NaN, is no candidate.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._is_candidate(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._is_candidate(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def _is_candidate(self, trainer: pl.Trainer) -> bool:
+        return self.monitor is None or math.isfinite(trainer.callback_metrics.get(self.monitor, math.nan))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class StageCheckpoint(RunCheckpoint):
+    """The best weights of the current stage, in a file of its own; the latest two stages' files are kept."""
+
+    @property
+    def state_key(self) -> str:
+        return f"StageCheckpoint{{'monitor': {self.monitor!r}}}"
+
+    @property
+    def path(self) -> Path:
+        """Of the current stage's file, which exists once an epoch of the stage was judged."""
+        return Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+
+    def name(self, stage: int) -> None:
+        self.filename = f"stage-{stage:02d}"
+
+    def begin(self, stage: int) -> None:
+        """Forget the last stage's best."""
+        self.name(stage)
+        self.best_k_models, self.best_model_score, self.current_score = {}, None, None
+        self.best_model_path = self.kth_best_model_path = ""
+        self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+        (Path(str(self.dirpath)) / f"stage-{stage - KEPT_STAGES:02d}.ckpt").unlink(missing_ok=True)
+
+
+class Patience(EarlyStopping):
+    """Lightning's early stopping, counting from the epoch in which the phase's own loss is in force: neither a
+    warm-up nor a warm start uses patience up, or stops a run before its loss was tried."""
+
+    def restart(self) -> None:
+        """Count anew, for a new stage."""
+        fresh = EarlyStopping(self.monitor, mode=self.mode)
+        self.wait_count, self.stopped_epoch, self.best_score = 0, 0, fresh.best_score
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Stage1Module)
+        if trainer.current_epoch >= pl_module.settled_epoch:
+            super().on_validation_end(trainer, pl_module)
+
+
+def judged_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint was judged by, their average where EMA is on, by the names of the module."""
+    content = read_tensors(checkpoint)
+    averaged = content["callbacks"].get("ExponentialMovingAverage", {}).get("average", {})
+    return {**content["state_dict"], **averaged}
+
+
+def patience(config: Stage1ProConfig, epochs: int, min_delta: float = 0.0) -> Patience:
+    """Early stopping by the phase's monitor after this many epochs without a better one."""
+    counted: dict[str, Any] = {"patience": epochs, "min_delta": min_delta, "check_on_train_epoch_end": False}
+    return Patience(config.monitor, mode=PHASES[config.phase].mode, **counted)
+
+
+def checkpoint(
+    kind: type[Kind], folder: Path, name: str, *, at_epoch_end: bool = True, judged_by: Stage1ProConfig | None = None
+) -> Kind:
+    """A checkpoint of this name: the best by the config's monitor, or every epoch's where none is given."""
+    monitored = {} if judged_by is None else {"monitor": judged_by.monitor, "mode": PHASES[judged_by.phase].mode}
+    settings: dict[str, Any] = {"save_on_train_epoch_end": at_epoch_end, "enable_version_counter": False, **monitored}
+    return kind(folder, filename=name, **settings)

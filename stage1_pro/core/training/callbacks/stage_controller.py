@@ -1,0 +1,259 @@
+"""Lightning's side of an incremental training: events in, the machine's decisions out.
+
+Order within an epoch: validation; EarlyStopping and LRFloorStop say what they see; the controller hands it to the
+machine and takes `should_stop` back; the best checkpoints are saved; at the end of the epoch a stage that has ended is
+scored and the next one begins; last.ckpt is saved after that, so it always holds a stage that can go on.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from torch import Tensor
+
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.errors import Interrupted, UserError
+from stage1_pro.core.incremental import machine
+from stage1_pro.core.incremental.initial import initial_cases
+from stage1_pro.core.incremental.scoring import judge, positions_of
+from stage1_pro.core.incremental.state import Origin, from_json, plain, write_state
+from stage1_pro.core.optim.fsam import forget
+from stage1_pro.core.records.provenance import utc_now
+from stage1_pro.core.training.callbacks.checkpoints import Patience, StageCheckpoint, judged_weights
+from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage, assign, snapshot
+from stage1_pro.core.training.callbacks.pool import score_pool
+from stage1_pro.core.training.modules.base import Clock, Stage1Module
+from stage1_pro.core.training.modules.selective import SelectiveModule
+
+
+class LRFloorStop(pl.Callback):
+    """Says when learning has become too slow: after warm-up, the largest rate of all groups is below `floor`."""
+
+    def __init__(self, floor: float):
+        self.floor = floor
+        self.reached = False
+        self.rate = 0.0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Stage1Module)
+        self.rate = max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        warm = pl_module.clock.epochs(trainer.global_step) < pl_module.config.warmup_epochs
+        self.reached = not warm and self.rate < self.floor
+
+
+@dataclass(frozen=True, slots=True)
+class Helpers:
+    """The callbacks that the controller listens to and sets back."""
+
+    patience: Patience
+    floor: LRFloorStop
+    stage_best: StageCheckpoint
+    average: ExponentialMovingAverage | None
+
+
+class IncrementalStageController(pl.Callback):
+    """Carries the machine through a training, and carries its decisions out."""
+
+    rules: machine.Rules
+    origin: Origin
+
+    def __init__(self, folder: Path, config: Stage1ProConfig, helpers: Helpers):
+        self.folder, self.config, self.helpers = folder, config, helpers
+        self.state = machine.State()
+        self.clock = Clock(0, 1)
+        self.fresh = True
+        self.told = ""
+        # positions in training → (N,) out-of-fold answers, or None for the model's own
+        self.targets: Callable[[np.ndarray], Tensor | None] | None = None
+        self._untrained: dict[str, Tensor] = {}
+
+    def of_pool(self, origin: Origin, data: Stage1DataModule) -> None:
+        """Take up the pool."""
+        distinct = data.frames["train"]["content"].nunique()
+        self.origin, self.rules = origin, machine.Rules(self.config.incremental_params, origin.mode, distinct)
+
+    # ---- Lightning's hooks
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Before a checkpoint is restored: the weights that `scratch` goes back to."""
+        self._untrained = {**snapshot(pl_module), **_dual_state(pl_module)}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module, data = _parts(trainer, pl_module)
+        if self.state.phase == machine.INIT:
+            frame, params = data.frames["train"], self.rules.params
+            labels, content = data.labels("train"), frame["content"].to_numpy()
+            chosen = initial_cases(labels, content, data.classes, params, module.config.seed)
+            self.state = machine.begin(tuple(frame["case_id"].to_numpy()[chosen]))
+            data.activate(chosen)
+            self.clock = Clock(0, data.steps_per_epoch())
+            self._begin(trainer, module, data)
+            self._set_rates(trainer, module)
+            self._write(trainer)
+        else:
+            data.activate(positions_of(data.frames["train"]["case_id"].to_numpy(), self.state.active))
+            self._begin(trainer, module, data)
+        self.helpers.stage_best.name(self.state.stage.number)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.state.stage.first_epoch:
+            trainer.callback_metrics.pop(self.origin.monitor, None)  # the last stage's: a warm-up logs none
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metric = trainer.callback_metrics.get(self.origin.monitor)
+        event = machine.EpochEnd(
+            epoch=trainer.current_epoch,
+            metric=None if metric is None else float(metric),
+            lr=self.helpers.floor.rate,
+            plateau=trainer.should_stop,
+            floor=self.helpers.floor.reached,
+        )
+        trainer.should_stop = False
+        self.state = machine.epoch_ended(self.state, event, self.rules)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module, data = _parts(trainer, pl_module)
+        stage = self.state.stage
+        figures = {"stage": float(stage.number), "active_cases": float(stage.active_cases)}
+        module.log_dict(figures, rank_zero_only=True)
+        if self.state.phase == machine.TRAINING:
+            return
+        if self.helpers.stage_best.path.exists() and stage.best_epoch is not None:
+            self.state = machine.checkpointed(self.state, self.helpers.stage_best.path.name)
+        self._write(trainer)
+        if self.state.phase == machine.SCORING:
+            self._transition(trainer, module, data)
+        trainer.should_stop = self.state.phase == machine.DONE
+        self.told = self._words(stage.number)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say in state.json that training did not end; it goes on from last.ckpt, which holds the state before."""
+        if self.state.phase not in (machine.INIT, machine.DONE) and trainer.is_global_zero:
+            from_outside = isinstance(exception, Interrupted | KeyboardInterrupt)
+            stopped = machine.stopped(self.state, "interrupted" if from_outside else "error")
+            write_state(self.folder, stopped, self.origin, self.rules.params, utc_now())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": plain(self.state, self.rules.params), "clock": asdict(self.clock), "fresh": self.fresh}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.state, self.fresh = from_json(state_dict["state"]), state_dict["fresh"]
+        self.clock = Clock(**state_dict["clock"])
+
+    # ---- a stage's end and the next one's beginning
+
+    def _transition(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> None:
+        """SCORING → TRANSITION → TRAINING, or DONE where nobody is admitted."""
+        last, params = snapshot(module), self.rules.params
+        judged = self._judged(module)
+        assign(module, judged)
+        self.state = machine.scored(self.state, self._scored(trainer, module, data))
+        self._write(trainer)
+        if self.state.phase == machine.DONE:
+            return assign(module, last)
+        first_epoch = trainer.current_epoch + 1
+        self.state = machine.entered(self.state, first_epoch)
+        assign(module, {"best": judged, "last": last, "scratch": self._untrained}[params.stage_init])
+        self.fresh = params.stage_init == "scratch"
+        if self.fresh:
+            for name, value in _dual_state(module, copy=False).items():
+                value.copy_(self._untrained[name])
+        if self.helpers.average is not None and params.stage_init != "last":
+            self.helpers.average.restart(module)
+        data.activate(positions_of(data.frames["train"]["case_id"].to_numpy(), self.state.active))
+        kept = self.clock.epochs(trainer.global_step) if params.stage_lr == "keep" else 0.0
+        self.clock = Clock(trainer.global_step, data.steps_per_epoch(), kept)
+        if params.stage_lr == "reset":
+            for optimizer in trainer.optimizers:
+                forget(optimizer)
+        self._begin(trainer, module, data)
+        self._set_rates(trainer, module)
+        self.helpers.patience.restart()
+        self.helpers.stage_best.begin(self.state.stage.number)
+        self._write(trainer)
+        return None
+
+    def _begin(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> None:
+        """Make the module train the current stage."""
+        module.begin_stage(self.state.stage.first_epoch, self.fresh, data.class_counts, self.clock)
+        if self.targets is not None and isinstance(module, SelectiveModule):
+            targets = self.targets(data.active)
+            module.correct = targets if targets is None else targets.to(module.device)
+
+    def _set_rates(self, trainer: pl.Trainer, module: Stage1Module) -> None:
+        for config in trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            for group, peak in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+                group["lr"] = peak * module.rate(trainer.global_step)
+
+    def _judged(self, module: Stage1Module) -> dict[str, Tensor]:
+        """The weights that score the pool: the stage's best, or its last where the next stage goes on from those."""
+        current = snapshot(module)
+        if self.rules.params.stage_init == "last" or self.state.stage.checkpoint is None:
+            average = self.helpers.average
+            return current if average is None else {**current, **average.average}
+        found = judged_weights(self.helpers.stage_best.path)
+        return {**current, **{name: found[name].to(current[name].device) for name in current.keys() & found.keys()}}
+
+    def _scored(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> machine.Scored:
+        """Decided by the first rank, from all ranks' cases, for all ranks."""
+        metrics = score_pool(module, data, trainer.strategy.batch_to_device)
+        device = trainer.strategy.root_device.type
+        found: machine.Scored | UserError | None = None
+        if metrics is not None:
+            on = device if device == "cuda" else "cpu"  # others have no float64
+            try:
+                found = judge(metrics, self.state, self.rules, module.config.seed, on)
+            except UserError as error:  # which every rank must hear of, or the others wait for ever
+                found = error
+        found = trainer.strategy.broadcast(found)
+        if isinstance(found, UserError):
+            raise found
+        assert found is not None
+        return found
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            write_state(self.folder, self.state, self.origin, self.rules.params, utc_now())
+
+    def _words(self, number: int) -> str:
+        """What became of the stage of this number, in a line."""
+        stage = self.state.stages[number - 1]
+        best = "" if stage.best_metric is None else f", best {self.origin.monitor} {stage.best_metric:.5f}"
+        words = f"  stage {number} ended: {stage.end or 'broken off'}; {stage.epochs} epochs{best}"
+        if stage.scored:
+            words += (
+                f"; {len(stage.scored.picks)} of {stage.scored.eligible} eligible cases admitted, "
+                f"{len(self.state.active)} in training"
+            )
+        return f"{words}\n  training stopped: {self.state.stop}" if self.state.stop else words
+
+
+class StageLine(pl.Callback):
+    """Prints what became of a stage, after the line of its last epoch."""
+
+    def __init__(self, controller: IncrementalStageController):
+        self.controller = controller
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.controller.told:
+            trainer.print(self.controller.told)
+            self.controller.told = ""
+
+
+def _parts(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Stage1Module, Stage1DataModule]:
+    data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(module, Stage1Module)
+    assert isinstance(data, Stage1DataModule)
+    return module, data
+
+
+def _dual_state(module: pl.LightningModule, copy: bool = True) -> dict[str, Tensor]:
+    """Buffers of the loss that training moves: multipliers, running constraint, bank of positives."""
+    kept = {name for name in module.state_dict() if name.startswith("loss.")}
+    found = {name: buffer for name, buffer in module.named_buffers() if name in kept}
+    return {name: buffer.clone() for name, buffer in found.items()} if copy else found

@@ -1,0 +1,220 @@
+"""One training run from a checked case table to model_best.pth and its scores."""
+
+import os
+from dataclasses import replace
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from stage1_pro.core.config.phases import PHASES
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.console import bar, say
+from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.predictor import Stage1Predictor
+from stage1_pro.core.models.adapters import add_adapters, merge_adapters
+from stage1_pro.core.models.backbone import load_backbone
+from stage1_pro.core.models.licenses import demanded_license
+from stage1_pro.core.models.parameters import parameter_counts
+from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
+from stage1_pro.core.optim.fsam import perturbed_parameters
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.splits import Splits
+from stage1_pro.core.training.callbacks.checkpoints import judged_weights
+from stage1_pro.core.training.crossfit import can_refit, out_of_fold_correct, refit_gate
+from stage1_pro.core.training.feature_cache import cached_features
+from stage1_pro.core.training.modules.base import Stage1Module
+from stage1_pro.core.training.modules.choice import module_class
+from stage1_pro.core.training.modules.selective import SelectiveModule
+from stage1_pro.core.training.stages import demand_same_pool, prepare_stages, print_first_admission
+from stage1_pro.core.training.start import LAUNCHED_RUN, backbone_digest, is_first_process
+
+
+def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
+    """The untrained model: backbone as `model_path` names it, heads by seed, or another run's weights."""
+    pl.seed_everything(config.seed, verbose=False)
+    backbone, spec = load_backbone(config.model_path, config.dataset_params.image_size)
+    members = config.head_ensemble if PHASES[config.phase].gated else None
+    model = Stage1Model.new(backbone, spec, class_names, config.dropout, members)
+    if init_from is not None:
+        _take_weights(model, init_from)
+    model.spec = replace(model.spec, license=demanded_license(model.spec.license, config))
+    if config.freeze_backbone:
+        model.freeze_backbone()
+    if config.adapted:
+        add_adapters(model.backbone, config, model.spec.preprocessing.size)
+    if config.sharpness_aware:
+        perturbed_parameters(model, config.fsam_target)  # refuses a target that this model does not have
+    return model
+
+
+def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
+    """Record config, environment and the source of the weights of a new run; a resumed one has them."""
+    if resume or not is_first_process():
+        return
+    spec = model.spec
+    facts = {
+        "preprocessing": spec.preprocessing.to_dict(),
+        "backbone": config.model_path,
+        "backbone_license": spec.license,
+        "backbone_digest": backbone_digest(config.model_path),
+        "parameters": parameter_counts(model),
+        "init_from": None if source is None else {"run": str(source.path), "model_digest": source.model_digest},
+    }
+    run.begin_training(config, facts)
+
+
+def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
+    """What training would do, in a few lines."""
+    phase, spec, counts = PHASES[config.phase], model.spec, parameter_counts(model)
+    say(
+        f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "
+        f"checkpoint by {config.monitor} ({phase.mode})"
+    )
+    say(
+        f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} "
+        f"at confidence {config.fnr_confidence:g}"
+    )
+    say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
+    say(f"parameters  {counts['trainable']:,} trainable of {counts['total']:,}; adapters: {config.peft_words}")
+    stages = config.incremental_params
+    span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
+    say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
+
+
+def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
+    """Print whom a trained model would admit to the initial cases."""
+    data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
+    module = module_class(config)(model, config, data.class_counts, False)
+    print_first_admission(config, module, data)
+
+
+def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
+    """Train to the end or to early stopping, from the last checkpoint where there is one."""
+    last = run.checkpoints_path / "last.ckpt"
+    data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing)
+    if config.incremental_params.enabled:
+        demand_same_pool(run, config, data)
+    if not (last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]):
+        data.features = _features(run, config, model, cases)
+        fit_on(run, config, model, data, trainer)
+    if not (run.checkpoints_path / "best.ckpt").exists():
+        raise UserError(f"{config.monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
+
+
+def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule, trainer: pl.Trainer) -> None:
+    """Train on the loaders of a datamodule, from the last checkpoint where there is one."""
+    last = run.checkpoints_path / "last.ckpt"
+    cached = None if data.features is None else data.features["train"]
+    groups = data.frames["train"]["group"].to_numpy()
+    if config.incremental_params.enabled:
+        module = module_class(config)(model, config, data.class_counts, cached is not None)
+        prepare_stages(trainer, run, config, data, cached if isinstance(module, SelectiveModule) else None)
+    else:
+        module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
+    if config.compile:
+        model.compile()
+    os.environ[LAUNCHED_RUN] = str(run.path)  # Lightning's launcher starts this script again, once a device
+    try:
+        trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except torch.OutOfMemoryError:
+        half = max(1, config.batch_size // 2)
+        raise UserError(
+            f"out of GPU memory at batch_size {config.batch_size}: train a new run with --batch_size {half} "
+            f"--grad_accum_steps {2 * config.grad_accum_steps}."
+        ) from None
+    finally:
+        del os.environ[LAUNCHED_RUN]
+
+
+def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray]:
+    """Put the best checkpoint's weights into model_best.pth, with the gate fitted again where the config says so.
+
+    Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
+    """
+    _load_best(run, model)
+    merge_adapters(model.backbone)
+    held_out = _refitted(run, config, model, cases) if model.heads is not None and config.gate_refit else {}
+    save_model(model, run.model_path)
+    return held_out
+
+
+def _load_best(run: Run, model: Stage1Model) -> None:
+    """The best checkpoint's weights, their average where EMA is on."""
+    state = judged_weights(run.checkpoints_path / "best.ckpt")
+    weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    model.cpu().load_state_dict({**model.state_dict(), **weights})
+
+
+def _refitted(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray]:
+    frame = cases.frame.iloc[run.splits.indices("val_select")]
+    labels, groups = frame["label"].to_numpy(), frame["group"].to_numpy()
+    if not can_refit(labels, groups, config.seed):
+        say("warning: val_select has too few groups of a class to fit the gate again; the trained gate is kept")
+        return {}
+    predictor = Stage1Predictor(model)
+    with bar("fitting the gate on val_select") as progress:
+        features = predictor.features(
+            list(frame["path"]),
+            batch_size=config.batch_size,
+            workers=config.dataset_params.num_workers,
+            progress=progress,
+        )
+    return {"val_select": refit_gate(model.cpu(), features, labels, groups, config.seed)}
+
+
+def make_module(
+    config: Stage1ProConfig,
+    model: Stage1Model,
+    class_counts: np.ndarray,
+    features: np.ndarray | None,
+    labels: np.ndarray,
+    groups: np.ndarray,
+) -> Stage1Module:
+    """The phase's Lightning module. features: (N, D) of the training split where they are cached; labels, groups:
+    (N,) of the same cases, from which a gate's out-of-fold targets are made."""
+    module = module_class(config)(model, config, class_counts, features is not None)
+    if isinstance(module, SelectiveModule) and features is not None:
+        module.correct = out_of_fold_correct(features, labels, groups, config, _device())
+    return module
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
+    """Cached features of the two splits that training reads, where the config allows a cache."""
+    if not config.reads_cached_features:
+        return None
+    features, stages = {}, config.incremental_params
+    block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: picks hang on no batch_size
+    for split in ("train", "val_select"):
+        frame = cases.frame.iloc[run.splits.indices(split)]
+        with bar(f"features of {split}") as progress:
+            features[split] = cached_features(
+                model.backbone,
+                model.spec,
+                list(frame["path"]),
+                list(frame["content"]),
+                run.path.resolve().parent / ".feature_cache",
+                batch_size=block,
+                workers=config.dataset_params.num_workers,
+                device=_device(),
+                progress=progress,
+            )
+    model.backbone.cpu()
+    return features
+
+
+def _take_weights(model: Stage1Model, other: Run) -> None:
+    """Start from the weights of another run, as far as both models have them."""
+    source = load_model(other.model_path)
+    if source.spec.arch != model.spec.arch or source.features != model.features:
+        raise UserError(
+            f"--init_from {other.path}: its backbone is {source.spec.arch}, this run's is {model.spec.arch}."
+        )
+    model.take_weights(source)
+    model.spec = replace(model.spec, license=source.spec.license)  # its weights are what is trained on

@@ -1,0 +1,1 @@
+"""Lightning modules, one for each kind of loss."""

@@ -1,0 +1,225 @@
+"""Stage1Module: the Lightning module that trains a Stage1Model."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.monitoring import epoch_metrics
+from stage1_pro.core.models.parameters import trainable
+from stage1_pro.core.models.stage1 import Outputs, Stage1Model
+from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
+from stage1_pro.core.seeds import seed_of
+from stage1_pro.core.training.ranks import gather
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where a schedule of learning rates stands: it had run for `epochs_before` epochs at optimizer step `first_step`,
+    and an epoch has `steps_per_epoch` steps since then."""
+
+    first_step: int
+    steps_per_epoch: int
+    epochs_before: float = 0.0
+
+    def epochs(self, step: int) -> float:
+        """Epochs of the schedule that are done at a step of the run."""
+        return self.epochs_before + (step - self.first_step) / self.steps_per_epoch
+
+
+class Stage1Module(pl.LightningModule):
+    """Cross entropy with class weights and label smoothing.
+
+    class_counts: (C,) training cases per class. from_features: batches hold cached features, not
+    images. Dropout is seeded by epoch, so that a resumed run goes on as if it had never stopped.
+    """
+
+    class_weights: Tensor
+    first_epoch = 0
+    """The epoch in which this stage of an incremental training began; 0 without stages."""
+    fresh = True
+    """Whether the weights of this stage were untrained when it began."""
+    clock = Clock(0, 1)
+    """Of the learning rates of an incremental training."""
+
+    def __init__(self, model: Stage1Model, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
+        super().__init__()
+        self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
+        self.model, self.config, self.from_features = model, config, from_features
+        self.register_buffer("class_weights", self._weights(class_counts), persistent=False)
+        self._validated: list[tuple[Tensor, ...]] = []
+
+    @property
+    def settled_epoch(self) -> int:
+        """The first epoch of the stage in which the phase's own loss is in force."""
+        return self.first_epoch
+
+    @property
+    def stage_epoch(self) -> int:
+        """Epochs since the stage began."""
+        return self.current_epoch - self.first_epoch
+
+    def begin_stage(self, first_epoch: int, fresh: bool, class_counts: np.ndarray, clock: Clock) -> None:
+        """Train on other cases from this epoch on. class_counts: (C,) of the cases in training."""
+        self.first_epoch, self.fresh, self.clock = first_epoch, fresh, clock
+        self.class_weights.copy_(self._weights(class_counts))
+
+    def rate(self, step: int) -> float:
+        """Factor of the peak learning rates at an optimizer step of an incremental training."""
+        config, per_epoch = self.config, self.clock.steps_per_epoch
+        factor = warmup_cosine(round(config.warmup_epochs * per_epoch), config.schedule_epochs * per_epoch)
+        return factor(self.clock.epochs(step) * per_epoch)
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> tuple[Tensor, ...]:
+        """(positions, dice, entropy, embedding) of a batch, as `case_metrics` has them, on the CPU."""
+        with torch.autocast(batch.labels.device.type, enabled=False):
+            features = batch.inputs if self.from_features else self.model.backbone(batch.inputs)
+            outputs = self.model.head(features)
+            embedding = self.model.penultimate(features, outputs)
+            return batch.positions.cpu(), *case_metrics(outputs.logits, batch.labels, embedding)
+
+    def forward(self, inputs: Tensor) -> Outputs:
+        return self.model.head(inputs) if self.from_features else self.model(inputs)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        loss, figures = self.losses(batch)
+        self.log_means(figures, len(batch.labels))
+        return loss
+
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What training descends, and the batch's figures for metrics.csv, `train_loss` among them."""
+        loss = self._loss(self(batch.inputs).logits, batch.labels)
+        return loss, {"train_loss": loss}
+
+    def log_means(self, figures: dict[str, Tensor], weight: int) -> None:
+        """For metrics.csv: the epoch's means of these figures, each call counting this much."""
+        self.log_dict(figures, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
+
+    @property
+    def remembered(self) -> list[Tensor]:
+        """Buffers that computing the loss reads and moves."""
+        return []
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What computing the loss draws from."""
+        cuda = [torch.cuda.default_generators[self.device.index or 0]] if self.device.type == "cuda" else []
+        return [torch.default_generator, *cuda]
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self._validated.append((batch.positions, batch.labels, *self._kept(self(batch.inputs))))
+
+    def on_validation_epoch_end(self) -> None:
+        parts = tuple(torch.cat(part).cpu() for part in zip(*self._validated, strict=True))
+        self._validated.clear()
+        _, labels, *outputs = gather(parts)
+        values = self._figures(labels, *outputs)
+        if not all(bool(output.isfinite().all()) for output in outputs):  # ranks and shares of NaN look like figures
+            values = dict.fromkeys(values, float("nan"))
+        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
+
+    def _kept(self, outputs: Outputs) -> tuple[Tensor, ...]:
+        """What validation keeps of a batch's outputs, float32."""
+        return (outputs.logits.float(),)
+
+    def _figures(self, labels: Tensor, logits: Tensor) -> dict[str, float]:
+        """Columns of metrics.csv from a whole validation pass."""
+        loss = cross_entropy(logits, labels, self.class_weights.cpu(), label_smoothing=self.config.label_smoothing)
+        threshold = self.config.legacy_exit_threshold_for_logging
+        figures = epoch_metrics(logits.double().numpy(), labels.numpy(), threshold)
+        return {"val_loss": float(loss), **{f"val_{name}": value for name, value in figures.items()}}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self._optimizer()
+        factor = self.rate if self.config.incremental_params.enabled else self._whole_run()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        stepwise = {"scheduler": schedule, "interval": "step", "name": "lr-AdamW"}  # its columns' name in metrics.csv
+        return {"optimizer": optimizer, "lr_scheduler": stepwise}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        layers = None if config.layer_decay == 1 else self.model.backbone.layer_ids
+        rates = config.lr_head, config.backbone_lr
+        groups = parameter_groups(self.model, *rates, config.weight_decay, layers, config.layer_decay)
+        fused = config.precision != "16-mixed"  # there a fused optimizer unscales, and clipping would come before
+        return torch.optim.AdamW(groups, fused=fused)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By torch: Lightning's own refuses to clip for a fused optimizer in mixed precision."""
+        if gradient_clip_val:
+            for part in self._clipped_together(optimizer):
+                torch.nn.utils.clip_grad_norm_(part, gradient_clip_val)
+
+    def _clipped_together(self, optimizer: torch.optim.Optimizer) -> Iterable[list[nn.Parameter]]:
+        """The parameters whose gradients share one norm."""
+        return [[parameter for group in optimizer.param_groups for parameter in group["params"]]]
+
+    def _steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return int(self.trainer.estimated_stepping_batches)
+
+    def _whole_run(self) -> Callable[[int], float]:
+        """One schedule for all epochs."""
+        total = self._steps()
+        return warmup_cosine(round(total * self.config.warmup_epochs / self.config.epochs), total)
+
+    def _weights(self, class_counts: np.ndarray) -> Tensor:
+        """(C,) float32 weights of the classes in the loss."""
+        if self.config.dataset_params.class_balanced_sampling:  # the draws are balanced already
+            return torch.ones(len(class_counts))
+        weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
+        return torch.tensor(weights, dtype=torch.float32)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave what is frozen of a backbone out: it is rebuilt from `model_path`."""
+        if self.model.frozen:
+            state: Mapping[str, Tensor] = checkpoint["state_dict"]
+            kept = {name for name, _ in trainable(self)}
+            checkpoint["state_dict"] = {
+                name: tensor for name, tensor in state.items() if name in kept or not name.startswith("model.backbone.")
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint without a tensor that training moves: loading is not strict and would go on without."""
+        moved = [
+            *(name for name, _ in trainable(self)),
+            *(name for name in self.state_dict() if name.startswith("loss.")),
+        ]
+        missing = [name for name in moved if name not in checkpoint["state_dict"]]
+        if missing:
+            raise UserError(f"the checkpoint has no {', '.join(missing[:3])}: it is of another model. Train a new run.")
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        return cross_entropy(logits.float(), labels, self.class_weights, label_smoothing=smoothing)
+
+
+def case_metrics(logits: Tensor, labels: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(dice (B,) float64, entropy (B,) float64, embedding (B, D) float32), on the CPU.
+
+    logits: (B, C), C >= 2; labels: (B,). For one label a case the Dice coefficient 2Σpy / (Σp + Σy) is the probability
+    of the true class; entropy is in units of log C, so 0 to 1. What is not finite stays so.
+    """
+    log_p = torch.log_softmax(logits.double(), dim=1)
+    p = log_p.exp()
+    dice = p.gather(1, labels[:, None]).squeeze(1)
+    entropy = -(p * log_p.clamp(min=-1e3)).sum(1) / math.log(logits.shape[1])  # 0 · log 0 is 0
+    return dice.cpu(), entropy.clamp(0, 1).cpu(), embedding.float().cpu()

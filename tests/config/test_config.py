@@ -1,0 +1,405 @@
+"""The config: its defaults, the order of its layers, and every refusal in words."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from stage1_pro.core import schemas
+from stage1_pro.core.config.load import config_from_dict, load_config, merge_configs, read_config_file, save_config
+from stage1_pro.core.config.phases import PHASES
+from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
+from stage1_pro.core.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+DEFAULTS = {
+    "phase": 1,
+    "exit_policy": "softmax",
+    "target_fnr_exit": 0.02,
+    "fnr_confidence": 0.95,
+    "legacy_exit_threshold_for_logging": 0.88,
+    "seed": 42,
+    "freeze_backbone": True,
+    "epochs": 10,
+    "warmup_epochs": 1,
+    "batch_size": 64,
+    "grad_accum_steps": 1,
+    "lr_head": 1e-4,
+    "lr_backbone": 1e-5,
+    "weight_decay": 0.01,
+    "label_smoothing": 0.1,
+    "dropout": 0.3,
+    "max_grad_norm": 1.0,
+    "use_ema": True,
+    "ema_decay": 0.9999,
+    "early_stop_patience": 3,
+    "optimizer": "adamw",
+    "fsam_rho": 0.05,
+    "fsam_sigma": 1.0,
+    "fsam_lambda": 0.9,
+    "fsam_target": "all",
+    "compile": False,
+    "feature_cache": "auto",
+    "bootstrap_samples": 1000,
+    "bootstrap_confidence": 0.95,
+}
+INCREMENTAL_DEFAULTS = {
+    "enabled": False,
+    "initial_cases": 32,
+    "initial_strategy": "stratified",
+    "add_cases": 16,
+    "max_stages": 10,
+    "max_active": None,
+    "min_epochs_per_stage": 1,
+    "max_epochs_per_stage": 150,
+    "early_stopping_patience": 20,
+    "early_stopping_min_delta": 0,
+    "min_lr_to_continue": 1e-5,
+    "lr_floor_action": "stop_run",
+    "stage_lr": "reset",
+    "stage_init": "best",
+    "selection_threshold": 0.7,
+    "max_difficulty": 1.0,
+    "w_dice": 0.5,
+    "w_uncertainty": 0.3,
+    "w_diversity": 0.2,
+    "strategy": "acquisition",
+    "score_batch_size": 64,
+    "nonfinite_policy": "exclude",
+    "dry_run": False,
+}
+LATER = {
+    3: {"gate_loss_weight": 2, "aux_weight": 0, "coverage_reward": 1, "gate_refit": False, "head_ensemble": 3},
+    4: {
+        "peft_type": "dora",
+        "peft_r": 4,
+        "peft_alpha": 8,
+        "peft_blocks": 2,
+        "peft_targets": "mlp",
+        "peft_norms": True,
+        "peft_lr": 1e-3,
+        "layer_decay": 0.75,
+    },
+    5: {"fsam_rho": 0.1, "fsam_sigma": 0.5, "fsam_lambda": 0.5, "fsam_target": "heads"},
+    6: {"conformal_after": 0, "positive_bank": 1000},
+}
+AVAILABLE = ", ".join(map(str, PHASES))
+FORBIDDEN = ["exit_threshold", "gate_threshold", "lambda1", "lambda2", "val_calib_indices", "calibrator_params"]
+
+
+def refusal(**settings: object) -> str:
+    with pytest.raises(UserError) as refused:
+        config_from_dict(settings, "a.yaml")
+    return str(refused.value)
+
+
+def of_data(**settings: object) -> DatasetParams:
+    return config_from_dict({"dataset_params": settings}, "a.yaml").dataset_params
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    config = Stage1ProConfig()
+    assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+    assert dataclasses.asdict(config.incremental_params) == INCREMENTAL_DEFAULTS
+    assert merge_configs([]) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "node"),
+    [
+        (Stage1ProConfig, ()),
+        (DatasetParams, ("dataset_params",)),
+        (IncrementalParams, ("incremental_params",)),
+        (Source, ("dataset_params", "sources")),
+    ],
+)
+def test_schema_and_dataclass_name_the_same_fields(kind: type, node: tuple[str, ...]) -> None:
+    schema = schemas.schema("config")
+    for name in node:
+        schema = schema["properties"][name]
+    properties = set(schema.get("items", schema)["properties"]) - {"schema_version"}
+    assert properties == {field.name for field in dataclasses.fields(kind)}
+
+
+def test_what_training_does_not_decide_is_no_field() -> None:
+    assert not set(FORBIDDEN) & set(schemas.schema("config")["properties"])
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_loads(file: Path) -> None:
+    load_config(file)
+
+
+def test_later_layers_win_and_leave_the_rest(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    first.write_text("epochs: 3\nseed: 7\ndataset_params: {image_size: 32, num_workers: 5}\n")
+    second.write_text("epochs: 4\ndataset_params: {image_size: 64}\n")
+    layers = [(str(path), read_config_file(path)) for path in (first, second)]
+    config = merge_configs([*layers, ("command line", {"epochs": 5})])
+    assert (config.epochs, config.seed, config.batch_size) == (5, 7, 64)
+    assert (config.dataset_params.image_size, config.dataset_params.num_workers) == (64, 5)
+    assert merge_configs(layers).epochs == 4
+
+
+def test_a_saved_config_is_accepted_again_unchanged(tmp_path: Path) -> None:
+    sources = [{"name": "a", "root": "x", "labels": None}, {"labels": "b.csv", "name": "b"}]
+    settings = {"lr_head": 0.1 + 0.2, "devices": 2, "dataset_params": {"sources": sources, "class_names": ["0", "1"]}}
+    config = config_from_dict(settings, "test")
+    save_config(config, tmp_path / "config.json")
+    again = load_config(tmp_path / "config.json")
+    save_config(again, tmp_path / "again.json")
+    assert again == config
+    assert (tmp_path / "config.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("lr_head: 1e-4", "lr_head", 1e-4),
+        ("lr_head: 1E-3", "lr_head", 1e-3),
+        ("lr_head: 1", "lr_head", 1.0),
+        ("precision: 32", "precision", "32"),
+        ("devices: 2", "devices", 2),
+        ("devices: auto", "devices", "auto"),
+        ("warmup_epochs: 0.5", "warmup_epochs", 0.5),
+        ("{'seed': 4294967295}", "seed", 4294967295),
+        ("# nothing", "seed", 42),
+    ],
+)
+def test_yaml_means_what_a_person_means(tmp_path: Path, text: str, name: str, value: object) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    found = getattr(load_config(tmp_path / "a.yaml"), name)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_numbers_may_name_classes() -> None:
+    data = of_data(class_names=[0, 1], positive_class=0)
+    assert (data.class_names, data.positive_class) == (("0", "1"), "0")
+
+
+def test_retired_settings_name_what_to_use() -> None:
+    assert "set legacy_exit_threshold_for_logging" in refusal(exit_threshold=0.9)
+    assert "coverage is maximised under target_fnr_exit" in refusal(target_coverage=0.7)
+    assert "coverage is maximised" in refusal(dataset_params={"target_coverage": 0.7})
+
+
+def test_all_problems_come_at_once() -> None:
+    message = refusal(epoch=3, exit_threshold=0.9, lr_head=-1, dataset_params={"imagesize": 3, "num_workers": -1})
+    for words in (
+        "config: 5 problems",
+        "a.yaml: epoch is not a known setting (did you mean 'epochs'?)",
+        "a.yaml: exit_threshold is not a setting of training",
+        "a.yaml: dataset_params.imagesize is not a known setting (did you mean 'image_size'?)",
+        "$.lr_head is -1.0; allowed number, above 0, up to 10",
+        "$.dataset_params.num_workers is -1; allowed integer, 0 or more",
+    ):
+        assert words in message
+
+
+def test_problems_of_several_files_come_together() -> None:
+    layers = [("1.yaml", {"epoch": 1}), ("2.yaml", {"sede": 1}), ("3.yaml", ["epochs"]), ("line", {"epochs": 0})]
+    with pytest.raises(UserError) as refused:
+        merge_configs(layers)
+    for words in ("1.yaml: epoch", "2.yaml: sede", "3.yaml: holds list, not a mapping", "$.epochs is 0; allowed"):
+        assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.2, 0.1000001, "abc", None, True, "nan", float("nan"), float("inf")])
+def test_target_fnr_exit_is_above_zero_up_to_a_tenth(value: object) -> None:
+    message = refusal(target_fnr_exit=value)
+    assert message.startswith("config: $.target_fnr_exit is ")
+    assert message.endswith("; allowed number, above 0, up to 0.1")
+    assert config_from_dict({"target_fnr_exit": 0.1}, "").target_fnr_exit == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_grad_norm": "inf"}, '$.max_grad_norm is "inf"'),
+        ({"strategy": "fsdp"}, "$.max_grad_norm is 1, and strategy 'fsdp' spreads each gradient"),
+        ({"lr_head": 10**400}, "$.lr_head is 1000"),
+        ({"epochs": 10.5}, "$.epochs is 10.5; allowed integer, 1 or more"),
+        ({"seed": True}, "$.seed is true"),
+        ({"devices": 0}, "$.devices is 0"),
+        ({"model_path": "resnet18"}, "$.model_path"),
+        ({"model_path": "file:weights.pth"}, "$.model_path"),
+        ({"warmup_epochs": 11}, "$.warmup_epochs is 11; allowed 0 to epochs (10)"),
+        ({"dataset_params": None}, "$.dataset_params is null"),
+        ({"dataset_params": {"sources": {"name": "a"}}}, "$.dataset_params.sources"),
+        ({"dataset_params": {"sources": [{"nam": "a"}]}}, "sources.nam is not a known setting (did you mean 'name'?)"),
+        ({"dataset_params": {"sources": [{"name": "a"}, {"name": "a"}]}}, "two sources have the same name"),
+        ({"dataset_params": {"sources": [{"labels": "a"}, {"labels": "b"}]}}, "two sources have the same name"),
+        ({"dataset_params": {"val_select_ratio": 0.5, "val_calib_ratio": 0.4, "val_test_ratio": 0.1}}, "sum to 1;"),
+        ({"dataset_params": {"val_calib_ratio": 0}}, "$.dataset_params.val_calib_ratio is 0.0"),
+        ({"dataset_params": {"class_names": ["a", "a"]}}, "class_names holds a name twice"),
+        ({"dataset_params": {"class_names": ["a", "b"], "positive_class": "c"}}, "allowed one of a, b"),
+        ({"dataset_params": {"class_names": ["a"]}}, "$.dataset_params.class_names"),
+        ({"dataset_params": {"image_size": 15}}, "$.dataset_params.image_size is 15"),
+    ],
+)
+def test_refusals_name_field_value_and_what_is_allowed(settings: dict, words: str) -> None:
+    assert words in refusal(**settings)
+
+
+@pytest.mark.parametrize(
+    ("phase", "policy", "start"),
+    [
+        (1, "gate", "Phase 1 only supports exit_policy='softmax'. Gate policy requires Phase 3+: set exit_policy"),
+        (1, "scrc", "Phase 1 only supports exit_policy='softmax'. SCRC policy requires Phase 6: set exit_policy"),
+        (7, "softmax", f"phase 7 is not available; available: {AVAILABLE}"),
+        (3, "scrc", "SCRC policy requires Phase 6: set exit_policy to one of softmax, gate"),
+        (0, "softmax", "$.phase is 0; allowed integer, 1 or more"),
+        (1, "sofmax", '$.exit_policy is "sofmax"; allowed one of "softmax", "gate", "scrc"'),
+    ],
+)
+def test_phases_and_policies_that_do_not_exist(phase: int, policy: str, start: str) -> None:
+    assert refusal(phase=phase, exit_policy=policy).startswith(f"config: {start}")
+
+
+@pytest.mark.parametrize(("first", "name"), [(first, name) for first in LATER for name in LATER[first]])
+def test_a_later_phase_is_no_setting_of_an_earlier_one(first: int, name: str) -> None:
+    value = LATER[first][name]
+    for phase in (phase for phase in PHASES if phase < first):
+        words = f"$.{name} is a setting from phase {first} on, and this is phase {phase}"
+        assert words in refusal(phase=phase, **{name: value})
+    optimizer = {"optimizer": "fsam"} if first == 5 else {}
+    assert getattr(config_from_dict({"phase": first, name: value, **optimizer}, "a.yaml"), name) == value
+
+
+@pytest.mark.parametrize("optimizer", ["sam", "fsam"])
+def test_sharpness_begins_with_phase_5(optimizer: str) -> None:
+    for phase in range(1, 5):
+        words = f"$.optimizer is {optimizer}, which is of phase 5 on, and this is phase {phase}: set optimizer: adamw"
+        assert words in refusal(phase=phase, optimizer=optimizer)
+    for phase in (phase for phase in PHASES if phase >= 5):
+        assert config_from_dict({"phase": phase, "optimizer": optimizer}, "a.yaml").sharpness_aware
+    assert not Stage1ProConfig().sharpness_aware
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"precision": "16-mixed"}, "$.precision is 16-mixed; allowed with optimizer fsam: 32, bf16-mixed"),
+        ({"strategy": "fsdp"}, "$.strategy is fsdp; allowed with optimizer fsam: auto, ddp"),
+        ({"fsam_rho": -0.1}, "$.fsam_rho is -0.1; allowed 0 to 10"),
+        ({"fsam_sigma": 1.5}, "$.fsam_sigma is 1.5; allowed 0 to 1"),
+        ({"fsam_lambda": 1}, "$.fsam_lambda is 1.0; allowed "),
+        ({"fsam_target": "gate"}, '$.fsam_target is "gate"; allowed one of "all", "heads", "adapter"'),
+        ({"optimizer": "lion"}, '$.optimizer is "lion"; allowed one of "adamw", "sam", "fsam"'),
+        ({"optimizer": "sam", "fsam_sigma": 0.5}, "$.fsam_sigma is set, but optimizer is sam: leave it out, or set op"),
+        ({"optimizer": "adamw", "fsam_rho": 0.1}, "$.fsam_rho is set, but optimizer is adamw: leave it out, or set op"),
+    ],
+)
+def test_sharpness_refusals(settings: dict, words: str) -> None:
+    assert words in refusal(**{"phase": 5, "optimizer": "fsam", **settings})
+
+
+def test_half_precision_and_sharded_weights_stay_with_adamw() -> None:
+    for settings in ({"precision": "16-mixed"}, {"strategy": "fsdp", "max_grad_norm": 0}):
+        config_from_dict({"phase": 5, **settings}, "a.yaml")
+    for strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
+        config_from_dict({"phase": 5, "optimizer": "sam", "strategy": strategy}, "a.yaml")
+
+
+def test_conformal_training_needs_an_epoch() -> None:
+    assert "$.conformal_after is 4; allowed 0 to below epochs (4)" in refusal(phase=6, epochs=4, conformal_after=4)
+    assert "$.positive_bank is 999; allowed integer, 1000 to 4096" in refusal(phase=6, positive_bank=999)
+    assert config_from_dict({"phase": 6, "epochs": 4, "conformal_after": 3}, "a.yaml").conformal_after == 3
+
+
+def test_adapters_need_a_frozen_backbone_and_set_its_rate() -> None:
+    words = "adapters are trained on a frozen backbone: set freeze_backbone: true, or peft_type: none"
+    assert words in refusal(phase=4, peft_type="lora", freeze_backbone=False)
+    assert '$.peft_type is "rola"; allowed one of "none", "lora", "dora", "doran"' in refusal(phase=4, peft_type="rola")
+    assert "$.peft_r is 0; allowed integer, 1 to 512" in refusal(phase=4, peft_r=0)
+    assert "$.peft_blocks is 0" in refusal(phase=4, peft_blocks=0)
+    assert "$.layer_decay is 0.0; allowed number, above 0, up to 1" in refusal(phase=4, layer_decay=0)
+    adapted = config_from_dict({"phase": 4, "peft_type": "lora", "lr_head": 1e-5, "peft_lr": 3e-4}, "a.yaml")
+    assert (adapted.backbone_lr, adapted.largest_lr) == (3e-4, 3e-4)
+    frozen = config_from_dict({"phase": 4, "lr_head": 1e-5, "peft_lr": 3e-4}, "a.yaml")
+    assert (frozen.backbone_lr, frozen.largest_lr) == (1e-5, 1e-5)
+
+
+def incremental(**settings: object) -> dict:
+    return {"incremental_params": {"enabled": True, **settings}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (incremental(initial_cases=0), "initial_cases is 0; allowed integer, 1 or more"),
+        (incremental(max_active=31), "max_active is 31; allowed initial_cases (32) or more"),
+        (incremental(min_epochs_per_stage=151), "min_epochs_per_stage is 151; allowed 1 to max_epochs_per_stage (150)"),
+        (
+            incremental(min_lr_to_continue=1e-4),
+            "min_lr_to_continue is 0.0001; allowed 0 to below the largest peak rate",
+        ),
+        (incremental(selection_threshold=1.5), "selection_threshold is 1.5; allowed 0 to 1"),
+        (incremental(w_dice=-0.1), "w_dice is -0.1; allowed number, 0 or more"),
+        (incremental(w_dice=0, w_uncertainty=0, w_diversity=0), "are all 0; allowed at least one above 0"),
+        (incremental(max_difficulty=0.2), "no case can be eligible: dice at most selection_threshold (0.7)"),
+        (
+            incremental(max_epochs_per_stage=3) | {"warmup_epochs": 4},
+            "0 to incremental_params.max_epochs_per_stage (3)",
+        ),
+        ({"incremental_params": {"add_cases": 8, "dry_run": True}}, "add_cases, dry_run set, but enabled is false"),
+        (incremental() | {"strategy": "fsdp"}, "$.strategy is 'fsdp', and incremental_params needs the whole weights"),
+        (incremental(adds_cases=8), "incremental_params.adds_cases is not a known setting (did you mean 'add_cases'?)"),
+    ],
+)
+def test_incremental_refusals(settings: dict, words: str) -> None:
+    assert words in refusal(**settings)
+
+
+def test_all_incremental_problems_come_at_once() -> None:
+    message = refusal(**incremental(max_active=3, w_dice=0, w_uncertainty=0, w_diversity=0, min_lr_to_continue=1))
+    assert "config: 3 problems" in message
+
+
+def test_the_floor_is_below_the_largest_rate_that_trains() -> None:
+    floor = incremental(min_lr_to_continue=1e-3)
+    assert "min_lr_to_continue" in refusal(**floor, lr_backbone=1e-2)  # frozen: its rate moves nothing
+    assert config_from_dict({**floor, "lr_backbone": 1e-2, "freeze_backbone": False}, "a.yaml").largest_lr == 1e-2
+
+
+def test_a_gate_needs_two_classes() -> None:
+    message = refusal(phase=3, exit_policy="gate", dataset_params={"class_names": ["a", "b", "c"]})
+    assert "class_names holds 3 classes; phase 3 trains a gate, which needs two" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- epochs", "holds list, not a mapping of settings"),
+        (b"[]", "holds list, not a mapping of settings"),
+        (b"epochs", "holds str, not a mapping of settings"),
+        (b"false", "holds bool, not a mapping of settings"),
+        (b"epochs: [1", "not valid YAML"),
+        (b"epochs: \xff", "not valid YAML"),
+        (b"epochs: 1\nseed: 2\nepochs: 3\n", "key 'epochs' occurs twice"),
+        (b"dataset_params:\n  image_size: 32\n  image_size: 64\n", "key 'image_size' occurs twice"),
+        (b'{"seed": 1, "seed": 2}', "key 'seed' occurs twice"),
+        (b"1: 2", "1 is not a known setting"),
+        (b"? [a, b]\n: 1", "not valid YAML"),
+        (b"schema_version: 2", "written by a newer version"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.yaml") as refused:
+        load_config(path)
+    assert words in str(refused.value)
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nope\.yaml does not exist\. Name an existing YAML file with --config"):
+        load_config(tmp_path / "nope.yaml")
+    with pytest.raises(UserError, match="Is a directory"):
+        load_config(tmp_path)
+
+
+def test_off_is_a_word_and_not_a_falsehood(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("feature_cache: off")
+    assert load_config(path).feature_cache == "off"

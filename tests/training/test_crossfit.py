@@ -1,0 +1,103 @@
+"""Folds, out-of-fold targets and the refit of the gate: no case is judged by a fit that saw it."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from test_heads import gated_model
+
+from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.models.heads import gate_inputs, signed_gate
+from stage1_pro.core.training.crossfit import FOLDS, can_refit, group_folds, out_of_fold_correct, refit_gate
+
+
+def cases(seed: int = 0, count: int = 300, features: int = 512) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(count) < 0.3).astype(np.int64)
+    inputs = rng.normal(0, 1, (count, features)).astype(np.float32)
+    inputs[:, :20] += 0.5 * labels[:, None]
+    return torch.from_numpy(inputs), labels, np.array([f"case{i}" for i in range(count)])
+
+
+def test_folds_keep_groups_whole_and_share_out_both_labels() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.array([f"g{i}" for i in np.repeat(np.arange(90), 4)])
+    labels = np.repeat((rng.random(90) < 0.2).astype(int), 4)
+    fold = group_folds(labels, groups, 1)
+    assert all(len(set(fold[groups == name])) == 1 for name in set(groups))
+    for label in (0, 1):
+        counts = np.bincount(fold[labels == label], minlength=FOLDS)
+        assert np.ptp(counts) <= 8  # a group or two
+    order = rng.permutation(len(labels))
+    assert np.array_equal(group_folds(labels[order], groups[order], 1), fold[order])
+    assert not np.array_equal(group_folds(labels, groups, 2), fold)
+
+
+def test_a_case_never_helps_to_fit_what_judges_it() -> None:
+    """The labels of one fold flipped: its own out-of-fold gate logits stay, bit for bit."""
+    features, labels, names = cases()
+    groups = np.repeat(names[:150], 2)  # flips whole groups, so that the folds stay
+    fold = group_folds(labels, groups, 0)
+    first = refit_gate(gated_model(2), features[:, : gated_model(2).features], labels, groups, 0)
+    flipped = labels.copy()
+    own = np.flatnonzero(fold == 1)
+    pairs = own.reshape(-1, 2)
+    chosen = pairs[labels[pairs].sum(axis=1) == 1]  # one positive, one negative: swap them, the group stays positive
+    flipped[chosen] = 1 - flipped[chosen]
+    assert len(chosen) > 5
+    second = refit_gate(gated_model(2), features[:, : gated_model(2).features], flipped, groups, 0)
+    assert np.array_equal(group_folds(flipped, groups, 0), fold)
+    assert np.array_equal(first[own], second[own])
+    assert not np.array_equal(first[fold == 0], second[fold == 0])
+
+
+def test_refit_is_scikit_learn_folded_into_the_head() -> None:
+    model = gated_model(2)
+    features, labels, groups = cases(1, 240, model.features)
+    fold = group_folds(labels, groups, 7)
+    held_out = refit_gate(model, features, labels, groups, 7)
+    with torch.no_grad():
+        members = model.heads(features)
+    every, own = [], []
+    for member in range(2):
+        inputs = gate_inputs(members.hidden[member], members.logits[member]).double().numpy()
+        fits = [
+            make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=1000)).fit(
+                inputs[fold != k], labels[fold != k]
+            )
+            for k in range(FOLDS)
+        ]
+        scores = np.stack([fit.decision_function(inputs) for fit in fits])
+        every.append(scores.mean(axis=0))
+        own.append(scores[fold, np.arange(len(labels))])
+    logits = members.logits.mean(0)
+    for found, evidence in ((model.head(features).gate_logit, every), (torch.from_numpy(held_out), own)):
+        expected = signed_gate(logits, torch.from_numpy(np.mean(evidence, axis=0)))
+        np.testing.assert_allclose(found.detach(), expected, atol=2e-3)
+
+
+def test_refit_needs_both_classes_in_every_fit() -> None:
+    groups = np.array([f"c{i}" for i in range(30)])
+    assert can_refit(np.array([1, 1] + [0] * 28), groups, 0)
+    assert not can_refit(np.array([1] + [0] * 29), groups, 0)
+    assert not can_refit(np.zeros(30, int), groups, 0)
+
+
+@pytest.mark.parametrize("signal", [0.0, 3.0])
+def test_out_of_fold_targets_tell_what_training_answers_cannot(signal: float) -> None:
+    """On pure noise a head learns its training cases by heart; out of fold it is right half the time."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 240)
+    features = rng.normal(0, 1, (240, 64)).astype(np.float32)
+    features[:, 0] += signal * (2 * labels - 1)
+    groups = np.array([f"c{i}" for i in range(240)])
+    config = config_from_dict({"phase": 3, "epochs": 6, "lr_head": 3e-3, "batch_size": 32}, "test")
+    state = torch.get_rng_state()
+    arguments = features, labels, groups, config, torch.device("cpu")
+    correct = out_of_fold_correct(*arguments)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(correct, out_of_fold_correct(*arguments))
+    share = float(correct.mean())
+    assert share > 0.95 if signal else 0.35 < share < 0.65
