@@ -13,7 +13,7 @@ from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import rows_digest
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.incremental.initial import initial_cases
-from stage1_pro.core.incremental.machine import Rules, begin
+from stage1_pro.core.incremental.machine import Rules, start
 from stage1_pro.core.incremental.plan import admission_lines
 from stage1_pro.core.incremental.scoring import judge
 from stage1_pro.core.incremental.state import Origin, demand_same_origin
@@ -88,5 +88,5 @@ def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: S
     params = config.incremental_params
     initial = metrics.case_id[initial_cases(data.labels("train"), metrics.content, data.classes, params, config.seed)]
     rules = Rules(params, PHASES[config.phase].mode, len(np.unique(metrics.content)))
-    for line in admission_lines(judge(metrics, begin(initial.tolist()), rules, config.seed, "cpu")):
+    for line in admission_lines(judge(metrics, start(initial.tolist()), rules, config.seed, "cpu")):
         say(line)

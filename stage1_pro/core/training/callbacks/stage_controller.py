@@ -84,11 +84,11 @@ class IncrementalStageController(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module, data = _parts(trainer, pl_module)
-        if self.state.phase == machine.INIT:
+        if self.state.name == machine.INIT:
             frame, params = data.frames["train"], self.rules.params
             labels, content = data.labels("train"), frame["content"].to_numpy()
             chosen = initial_cases(labels, content, data.classes, params, module.config.seed)
-            self.state = machine.begin(tuple(frame["case_id"].to_numpy()[chosen]))
+            self.state = machine.start(tuple(frame["case_id"].to_numpy()[chosen]))
             data.activate(chosen)
             self.clock = Clock(0, data.steps_per_epoch())
             self._begin(trainer, module, data)
@@ -120,19 +120,19 @@ class IncrementalStageController(pl.Callback):
         stage = self.state.stage
         figures = {"stage": float(stage.number), "active_cases": float(stage.active_cases)}
         module.log_dict(figures, rank_zero_only=True)
-        if self.state.phase == machine.TRAINING:
+        if self.state.name == machine.TRAINING:
             return
         if self.helpers.stage_best.path.exists() and stage.best_epoch is not None:
             self.state = machine.checkpointed(self.state, self.helpers.stage_best.path.name)
         self._write(trainer)
-        if self.state.phase == machine.SCORING:
+        if self.state.name == machine.SCORING:
             self._transition(trainer, module, data)
-        trainer.should_stop = self.state.phase == machine.DONE
+        trainer.should_stop = self.state.name == machine.DONE
         self.told = self._words(stage.number)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say in state.json that training did not end; it goes on from last.ckpt, which holds the state before."""
-        if self.state.phase not in (machine.INIT, machine.DONE) and trainer.is_global_zero:
+        if self.state.name not in (machine.INIT, machine.DONE) and trainer.is_global_zero:
             from_outside = isinstance(exception, Interrupted | KeyboardInterrupt)
             stopped = machine.stopped(self.state, "interrupted" if from_outside else "error")
             write_state(self.folder, stopped, self.origin, self.rules.params, utc_now())
@@ -153,7 +153,7 @@ class IncrementalStageController(pl.Callback):
         assign(module, judged)
         self.state = machine.scored(self.state, self._scored(trainer, module, data))
         self._write(trainer)
-        if self.state.phase == machine.DONE:
+        if self.state.name == machine.DONE:
             return assign(module, last)
         first_epoch = trainer.current_epoch + 1
         self.state = machine.entered(self.state, first_epoch)
