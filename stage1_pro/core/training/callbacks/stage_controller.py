@@ -5,14 +5,11 @@ machine and takes `should_stop` back; the best checkpoints are saved; at the end
 scored and the next one begins; last.ckpt is saved after that, so it always holds a stage that can go on.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
-from torch import Tensor
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.datamodule import Stage1DataModule
@@ -33,7 +30,6 @@ from stage1_pro.core.training.callbacks.stage_weights import (
     untrained_weights,
 )
 from stage1_pro.core.training.modules.base import Clock, Stage1Module
-from stage1_pro.core.training.modules.selective import SelectiveModule
 
 
 class LRFloorStop(pl.Callback):
@@ -73,8 +69,6 @@ class IncrementalStageController(pl.Callback):
         self.clock = Clock(0, 1)
         self.fresh = True
         self.told = ""
-        # positions in training → (N,) out-of-fold answers, or None for the model's own
-        self.targets: Callable[[np.ndarray], Tensor | None] | None = None
         self._untrained: Weights = {}
 
     def of_pool(self, origin: Origin, data: Stage1DataModule) -> None:
@@ -199,10 +193,8 @@ class IncrementalStageController(pl.Callback):
 
     def _tell(self, module: Stage1Module, data: Stage1DataModule) -> None:
         """Tell the module of the state's stage and of its cases."""
-        module.begin_stage(self.state.stage.first_epoch, self.fresh, data.class_counts, self.clock)
-        if self.targets is not None and isinstance(module, SelectiveModule):
-            targets = self.targets(data.active)
-            module.correct = targets if targets is None else targets.to(module.device)
+        module.start_stage(self.state.stage.first_epoch, self.fresh, self.clock)
+        module.train_on(data.active, data.class_counts)
 
     def _initial_cases(self, data: Stage1DataModule) -> tuple[str, ...]:
         frame, labels = data.frames["train"], data.labels("train")

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.monitoring import epoch_metrics
 from stage1_pro.core.models.parameters import trainable
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
@@ -68,9 +69,12 @@ class Stage1Module(pl.LightningModule):
         """Epochs since the stage began."""
         return self.current_epoch - self.first_epoch
 
-    def begin_stage(self, first_epoch: int, fresh: bool, class_counts: np.ndarray, clock: Clock) -> None:
-        """Train on other cases from this epoch on. class_counts: (C,) of the cases in training."""
+    def start_stage(self, first_epoch: int, fresh: bool, clock: Clock) -> None:
+        """Be in a stage of an incremental training, from this epoch on."""
         self.first_epoch, self.fresh, self.clock = first_epoch, fresh, clock
+
+    def train_on(self, active: IntArray, class_counts: np.ndarray) -> None:
+        """Take up the cases in training. active: (A,) their positions in `train`; class_counts: (C,)."""
         self.class_weights.copy_(self._weights(class_counts))
 
     def rate(self, step: int) -> float:
