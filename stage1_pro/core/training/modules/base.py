@@ -20,6 +20,7 @@ from stage1_pro.core.models.parameters import trainable
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.seeds import seed_of
+from stage1_pro.core.training.modules.sharp import SharpTraining
 from stage1_pro.core.training.ranks import gather
 
 
@@ -57,6 +58,8 @@ class Stage1Module(pl.LightningModule):
         self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
         self.model, self.config, self.from_features = model, config, from_features
         self.register_buffer("class_weights", self._weights(class_counts), persistent=False)
+        self.sharp = SharpTraining(self) if config.sharpness_aware else None
+        self.automatic_optimization = self.sharp is None  # Lightning's own step makes one pass, not two
         self._validated: list[tuple[Tensor, ...]] = []
 
     @property
@@ -98,7 +101,9 @@ class Stage1Module(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        if self.sharp is not None:
+            return self.sharp.training_step(batch, index)
         loss, figures = self.losses(batch)
         self.log_means(figures, len(batch.labels))
         return loss
@@ -159,7 +164,8 @@ class Stage1Module(pl.LightningModule):
         rates = config.lr_head, config.backbone_lr
         groups = parameter_groups(self.model, *rates, config.weight_decay, layers, config.layer_decay)
         fused = config.precision != "16-mixed"  # there a fused optimizer unscales, and clipping would come before
-        return torch.optim.AdamW(groups, fused=fused)
+        inner = torch.optim.AdamW(groups, fused=fused)
+        return inner if self.sharp is None else self.sharp.around(inner)
 
     def configure_gradient_clipping(
         self,
@@ -178,7 +184,8 @@ class Stage1Module(pl.LightningModule):
 
     def _steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return int(self.trainer.estimated_stepping_batches)
+        counted = int(self.trainer.estimated_stepping_batches)
+        return counted if self.sharp is None else self.sharp.steps(counted)
 
     def _whole_run(self) -> Callable[[int], float]:
         """One schedule for all epochs."""
