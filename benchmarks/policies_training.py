@@ -94,6 +94,7 @@ def train(config: Stage1ProConfig, fitted: tuple[np.ndarray, np.ndarray], select
         model.freeze_backbone()
     counts, cached = np.bincount(labels, minlength=2), inputs if frozen else None
     module = make_module(config, model, counts, cached, labels, _names(labels))
+    module.train_on(np.arange(len(labels)), counts)
     best = Best(config.monitor, phase.mode)
     stopping = Patience(
         config.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False

@@ -1,4 +1,4 @@
-"""The whole machine on synthetic scores: every stage end, every run stop, and a resume from every phase."""
+"""The whole machine on synthetic scores: every stage end, every run stop, and a resume from every state."""
 
 import json
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import pytest
 from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.incremental.machine import (
     DONE,
-    PHASES,
     RUN_STOPS,
     SCORING,
     STAGE_ENDS,
+    STATES,
     TRAINING,
     TRANSITION,
     EpochEnd,
@@ -22,10 +22,10 @@ from stage1_pro.core.incremental.machine import (
     Scored,
     State,
     Suspect,
-    begin,
     entered,
     epoch_ended,
     scored,
+    start,
     stopped,
     walk,
 )
@@ -60,17 +60,17 @@ class World:
         return Scored(len(rest), len(able), ("c059",), 1.25, picks, suspects, ("c058",), (1, 2), (3, 0))
 
     def step(self, state: State) -> State:
-        if state.phase == TRAINING:
+        if state.name == TRAINING:
             return epoch_ended(state, self.epoch(state), self.rules)
-        if state.phase == SCORING:
+        if state.name == SCORING:
             return scored(state, self.score(state))
         return entered(state, state.stage.first_epoch + state.stage.epochs)
 
     def course(self, state: State | None = None) -> Iterator[State]:
         """Every state up to the last, the first included."""
-        state = begin(POOL[:8]) if state is None else state
+        state = start(POOL[:8]) if state is None else state
         yield state
-        while state.phase != DONE:
+        while state.name != DONE:
             state = self.step(state)
             yield state
 
@@ -79,11 +79,11 @@ def end_of(world: World) -> State:
     return list(world.course())[-1]
 
 
-def test_a_course_goes_round_the_phases_in_order() -> None:
+def test_a_course_goes_round_the_states_in_order() -> None:
     states = list(World(rules(max_stages=3)).course())
-    seen = [state.phase for state in states if state.phase != TRAINING or state.stage.epochs == 0]
+    seen = [state.name for state in states if state.name != TRAINING or state.stage.epochs == 0]
     assert seen == [TRAINING, SCORING, TRANSITION, TRAINING, SCORING, TRANSITION, TRAINING, DONE]
-    assert {state.phase for state in states} | {"INIT"} == set(PHASES)
+    assert {state.name for state in states} | {"INIT"} == set(STATES)
     assert [stage.active_cases for stage in states[-1].stages] == [8, 13, 18]
     assert [stage.first_epoch for stage in states[-1].stages] == [0, 3, 6]
     assert states[-1].active == tuple(POOL[:18])
@@ -92,7 +92,7 @@ def test_a_course_goes_round_the_phases_in_order() -> None:
 def test_revisions_count_steps_and_nothing_else() -> None:
     states = list(World(rules()).course())
     for before, after in pairwise(states):
-        assert after.revision - before.revision == (after.phase != before.phase)
+        assert after.revision - before.revision == (after.name != before.name)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def test_run_stops(world: World, stop: str, stages: int) -> None:
 
 def test_a_pool_without_finite_cases_stops() -> None:
     world = World(rules())
-    state = next(state for state in world.course() if state.phase == SCORING)
+    state = next(state for state in world.course() if state.name == SCORING)
     assert scored(state, Scored(0, 0, tuple(POOL[8:]), 0.0, ())).stop == "no_finite_candidates"
 
 
 @pytest.mark.parametrize("reason", ["interrupted", "dry_run", "error"])
-def test_what_stops_from_outside_can_stop_any_phase(reason: str) -> None:
+def test_what_stops_from_outside_can_stop_any_state(reason: str) -> None:
     for state in World(rules()).course():
-        assert (stopped(state, reason).phase, stopped(state, reason).stop) == (DONE, reason)
+        assert (stopped(state, reason).name, stopped(state, reason).stop) == (DONE, reason)
         assert stopped(state, reason).revision == state.revision + 1
 
 
@@ -155,7 +155,7 @@ def test_min_epochs_hold_a_plateau_back() -> None:
 
 @pytest.mark.parametrize(("mode", "best", "epoch"), [("min", 0.2, 2), ("max", 0.5, 1)])
 def test_the_first_of_equal_metrics_is_the_best(mode: str, best: float, epoch: int) -> None:
-    state, told = begin(POOL[:8]), Rules(PARAMS, mode, 60)
+    state, told = start(POOL[:8]), Rules(PARAMS, mode, 60)
     for index, metric in enumerate([None, 0.5, 0.2, 0.2]):
         state = epoch_ended(state, EpochEnd(index, metric, 1e-3), told)
     assert (state.stage.best_metric, state.stage.best_epoch) == (best, epoch)
@@ -173,8 +173,8 @@ def test_resumed_from_every_state_it_ends_the_same(settings: dict) -> None:
         assert list(world.course(again))[-1] == states[-1]
 
 
-def test_an_event_in_the_wrong_phase_is_our_bug() -> None:
-    state = begin(POOL[:8])
+def test_an_event_in_the_wrong_state_is_our_bug() -> None:
+    state = start(POOL[:8])
     with pytest.raises(ValueError, match="in TRAINING, not in SCORING"):
         scored(state, Scored(1, 0, (), 0.0, ()))
     with pytest.raises(ValueError, match="in TRAINING, not in TRANSITION"):

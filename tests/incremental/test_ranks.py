@@ -19,7 +19,7 @@ from stage1_pro.core.data.batches import BlockSampler
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.data.transforms import Preprocessing
-from stage1_pro.core.incremental.machine import Rules, begin
+from stage1_pro.core.incremental.machine import Rules, start
 from stage1_pro.core.incremental.scoring import judge
 from stage1_pro.core.models.backbone import BackboneSpec
 from stage1_pro.core.models.stage1 import Stage1Model
@@ -56,7 +56,7 @@ def scored(cases: int, rank: int, world: int) -> Any:
     assert module.training
     if metrics is None:
         return None
-    return judge(metrics, begin(["c000", "c001"]), Rules(config.incremental_params, "min", cases), 1, "cpu")
+    return judge(metrics, start(["c000", "c001"]), Rules(config.incremental_params, "min", cases), 1, "cpu")
 
 
 def one_rank(rank: int, port: int, folder: str) -> None:

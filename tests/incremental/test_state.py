@@ -21,10 +21,10 @@ from stage1_pro.core.incremental.machine import (
     Scored,
     State,
     Suspect,
-    begin,
     entered,
     epoch_ended,
     scored,
+    start,
     stopped,
 )
 from stage1_pro.core.incremental.state import Origin, demand_same_origin, read_state, write_state
@@ -35,7 +35,7 @@ RULES = Rules(PARAMS, "min", 9)
 
 
 def two_stages() -> State:
-    state = epoch_ended(begin(["a", "b"]), EpochEnd(0, 0.25, 1e-3), RULES)
+    state = epoch_ended(start(["a", "b"]), EpochEnd(0, 0.25, 1e-3), RULES)
     picks = (Pick("d", 0.9, 0.5, 1.0, 0.8), Pick("c", 0.7, 0.5, 0.1, 0.6))
     found = Scored(6, 4, ("x",), 1.5, picks, (Suspect("b", 0, 0.125), Suspect("e", None, 0.5)), ("e",), (5, 1), (6, 0))
     return entered(scored(state, found), 1)

@@ -27,13 +27,13 @@ incremental_params:
 KILLING = """
 import os, runpy, sys
 number, phase, count, *sys.argv = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
-from stage1_pro.core.callbacks.incremental import IncrementalStageController as Controller
+from stage1_pro.core.training.callbacks.stage_controller import IncrementalStageController as Controller
 write = Controller._write
 def kill(self, trainer):
     global count
     write(self, trainer)
-    count -= self.state.phase == phase
-    if not count and self.state.phase == phase:
+    count -= self.state.name == phase
+    if not count and self.state.name == phase:
         os.kill(os.getpid(), number)
 Controller._write = kill
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -20,7 +20,6 @@ from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.fit import fit_on
 from stage1_pro.core.training.modules.base import Stage1Module
-from stage1_pro.core.training.modules.sharp import SharpTraining
 from stage1_pro.core.training.trainer import make_trainer
 
 FEATURES, CASES = 5, 72
@@ -29,12 +28,14 @@ SMALL = {"batch_size": 16, "epochs": 3, "lr_head": 0.01, "head_ensemble": 2, "ea
 Weights = dict[str, torch.Tensor]
 
 
-class SharpPlainModule(SharpTraining, Stage1Module):
-    """Cross entropy with SAM or F-SAM: a mean over the cases, so batches add up."""
-
-
 def config_of(phase: int, **settings: Any) -> Stage1ProConfig:
     return config_from_dict({"phase": phase, **SMALL, **settings}, "test")
+
+
+def plain_module(optimizer: str, **settings: Any) -> Stage1Module:
+    """One class head under cross entropy, a mean over the cases, so batches add up. Both classes weigh the same."""
+    config = config_of(5, optimizer=optimizer, **settings)
+    return Stage1Module(model_of(None, dropout=0.0), config, np.array([1, 1]), from_features=True)
 
 
 def data_of(config: Stage1ProConfig) -> Stage1DataModule:

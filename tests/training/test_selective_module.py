@@ -1,6 +1,7 @@
 """When the selective module speaks up, and when it stays silent."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from stage1_pro.core.config.load import config_from_dict
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.training.modules.base import Clock
 from stage1_pro.core.training.modules.choice import module_class
 from stage1_pro.core.training.modules.selective import SelectiveModule
 
@@ -21,7 +21,9 @@ WELL = {"train_accuracy": 0.9, "val_gate_soft_coverage_pos": 0.5, "val_gate_std"
 
 def alarms(epoch: int, correct: torch.Tensor | None = None, **figures: float) -> list[str]:
     config = config_from_dict({"phase": 3, "epochs": 8, "gate_refit": False}, "test")
-    module = SelectiveModule(gated_model(2), config, np.array([80, 20]), True, correct)
+    targets: Any = SimpleNamespace(of=lambda active: correct)
+    module = SelectiveModule(gated_model(2), config, np.array([80, 20]), True, targets)
+    module.train_on(np.arange(100), np.array([80, 20]))
     metrics = {name: torch.tensor(value) for name, value in {**WELL, **figures}.items()}
     module._trainer = SimpleNamespace(callback_metrics=metrics, current_epoch=epoch)
     return module._alarms()
@@ -104,7 +106,7 @@ def test_a_stage_weighs_the_classes_that_it_trains_on(phase: int) -> None:
     for first, then in (([900, 100], [10, 30]), ([10, 30], [10, 30]), ([900, 100], None)):
         module = module_class(config)(model_of(members, dropout=0.0), config, np.array(first), True)
         if then is not None:
-            module.begin_stage(0, False, np.array(then), Clock(0, 1))
+            module.train_on(np.arange(40), np.array(then))
         losses.append(module.losses(batch)[0].item())
     assert losses[0] == losses[1] != losses[2]
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from sharp_cases import (
     CASES,
-    SharpPlainModule,
     assert_close,
     assert_equal,
     config_of,
     data_of,
     model_of,
+    plain_module,
     train,
     train_plainly,
     weights,
@@ -35,12 +35,6 @@ pytestmark = [
 ]
 COSTS = ("images_per_second", "data_wait_share", "epoch_seconds", "peak_rss_mib")  # that differ from run to run
 BATCHES = 5  # of 16, 16, 16, 16 and 8 cases
-
-
-def plain_module(kind: type[Stage1Module], **settings: Any) -> Stage1Module:
-    """A single class head; both classes weigh the same."""
-    config = config_of(5, optimizer="fsam" if kind is SharpPlainModule else "adamw", **settings)
-    return kind(model_of(None, dropout=0.0), config, np.array([1, 1]), from_features=True)
 
 
 @pytest.mark.parametrize(
@@ -121,21 +115,21 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_accumulated_batches_are_one_big_batch(steps: int) -> None:
     """ε comes from all of the window's gradient, and the last window of 72 cases is a short one."""
-    big, small = (plain_module(SharpPlainModule, fsam_rho=0.5, batch_size=24, epochs=4) for _ in range(2))
+    big, small = (plain_module("fsam", fsam_rho=0.5, batch_size=24, epochs=4) for _ in range(2))
     small.config = config_of(
         5, optimizer="fsam", fsam_rho=0.5, batch_size=24 // steps, grad_accum_steps=steps, epochs=4
     )
     assert train_plainly(big).global_step == train_plainly(small).global_step == 4 * 3
     assert_close(weights(small), weights(big), 1e-5)
-    plain = plain_module(SharpPlainModule, fsam_rho=0.0, batch_size=24, epochs=4)
+    plain = plain_module("fsam", fsam_rho=0.0, batch_size=24, epochs=4)
     train_plainly(plain)
     with pytest.raises(AssertionError):
         assert_close(weights(plain), weights(big), 1e-3)
 
 
 def test_a_short_last_window_counts_as_in_automatic_optimization() -> None:
-    sharp = plain_module(SharpPlainModule, fsam_rho=0.0, grad_accum_steps=3)
-    plain = plain_module(Stage1Module, grad_accum_steps=3)
+    sharp = plain_module("fsam", fsam_rho=0.0, grad_accum_steps=3)
+    plain = plain_module("adamw", grad_accum_steps=3)
     first = train_plainly(sharp)
     second = train_plainly(plain, accumulate_grad_batches=3, gradient_clip_val=1.0)
     assert first.global_step == second.global_step == 3 * 2
@@ -143,7 +137,7 @@ def test_a_short_last_window_counts_as_in_automatic_optimization() -> None:
 
 
 def test_training_ends_after_max_steps() -> None:
-    assert train_plainly(plain_module(SharpPlainModule), max_steps=7).global_step == 7
+    assert train_plainly(plain_module("fsam"), max_steps=7).global_step == 7
 
 
 class Steps(pl.Callback):
@@ -163,7 +157,7 @@ class Steps(pl.Callback):
 
 def test_a_window_is_one_step_of_everything() -> None:
     steps = Steps()
-    train_plainly(plain_module(SharpPlainModule, grad_accum_steps=2, epochs=2), callbacks=[steps])
+    train_plainly(plain_module("fsam", grad_accum_steps=2, epochs=2), callbacks=[steps])
     counted = [0, 1, 1, 2, 3, 3, 4, 4, 5, 6]
     assert steps.seen == [(count,) * 3 for count in counted]
 
@@ -194,8 +188,8 @@ def with_norm(module: Stage1Module) -> Stage1Module:
 
 def test_running_statistics_move_once_a_batch_and_at_the_weights_themselves() -> None:
     """They are those of AdamW as long as the inputs of the norm are."""
-    sharp = with_norm(plain_module(SharpPlainModule, fsam_rho=2.0, grad_accum_steps=2, epochs=2))
-    plain = with_norm(plain_module(Stage1Module, grad_accum_steps=2, epochs=2))
+    sharp = with_norm(plain_module("fsam", fsam_rho=2.0, grad_accum_steps=2, epochs=2))
+    plain = with_norm(plain_module("adamw", grad_accum_steps=2, epochs=2))
     train_plainly(sharp)
     train_plainly(plain)
     found, expected = sharp.model.cls[0], plain.model.cls[0]
@@ -245,7 +239,7 @@ def test_both_passes_drop_the_same_units(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_perturbing_the_heads_alone_leaves_the_rest_where_it_is() -> None:
     """The first pass asks for no other gradients."""
-    module = plain_module(SharpPlainModule, fsam_target="heads")
+    module = plain_module("fsam", fsam_target="heads")
     module.model.backbone, module.from_features = nn.Linear(5, 5), False
     train_plainly(module, max_steps=2)
     (optimizer,) = module.trainer.optimizers

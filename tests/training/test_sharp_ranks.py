@@ -4,11 +4,10 @@ import os
 import socket
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as processes
-from sharp_cases import SharpPlainModule, assert_close, assert_equal, config_of, model_of, train_plainly, weights
+from sharp_cases import assert_close, assert_equal, plain_module, train_plainly, weights
 
 WORLD, CASES_A_STEP = 2, 24
 
@@ -16,8 +15,7 @@ WORLD, CASES_A_STEP = 2, 24
 def trained(world: int, radius: float = 0.5) -> dict[str, torch.Tensor]:
     """Two batches a step, on this many ranks; the weights, and the optimizer's average."""
     settings = {"fsam_rho": radius, "batch_size": CASES_A_STEP // 2 // world, "grad_accum_steps": 2, "epochs": 2}
-    config = config_of(5, optimizer="fsam", **settings)
-    module = SharpPlainModule(model_of(None, dropout=0.0), config, np.array([1, 1]), from_features=True)
+    module = plain_module("fsam", **settings)
     spread = {"strategy": "ddp", "devices": world} if world > 1 else {}
     trainer = train_plainly(module, **spread)
     assert trainer.global_step == 2 * 3

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from stage1_pro.core.config.settings import IncrementalParams
 
-INIT, TRAINING, SCORING, TRANSITION, DONE = PHASES = ("INIT", "TRAINING", "SCORING", "TRANSITION", "DONE")
+INIT, TRAINING, SCORING, TRANSITION, DONE = STATES = ("INIT", "TRAINING", "SCORING", "TRANSITION", "DONE")
+"""Names of the machine's states; files call them `phase`, a word that elsewhere means the phases 1 to 6."""
 STAGE_ENDS = ("plateau", "max_epochs", "lr_floor")
 """Why a stage ends; of several in one epoch the first of this list is recorded."""
 RUN_STOPS = (
@@ -85,9 +86,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where the machine is. active: case ids in the order of their admission; revision: steps so far."""
+    """Where the machine is.
 
-    phase: str = INIT
+    name: one of STATES; active: case ids in the order of their admission; revision: steps so far.
+    """
+
+    name: str = INIT
     active: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
     stop: str | None = None
@@ -137,7 +141,7 @@ class Rules:
         return max(0, min(self.params.add_cases, limit - active))
 
 
-def begin(initial: Sequence[str], epoch: int = 0) -> State:
+def start(initial: Sequence[str], epoch: int = 0) -> State:
     """INIT → TRAINING with the initial cases."""
     state = State(active=tuple(initial))
     return _step(state, TRAINING, stages=(Stage(1, epoch, len(state.active)),))
@@ -199,34 +203,34 @@ def checkpointed(state: State, file: str) -> State:
 
 
 def stopped(state: State, reason: str) -> State:
-    """Any phase → DONE."""
+    """Any state → DONE."""
     assert reason in RUN_STOPS
     return _step(state, DONE, stop=reason)
 
 
 def walk(rules: Rules, initial: Sequence[str], pool: Sequence[str]) -> State:
     """The longest course that the rules allow: no plateau, and whatever is left is eligible. pool: distinct cases."""
-    state, rest = begin(initial), [case for case in pool if case not in set(initial)]
-    while state.phase != DONE:
+    state, rest = start(initial), [case for case in pool if case not in set(initial)]
+    while state.name != DONE:
         epochs = rules.params.max_epochs_per_stage
         last = replace(state.stage, epochs=epochs - 1)
         state = replace(state, stages=(*state.stages[:-1], last))
         state = epoch_ended(state, EpochEnd(last.first_epoch + epochs - 1, None, 0.0), rules)
-        if state.phase == SCORING:
+        if state.name == SCORING:
             room = rules.room(len(state.active))
             taken, left = rest[:room], len(rest)
             rest = rest[room:]
             picks = tuple(Pick(case, 0.0, 0.0, 0.0, 0.0) for case in taken)
             state = scored(state, Scored(left, left, (), 0.0, picks))
-        if state.phase == TRANSITION:
+        if state.name == TRANSITION:
             state = entered(state, state.stage.first_epoch + epochs)
     return state
 
 
-def _step(state: State, phase: str, **changes: object) -> State:
-    return replace(state, phase=phase, revision=state.revision + 1, **changes)  # pyright: ignore[reportArgumentType]
+def _step(state: State, name: str, **changes: object) -> State:
+    return replace(state, name=name, revision=state.revision + 1, **changes)  # pyright: ignore[reportArgumentType]
 
 
-def _demand(state: State, phase: str) -> None:
-    if state.phase != phase:
-        raise ValueError(f"the machine is in {state.phase}, not in {phase}")
+def _demand(state: State, name: str) -> None:
+    if state.name != name:
+        raise ValueError(f"the machine is in {state.name}, not in {name}")

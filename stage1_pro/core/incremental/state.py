@@ -43,7 +43,7 @@ def plain(state: State, params: IncrementalParams) -> dict[str, Any]:
     rules = {name: getattr(params, name) for name in RULES}
     return {
         "revision": state.revision,
-        "phase": state.phase,
+        "phase": state.name,
         "stop": state.stop,
         "active": list(state.active),
         "stages": [_stage_to_json(stage, rules) for stage in state.stages],
@@ -53,7 +53,7 @@ def plain(state: State, params: IncrementalParams) -> dict[str, Any]:
 def from_json(data: dict[str, Any]) -> State:
     """The machine's state out of what `plain` made of it, or out of state.json."""
     return State(
-        phase=data["phase"],
+        name=data["phase"],
         active=tuple(data["active"]),
         stages=tuple(_stage_from_json(stage) for stage in data["stages"]),
         stop=data["stop"],
@@ -83,8 +83,8 @@ def read_state(folder: Path) -> State:
     picks = [pick.case_id for stage in state.stages if stage.scored for pick in stage.scored.picks]
     if list(state.active[len(state.active) - len(picks) :]) != picks:
         problems.append("$.active does not end with the picks of the stages, in their order")
-    if (state.stop is None) == (state.phase == "DONE"):
-        problems.append(f"$.stop is {state.stop!r} in phase {state.phase}: a run that is DONE has a reason, no other")
+    if (state.stop is None) == (state.name == "DONE"):
+        problems.append(f"$.stop is {state.stop!r} in phase {state.name}: a run that is DONE has a reason, no other")
     raise_problems(f"{path}: {len(problems)} problems", problems, artifacts.MENDS["state"])
     return state
 

@@ -4,6 +4,7 @@ A training case is nearly always answered rightly by the model that it trained, 
 a constant there and teaches a gate nothing; a model of the other folds tells.
 """
 
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
@@ -63,24 +64,27 @@ def out_of_fold_correct(
     return (answered == (targets == 1)).float()
 
 
-def stage_targets(
-    features: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    active: np.ndarray,
-    config: Stage1ProConfig,
-    device: torch.device,
-) -> Tensor | None:
-    """(N,) as `out_of_fold_correct`, from the active cases alone and for them; 0 elsewhere, which nothing reads.
+@dataclass(frozen=True, slots=True, eq=False)
+class GateTargets:
+    """Where a gate's targets come from: features (N, D), labels (N,) and groups (N,) of the training split."""
 
-    active: (A,) positions in training. None where they are too few to leave a fold out.
-    """
-    if not can_refit(labels[active], groups[active], config.seed):
-        return None
-    taken = (features[active], labels[active], groups[active])
-    targets = torch.zeros(len(labels))
-    targets[active] = out_of_fold_correct(*taken, config, device)
-    return targets
+    features: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    config: Stage1ProConfig
+    device: torch.device
+
+    def of(self, active: IntArray) -> Tensor | None:
+        """(N,) as `out_of_fold_correct`, from the active cases alone and for them; 0 elsewhere, which nothing reads.
+
+        active: (A,) positions in training. None where they are too few to leave a fold out.
+        """
+        features, labels, groups = (column[active] for column in (self.features, self.labels, self.groups))
+        if not can_refit(labels, groups, self.config.seed):
+            return None
+        targets = torch.zeros(len(self.labels))
+        targets[active] = out_of_fold_correct(features, labels, groups, self.config, self.device)
+        return targets
 
 
 def _train_blind(

@@ -23,7 +23,7 @@ from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.checkpoints import judged_weights
-from stage1_pro.core.training.crossfit import can_refit, out_of_fold_correct, refit_gate
+from stage1_pro.core.training.crossfit import GateTargets, can_refit, refit_gate
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.choice import module_class
@@ -87,7 +87,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
 def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
     """Print whom a trained model would admit to the initial cases."""
     data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
-    module = module_class(config)(model, config, data.class_counts, False)
+    module = make_module(config, model, data.class_counts, None, *_labels_and_groups(data))
     print_first_admission(config, module, data)
 
 
@@ -108,12 +108,11 @@ def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1Da
     """Train on the loaders of a datamodule, from the last checkpoint where there is one."""
     last = run.checkpoints_path / "last.ckpt"
     cached = None if data.features is None else data.features["train"]
-    groups = data.frames["train"]["group"].to_numpy()
+    module = make_module(config, model, data.class_counts, cached, *_labels_and_groups(data))
     if config.incremental_params.enabled:
-        module = module_class(config)(model, config, data.class_counts, cached is not None)
-        prepare_stages(trainer, run, config, data, cached if isinstance(module, SelectiveModule) else None)
+        prepare_stages(trainer, run, config, data)  # each stage tells the module of its own cases
     else:
-        module = make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
+        module.train_on(data.active, data.class_counts)
     if config.compile:
         model.compile()
     os.environ[LAUNCHED_RUN] = str(run.path)  # Lightning's launcher starts this script again, once a device
@@ -173,12 +172,20 @@ def make_module(
     labels: np.ndarray,
     groups: np.ndarray,
 ) -> Stage1Module:
-    """The phase's Lightning module. features: (N, D) of the training split where they are cached; labels, groups:
-    (N,) of the same cases, from which a gate's out-of-fold targets are made."""
-    module = module_class(config)(model, config, class_counts, features is not None)
-    if isinstance(module, SelectiveModule) and features is not None:
-        module.correct = out_of_fold_correct(features, labels, groups, config, _device())
-    return module
+    """The config's Lightning module, to be told by `train_on` of the cases in training.
+
+    features: (N, D) of the training split where they are cached; labels, groups: (N,) of the same cases, from which a
+    gate's out-of-fold targets are made.
+    """
+    kind = module_class(config)
+    if features is not None and issubclass(kind, SelectiveModule):
+        targets = GateTargets(features, labels, groups, config, _device())
+        return kind(model, config, class_counts, True, targets)
+    return kind(model, config, class_counts, features is not None)
+
+
+def _labels_and_groups(data: Stage1DataModule) -> tuple[np.ndarray, np.ndarray]:
+    return data.labels("train"), data.frames["train"]["group"].to_numpy()
 
 
 def _device() -> torch.device:

@@ -13,7 +13,7 @@ from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import rows_digest
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.incremental.initial import initial_cases
-from stage1_pro.core.incremental.machine import Rules, begin
+from stage1_pro.core.incremental.machine import Rules, start
 from stage1_pro.core.incremental.plan import admission_lines
 from stage1_pro.core.incremental.scoring import judge
 from stage1_pro.core.incremental.state import Origin, demand_same_origin
@@ -28,7 +28,6 @@ from stage1_pro.core.training.callbacks.stage_controller import (
     LRFloorStop,
     StageLine,
 )
-from stage1_pro.core.training.crossfit import stage_targets
 from stage1_pro.core.training.modules.base import Stage1Module
 
 
@@ -66,18 +65,11 @@ def _origin(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> Origin
     )
 
 
-def prepare_stages(
-    trainer: pl.Trainer, run: Run, config: Stage1ProConfig, data: Stage1DataModule, gate_features: np.ndarray | None
-) -> None:
-    """Tell the controller about the pool. gate_features: (N, D) where a gate learns from out-of-fold answers: these
-    are made anew for each stage, from the cases in training alone."""
+def prepare_stages(trainer: pl.Trainer, run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> None:
+    """Tell the controller about the pool."""
     callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     controller = next(one for one in callbacks if isinstance(one, IncrementalStageController))
     controller.of_pool(_origin(run, config, data), data)
-    if gate_features is not None:
-        labels, groups = data.labels("train"), data.frames["train"]["group"].to_numpy()
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        controller.targets = lambda active: stage_targets(gate_features, labels, groups, active, config, device)
 
 
 def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: Stage1DataModule) -> None:
@@ -88,5 +80,5 @@ def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: S
     params = config.incremental_params
     initial = metrics.case_id[initial_cases(data.labels("train"), metrics.content, data.classes, params, config.seed)]
     rules = Rules(params, PHASES[config.phase].mode, len(np.unique(metrics.content)))
-    for line in admission_lines(judge(metrics, begin(initial.tolist()), rules, config.seed, "cpu")):
+    for line in admission_lines(judge(metrics, start(initial.tolist()), rules, config.seed, "cpu")):
         say(line)

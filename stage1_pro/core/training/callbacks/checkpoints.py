@@ -69,8 +69,8 @@ class StageCheckpoint(RunCheckpoint):
     def name(self, stage: int) -> None:
         self.filename = f"stage-{stage:02d}"
 
-    def begin(self, stage: int) -> None:
-        """Forget the last stage's best."""
+    def open(self, stage: int) -> None:
+        """Forget the last stage's best, and the file of the one that is no longer kept."""
         self.name(stage)
         self.best_k_models, self.best_model_score, self.current_score = {}, None, None
         self.best_model_path = self.kth_best_model_path = ""

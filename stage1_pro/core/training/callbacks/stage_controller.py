@@ -5,14 +5,11 @@ machine and takes `should_stop` back; the best checkpoints are saved; at the end
 scored and the next one begins; last.ckpt is saved after that, so it always holds a stage that can go on.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
-from torch import Tensor
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.datamodule import Stage1DataModule
@@ -23,11 +20,16 @@ from stage1_pro.core.incremental.scoring import judge, positions_of
 from stage1_pro.core.incremental.state import Origin, from_json, plain, write_state
 from stage1_pro.core.optim.fsam import forget
 from stage1_pro.core.records.provenance import utc_now
-from stage1_pro.core.training.callbacks.checkpoints import Patience, StageCheckpoint, judged_weights
+from stage1_pro.core.training.callbacks.checkpoints import Patience, StageCheckpoint
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage, assign, snapshot
 from stage1_pro.core.training.callbacks.pool import score_pool
+from stage1_pro.core.training.callbacks.stage_weights import (
+    Weights,
+    scoring_weights,
+    start_over,
+    untrained_weights,
+)
 from stage1_pro.core.training.modules.base import Clock, Stage1Module
-from stage1_pro.core.training.modules.selective import SelectiveModule
 
 
 class LRFloorStop(pl.Callback):
@@ -67,9 +69,7 @@ class IncrementalStageController(pl.Callback):
         self.clock = Clock(0, 1)
         self.fresh = True
         self.told = ""
-        # positions in training → (N,) out-of-fold answers, or None for the model's own
-        self.targets: Callable[[np.ndarray], Tensor | None] | None = None
-        self._untrained: dict[str, Tensor] = {}
+        self._untrained: Weights = {}
 
     def of_pool(self, origin: Origin, data: Stage1DataModule) -> None:
         """Take up the pool."""
@@ -80,24 +80,18 @@ class IncrementalStageController(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Before a checkpoint is restored: the weights that `scratch` goes back to."""
-        self._untrained = {**snapshot(pl_module), **_dual_state(pl_module)}
+        self._untrained = untrained_weights(pl_module)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module, data = _parts(trainer, pl_module)
-        if self.state.phase == machine.INIT:
-            frame, params = data.frames["train"], self.rules.params
-            labels, content = data.labels("train"), frame["content"].to_numpy()
-            chosen = initial_cases(labels, content, data.classes, params, module.config.seed)
-            self.state = machine.begin(tuple(frame["case_id"].to_numpy()[chosen]))
-            data.activate(chosen)
-            self.clock = Clock(0, data.steps_per_epoch())
-            self._begin(trainer, module, data)
-            self._set_rates(trainer, module)
+        if self.state.name == machine.INIT:
+            self.state = machine.start(self._initial_cases(data))
+            self._open_stage(trainer, module, data)
             self._write(trainer)
         else:
-            data.activate(positions_of(data.frames["train"]["case_id"].to_numpy(), self.state.active))
-            self._begin(trainer, module, data)
-        self.helpers.stage_best.name(self.state.stage.number)
+            self._activate(data)
+            self._tell(module, data)
+            self.helpers.stage_best.name(self.state.stage.number)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch == self.state.stage.first_epoch:
@@ -120,19 +114,19 @@ class IncrementalStageController(pl.Callback):
         stage = self.state.stage
         figures = {"stage": float(stage.number), "active_cases": float(stage.active_cases)}
         module.log_dict(figures, rank_zero_only=True)
-        if self.state.phase == machine.TRAINING:
+        if self.state.name == machine.TRAINING:
             return
         if self.helpers.stage_best.path.exists() and stage.best_epoch is not None:
             self.state = machine.checkpointed(self.state, self.helpers.stage_best.path.name)
         self._write(trainer)
-        if self.state.phase == machine.SCORING:
-            self._transition(trainer, module, data)
-        trainer.should_stop = self.state.phase == machine.DONE
+        if self.state.name == machine.SCORING:
+            self._end_stage(trainer, module, data)
+        trainer.should_stop = self.state.name == machine.DONE
         self.told = self._words(stage.number)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say in state.json that training did not end; it goes on from last.ckpt, which holds the state before."""
-        if self.state.phase not in (machine.INIT, machine.DONE) and trainer.is_global_zero:
+        if self.state.name not in (machine.INIT, machine.DONE) and trainer.is_global_zero:
             from_outside = isinstance(exception, Interrupted | KeyboardInterrupt)
             stopped = machine.stopped(self.state, "interrupted" if from_outside else "error")
             write_state(self.folder, stopped, self.origin, self.rules.params, utc_now())
@@ -144,45 +138,69 @@ class IncrementalStageController(pl.Callback):
         self.state, self.fresh = from_json(state_dict["state"]), state_dict["fresh"]
         self.clock = Clock(**state_dict["clock"])
 
-    # ---- a stage's end and the next one's beginning
+    # ---- a stage's end, and the next one's start
 
-    def _transition(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> None:
-        """SCORING → TRANSITION → TRAINING, or DONE where nobody is admitted."""
-        last, params = snapshot(module), self.rules.params
-        judged = self._judged(module)
-        assign(module, judged)
+    def _end_stage(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> None:
+        """SCORING → TRANSITION → TRAINING, or DONE where no case is admitted.
+
+        state.json is written as soon as a state is decided, before the module and the data follow it: what is killed
+        in between goes on from last.ckpt, which is older than both, and decides the same again.
+        """
+        last, scoring = snapshot(module), self._scoring_weights(module)
+        assign(module, scoring)
         self.state = machine.scored(self.state, self._scored(trainer, module, data))
         self._write(trainer)
-        if self.state.phase == machine.DONE:
-            return assign(module, last)
-        first_epoch = trainer.current_epoch + 1
-        self.state = machine.entered(self.state, first_epoch)
-        assign(module, {"best": judged, "last": last, "scratch": self._untrained}[params.stage_init])
-        self.fresh = params.stage_init == "scratch"
+        if self.state.name == machine.DONE:
+            assign(module, last)  # the checkpoint to come holds what training left, as that of any epoch does
+            return
+        self.state = machine.entered(self.state, trainer.current_epoch + 1)
+        self._start_from(module, {"best": scoring, "last": last, "scratch": self._untrained})
+        self._open_stage(trainer, module, data)
+        self._write(trainer)
+
+    def _start_from(self, module: Stage1Module, weights: dict[str, Weights]) -> None:
+        """Give the new stage its first weights. weights: by the values of `stage_init`."""
+        choice, average = self.rules.params.stage_init, self.helpers.average
+        self.fresh = choice == "scratch"
         if self.fresh:
-            for name, value in _dual_state(module, copy=False).items():
-                value.copy_(self._untrained[name])
-        if self.helpers.average is not None and params.stage_init != "last":
-            self.helpers.average.restart(module)
-        data.activate(positions_of(data.frames["train"]["case_id"].to_numpy(), self.state.active))
-        kept = self.clock.epochs(trainer.global_step) if params.stage_lr == "keep" else 0.0
-        self.clock = Clock(trainer.global_step, data.steps_per_epoch(), kept)
-        if params.stage_lr == "reset":
+            start_over(module, weights[choice])
+        else:
+            assign(module, weights[choice])
+        if average is not None and choice != "last":  # else it would pull the new weights back to the old ones
+            average.restart(module)
+
+    def _open_stage(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> None:
+        """Start all that starts anew with a stage: cases, schedule, moments, patience, best checkpoint."""
+        self._activate(data)
+        self._restart_clock(trainer, data)
+        self._tell(module, data)
+        if self.rules.params.stage_lr == "reset":
             for optimizer in trainer.optimizers:
                 forget(optimizer)
-        self._begin(trainer, module, data)
         self._set_rates(trainer, module)
         self.helpers.patience.restart()
-        self.helpers.stage_best.begin(self.state.stage.number)
-        self._write(trainer)
-        return None
+        self.helpers.stage_best.open(self.state.stage.number)
 
-    def _begin(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> None:
-        """Make the module train the current stage."""
-        module.begin_stage(self.state.stage.first_epoch, self.fresh, data.class_counts, self.clock)
-        if self.targets is not None and isinstance(module, SelectiveModule):
-            targets = self.targets(data.active)
-            module.correct = targets if targets is None else targets.to(module.device)
+    def _activate(self, data: Stage1DataModule) -> None:
+        """Have the state's active cases trained on."""
+        data.activate(positions_of(data.frames["train"]["case_id"].to_numpy(), self.state.active))
+
+    def _restart_clock(self, trainer: pl.Trainer, data: Stage1DataModule) -> None:
+        """Count this stage's steps, which are as many as its active cases make; `keep` goes on with the last rates."""
+        keeps = self.rules.params.stage_lr == "keep"
+        before = self.clock.epochs(trainer.global_step) if keeps else 0.0
+        self.clock = Clock(trainer.global_step, data.steps_per_epoch(), before)
+
+    def _tell(self, module: Stage1Module, data: Stage1DataModule) -> None:
+        """Tell the module of the state's stage and of its cases."""
+        module.start_stage(self.state.stage.first_epoch, self.fresh, self.clock)
+        module.train_on(data.active, data.class_counts)
+
+    def _initial_cases(self, data: Stage1DataModule) -> tuple[str, ...]:
+        frame, labels = data.frames["train"], data.labels("train")
+        params, content = self.rules.params, frame["content"].to_numpy()
+        chosen = initial_cases(labels, content, data.classes, params, self.config.seed)
+        return tuple(frame["case_id"].to_numpy()[chosen])
 
     def _set_rates(self, trainer: pl.Trainer, module: Stage1Module) -> None:
         for config in trainer.lr_scheduler_configs:
@@ -190,14 +208,11 @@ class IncrementalStageController(pl.Callback):
             for group, peak in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
                 group["lr"] = peak * module.rate(trainer.global_step)
 
-    def _judged(self, module: Stage1Module) -> dict[str, Tensor]:
-        """The weights that score the pool: the stage's best, or its last where the next stage goes on from those."""
-        current = snapshot(module)
-        if self.rules.params.stage_init == "last" or self.state.stage.checkpoint is None:
-            average = self.helpers.average
-            return current if average is None else {**current, **average.average}
-        found = judged_weights(self.helpers.stage_best.path)
-        return {**current, **{name: found[name].to(current[name].device) for name in current.keys() & found.keys()}}
+    def _scoring_weights(self, module: Stage1Module) -> Weights:
+        """The stage's best, or its last where the next stage goes on from those: what scores is what goes on."""
+        best = self.helpers.stage_best.path
+        goes_on = self.rules.params.stage_init == "last" or self.state.stage.checkpoint is None
+        return scoring_weights(module, None if goes_on else best, self.helpers.average)
 
     def _scored(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> machine.Scored:
         """Decided by the first rank, from all ranks' cases, for all ranks."""
@@ -250,10 +265,3 @@ def _parts(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Stage1Modul
     assert isinstance(module, Stage1Module)
     assert isinstance(data, Stage1DataModule)
     return module, data
-
-
-def _dual_state(module: pl.LightningModule, copy: bool = True) -> dict[str, Tensor]:
-    """Buffers of the loss that training moves: multipliers, running constraint, bank of positives."""
-    kept = {name for name in module.state_dict() if name.startswith("loss.")}
-    found = {name: buffer for name, buffer in module.named_buffers() if name in kept}
-    return {name: buffer.clone() for name, buffer in found.items()} if copy else found

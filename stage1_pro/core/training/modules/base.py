@@ -14,11 +14,13 @@ from torch.nn.functional import cross_entropy
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.monitoring import epoch_metrics
 from stage1_pro.core.models.parameters import trainable
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.seeds import seed_of
+from stage1_pro.core.training.modules.sharp import SharpTraining
 from stage1_pro.core.training.ranks import gather
 
 
@@ -56,6 +58,8 @@ class Stage1Module(pl.LightningModule):
         self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
         self.model, self.config, self.from_features = model, config, from_features
         self.register_buffer("class_weights", self._weights(class_counts), persistent=False)
+        self.sharp = SharpTraining(self) if config.sharpness_aware else None
+        self.automatic_optimization = self.sharp is None  # Lightning's own step makes one pass, not two
         self._validated: list[tuple[Tensor, ...]] = []
 
     @property
@@ -68,9 +72,12 @@ class Stage1Module(pl.LightningModule):
         """Epochs since the stage began."""
         return self.current_epoch - self.first_epoch
 
-    def begin_stage(self, first_epoch: int, fresh: bool, class_counts: np.ndarray, clock: Clock) -> None:
-        """Train on other cases from this epoch on. class_counts: (C,) of the cases in training."""
+    def start_stage(self, first_epoch: int, fresh: bool, clock: Clock) -> None:
+        """Be in a stage of an incremental training, from this epoch on."""
         self.first_epoch, self.fresh, self.clock = first_epoch, fresh, clock
+
+    def train_on(self, active: IntArray, class_counts: np.ndarray) -> None:
+        """Take up the cases in training. active: (A,) their positions in `train`; class_counts: (C,)."""
         self.class_weights.copy_(self._weights(class_counts))
 
     def rate(self, step: int) -> float:
@@ -94,7 +101,9 @@ class Stage1Module(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        if self.sharp is not None:
+            return self.sharp.training_step(batch, index)
         loss, figures = self.losses(batch)
         self.log_means(figures, len(batch.labels))
         return loss
@@ -155,7 +164,8 @@ class Stage1Module(pl.LightningModule):
         rates = config.lr_head, config.backbone_lr
         groups = parameter_groups(self.model, *rates, config.weight_decay, layers, config.layer_decay)
         fused = config.precision != "16-mixed"  # there a fused optimizer unscales, and clipping would come before
-        return torch.optim.AdamW(groups, fused=fused)
+        inner = torch.optim.AdamW(groups, fused=fused)
+        return inner if self.sharp is None else self.sharp.around(inner)
 
     def configure_gradient_clipping(
         self,
@@ -174,7 +184,8 @@ class Stage1Module(pl.LightningModule):
 
     def _steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return int(self.trainer.estimated_stepping_batches)
+        counted = int(self.trainer.estimated_stepping_batches)
+        return counted if self.sharp is None else self.sharp.steps(counted)
 
     def _whole_run(self) -> Callable[[int], float]:
         """One schedule for all epochs."""

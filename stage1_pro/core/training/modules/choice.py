@@ -5,7 +5,6 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.conformal import ConformalModule
 from stage1_pro.core.training.modules.selective import SelectiveModule
-from stage1_pro.core.training.modules.sharp import SharpConformalModule, SharpSelectiveModule
 
 MODULES: dict[str, type[Stage1Module]] = {
     "cross_entropy": Stage1Module,
@@ -13,9 +12,7 @@ MODULES: dict[str, type[Stage1Module]] = {
     "conformal": ConformalModule,
 }
 """By the phase's loss."""
-SHARP_MODULES: dict[str, type[Stage1Module]] = {"selective": SharpSelectiveModule, "conformal": SharpConformalModule}
-"""The same with a sharpness-aware optimizer."""
 
 
 def module_class(config: Stage1ProConfig) -> type[Stage1Module]:
-    return (SHARP_MODULES if config.sharpness_aware else MODULES)[PHASES[config.phase].loss]
+    return MODULES[PHASES[config.phase].loss]

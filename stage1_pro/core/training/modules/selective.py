@@ -11,9 +11,11 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.losses.conformal import ConformalRiskLoss
 from stage1_pro.core.losses.selective import SelectiveLoss, SelectiveSettings
+from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.monitoring import gate_metrics
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
-from stage1_pro.core.training.modules.base import Clock, Stage1Module
+from stage1_pro.core.training.crossfit import GateTargets
+from stage1_pro.core.training.modules.base import Stage1Module
 
 WARM_SHARE = 0.25
 TARGET_SHARE = 0.65
@@ -25,11 +27,12 @@ LEAST_SPREAD = 0.01
 class SelectiveModule(Stage1Module):
     """Class and auxiliary loss for the first quarter of the epochs, then SelectiveLoss.
 
-    correct: (N,) 1 where a model that did not see the training case answers it rightly; None to use the
-    model's own answers. The soft constraint aims below the target, since it has no confidence in hand.
+    targets: gives the gate's targets for the cases in training, None to use the model's own answers. The soft
+    constraint aims below the target, since it has no confidence in hand.
     """
 
     correct: Tensor | None
+    """(N,) 1 where a model that did not see the training case answers it rightly."""
     loss: SelectiveLoss | ConformalRiskLoss
 
     def __init__(
@@ -38,7 +41,7 @@ class SelectiveModule(Stage1Module):
         config: Stage1ProConfig,
         class_counts: np.ndarray,
         from_features: bool,
-        correct: Tensor | None = None,
+        targets: GateTargets | None = None,
     ):
         super().__init__(model, config, class_counts, from_features)
         assert model.heads is not None
@@ -50,14 +53,17 @@ class SelectiveModule(Stage1Module):
             label_smoothing=config.label_smoothing,
         )
         self.loss = self._loss_of(settings, model.heads.members)
-        self.register_buffer("correct", correct, persistent=False)
+        self.targets = targets
+        self.register_buffer("correct", None, persistent=False)
 
     def _loss_of(self, settings: SelectiveSettings, members: int) -> SelectiveLoss | ConformalRiskLoss:
         return SelectiveLoss(members, self.class_weights, settings)
 
-    def begin_stage(self, first_epoch: int, fresh: bool, class_counts: np.ndarray, clock: Clock) -> None:
-        super().begin_stage(first_epoch, fresh, class_counts, clock)
+    def train_on(self, active: IntArray, class_counts: np.ndarray) -> None:
+        super().train_on(active, class_counts)
         self.loss.weigh(self.class_weights)
+        correct = None if self.targets is None else self.targets.of(active)
+        self.correct = None if correct is None else correct.to(self.device)
 
     @property
     def warm_epochs(self) -> int:

@@ -1,4 +1,4 @@
-"""SharpTraining: what a Lightning module does differently where its optimizer is sharpness-aware.
+"""SharpTraining: how a Lightning module makes its steps where its optimizer is sharpness-aware.
 
 Each optimizer step takes two passes over the same batches, so optimization is manual: the module accumulates, clips
 and moves the schedule itself. The optimizer that Lightning has wrapped makes one step a window, which is what
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
@@ -18,100 +18,97 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.optim.fsam import SharpnessAware, perturbed_parameters
-from stage1_pro.core.training.modules.base import Stage1Module
-from stage1_pro.core.training.modules.conformal import ConformalModule
-from stage1_pro.core.training.modules.selective import SelectiveModule
+
+if TYPE_CHECKING:  # which makes one of these
+    from stage1_pro.core.training.modules.base import Stage1Module
 
 
-class SharpTraining(Stage1Module):
-    """Stands before a module class among a class's bases, and trains its `losses` by SAM or F-SAM.
+class SharpTraining:
+    """Trains a module's `losses` by SAM or F-SAM; the module hands its training steps on to it.
+
+    Of the module it asks what a pass computes (`losses`), what a pass draws from and moves (`generators`,
+    `remembered`), and how gradients are clipped.
 
     The second pass computes the very function of the first one, at other weights: the same batches with the same
     dropout masks and random halves, under the same duals and bank. Else ε would not lead uphill on it, and the loss
     gap would be noise. It leaves no trace: duals, bank, generators and running statistics move by the first pass.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.automatic_optimization = False
+    def __init__(self, module: "Stage1Module"):
+        self.module = module
         self._window: list[_Past] = []
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        moment = self._moment()
-        with self._unsynchronised():
-            loss, figures = self.losses(batch)
-            self._backward(loss, inputs=self._sharp.parameters)
-        self.log_means(figures, len(batch.labels))
-        self._window.append(_Past(batch, moment, figures["train_loss"].detach()))
-        last = index + 1 == self.trainer.num_training_batches
-        if last or len(self._window) == self.config.grad_accum_steps:
-            self._step()
-            self._window.clear()
-        return loss.detach()
-
-    def _step(self) -> None:
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        gaps: list[Tensor] = []
-        optimizer.step(lambda: gaps.extend(self._second_pass()))  # pyright: ignore
-        optimizer.zero_grad()  # pyright: ignore
-        schedule.step()  # pyright: ignore
-        figures = {"loss_gap": torch.stack(gaps).mean(), **self._sharp.figures}
-        self.log_means({f"sharpness_{name}": figure for name, figure in figures.items()}, 1)
-
-    def _second_pass(self) -> list[Tensor]:
-        """Leave the clipped gradients at w + ε. Returns how much each batch's loss is higher there."""
-        now, gaps = self._moment(), []
-        with self._sharp.perturbed(), still_statistics(self.model):
-            for past in self._window:
-                past.moment.restore()
-                with nullcontext() if past is self._window[-1] else self._unsynchronised():
-                    loss, figures = self.losses(past.batch)
-                    self._backward(loss)
-                gaps.append(figures["train_loss"].detach() - past.loss)
-        now.restore()
-        self.configure_gradient_clipping(self._sharp, self.config.max_grad_norm, "norm")
-        return gaps
-
-    def _backward(self, loss: Tensor, **kwargs: Any) -> None:
-        with torch.autocast(self.device.type, enabled=False):  # as in automatic optimization
-            self.manual_backward(loss / self.config.grad_accum_steps, **kwargs)
-
-    def _unsynchronised(self) -> AbstractContextManager:
-        """Within the block, forward included, ranks keep their gradients to themselves."""
-        strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
-
-    def _moment(self) -> "Moment":
-        return Moment.now(self.generators, self.remembered)
-
-    @property
-    def _sharp(self) -> SharpnessAware:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, SharpnessAware)
-        return optimizer
-
-    def _optimizer(self) -> SharpnessAware:
-        config = self.config
+    def around(self, inner: torch.optim.Optimizer) -> SharpnessAware:
+        """The optimizer of the config, whose steps `inner` makes."""
+        config = self.module.config
         return SharpnessAware(
-            super()._optimizer(),
-            perturbed_parameters(self.model, config.fsam_target),
+            inner,
+            perturbed_parameters(self.module.model, config.fsam_target),
             rho=config.fsam_rho,
             sigma=config.fsam_sigma if config.optimizer == "fsam" else 0.0,
             lambda_=config.fsam_lambda,
         )
 
-    def _steps(self) -> int:
-        """Lightning is not told of the accumulation: what it counts are batches."""
-        epochs = self.config.epochs
-        return epochs * math.ceil(super()._steps() / epochs / self.config.grad_accum_steps)
+    def steps(self, batches: int) -> int:
+        """Optimizer steps of a run of so many batches: Lightning is not told of the accumulation."""
+        config = self.module.config
+        return config.epochs * math.ceil(batches / config.epochs / config.grad_accum_steps)
 
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The first pass over a batch, and the step where the batch is the last of its window."""
+        module, moment = self.module, self._moment()
+        with self._unsynchronised():
+            loss, figures = module.losses(batch)
+            self._backward(loss, inputs=self._optimizer.parameters)
+        module.log_means(figures, len(batch.labels))
+        self._window.append(_Past(batch, moment, figures["train_loss"].detach()))
+        last = index + 1 == module.trainer.num_training_batches
+        if last or len(self._window) == module.config.grad_accum_steps:
+            self._step()
+            self._window.clear()
+        return loss.detach()
 
-class SharpSelectiveModule(SharpTraining, SelectiveModule):
-    """SelectiveLoss with SAM or F-SAM."""
+    def _step(self) -> None:
+        optimizer, schedule = self.module.optimizers(), self.module.lr_schedulers()
+        gaps: list[Tensor] = []
+        optimizer.step(lambda: gaps.extend(self._second_pass()))  # pyright: ignore
+        optimizer.zero_grad()  # pyright: ignore
+        schedule.step()  # pyright: ignore
+        figures = {"loss_gap": torch.stack(gaps).mean(), **self._optimizer.figures}
+        self.module.log_means({f"sharpness_{name}": figure for name, figure in figures.items()}, 1)
 
+    def _second_pass(self) -> list[Tensor]:
+        """Leave the clipped gradients at w + ε. Returns how much each batch's loss is higher there."""
+        module, now, gaps = self.module, self._moment(), []
+        with self._optimizer.perturbed(), still_statistics(module.model):
+            for past in self._window:
+                past.moment.restore()
+                # ranks exchange gradients once a window, with its last batch, as in automatic optimization
+                with nullcontext() if past is self._window[-1] else self._unsynchronised():
+                    loss, figures = module.losses(past.batch)
+                    self._backward(loss)
+                gaps.append(figures["train_loss"].detach() - past.loss)
+        now.restore()
+        module.configure_gradient_clipping(self._optimizer, module.config.max_grad_norm, "norm")
+        return gaps
 
-class SharpConformalModule(SharpTraining, ConformalModule):
-    """SelectiveLoss, then ConformalRiskLoss, with SAM or F-SAM."""
+    def _backward(self, loss: Tensor, **kwargs: Any) -> None:
+        with torch.autocast(self.module.device.type, enabled=False):  # as in automatic optimization
+            self.module.manual_backward(loss / self.module.config.grad_accum_steps, **kwargs)
+
+    def _unsynchronised(self) -> AbstractContextManager:
+        """Within the block, forward included, ranks keep their gradients to themselves."""
+        strategy = self.module.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _moment(self) -> "Moment":
+        return Moment.now(self.module.generators, self.module.remembered)
+
+    @property
+    def _optimizer(self) -> SharpnessAware:
+        optimizer = self.module.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, SharpnessAware)
+        return optimizer
 
 
 @dataclass(frozen=True, slots=True)
