@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
@@ -34,7 +34,7 @@ class SharpPlainModule(SharpTraining, Stage1Module):
 
 
 def config_of(phase: int, **settings: Any) -> Stage1ProConfig:
-    return config_from_dict({"phase": phase, **SMALL, **settings}, "test")
+    return merge_configs([("test", {"phase": phase, **SMALL, **settings})])
 
 
 def data_of(config: Stage1ProConfig) -> Stage1DataModule:
