@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.models.parameters import trainable
@@ -127,21 +127,19 @@ def main() -> int:
     parser.add_argument("--type", default="lora", choices=("lora", "dora", "doran"), help="kind of adapter")
     parser.add_argument("--compile", action="store_true", help="compile both")
     given = parser.parse_args()
-    config = config_from_dict(
-        {
-            "phase": 4,
-            "exit_policy": "gate",
-            "peft_type": given.type,
-            "model_path": given.model,
-            "batch_size": given.batch,
-            "epochs": 1,
-            "precision": "bf16-mixed",
-            "devices": 1,
-            "compile": given.compile,
-            "dataset_params": {"image_size": given.size},
-        },
-        "benchmark",
-    )
+    settings = {
+        "phase": 4,
+        "exit_policy": "gate",
+        "peft_type": given.type,
+        "model_path": given.model,
+        "batch_size": given.batch,
+        "epochs": 1,
+        "precision": "bf16-mixed",
+        "devices": 1,
+        "compile": given.compile,
+        "dataset_params": {"image_size": given.size},
+    }
+    config = merge_configs([("benchmark", settings)])
     seconds = {"by hand": np.inf, "stage1_pro": np.inf}
     for _ in range(given.turns):
         for name, loop in (("by hand", by_hand), ("stage1_pro", ours)):

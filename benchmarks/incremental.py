@@ -129,7 +129,7 @@ def trained(task: str, settings: dict[str, Any], seed: int, wrong: bool) -> tupl
     import torch
     from torch import nn
 
-    from stage1_pro.core.config.load import config_from_dict
+    from stage1_pro.core.config.load import merge_configs
     from stage1_pro.core.data.cases import CaseTable
     from stage1_pro.core.data.datamodule import Stage1DataModule
     from stage1_pro.core.data.transforms import Preprocessing
@@ -142,7 +142,7 @@ def trained(task: str, settings: dict[str, Any], seed: int, wrong: bool) -> tupl
     from stage1_pro.core.training.trainer import make_trainer
 
     torch.set_num_threads(1)
-    config = config_from_dict({**SETTINGS, **TASKS[task].settings, **settings, "seed": seed}, "benchmark")
+    config = merge_configs([("benchmark", {**SETTINGS, **TASKS[task].settings, **settings, "seed": seed})])
     drawn = TASKS[task].drawn(seed, wrong)
     names = drawn.names
     frame = pd.DataFrame({"case_id": names, "label": drawn.labels, "group": names, "content": names, "path": names})

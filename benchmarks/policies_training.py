@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import EpochSampler, FeatureDataset, make_loader
@@ -43,7 +43,7 @@ def train_and_score(
     settings: dict[str, Any], inputs: np.ndarray, labels: np.ndarray, splits: Splits
 ) -> dict[str, Scores]:
     """Scores of the held-out splits. inputs: (N, D) features or (N, 28, 28) images; labels: (N,)."""
-    config = config_from_dict(settings, "study")
+    config = merge_configs([("study", settings)])
     own = {name: (np.ascontiguousarray(inputs[index]), labels[index]) for name, index in splits.items()}
     model = train(config, own["train"], own["val_select"])
     held_out = _refitted(model, config, *own["val_select"])

@@ -1,8 +1,7 @@
 """The command line of every script: arguments, exit status, and nothing else.
 
 A script is `main(args)` and a frozen dataclass of arguments whose field docstrings are its help.
-Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified or
-nothing gained, 4 some inputs unreadable,
+Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified or nothing gained, 4 some inputs unreadable,
 130/143 interrupted.
 """
 
@@ -49,16 +48,15 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
     parser = _parser(doc)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; may be given several times")
     _add_arguments(parser, arguments)
-    own = {f"--{field.name}" for field in fields(arguments)}
     if {"-h", "--help"} & set(argv):
-        parser.usage = "%(prog)s [--config FILE …] [--SETTING VALUE …] " + " ".join(
-            f"[{option}]" for option in sorted(own)
-        )
+        own = " ".join(sorted(f"[--{field.name}]" for field in fields(arguments)))
+        parser.usage = f"%(prog)s [--config FILE …] [--SETTING VALUE …] {own}"
         parser.add_class_arguments(Stage1ProConfig, None)
-        parser.parse_args(["--help"])
-    several = {f"--{field.name}" for field in fields(arguments) if "nargs" in field.metadata}
-    files, script_argv, settings = _split(argv, own, several)
-    return _instantiate(parser, script_argv, arguments), _layers(files, settings)
+        parser.parse_args(["--help"])  # prints it and exits
+    files, own_words, settings = _sort_out(argv, arguments)
+    layers: list[tuple[str, Any]] = [(file, Path(file)) for file in files]
+    layers += [("command line", _nested(key, text)) for key, text in settings]
+    return _instantiate(parser, own_words, arguments), layers
 
 
 def _exit_with(job: Callable[[], None]) -> None:
@@ -137,41 +135,47 @@ def _instantiate(parser, argv: Sequence[str], arguments: type) -> Any:
     return arguments(**{field.name: parsed[field.name] for field in fields(arguments)})
 
 
-def _split(argv: Sequence[str], own: set[str], several: set[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """(config files, words for the script's own options, (setting, text) pairs), all problems at once.
+def _sort_out(argv: Sequence[str], arguments: type) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Return (config files, words for the script's own options, (setting, text) pairs).
 
-    own: the script's options; several: those of them that take more than one word.
+    Raises one UserError with all words that are none of these, each with the option that was probably meant.
     """
+    own = {f"--{field.name}": "nargs" in field.metadata for field in fields(arguments)}  # True: takes several words
     files: list[str] = []
-    script_argv: list[str] = []
+    own_words: list[str] = []
     settings: list[tuple[str, str]] = []
-    bare: list[str] = []
-    words = iter(argv)
-    pending = next(words, None)
-    while pending is not None:
-        option, joined, value = pending.partition("=")
-        following = next(words, None)
-        if not joined and following is not None and not following.startswith("--"):
-            value, following, joined = following, next(words, None), "="
+    strays: list[str] = []
+    for option, words in _options(argv):
+        taken = words if own.get(option) else words[:1]
         if option in own:
-            script_argv += [option] + ([value] if joined else [])
-            while option in several and following is not None and not following.startswith("--"):
-                script_argv.append(following)
-                following = next(words, None)
-        elif not option.startswith("--") or not joined:
-            bare.append(pending)
+            own_words += [option, *taken]
+        elif not option.startswith("--") or not words:
+            strays.append(option)
         elif option == "--config":
-            files.append(value)
+            files += taken
         else:
-            settings.append((option[2:], value))
-        pending = following
-    if bare:
-        words = [f"{word}{did_you_mean(word, sorted(own))}" for word in bare]
-        raise UserError(f"{', '.join(words)}: expected --setting VALUE. See --help.")
-    near = [f"--{key}{hint}" for key, _ in settings if (hint := _own_option_meant(key, own))]
-    if near:
-        raise UserError(f"{', '.join(near)}: no such setting. See --help.")
-    return files, script_argv, settings
+            settings.append((option[2:], taken[0]))
+        strays += words[len(taken) :]
+    expected = [f"{word}{did_you_mean(word, sorted(own))}" for word in strays]
+    unknown = [f"--{key}{hint}" for key, _ in settings if (hint := _own_option_meant(key, set(own)))]
+    problems = [(expected, "expected --setting VALUE"), (unknown, "no such setting")]
+    if text := "; ".join(f"{', '.join(words)}: {problem}" for words, problem in problems if words):
+        raise UserError(f"{text}. See --help.")
+    return files, own_words, settings
+
+
+def _options(argv: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each option with the words up to the next one; `--a=b` is `--a b`. A word before all options stands alone."""
+    found: list[tuple[str, list[str]]] = []
+    for word in argv:
+        option, joined, value = word.partition("=")
+        if option.startswith("--"):
+            found.append((option, [value] if joined else []))
+        elif found and found[-1][0].startswith("--"):
+            found[-1][1].append(word)
+        else:
+            found.append((word, []))
+    return found
 
 
 def _own_option_meant(key: str, own: set[str]) -> str:
@@ -180,16 +184,14 @@ def _own_option_meant(key: str, own: set[str]) -> str:
     return "" if key.split(".")[0] in known else did_you_mean(f"--{key}", [*own, "--config"], cutoff=0.8)
 
 
-def _layers(files: list[str], settings: list[tuple[str, str]]) -> list[tuple[str, Any]]:
+def _nested(key: str, text: str) -> Any:
+    """`a.b`, "1" → {a: {b: 1}}: text is YAML where it can be."""
     import yaml
 
-    layers: list[tuple[str, Any]] = [(file, Path(file)) for file in files]
-    for key, text in settings:
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        layers.append(("command line", value))
-    return layers
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from stage1_pro.core.ab.plan import changed_settings, make_plan, write_arms
-from stage1_pro.core.config.load import load_config
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 
@@ -37,7 +37,7 @@ def test_arms_are_overlays_and_seeds_count_up_from_the_base(overlay, tmp_path):
     fast = plan.arms[1].with_seed(8)
     assert (fast.lr_head, fast.epochs, fast.seed, fast.dataset_params.augmentation) == (0.01, 3, 8, "moderate")
     write_arms(plan)
-    assert load_config(plan.config_path(plan.arms[1])) == plan.arms[1].config
+    assert merge_configs([("arm", plan.config_path(plan.arms[1]))]) == plan.arms[1].config
 
 
 def test_what_must_be_the_same_for_all(overlay, tmp_path):

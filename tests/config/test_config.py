@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stage1_pro.core import schemas
-from stage1_pro.core.config.load import config_from_dict, load_config, merge_configs, read_config_file, save_config
+from stage1_pro.core.config.load import merge_configs, read_config_file, save_config
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
 from stage1_pro.core.errors import UserError
@@ -89,12 +89,16 @@ FORBIDDEN = ["exit_threshold", "gate_threshold", "lambda1", "lambda2", "val_cali
 
 def refusal(**settings: object) -> str:
     with pytest.raises(UserError) as refused:
-        config_from_dict(settings, "a.yaml")
+        merge_configs([("a.yaml", settings)])
     return str(refused.value)
 
 
+def of_file(path: Path) -> Stage1ProConfig:
+    return merge_configs([(str(path), path)])
+
+
 def of_data(**settings: object) -> DatasetParams:
-    return config_from_dict({"dataset_params": settings}, "a.yaml").dataset_params
+    return merge_configs([("a.yaml", {"dataset_params": settings})]).dataset_params
 
 
 def test_defaults_are_those_of_the_design() -> None:
@@ -127,7 +131,7 @@ def test_what_training_does_not_decide_is_no_field() -> None:
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_loads(file: Path) -> None:
-    load_config(file)
+    of_file(file)
 
 
 def test_later_layers_win_and_leave_the_rest(tmp_path: Path) -> None:
@@ -144,9 +148,9 @@ def test_later_layers_win_and_leave_the_rest(tmp_path: Path) -> None:
 def test_a_saved_config_is_accepted_again_unchanged(tmp_path: Path) -> None:
     sources = [{"name": "a", "root": "x", "labels": None}, {"labels": "b.csv", "name": "b"}]
     settings = {"lr_head": 0.1 + 0.2, "devices": 2, "dataset_params": {"sources": sources, "class_names": ["0", "1"]}}
-    config = config_from_dict(settings, "test")
+    config = merge_configs([("test", settings)])
     save_config(config, tmp_path / "config.json")
-    again = load_config(tmp_path / "config.json")
+    again = of_file(tmp_path / "config.json")
     save_config(again, tmp_path / "again.json")
     assert again == config
     assert (tmp_path / "config.json").read_bytes() == (tmp_path / "again.json").read_bytes()
@@ -168,7 +172,7 @@ def test_a_saved_config_is_accepted_again_unchanged(tmp_path: Path) -> None:
 )
 def test_yaml_means_what_a_person_means(tmp_path: Path, text: str, name: str, value: object) -> None:
     (tmp_path / "a.yaml").write_text(text)
-    found = getattr(load_config(tmp_path / "a.yaml"), name)
+    found = getattr(of_file(tmp_path / "a.yaml"), name)
     assert (found, type(found)) == (value, type(value))
 
 
@@ -209,7 +213,7 @@ def test_target_fnr_exit_is_above_zero_up_to_a_tenth(value: object) -> None:
     message = refusal(target_fnr_exit=value)
     assert message.startswith("config: $.target_fnr_exit is ")
     assert message.endswith("; allowed number, above 0, up to 0.1")
-    assert config_from_dict({"target_fnr_exit": 0.1}, "").target_fnr_exit == 0.1
+    assert merge_configs([("", {"target_fnr_exit": 0.1})]).target_fnr_exit == 0.1
 
 
 @pytest.mark.parametrize(
@@ -263,7 +267,7 @@ def test_a_later_phase_is_no_setting_of_an_earlier_one(first: int, name: str) ->
         words = f"$.{name} is a setting from phase {first} on, and this is phase {phase}"
         assert words in refusal(phase=phase, **{name: value})
     optimizer = {"optimizer": "fsam"} if first == 5 else {}
-    assert getattr(config_from_dict({"phase": first, name: value, **optimizer}, "a.yaml"), name) == value
+    assert getattr(merge_configs([("a.yaml", {"phase": first, name: value, **optimizer})]), name) == value
 
 
 @pytest.mark.parametrize("optimizer", ["sam", "fsam"])
@@ -272,7 +276,7 @@ def test_sharpness_begins_with_phase_5(optimizer: str) -> None:
         words = f"$.optimizer is {optimizer}, which is of phase 5 on, and this is phase {phase}: set optimizer: adamw"
         assert words in refusal(phase=phase, optimizer=optimizer)
     for phase in (phase for phase in PHASES if phase >= 5):
-        assert config_from_dict({"phase": phase, "optimizer": optimizer}, "a.yaml").sharpness_aware
+        assert merge_configs([("a.yaml", {"phase": phase, "optimizer": optimizer})]).sharpness_aware
     assert not Stage1ProConfig().sharpness_aware
 
 
@@ -296,15 +300,15 @@ def test_sharpness_refusals(settings: dict, words: str) -> None:
 
 def test_half_precision_and_sharded_weights_stay_with_adamw() -> None:
     for settings in ({"precision": "16-mixed"}, {"strategy": "fsdp", "max_grad_norm": 0}):
-        config_from_dict({"phase": 5, **settings}, "a.yaml")
+        merge_configs([("a.yaml", {"phase": 5, **settings})])
     for strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
-        config_from_dict({"phase": 5, "optimizer": "sam", "strategy": strategy}, "a.yaml")
+        merge_configs([("a.yaml", {"phase": 5, "optimizer": "sam", "strategy": strategy})])
 
 
 def test_conformal_training_needs_an_epoch() -> None:
     assert "$.conformal_after is 4; allowed 0 to below epochs (4)" in refusal(phase=6, epochs=4, conformal_after=4)
     assert "$.positive_bank is 999; allowed integer, 1000 to 4096" in refusal(phase=6, positive_bank=999)
-    assert config_from_dict({"phase": 6, "epochs": 4, "conformal_after": 3}, "a.yaml").conformal_after == 3
+    assert merge_configs([("a.yaml", {"phase": 6, "epochs": 4, "conformal_after": 3})]).conformal_after == 3
 
 
 def test_adapters_need_a_frozen_backbone_and_set_its_rate() -> None:
@@ -314,9 +318,9 @@ def test_adapters_need_a_frozen_backbone_and_set_its_rate() -> None:
     assert "$.peft_r is 0; allowed integer, 1 to 512" in refusal(phase=4, peft_r=0)
     assert "$.peft_blocks is 0" in refusal(phase=4, peft_blocks=0)
     assert "$.layer_decay is 0.0; allowed number, above 0, up to 1" in refusal(phase=4, layer_decay=0)
-    adapted = config_from_dict({"phase": 4, "peft_type": "lora", "lr_head": 1e-5, "peft_lr": 3e-4}, "a.yaml")
+    adapted = merge_configs([("a.yaml", {"phase": 4, "peft_type": "lora", "lr_head": 1e-5, "peft_lr": 3e-4})])
     assert (adapted.backbone_lr, adapted.largest_lr) == (3e-4, 3e-4)
-    frozen = config_from_dict({"phase": 4, "lr_head": 1e-5, "peft_lr": 3e-4}, "a.yaml")
+    frozen = merge_configs([("a.yaml", {"phase": 4, "lr_head": 1e-5, "peft_lr": 3e-4})])
     assert (frozen.backbone_lr, frozen.largest_lr) == (1e-5, 1e-5)
 
 
@@ -359,7 +363,7 @@ def test_all_incremental_problems_come_at_once() -> None:
 def test_the_floor_is_below_the_largest_rate_that_trains() -> None:
     floor = incremental(min_lr_to_continue=1e-3)
     assert "min_lr_to_continue" in refusal(**floor, lr_backbone=1e-2)  # frozen: its rate moves nothing
-    assert config_from_dict({**floor, "lr_backbone": 1e-2, "freeze_backbone": False}, "a.yaml").largest_lr == 1e-2
+    assert merge_configs([("a.yaml", {**floor, "lr_backbone": 1e-2, "freeze_backbone": False})]).largest_lr == 1e-2
 
 
 def test_a_gate_needs_two_classes() -> None:
@@ -388,18 +392,18 @@ def test_files_that_are_no_config(tmp_path: Path, content: bytes, words: str) ->
     path = tmp_path / "a.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.yaml") as refused:
-        load_config(path)
+        of_file(path)
     assert words in str(refused.value)
 
 
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nope\.yaml does not exist\. Name an existing YAML file with --config"):
-        load_config(tmp_path / "nope.yaml")
+        of_file(tmp_path / "nope.yaml")
     with pytest.raises(UserError, match="Is a directory"):
-        load_config(tmp_path)
+        of_file(tmp_path)
 
 
 def test_off_is_a_word_and_not_a_falsehood(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("feature_cache: off")
-    assert load_config(path).feature_cache == "off"
+    assert of_file(path).feature_cache == "off"

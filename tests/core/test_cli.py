@@ -101,6 +101,10 @@ def test_structured_settings_take_yaml() -> None:
         (["--dry-run"], "--dry-run (did you mean '--dry_run'?): expected --setting VALUE"),
         (["3", "--seed", "3"], "3: expected --setting VALUE"),
         (["--epochs", "3", "4"], "4: expected --setting VALUE"),
+        (
+            ["3", "x", "--rum", "y", "--epochs"],
+            "3, x, --epochs: expected --setting VALUE; --rum (did you mean '--run'?): no such setting. See --help.",
+        ),
         (["--config"], "--config: expected"),
         (["--config", "nope.yaml"], "nope.yaml does not exist"),
         (["--target_coverage", ".7"], "coverage is maximised under target_fnr_exit"),

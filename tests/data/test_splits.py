@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.run_cases import cases_of
@@ -25,7 +25,7 @@ RATIOS = {"val_select": 0.2, "val_calib": 0.25, "val_test": 0.15}
 
 def settings(seed: int = 42, **ratios: float) -> Stage1ProConfig:
     params = {f"{name}_ratio": ratio for name, ratio in {**RATIOS, **ratios}.items()}
-    return config_from_dict({"seed": seed, "dataset_params": params}, "test")
+    return merge_configs([("test", {"seed": seed, "dataset_params": params})])
 
 
 def table(labels: np.ndarray, groups: np.ndarray | None = None, split: np.ndarray | None = None) -> CaseTable:
@@ -159,8 +159,8 @@ def test_a_split_without_a_class_is_named_with_the_mend() -> None:
 def test_the_digest_is_of_the_assignment_and_the_cases() -> None:
     cases = table(np.arange(200) % 2)
     digest = make_splits(cases, settings()).digest
-    looser = config_from_dict(
-        {"target_fnr_exit": 0.1, "dataset_params": {f"{k}_ratio": v for k, v in RATIOS.items()}}, ""
+    looser = merge_configs(
+        [("", {"target_fnr_exit": 0.1, "dataset_params": {f"{k}_ratio": v for k, v in RATIOS.items()}})]
     )
     assert make_splits(cases, looser).digest == digest
     cases.frame.loc[0, "content"] = "other"
@@ -180,7 +180,7 @@ def begin(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         shutil.copytree(pictures, tmp_path / name / "images")
         (tmp_path / name / "labels.csv").write_text("\n".join(lines))
         source = {"name": "s", "root": str(tmp_path / name / "images"), "labels": str(tmp_path / name / "labels.csv")}
-        config = config_from_dict({"dataset_params": {"sources": [source], "val_calib_ratio": 0.2}}, "test")
+        config = merge_configs([("test", {"dataset_params": {"sources": [source], "val_calib_ratio": 0.2}})])
         return *new_run(f"runs/{name}", config), config.dataset_params
 
     return make

@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing as processes
 from torch import nn
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import BlockSampler
 from stage1_pro.core.data.cases import CaseTable
@@ -33,7 +33,7 @@ SIZES = (3, 8, 37)
 
 def config_of(phase: int = 2) -> Stage1ProConfig:
     stages = {"enabled": True, "initial_cases": 2, "add_cases": 6, "score_batch_size": 8}
-    return config_from_dict({"phase": phase, "incremental_params": stages}, "test")
+    return merge_configs([("test", {"phase": phase, "incremental_params": stages})])
 
 
 def scored(cases: int, rank: int, world: int) -> Any:

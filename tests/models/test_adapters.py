@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models import adapters
@@ -24,7 +24,7 @@ KINDS = [(VIT, "lora"), (VIT, "dora"), (VIT, "doran"), (NET, "lora"), (NET, "dor
 
 
 def settings(**fields: object) -> Stage1ProConfig:
-    return config_from_dict({"phase": 4, "peft_type": "lora", "peft_r": 4, **fields}, "a.yaml")
+    return merge_configs([("a.yaml", {"phase": 4, "peft_type": "lora", "peft_r": 4, **fields})])
 
 
 def backbone(name: str = VIT) -> Backbone:

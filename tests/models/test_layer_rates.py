@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.parameters import is_adapter
 from stage1_pro.core.models.stage1 import Stage1Model
@@ -17,7 +17,7 @@ DECAY, PEAK = 0.5, 2e-4
 
 def model(name: str = "test_vit", **settings: object) -> Stage1Model:
     fields = {"phase": 4, "model_path": f"random:{name}", "dataset_params": {"image_size": 32}, **settings}
-    return build_model(config_from_dict(fields, "a.yaml"), ("no", "yes"))
+    return build_model(merge_configs([("a.yaml", fields)]), ("no", "yes"))
 
 
 def groups_of(made: Stage1Model, decay: float = DECAY) -> dict[str, dict]:
@@ -76,19 +76,17 @@ def test_wrapped_names_lead_to_the_bare_ones() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 def test_the_schedule_keeps_the_proportions() -> None:
-    config = config_from_dict(
-        {
-            "phase": 4,
-            "model_path": "random:test_vit",
-            "peft_type": "lora",
-            "layer_decay": DECAY,
-            "lr_head": 1e-3,
-            "peft_lr": PEAK,
-            "dataset_params": {"image_size": 32},
-            "incremental_params": {"enabled": True},
-        },
-        "a.yaml",
-    )
+    settings = {
+        "phase": 4,
+        "model_path": "random:test_vit",
+        "peft_type": "lora",
+        "layer_decay": DECAY,
+        "lr_head": 1e-3,
+        "peft_lr": PEAK,
+        "dataset_params": {"image_size": 32},
+        "incremental_params": {"enabled": True},
+    }
+    config = merge_configs([("a.yaml", settings)])
     module = Stage1Module(build_model(config, ("no", "yes")), config, np.array([5, 5]), from_features=False)
     optimizer = module.configure_optimizers()["optimizer"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(2, 8))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import load_backbone
@@ -14,7 +14,7 @@ DINOV3 = "dinov3-license"
 
 
 def config(**settings: object) -> Stage1ProConfig:
-    return config_from_dict({"dataset_params": {"image_size": 32}, **settings}, "a.yaml")
+    return merge_configs([("a.yaml", {"dataset_params": {"image_size": 32}, **settings})])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from conftest import SCRIPTS
 from test_interruption import resume, same_result
 
 from stage1_pro.core.artifacts import digest_file
-from stage1_pro.core.config.load import load_config
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.parameters import is_adapter
@@ -122,7 +122,7 @@ def test_the_chain_ends_in_a_bundle_that_names_the_licence(adapted, script):
     assert outcome.status == 0, outcome
     assert script("50_export_bundle", "--verify", adapted / "bundle").status == 0
     assert "## Licence of the weights\nThe backbone began with random" in (adapted / "bundle" / "README.md").read_text()
-    assert load_config(adapted / "bundle" / "config.json").backbone_license == "none: random weights"
+    assert merge_configs([("bundle", adapted / "bundle" / "config.json")]).backbone_license == "none: random weights"
     report = (adapted / "report.html").read_text()
     assert "LoRA, rank 8, alpha 16, on all_linear of all blocks" in report
 
@@ -136,7 +136,7 @@ def test_a_phase_3_run_begins_a_phase_4_run(config, script, tmp_path):
     script("00_make_splits", *flags(config, fourth))
     outcome = script("20_train", *flags(config, fourth), "--epochs", "1", "--init_from", third)
     assert outcome.status == 0, outcome
-    begun = build_model(load_config(fourth / "config.json"), ("blue", "red"), Run(third)).eval()
+    begun = build_model(merge_configs([("run", fourth / "config.json")]), ("blue", "red"), Run(third)).eval()
     source, images = load_model(third / "model_best.pth"), torch.rand(4, 3, 32, 32)
     untrained = load_backbone("random:test_efficientnet", 32)[0].eval()
     with torch.inference_mode():

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
@@ -29,7 +29,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def config_of(phase: int, **settings: Any) -> Stage1ProConfig:
-    return config_from_dict({"phase": phase, **SMALL, **settings}, "test")
+    return merge_configs([("test", {"phase": phase, **SMALL, **settings})])
 
 
 def plain_module(optimizer: str, **settings: Any) -> Stage1Module:

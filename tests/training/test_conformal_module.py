@@ -7,12 +7,12 @@ import pytest
 import torch
 from test_heads import gated_model
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.training.modules.conformal import ConformalModule
 
 
 def module_of(**settings: int) -> ConformalModule:
-    config = config_from_dict({"phase": 6, "exit_policy": "scrc", "positive_bank": 1000, **settings}, "test")
+    config = merge_configs([("test", {"phase": 6, "exit_policy": "scrc", "positive_bank": 1000, **settings})])
     return ConformalModule(gated_model(2), config, np.array([80, 20]), True)
 
 

@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_heads import gated_model
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.models.heads import gate_inputs, signed_gate
 from stage1_pro.core.training.crossfit import FOLDS, can_refit, group_folds, out_of_fold_correct, refit_gate
 
@@ -93,7 +93,7 @@ def test_out_of_fold_targets_tell_what_training_answers_cannot(signal: float) ->
     features = rng.normal(0, 1, (240, 64)).astype(np.float32)
     features[:, 0] += signal * (2 * labels - 1)
     groups = np.array([f"c{i}" for i in range(240)])
-    config = config_from_dict({"phase": 3, "epochs": 6, "lr_head": 3e-3, "batch_size": 32}, "test")
+    config = merge_configs([("test", {"phase": 3, "epochs": 6, "lr_head": 3e-3, "batch_size": 32})])
     state = torch.get_rng_state()
     arguments = features, labels, groups, config, torch.device("cpu")
     correct = out_of_fold_correct(*arguments)

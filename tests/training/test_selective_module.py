@@ -9,7 +9,7 @@ import torch
 from sharp_cases import FEATURES, config_of, model_of
 from test_heads import gated_model
 
-from stage1_pro.core.config.load import config_from_dict
+from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.errors import UserError
@@ -20,7 +20,7 @@ WELL = {"train_accuracy": 0.9, "val_gate_soft_coverage_pos": 0.5, "val_gate_std"
 
 
 def alarms(epoch: int, correct: torch.Tensor | None = None, **figures: float) -> list[str]:
-    config = config_from_dict({"phase": 3, "epochs": 8, "gate_refit": False}, "test")
+    config = merge_configs([("test", {"phase": 3, "epochs": 8, "gate_refit": False})])
     targets: Any = SimpleNamespace(of=lambda active: correct)
     module = SelectiveModule(gated_model(2), config, np.array([80, 20]), True, targets)
     module.train_on(np.arange(100), np.array([80, 20]))
@@ -58,7 +58,7 @@ def test_out_of_fold_targets_of_a_backbone_that_has_seen_the_cases_are_constant_
 
 def test_the_monitor_watches_the_answers_where_the_trained_gate_does_not_ship() -> None:
     for phase in (3, 6):
-        joint, refitted = (config_from_dict({"phase": phase, "gate_refit": on}, "test") for on in (False, True))
+        joint, refitted = (merge_configs([("test", {"phase": phase, "gate_refit": on})]) for on in (False, True))
         assert (joint.monitor, refitted.monitor) == ("val_gate_augrc", "val_augrc")
 
 
@@ -66,7 +66,7 @@ def test_the_gate_is_clipped_apart_from_the_answers() -> None:
     norms = []
     for steepness in (1.0, 1e4):
         model = gated_model(2)
-        module = SelectiveModule(model, config_from_dict({"phase": 3}, "test"), np.array([80, 20]), True)
+        module = SelectiveModule(model, merge_configs([("test", {"phase": 3})]), np.array([80, 20]), True)
         for name, parameter in model.heads.named_parameters():
             parameter.grad = torch.full_like(parameter, steepness if name.startswith("gate") else 1.0)
         module.configure_gradient_clipping(torch.optim.SGD(model.parameters()), 1.0)
@@ -87,7 +87,7 @@ def test_heads_side_by_side_have_the_gradient_norm_of_one_head() -> None:
         model = gated_model(members)
         for own, one in zip(model.parameters(), single.parameters(), strict=True):
             own.data = one.detach().repeat(own.shape[0] // one.shape[0], *[1] * (own.ndim - 1))
-        module = SelectiveModule(model, config_from_dict({"phase": 3, "epochs": 1}, "test"), np.array([80, 20]), True)
+        module = SelectiveModule(model, merge_configs([("test", {"phase": 3, "epochs": 1})]), np.array([80, 20]), True)
         module._trainer = SimpleNamespace(current_epoch=0)
         module.log_dict = lambda figures, logged=logged, **_: logged.update(figures)
         loss = module.training_step(batch, 0)
@@ -100,7 +100,7 @@ def test_heads_side_by_side_have_the_gradient_norm_of_one_head() -> None:
 @pytest.mark.parametrize("phase", [2, 3, 6])
 def test_a_stage_weighs_the_classes_that_it_trains_on(phase: int) -> None:
     """In the loss that is descended, not only in the one that is logged."""
-    config, members = config_from_dict({"phase": phase}, "test"), 2 if PHASES[phase].gated else None
+    config, members = merge_configs([("test", {"phase": phase})]), 2 if PHASES[phase].gated else None
     batch = Batch(torch.randn(8, FEATURES), torch.tensor([0, 1, 1, 1, 0, 1, 1, 1]), torch.arange(8))
     losses = []
     for first, then in (([900, 100], [10, 30]), ([10, 30], [10, 30]), ([900, 100], None)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts, schemas
-from stage1_pro.core.config.rules import _rule_problems
+from stage1_pro.core.config.rules import rule_problems
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
 from stage1_pro.core.errors import UserError, raise_problems
 
@@ -22,21 +22,14 @@ RETIRED = {
 }
 
 
-def config_from_dict(raw: Mapping[str, Any], where: str) -> Stage1ProConfig:
-    """Check a complete or partial mapping and build the config; `where` is named in messages."""
-    return merge_configs([(where, raw)])
-
-
-def load_config(path: Path) -> Stage1ProConfig:
-    """Read one config.json or YAML file over the defaults."""
-    return merge_configs([(str(path), path)])
-
-
 def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Stage1ProConfig:
     """Merge (where, settings) layers over the defaults, later ones winning, and check the result.
 
-    Settings are a mapping, or the file that holds one. Raises one UserError with all problems:
-    files that cannot be read, unknown keys, types and ranges, and the rules between fields.
+    Settings are a mapping, or the file that holds one; `where` is named in messages. Raises one UserError with
+    all problems: files that cannot be read, unknown keys, types and ranges, and the rules between fields.
+
+    >>> merge_configs([("a.yaml", {"epochs": 3, "seed": 7}), ("command line", {"epochs": 4})]).epochs
+    4
     """
     schema = schemas.schema("config")
     problems: list[str] = []
@@ -45,13 +38,13 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
         settings = _settings_of(layer, problems)
         artifacts.refuse_newer(settings, where)
         if isinstance(settings, Mapping):
-            merged = merge(merged, known_only(settings, schema, f"{where}: ", problems))
+            merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
         else:
             problems.append(f"{where}: holds {type(settings).__name__}, not a mapping of settings")
-    merged = coerce(merged, schema)
+    merged = _coerce(merged, schema)
     broken = list(schemas.schema_problems(merged, "config"))
     config = Stage1ProConfig() if broken else _build(merged)
-    problems += broken or _rule_problems(config)
+    problems += broken or rule_problems(config)
     if len(problems) == 1:
         raise UserError(f"config: {problems[0]}")
     raise_problems(f"config: {len(problems)} problems", problems)
@@ -120,10 +113,10 @@ def _unique_keys_loader() -> type:
     return UniqueKeys
 
 
-def known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:
+def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:
     """A copy of `value` without unknown keys; each of those becomes a problem with the name probably meant."""
     if isinstance(value, list):
-        return [known_only(item, node.get("items", {}), path, problems) for item in value]
+        return [_known_only(item, node.get("items", {}), path, problems) for item in value]
     if not isinstance(value, Mapping) or "properties" not in node:
         return value
     known, kept = node["properties"], {}
@@ -133,27 +126,30 @@ def known_only(value: Any, node: dict[str, Any], path: str, problems: list[str])
         elif key not in known:
             problems.append(f"{path}{key} is not a known setting{schemas.did_you_mean(str(key), list(known))}")
         else:
-            kept[key] = known_only(item, known[key], f"{path}{key}.", problems)
+            kept[key] = _known_only(item, known[key], f"{path}{key}.", problems)
     return kept
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if nested else value
+        merged[key] = _merge(merged[key], value) if nested else value
     return merged
 
 
-def coerce(value: Any, node: dict[str, Any]) -> Any:
+def _coerce(value: Any, node: dict[str, Any]) -> Any:
     """Undo YAML's guesses where the schema knows better: `1e-4` is a number, class `0` a name, `off` a word."""
-    kinds = node.get("type", [])
-    kinds = [kinds] if isinstance(kinds, str) else kinds
     if isinstance(value, Mapping):
         properties = node.get("properties", {})
-        return {key: coerce(item, properties.get(key, {})) for key, item in value.items()}
+        return {key: _coerce(item, properties.get(key, {})) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [coerce(item, node.get("items", {})) for item in value]
+        return [_coerce(item, node.get("items", {})) for item in value]
+    return _coerce_scalar(value, node)
+
+
+def _coerce_scalar(value: Any, node: dict[str, Any]) -> Any:
+    kinds = node.get("type", [])  # one word, or a list of them
     if value is False and "off" in node.get("enum", []):
         return "off"
     if isinstance(value, bool) or not isinstance(value, str | int | float):

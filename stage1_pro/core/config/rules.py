@@ -1,132 +1,215 @@
-"""Rules between settings, which a schema cannot say."""
+"""Rules between settings, which a schema cannot say: one table of what is refused, each row with its message."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from stage1_pro.core.config.phases import OPTIMIZERS, PHASES, POLICY_TABLE, SETTINGS_FROM
-from stage1_pro.core.config.settings import IncrementalParams, Stage1ProConfig
+from stage1_pro.core.config.phases import OPTIMIZERS, PHASES, POLICY_TABLE, SETTINGS_FROM, OptimizerRow, PolicyRow
+from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Stage1ProConfig
 
 BINARY = "phase {phase} trains a gate, which needs two: name the positive class against the rest"
 
-
 SHARDING = ("fsdp", "deepspeed")
-"""What the names of strategies begin with that leave no rank the whole weights."""
+"""Prefixes of strategies that shard the weights."""
 
 
-def _rule_problems(config: Stage1ProConfig) -> Iterator[str]:
-    """Rules between fields, which a schema cannot say."""
-    data = config.dataset_params
-    yield from phase_problems(config.phase, config.exit_policy)
-    ratios = data.val_select_ratio + data.val_calib_ratio + data.val_test_ratio
-    if ratios >= 1:
-        yield f"$.dataset_params: the three validation ratios sum to {ratios:g}; leave a share below 1 for training"
-    limit = "incremental_params.max_epochs_per_stage" if config.incremental_params.enabled else "epochs"
-    if config.warmup_epochs > config.schedule_epochs:
-        yield f"$.warmup_epochs is {config.warmup_epochs:g}; allowed 0 to {limit} ({config.schedule_epochs})"
-    if config.conformal_after is not None and config.conformal_after >= config.schedule_epochs:
-        allowed = f"0 to below {limit} ({config.schedule_epochs}), or null"
-        yield f"$.conformal_after is {config.conformal_after}; allowed {allowed}"
-    if config.adapted and not config.freeze_backbone:
-        yield (
-            f"$.peft_type is {config.peft_type!r}, and adapters are trained on a frozen backbone: set freeze_backbone: "
-            "true, or peft_type: none"
+def rule_problems(config: Stage1ProConfig) -> list[str]:
+    """Return the message of every broken rule, in the order of RULES; config: of checked types and ranges.
+
+    >>> rule_problems(Stage1ProConfig(warmup_epochs=11))
+    ['$.warmup_epochs is 11; allowed 0 to epochs (10)']
+    """
+    facts = Facts.of(config)
+    words = {name: ", ".join(it) if isinstance(it, list | tuple) else it for name, it in vars(facts).items()}
+    return [rule.message.format(**words) for rule in RULES if rule.broken(facts)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at: a config and what is derived from it, under the names that their messages use."""
+
+    c: Stage1ProConfig
+    data: DatasetParams
+    stages: IncrementalParams
+    policy: PolicyRow
+    policies: tuple[str, ...]
+    """Those that the phase supports; none where there is no such phase."""
+    gated: bool
+    optimizer: OptimizerRow
+    sharp: bool
+    """Whether the optimizer takes two passes a step, in a phase that has it."""
+    changed: list[str]
+    """Settings that differ from their defaults."""
+    idle: list[str]
+    """Settings of incremental training that differ from their defaults although it is not enabled."""
+    limit: str
+    """The setting that `schedule_epochs` comes from."""
+    held_out: float
+    """Share of the cases that is not for training."""
+    least_dice: float
+    """Of a case that incremental training may admit."""
+    names: tuple[str, ...]
+    """Of the classes, where they are given."""
+    classes: int
+
+    @classmethod
+    def of(cls, c: Stage1ProConfig) -> "Facts":
+        data, stages = c.dataset_params, c.incremental_params
+        phase, optimizer = PHASES.get(c.phase), OPTIMIZERS[c.optimizer]
+        return cls(
+            c=c,
+            data=data,
+            stages=stages,
+            policy=POLICY_TABLE[c.exit_policy],
+            policies=phase.policies if phase else (),
+            gated=phase is not None and phase.gated,
+            optimizer=optimizer,
+            sharp=optimizer.sharp and c.phase >= optimizer.first_phase,
+            changed=_changed(c, Stage1ProConfig()),
+            idle=[] if stages.enabled else _changed(stages, IncrementalParams()),
+            limit="incremental_params.max_epochs_per_stage" if stages.enabled else "epochs",
+            held_out=data.val_select_ratio + data.val_calib_ratio + data.val_test_ratio,
+            least_dice=1 - stages.max_difficulty,
+            names=data.class_names or (),
+            classes=len(data.class_names or ()),
         )
-    yield from _too_early(config)
-    yield from optimizer_problems(
-        config.phase, config.optimizer, config.precision, config.strategy, _changed(config, SETTINGS_FROM)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: when the rule is broken, and the message, which names the setting, its value and the mend."""
+
+    broken: Callable[[Facts], Any]
+    message: str
+    """A format string of the names in Facts."""
+
+
+def _changed(found: Any, defaults: Any) -> list[str]:
+    names = [field.name for field in dataclasses.fields(found)]
+    return [name for name in names if getattr(found, name) != getattr(defaults, name)]
+
+
+def _twice(names: Iterable[str]) -> bool:
+    names = list(names)
+    return len(set(names)) < len(names)
+
+
+def _too_early(name: str, first: int) -> Rule:
+    return Rule(
+        lambda f: name in f.changed and f.c.phase < first,
+        f"$.{name} is a setting from phase {first} on, and this is phase {{c.phase}}: leave it out",
     )
-    if config.strategy.startswith(SHARDING) and config.max_grad_norm:
-        yield (
-            f"$.max_grad_norm is {config.max_grad_norm:g}, and strategy {config.strategy!r} spreads each gradient over "
-            "the devices, where its norm is not at hand: set max_grad_norm: 0, or strategy: ddp"
-        )
-    yield from incremental_problems(config.incremental_params, config.largest_lr, config.strategy)
-    names, positive = data.class_names, data.positive_class
-    if names and len(names) != 2 and config.phase in PHASES and PHASES[config.phase].gated:
-        yield f"$.dataset_params.class_names holds {len(names)} classes; {BINARY.format(phase=config.phase)}"
-    if names and len(set(names)) < len(names):
-        yield "$.dataset_params.class_names holds a name twice"
-    if names and positive and positive not in names:
-        yield f"$.dataset_params.positive_class is {positive!r}; allowed one of {', '.join(names)}"
-    sources = [source.name for source in data.sources]
-    if len(set(sources)) < len(sources):
-        yield "$.dataset_params.sources: two sources have the same name"
 
 
-def _too_early(config: Stage1ProConfig) -> Iterator[str]:
-    for name in _changed(config, SETTINGS_FROM):
-        phase = SETTINGS_FROM[name]
-        if config.phase < phase:
-            yield f"$.{name} is a setting from phase {phase} on, and this is phase {config.phase}: leave it out"
+def _without_user(name: str, users: list[str]) -> Rule:
+    """Refuses a setting that means nothing to the optimizer; in an earlier phase `_too_early` has said so."""
+    return Rule(
+        lambda f: name in f.changed and f.c.optimizer not in users and f.c.phase >= SETTINGS_FROM[name],
+        f"$.{name} is set, but optimizer is {{c.optimizer}}: leave it out, or set optimizer: {' or '.join(users)}",
+    )
 
 
-def _changed(config: Stage1ProConfig, names: Iterable[str]) -> list[str]:
-    """Those settings that do not have their default value."""
-    defaults = Stage1ProConfig()
-    return [name for name in names if getattr(config, name) != getattr(defaults, name)]
+USERS = {
+    name: [row.name for row in OPTIMIZERS.values() if name in row.settings]
+    for name in SETTINGS_FROM
+    if any(name in row.settings for row in OPTIMIZERS.values())
+}
+"""Settings that not every optimizer has, and the optimizers that have them."""
 
 
-def phase_problems(phase: int, exit_policy: str) -> list[str]:
-    """Why this phase cannot be run with this policy; empty where it can."""
-    if phase not in PHASES:
-        return [f"phase {phase} is not available; available: {', '.join(map(str, PHASES))}"]
-    if exit_policy in PHASES[phase].policies:
-        return []
-    row = POLICY_TABLE[exit_policy]
-    if len(PHASES[phase].policies) == 1:
-        only = PHASES[phase].policies[0]
-        return [
-            f"Phase {phase} only supports exit_policy='{only}'. {row.label} policy requires {row.allowed}: "
-            f"set exit_policy: {only}, or choose a later phase"
-        ]
-    return [f"{row.label} policy requires {row.allowed}: set exit_policy to one of {', '.join(PHASES[phase].policies)}"]
-
-
-def optimizer_problems(
-    phase: int, optimizer: str, precision: str, strategy: str, changed: Collection[str]
-) -> Iterator[str]:
-    """Why this optimizer cannot be had so. changed: names of the settings that differ from their defaults."""
-    row = OPTIMIZERS[optimizer]
-    if phase < row.first_phase:
-        yield (
-            f"$.optimizer is {optimizer}, which is of phase {row.first_phase} on, and this is phase {phase}: "
-            "set optimizer: adamw, or choose a later phase"
-        )
-        return
-    if row.sharp and precision == "16-mixed":
-        yield f"$.precision is 16-mixed; allowed with optimizer {optimizer}: 32, bf16-mixed (its steps need no scaling)"
-    if row.sharp and not strategy.startswith(("auto", "ddp")):
-        yield f"$.strategy is {strategy}; allowed with optimizer {optimizer}: auto, ddp (its norm is of all gradients)"
-    for name in changed:
-        users = [other.name for other in OPTIMIZERS.values() if name in other.settings]
-        if users and optimizer not in users and phase >= SETTINGS_FROM[name]:
-            yield f"$.{name} is set, but optimizer is {optimizer}: leave it out, or set optimizer: {' or '.join(users)}"
-
-
-def incremental_problems(params: IncrementalParams, largest_lr: float, strategy: str) -> Iterator[str]:
-    """Rules between the fields of incremental training. largest_lr: the highest peak rate of what is trained."""
-    where = "$.incremental_params"
-    if not params.enabled:
-        defaults = IncrementalParams()
-        names = [field.name for field in dataclasses.fields(params)]
-        changed = [name for name in names if getattr(params, name) != getattr(defaults, name)]
-        if changed:
-            yield f"{where}: {', '.join(changed)} set, but enabled is false: set {where[2:]}.enabled true"
-        return
-    if strategy.startswith(SHARDING):
-        yield f"$.strategy is {strategy!r}, and {where[2:]} needs the whole weights on every device: set strategy ddp"
-    if params.max_active is not None and params.max_active < params.initial_cases:
-        yield f"{where}.max_active is {params.max_active}; allowed initial_cases ({params.initial_cases}) or more"
-    if params.min_epochs_per_stage > params.max_epochs_per_stage:
-        allowed = f"1 to max_epochs_per_stage ({params.max_epochs_per_stage})"
-        yield f"{where}.min_epochs_per_stage is {params.min_epochs_per_stage}; allowed {allowed}"
-    if params.min_lr_to_continue >= largest_lr:
-        allowed = f"0 to below the largest peak rate ({largest_lr:g})"
-        yield f"{where}.min_lr_to_continue is {params.min_lr_to_continue:g}; allowed {allowed}"
-    if not params.w_dice + params.w_uncertainty + params.w_diversity:
-        yield f"{where}: w_dice, w_uncertainty and w_diversity are all 0; allowed at least one above 0"
-    if 1 - params.max_difficulty > params.selection_threshold:
-        yield (
-            f"{where}: no case can be eligible: dice at most selection_threshold ({params.selection_threshold:g}) and "
-            f"at least 1 - max_difficulty ({1 - params.max_difficulty:g})"
-        )
+RULES = (
+    Rule(lambda f: not f.policies, f"phase {{c.phase}} is not available; available: {', '.join(map(str, PHASES))}"),
+    Rule(
+        lambda f: len(f.policies) == 1 and f.policy.name not in f.policies,
+        "Phase {c.phase} only supports exit_policy='{policies}'. {policy.label} policy requires {policy.allowed}: "
+        "set exit_policy: {policies}, or choose a later phase",
+    ),
+    Rule(
+        lambda f: len(f.policies) > 1 and f.policy.name not in f.policies,
+        "{policy.label} policy requires {policy.allowed}: set exit_policy to one of {policies}",
+    ),
+    Rule(
+        lambda f: f.held_out >= 1,
+        "$.dataset_params: the three validation ratios sum to {held_out:g}; leave a share below 1 for training",
+    ),
+    Rule(
+        lambda f: f.c.warmup_epochs > f.c.schedule_epochs,
+        "$.warmup_epochs is {c.warmup_epochs:g}; allowed 0 to {limit} ({c.schedule_epochs})",
+    ),
+    Rule(
+        lambda f: f.c.conformal_after is not None and f.c.conformal_after >= f.c.schedule_epochs,
+        "$.conformal_after is {c.conformal_after}; allowed 0 to below {limit} ({c.schedule_epochs}), or null",
+    ),
+    Rule(
+        lambda f: f.c.adapted and not f.c.freeze_backbone,
+        "$.peft_type is {c.peft_type!r}, and adapters are trained on a frozen backbone: set freeze_backbone: true, or "
+        "peft_type: none",
+    ),
+    *(_too_early(name, phase) for name, phase in SETTINGS_FROM.items()),
+    Rule(
+        lambda f: f.c.phase < f.optimizer.first_phase,
+        "$.optimizer is {c.optimizer}, which is of phase {optimizer.first_phase} on, and this is phase {c.phase}: set "
+        "optimizer: adamw, or choose a later phase",
+    ),
+    Rule(
+        lambda f: f.sharp and f.c.precision == "16-mixed",
+        "$.precision is 16-mixed; allowed with optimizer {c.optimizer}: 32, bf16-mixed (its steps need no scaling)",
+    ),
+    Rule(
+        lambda f: f.sharp and not f.c.strategy.startswith(("auto", "ddp")),
+        "$.strategy is {c.strategy}; allowed with optimizer {c.optimizer}: auto, ddp (its norm is of all gradients)",
+    ),
+    *(_without_user(name, users) for name, users in USERS.items()),
+    Rule(
+        lambda f: f.c.strategy.startswith(SHARDING) and f.c.max_grad_norm,
+        "$.max_grad_norm is {c.max_grad_norm:g}, and strategy {c.strategy!r} spreads each gradient over the devices, "
+        "where its norm is not at hand: set max_grad_norm: 0, or strategy: ddp",
+    ),
+    Rule(
+        lambda f: f.idle,
+        "$.incremental_params: {idle} set, but enabled is false: set incremental_params.enabled true",
+    ),
+    Rule(
+        lambda f: f.stages.enabled and f.c.strategy.startswith(SHARDING),
+        "$.strategy is {c.strategy!r}, and incremental_params needs the whole weights on every device: set strategy "
+        "ddp",
+    ),
+    Rule(
+        lambda f: f.stages.enabled and f.stages.max_active is not None and f.stages.max_active < f.stages.initial_cases,
+        "$.incremental_params.max_active is {stages.max_active}; allowed initial_cases ({stages.initial_cases}) or "
+        "more",
+    ),
+    Rule(
+        lambda f: f.stages.enabled and f.stages.min_epochs_per_stage > f.stages.max_epochs_per_stage,
+        "$.incremental_params.min_epochs_per_stage is {stages.min_epochs_per_stage}; allowed 1 to "
+        "max_epochs_per_stage ({stages.max_epochs_per_stage})",
+    ),
+    Rule(
+        lambda f: f.stages.enabled and f.stages.min_lr_to_continue >= f.c.largest_lr,
+        "$.incremental_params.min_lr_to_continue is {stages.min_lr_to_continue:g}; allowed 0 to below the largest "
+        "peak rate ({c.largest_lr:g})",
+    ),
+    Rule(
+        lambda f: f.stages.enabled and not f.stages.w_dice + f.stages.w_uncertainty + f.stages.w_diversity,
+        "$.incremental_params: w_dice, w_uncertainty and w_diversity are all 0; allowed at least one above 0",
+    ),
+    Rule(
+        lambda f: f.stages.enabled and f.least_dice > f.stages.selection_threshold,
+        "$.incremental_params: no case can be eligible: dice at most selection_threshold "
+        "({stages.selection_threshold:g}) and at least 1 - max_difficulty ({least_dice:g})",
+    ),
+    Rule(
+        lambda f: f.names and len(f.names) != 2 and f.gated,
+        "$.dataset_params.class_names holds {classes} classes; " + BINARY.format(phase="{c.phase}"),
+    ),
+    Rule(lambda f: _twice(f.names), "$.dataset_params.class_names holds a name twice"),
+    Rule(
+        lambda f: f.names and f.data.positive_class and f.data.positive_class not in f.names,
+        "$.dataset_params.positive_class is {data.positive_class!r}; allowed one of {names}",
+    ),
+    Rule(
+        lambda f: _twice(source.name for source in f.data.sources),
+        "$.dataset_params.sources: two sources have the same name",
+    ),
+)
