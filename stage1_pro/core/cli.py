@@ -21,24 +21,24 @@ from stage1_pro.core.schemas import did_you_mean, schema
 SIGNAL_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-def run(main: Callable[[Any], None], arguments: type, doc: str) -> None:
+def run(main: Callable[[Any], None], arguments: type, doc: str | None) -> None:
     """Parse the command line into `arguments`, call `main`, and exit with the status of the outcome."""
     _exit_with(lambda: main(parse(arguments, doc, sys.argv[1:])))
 
 
-def run_with_config(main: Callable[[Any, Any], None], arguments: type, doc: str) -> None:
+def run_with_config(main: Callable[[Any, Any], None], arguments: type, doc: str | None) -> None:
     """Like `run`, for scripts that also take the whole training config: `main(args, config_layers)`."""
     _exit_with(lambda: main(*parse_with_config(arguments, doc, sys.argv[1:])))
 
 
-def parse(arguments: type, doc: str, argv: Sequence[str]) -> Any:
+def parse(arguments: type, doc: str | None, argv: Sequence[str]) -> Any:
     """Parse flags into the dataclass `arguments`."""
     parser = _parser(doc)
     _add_arguments(parser, arguments)
     return _instantiate(parser, argv, arguments)
 
 
-def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[Any, list[tuple[str, Any]]]:
+def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> tuple[Any, list[tuple[str, Any]]]:
     """Split the command line into the script's own arguments and the layers of the config.
 
     Returns (arguments, layers): layers are what `config.merge_configs` takes, every
@@ -85,7 +85,7 @@ def _script_name() -> str:
     return Path(sys.argv[0]).name
 
 
-def _parser(doc: str):
+def _parser(doc: str | None):
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
     from argparse import RawDescriptionHelpFormatter
 
@@ -97,7 +97,7 @@ def _parser(doc: str):
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return ArgumentParser(
         prog=_script_name(),
-        description=doc.strip(),
+        description=(doc or "").strip(),
         exit_on_error=False,
         allow_abbrev=False,
         formatter_class=Formatter,
