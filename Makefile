@@ -121,12 +121,13 @@ bench-incremental: $(READY) data/demo/labels.csv  ## how many cases each way of 
 bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on Fashion-MNIST (minutes on a GPU): ARGS="--data … --weights …"
 	$(PYTHON) benchmarks/adaptation.py $(ARGS)
 
-lint: $(READY)  ## ruff and pyright
+lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` runs it before each commit
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(PYTHON) -m pyright
 
 clean:  ## remove what make made, but no run
-	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
 .PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation lint clean
