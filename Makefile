@@ -1,4 +1,4 @@
-# Every target sets up what it needs. PHASE=, RUN= (a path) and ARGS= are passed through to the scripts.
+# Every target sets up what it needs. PHASE=, RUN= (a path), CONFIG= (a file) and ARGS= are passed through to the scripts.
 .DEFAULT_GOAL := help
 PHASE ?= 1
 PHASES := 1 2 3 4 5 6
@@ -8,22 +8,30 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 SCRIPTS := stage1_pro/scripts
-SETTINGS = --config configs/phase$(PHASE).yaml $(ARGS) --phase $(PHASE)
+# Where nothing names the data, the demo's images serve.
+DEFAULT_CONFIG := $(if $(CONFIG)$(filter --config --config=% --dataset_params.sources%,$(ARGS)),,configs/demo.yaml)
+ifneq ($(DEFAULT_CONFIG),)
+ifneq ($(filter train pipeline,$(MAKECMDGOALS)),)
+$(info no data named: the demo's images serve ($(DEFAULT_CONFIG)). CONFIG=my.yaml trains on yours)
+endif
+endif
+SETTINGS = --config configs/phase$(PHASE).yaml $(addprefix --config ,$(CONFIG) $(DEFAULT_CONFIG)) $(ARGS) --phase $(PHASE)
 COMPARED = $(filter-out 1,$(PHASES))
 # What the configs of the demo's images need.
-DEMO_DATA = $(if $(filter configs/demo.yaml configs/incremental.yaml,$(ARGS)),data/demo/labels.csv)
+DEMO_CONFIGS := configs/demo.yaml configs/incremental.yaml
+DEMO_DATA = $(if $(filter $(DEMO_CONFIGS) $(DEMO_CONFIGS:%=--config=%),$(SETTINGS)),data/demo/labels.csv)
 AB_ARMS ?= configs/phase2.yaml configs/phase3.yaml configs/ab/high_rate.yaml
 AB_SEEDS ?= 3
 LAST_RUN = $(or $(RUN),runs/latest)
-CALIBRATE = $(PYTHON) $(SCRIPTS)/$$($(PYTHON) -c 'from stage1_pro.core.records.run import Run; print(Run.open("$(LAST_RUN)").policy_row.script)') --run $(LAST_RUN)
+CALIBRATE = $(PYTHON) -m stage1_pro calibrate --run $(LAST_RUN)
 export HF_HUB_OFFLINE ?= 1
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  ARGS="--config FILE --setting VALUE"'
+	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  CONFIG=my.yaml  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it
-$(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
+$(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps -e .
@@ -41,7 +49,7 @@ demo: data/demo/labels.csv  ## the whole chain on real images, from training to 
 	$(MAKE) pipeline PHASE=$(PHASE) RUN=$(RUN) ARGS="--config configs/demo.yaml $(ARGS)"
 	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle data/demo/images --out $(LAST_RUN)/decisions.csv
 
-train: $(READY) $(DEMO_DATA)  ## train a run: PHASE=, ARGS="--config …"
+train: $(READY) $(DEMO_DATA)  ## train a run: PHASE=, CONFIG= (without it on the demo's images), ARGS=
 	$(if $(RUN),test -f $(RUN)/splits.json || $(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --run $(RUN))
 	$(PYTHON) $(SCRIPTS)/20_train.py $(SETTINGS) $(if $(RUN),--run $(RUN))
 
@@ -121,12 +129,13 @@ bench-incremental: $(READY) data/demo/labels.csv  ## how many cases each way of 
 bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on Fashion-MNIST (minutes on a GPU): ARGS="--data … --weights …"
 	$(PYTHON) benchmarks/adaptation.py $(ARGS)
 
-lint: $(READY)  ## ruff and pyright
+lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` runs it before each commit
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(PYTHON) -m pyright
 
 clean:  ## remove what make made, but no run
-	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
 .PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation lint clean

@@ -14,30 +14,31 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from stage1_pro.core.commands import current, described, spoken
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.schemas import did_you_mean, schema
 
 SIGNAL_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-def run(main: Callable[[Any], None], arguments: type, doc: str) -> None:
+def run(main: Callable[[Any], None], arguments: type, doc: str | None) -> None:
     """Parse the command line into `arguments`, call `main`, and exit with the status of the outcome."""
-    _exit_with(lambda: main(parse(arguments, doc, sys.argv[1:])))
+    exit_with(lambda: main(parse(arguments, doc, sys.argv[1:])))
 
 
-def run_with_config(main: Callable[[Any, Any], None], arguments: type, doc: str) -> None:
+def run_with_config(main: Callable[[Any, Any], None], arguments: type, doc: str | None) -> None:
     """Like `run`, for scripts that also take the whole training config: `main(args, config_layers)`."""
-    _exit_with(lambda: main(*parse_with_config(arguments, doc, sys.argv[1:])))
+    exit_with(lambda: main(*parse_with_config(arguments, doc, sys.argv[1:])))
 
 
-def parse(arguments: type, doc: str, argv: Sequence[str]) -> Any:
+def parse(arguments: type, doc: str | None, argv: Sequence[str]) -> Any:
     """Parse flags into the dataclass `arguments`."""
     parser = _parser(doc)
     _add_arguments(parser, arguments)
     return _instantiate(parser, argv, arguments)
 
 
-def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[Any, list[tuple[str, Any]]]:
+def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> tuple[Any, list[tuple[str, Any]]]:
     """Split the command line into the script's own arguments and the layers of the config.
 
     Returns (arguments, layers): layers are what `config.merge_configs` takes, every
@@ -46,7 +47,11 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
     from stage1_pro.core.config.settings import Stage1ProConfig
 
     parser = _parser(doc)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; may be given several times")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings, or the name of a packaged one (phase3, demo); may be given several times",
+    )
     _add_arguments(parser, arguments)
     if {"-h", "--help"} & set(argv):
         own = " ".join(sorted(f"[--{field.name}]" for field in fields(arguments)))
@@ -59,19 +64,20 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
     return _instantiate(parser, own_words, arguments), layers
 
 
-def _exit_with(job: Callable[[], None]) -> None:
+def exit_with(job: Callable[[], None]) -> None:
+    """Run the job of a command, and end with the status of its outcome and one message where it failed."""
     for number in SIGNAL_STATUS:
         signal.signal(number, _interrupt)
     try:
         job()
     except (UserError, Interrupted) as outcome:
-        print(f"{_script_name()}: {outcome}", file=sys.stderr, flush=True)
+        print(f"{current()}: {spoken(str(outcome))}", file=sys.stderr, flush=True)
         sys.exit(outcome.exit_status)
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that may not be written to: not ours to mend
-        print(f"{_script_name()}: {error.filename}: {error.strerror}. Mend that and run again.", file=sys.stderr)
+        print(f"{current()}: {error.filename}: {error.strerror}. Mend that and run again.", file=sys.stderr)
         sys.exit(UserError.exit_status)
 
 
@@ -79,11 +85,7 @@ def _interrupt(number: int, _frame: Any) -> None:
     raise Interrupted(SIGNAL_STATUS[signal.Signals(number)])
 
 
-def _script_name() -> str:
-    return Path(sys.argv[0]).name
-
-
-def _parser(doc: str):
+def _parser(doc: str | None):
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
     from argparse import RawDescriptionHelpFormatter
 
@@ -94,8 +96,8 @@ def _parser(doc: str):
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return ArgumentParser(
-        prog=_script_name(),
-        description=doc.strip(),
+        prog=current(),
+        description=described(doc or ""),
         exit_on_error=False,
         allow_abbrev=False,
         formatter_class=Formatter,
@@ -110,7 +112,7 @@ def _add_arguments(parser, arguments: type) -> None:
     kinds = reversed(arguments.__mro__[:-1])  # a dataclass of options may extend another
     helps = {item.arg_name: item.description for kind in kinds for item in parse_from_object(kind).params}
     for field in fields(arguments):
-        common = {"help": helps.get(field.name, "")}
+        common = {"help": spoken(helps.get(field.name) or "")}
         if "nargs" in field.metadata:
             option = {} if field.default is MISSING else {"default": field.default}
             name = f"--{field.name}" if option else field.name

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stage1_pro.core.commands import spoken
 from stage1_pro.core.errors import Interrupted
 
 
 def say(line: str = "") -> None:
-    """One line for people; whoever reads a pipe gets it at once."""
-    print(line, flush=True)
+    """One line for people, in the words of the command in use; whoever reads a pipe gets it at once."""
+    print(spoken(line), flush=True)
 
 
 def say_next(run_path: Path, script: str | None, words: list[str] | None = None) -> None:
@@ -36,7 +37,8 @@ def resumable(run_path: Path, script: str = "20_train.py") -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        print(f"resume with: python stage1_pro/scripts/{script} --resume {run_path}", file=sys.stderr, flush=True)
+        line = f"resume with: python stage1_pro/scripts/{script} --resume {run_path}"
+        print(spoken(line), file=sys.stderr, flush=True)
         raise
 
 

@@ -21,7 +21,7 @@ def schema_problems(data: Any, schema: str) -> Iterator[str]:
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    return json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
 
 
 @cache

@@ -34,6 +34,7 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
     from pathlib import Path
 
     from stage1_pro.core.ab.plan import make_plan, write_arms
+    from stage1_pro.core.commands import spoken
     from stage1_pro.core.errors import UserError
 
     if args.out is None or args.jobs < 1:
@@ -52,7 +53,8 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
     failures = run_trials(plan, args.jobs, console.say)
     results, cases = read_results(plan, failures)
     test = stand(plan, results, cases, failures, args.jobs)
-    page = write_test(test, plan.folder, f"python stage1_pro/scripts/43_ab_test.py {shlex.join(sys.argv[1:])}")
+    command = spoken(f"python stage1_pro/scripts/43_ab_test.py {shlex.join(sys.argv[1:])}")
+    page = write_test(test, plan.folder, command)
     for line in ("", *console_lines(test), *(f"warning: {words}" for words in warnings(test)), *remarks(test)):
         console.say(line)
     console.say(f"test {page}")

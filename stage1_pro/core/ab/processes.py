@@ -7,6 +7,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from stage1_pro.core.commands import spoken
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -29,7 +31,7 @@ class Children:
         Raises Stopped after `stop`.
         """
         with open(log, "ab") as output:
-            output.write(f"$ python stage1_pro/scripts/{' '.join(words)}\n".encode())
+            output.write(f"$ {spoken('python stage1_pro/scripts/' + ' '.join(words))}\n".encode())
             output.flush()
             with self._lock:
                 if self._stopped:

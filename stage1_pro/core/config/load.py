@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts, schemas
+from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
 from stage1_pro.core.errors import UserError, raise_problems
@@ -87,10 +88,11 @@ def _build(raw: dict[str, Any]) -> Stage1ProConfig:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Parse a YAML (or JSON) file into a mapping; an empty file is no settings."""
+    """Parse a YAML (or JSON) file, or a packaged config by its name, into a mapping; an empty file is no settings."""
     import yaml
 
-    content = artifacts.read_bytes(path, "Name an existing YAML file with --config.")
+    hint = schemas.did_you_mean(path.with_suffix("").as_posix(), config_names())
+    content = artifacts.read_bytes(config_file(path), f"Name an existing YAML file with --config{hint}.")
     try:
         settings = yaml.load(content, _unique_keys_loader())
     except (yaml.YAMLError, ValueError, RecursionError) as error:

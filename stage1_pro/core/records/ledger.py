@@ -5,14 +5,12 @@ outcome is used, also one that certified nothing.
 """
 
 import csv
-import fcntl
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TextIO
 
 from stage1_pro.core import artifacts
 
@@ -44,7 +42,7 @@ def read(path: Path) -> list[Entry]:
     """Every whole row, in order; none where there is no ledger yet."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         entries = [_entry(row) for row in csv.DictReader(file)]
     return [entry for entry in entries if entry is not None]
 
@@ -55,8 +53,8 @@ def append(path: Path, entry: Entry) -> int:
     A ledger that lacks a column is written anew with it, so that it stays one table.
     """
     path = path.resolve()  # a link stays a link
-    with _locked(path) as file:
-        written = file.read()
+    with _locked(path):
+        written = artifacts.read_bytes(path).decode() if path.exists() else ""
         table = csv.DictReader(io.StringIO(written, newline=""))
         earlier, found = list(table), list(table.fieldnames or [])
         if lacking := [name for name in COLUMNS if name not in found]:
@@ -64,23 +62,27 @@ def append(path: Path, entry: Entry) -> int:
             artifacts.write_bytes(path, (",".join(columns) + "\n" + _text([*earlier, asdict(entry)], columns)).encode())
         else:
             # an earlier writer may have been cut off: its fragment must not swallow this row
-            file.write(("" if written.endswith("\n") else "\n") + _text([asdict(entry)], found))
-            file.flush()
-            os.fsync(file.fileno())
+            _add(path, ("" if written.endswith("\n") else "\n") + _text([asdict(entry)], found))
     return 1 + sum(other.get("val_calib_digest") == entry.val_calib_digest for other in earlier)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[TextIO]:
-    """The ledger from its start, for this process alone: two calibrations may end at the same moment."""
-    while True:
-        with open(path, "a+", newline="") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                file.seek(0)
-                yield file
-                return
-            # another process wrote it anew while this one waited for the old file
+def _locked(path: Path) -> Iterator[None]:
+    """The ledger for this process alone: two calibrations may end at the same moment.
+
+    The lock is a file of its own: Windows neither reads nor replaces a file that another process has locked.
+    """
+    from filelock import FileLock  # deferred: who only reads the ledger takes no lock
+
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        yield
+
+
+def _add(path: Path, text: str) -> None:
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _text(rows: list[dict], columns: list[str]) -> str:

@@ -9,6 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stage1_pro.core.commands import current
+
+ROOT = Path(__file__).parents[3]
+
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -30,7 +35,7 @@ def environment(seed: int) -> dict[str, Any]:
     status = _git("status", "--porcelain")
     return {
         "created_at": utc_now(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([current(), *sys.argv[1:]]),
         "seed": seed,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -54,10 +59,10 @@ def _version(package: str) -> str | None:
 
 def _git(*words: str) -> str | None:
     """Answer of a git command about the source tree; None outside a checkout."""
+    if not (ROOT / ".git").exists():  # installed into an environment inside a repository of the user's, maybe
+        return None
     try:
-        done = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.commands import spoken
 from stage1_pro.core.comparison.compare import Comparison
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import unused_name
@@ -87,7 +88,7 @@ def page(comparison: Comparison, charts: list[tuple[Chart, str]]) -> str:
         warnings=tables.warnings(comparison),
         remarks=tables.remarks(comparison),
         charts=[(chart, Markup(svg)) for chart, svg in charts],
-        command=f"python stage1_pro/scripts/40_eval_selective.py --compare {shlex.join(paths)}",
+        command=spoken(f"python stage1_pro/scripts/40_eval_selective.py --compare {shlex.join(paths)}"),
     )
 
 

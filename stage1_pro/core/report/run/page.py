@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.commands import spoken
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.incremental.state import STATE, read_state
 from stage1_pro.core.policies.verification import in_expectation
@@ -58,7 +59,7 @@ def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: l
         stages=read_state(run.path) if (run.path / STATE).exists() else None,
         provenance=tables.provenance(run, policy, evaluation),
         charts=[(chart, Markup(svg)) for chart, svg in charts],
-        next_command=f"python stage1_pro/scripts/50_export_bundle.py --run {shlex.quote(str(run.path))}",
+        next_command=spoken(f"python stage1_pro/scripts/50_export_bundle.py --run {shlex.quote(str(run.path))}"),
     )
 
 
