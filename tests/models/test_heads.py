@@ -4,19 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_models import gated_model
 from torch import nn
 
-from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.heads import HIDDEN, ClassHead, SelectiveHeads, SideBySide, gate_inputs, signed_gate
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
-
-
-def gated_model(members: int | None = 3, seed: int = 0) -> Stage1Model:
-    torch.manual_seed(seed)
-    model = Stage1Model.new(*load_backbone("random:test_efficientnet", 32), ("no", "yes"), 0.3, members)
-    if model.heads is not None:
-        nn.init.normal_(model.heads.gate.weight, std=0.1)
-    return model.eval()
 
 
 def test_layers_side_by_side_are_layers_one_by_one() -> None:

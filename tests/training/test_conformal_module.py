@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_heads import gated_model
+from made_models import gated_model
 
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.training.modules.conformal import ConformalModule

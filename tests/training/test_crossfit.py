@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from made_models import gated_model
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from test_heads import gated_model
 
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.models.heads import gate_inputs, signed_gate

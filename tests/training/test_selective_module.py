@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_models import gated_model
 from sharp_cases import FEATURES, config_of, model_of
-from test_heads import gated_model
 
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.phases import PHASES

@@ -34,6 +34,11 @@ class ClassLoss(nn.Module):
         self.smoothing = smoothing
         self.register_buffer("of_label", label_rows(class_weights, smoothing), persistent=False)
 
+    @property
+    def class_weights(self) -> Tensor:
+        """(C,) weight of the cases of each class."""
+        return self.of_label[:, 0]
+
     def weigh(self, class_weights: Tensor) -> None:
         """Go on with other class weights (C,)."""
         self.of_label.copy_(label_rows(class_weights, self.smoothing))

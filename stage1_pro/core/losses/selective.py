@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
+from stage1_pro.core.losses.cross_entropy import label_rows, weighted_binary
 from stage1_pro.core.models.heads import Members, margin, signed_gate
 
 LEAST_COVERAGE = 1e-4
@@ -80,14 +80,14 @@ class SelectiveLoss(nn.Module):
     def __init__(self, members: int, class_weights: Tensor, settings: SelectiveSettings):
         super().__init__()
         self.settings = settings
-        self.register_buffer("of_label", _of_label(class_weights.float(), settings.label_smoothing), persistent=False)
+        self.register_buffer("of_label", _of_label(class_weights, settings.label_smoothing), persistent=False)
         self.register_buffer("multiplier", torch.zeros(members))
         for name in ("running", "pending"):  # sums of s·(f − α_t) and of positives: fading, and since the last step
             self.register_buffer(name, torch.zeros(2, members))
 
     def weigh(self, class_weights: Tensor) -> None:
         """Go on with other class weights (2,)."""
-        self.of_label.copy_(_of_label(class_weights.float(), self.settings.label_smoothing))
+        self.of_label.copy_(_of_label(class_weights, self.settings.label_smoothing))
 
     @property
     def constraint(self) -> Tensor:
@@ -115,21 +115,21 @@ class SelectiveLoss(nn.Module):
 
     def parts(self, members: Members, labels: Tensor, correct: Tensor | None) -> Parts:
         columns = self.of_label[:, labels]
-        (weights, costs, targets), classes = columns[:3], columns[3:]
+        (weights, targets), classes = columns[:2], columns[2:]
         z = margin(torch.stack([members.logits, members.aux]).float())
         answers = (z.detach()[0] >= 0).float()
         right = (answers == classes[1]).float() if correct is None else correct.float()
         gate = signed_gate(members.logits, members.evidence)
-        risk, total = _cross_entropy(z, targets, costs), weights.sum()
-        class_risk, auxiliary_risk = risk.sum(2)
+        risk = weighted_binary(z, targets, weights)
+        class_loss, auxiliary_loss = risk.mean(2)
         return Parts(
             gate,
             risk.detach()[0],
             1 - answers,
             weights,
             classes,
-            (class_risk + self.settings.aux_weight * auxiliary_risk) / total,
-            self.settings.gate_loss_weight * _cross_entropy(gate, right, weights).sum(1) / total,
+            class_loss + self.settings.aux_weight * auxiliary_loss,
+            self.settings.gate_loss_weight * weighted_binary(gate, right, weights).mean(1),
         )
 
     def selective(self, exits: Tensor, parts: Parts, counted: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class SelectiveLoss(nn.Module):
         A class without any is left out of the reward.
         """
         exited = exits * counted
-        risk = (exited * parts.risk).sum(1) / (exited @ parts.weights).clamp(min=1e-8)
+        risk = (exited * parts.risk).sum(1) / exited.sum(1).clamp(min=1e-8)
         sizes = counted @ parts.classes.T
         share = (exited @ parts.classes.T / sizes.clamp(min=1)).clamp(min=LEAST_COVERAGE)
         return risk - 0.5 * self.settings.coverage_reward * (share.log() * (sizes > 0)).sum(1)
@@ -188,14 +188,6 @@ class SelectiveLoss(nn.Module):
 
 
 def _of_label(class_weights: Tensor, smoothing: float) -> Tensor:
-    """(5, 2), a column a label: its class weight; the weight and the target that make a binary cross entropy of z
-    the weighted, smoothed cross entropy of both classes; one-hot the label."""
-    one_hot = torch.eye(2, device=class_weights.device)
-    smoothed = ((1 - smoothing) * one_hot + smoothing / 2) * class_weights
-    costs = smoothed.sum(1)
-    return torch.cat([torch.stack([class_weights, costs, smoothed[:, 1] / costs]), one_hot])
-
-
-def _cross_entropy(z: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """(…, B) weighted cross entropy of log-odds z (…, B) with targets that go to its shape, from 0 to 1."""
-    return binary_cross_entropy_with_logits(z, targets.expand_as(z), weights, reduction="none")
+    """(4, 2), a column a label: its class weight, its smoothed target for class 1, and one-hot the label."""
+    rows = label_rows(class_weights, smoothing)
+    return torch.cat([rows[:, :1].T, rows[:, 2:].T, torch.eye(2, device=rows.device)])

@@ -10,9 +10,9 @@ from zlib import crc32
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.models.heads import SelectiveHeads, gate_inputs, margin, signed_gate
 from stage1_pro.core.models.stage1 import Stage1Model
@@ -52,13 +52,12 @@ def out_of_fold_correct(
     The folds' heads are trained side by side on features (N, D), each blind to its own fold, with class weights:
     their batches are not balanced, also where those of training are.
     """
-    counts = np.bincount(labels, minlength=2)
-    class_weights = torch.tensor(counts.sum() / (2 * np.maximum(counts, 1)), dtype=torch.float32)
+    loss = ClassLoss(balanced_weights(np.bincount(labels, minlength=2)), config.label_smoothing).to(device)
     inputs, targets = torch.from_numpy(features), torch.from_numpy(labels.astype(np.int64))
     fold = torch.from_numpy(group_folds(labels, groups, config.seed))
     with isolated_seed(config.seed, crc32(b"out of fold")):
         heads = SelectiveHeads(features.shape[1], 2, FOLDS, config.dropout).to(device).train()
-        _train_blind(heads, inputs, targets, fold, class_weights.to(device), config)
+        _train_blind(heads, inputs, targets, fold, loss, config)
     z = _margins(heads.eval(), inputs)
     answered = z[fold, torch.arange(len(fold))] >= 0
     return (answered == (targets == 1)).float()
@@ -88,9 +87,9 @@ class GateTargets:
 
 
 def _train_blind(
-    heads: SelectiveHeads, inputs: Tensor, targets: Tensor, fold: Tensor, class_weights: Tensor, config: Stage1ProConfig
+    heads: SelectiveHeads, inputs: Tensor, targets: Tensor, fold: Tensor, loss: ClassLoss, config: Stage1ProConfig
 ) -> None:
-    device, size = class_weights.device, config.batch_size
+    device, size = loss.of_label.device, config.batch_size
     optimizer = torch.optim.AdamW(parameter_groups(heads, config.lr_head, 0, config.weight_decay))
     epochs, steps = min(config.schedule_epochs, MOST_EPOCHS), -(-len(inputs) // size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps if epochs > 1 else 0, steps * epochs))
@@ -98,16 +97,10 @@ def _train_blind(
         rng = np.random.default_rng([config.seed, crc32(b"out of fold"), epoch])
         for taken in torch.from_numpy(rng.permutation(len(inputs))).split(size):
             labels = targets[taken].to(device)
-            seen = (fold[taken] != torch.arange(FOLDS)[:, None]).to(device) * class_weights[labels]
-            logits = heads(inputs[taken].to(device)).logits
-            flat = cross_entropy(
-                logits.flatten(0, 1),
-                labels.repeat(FOLDS),
-                reduction="none",
-                label_smoothing=config.label_smoothing,
-            )
+            seen = (fold[taken] != torch.arange(FOLDS)[:, None]).to(device)
+            costs = loss.cases(heads(inputs[taken].to(device)).logits, labels)
             optimizer.zero_grad()
-            ((flat.view(FOLDS, -1) * seen).sum(1) / seen.sum(1).clamp(min=1e-8)).sum().backward()
+            ((costs * seen).sum(1) / seen.sum(1).clamp(min=1)).sum().backward()
             optimizer.step()
             schedule.step()
 

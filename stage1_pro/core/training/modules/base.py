@@ -9,11 +9,11 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.monitoring import epoch_metrics
 from stage1_pro.core.models.parameters import trainable
@@ -45,7 +45,6 @@ class Stage1Module(pl.LightningModule):
     images. Dropout is seeded by epoch, so that a resumed run goes on as if it had never stopped.
     """
 
-    class_weights: Tensor
     first_epoch = 0
     """The epoch in which this stage of an incremental training began; 0 without stages."""
     fresh = True
@@ -57,7 +56,7 @@ class Stage1Module(pl.LightningModule):
         super().__init__()
         self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
         self.model, self.config, self.from_features = model, config, from_features
-        self.register_buffer("class_weights", self._weights(class_counts), persistent=False)
+        self.class_loss = ClassLoss(self._weights(class_counts), config.label_smoothing)
         self.sharp = SharpTraining(self) if config.sharpness_aware else None
         self.automatic_optimization = self.sharp is None  # Lightning's own step makes one pass, not two
         self._validated: list[tuple[Tensor, ...]] = []
@@ -78,7 +77,7 @@ class Stage1Module(pl.LightningModule):
 
     def train_on(self, active: IntArray, class_counts: np.ndarray) -> None:
         """Take up the cases in training. active: (A,) their positions in `train`; class_counts: (C,)."""
-        self.class_weights.copy_(self._weights(class_counts))
+        self.class_loss.weigh(self._weights(class_counts))
 
     def rate(self, step: int) -> float:
         """Factor of the peak learning rates at an optimizer step of an incremental training."""
@@ -110,7 +109,7 @@ class Stage1Module(pl.LightningModule):
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What training descends, and the batch's figures for metrics.csv, `train_loss` among them."""
-        loss = self._loss(self(batch.inputs).logits, batch.labels)
+        loss = self.class_loss(self(batch.inputs).logits, batch.labels)
         return loss, {"train_loss": loss}
 
     def log_means(self, figures: dict[str, Tensor], weight: int) -> None:
@@ -146,7 +145,7 @@ class Stage1Module(pl.LightningModule):
 
     def _figures(self, labels: Tensor, logits: Tensor) -> dict[str, float]:
         """Columns of metrics.csv from a whole validation pass."""
-        loss = cross_entropy(logits, labels, self.class_weights.cpu(), label_smoothing=self.config.label_smoothing)
+        loss = self.class_loss(logits.to(self.device), labels.to(self.device))
         threshold = self.config.legacy_exit_threshold_for_logging
         figures = epoch_metrics(logits.double().numpy(), labels.numpy(), threshold)
         return {"val_loss": float(loss), **{f"val_{name}": value for name, value in figures.items()}}
@@ -196,8 +195,7 @@ class Stage1Module(pl.LightningModule):
         """(C,) float32 weights of the classes in the loss."""
         if self.config.dataset_params.class_balanced_sampling:  # the draws are balanced already
             return torch.ones(len(class_counts))
-        weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
-        return torch.tensor(weights, dtype=torch.float32)
+        return balanced_weights(class_counts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave what is frozen of a backbone out: it is rebuilt from `model_path`."""
@@ -217,10 +215,6 @@ class Stage1Module(pl.LightningModule):
         missing = [name for name in moved if name not in checkpoint["state_dict"]]
         if missing:
             raise UserError(f"the checkpoint has no {', '.join(missing[:3])}: it is of another model. Train a new run.")
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        smoothing = self.config.label_smoothing
-        return cross_entropy(logits.float(), labels, self.class_weights, label_smoothing=smoothing)
 
 
 def case_metrics(logits: Tensor, labels: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:

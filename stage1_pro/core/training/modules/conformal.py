@@ -22,7 +22,7 @@ class ConformalModule(SelectiveModule):
     loss: ConformalRiskLoss
 
     def _loss_of(self, settings: SelectiveSettings, members: int) -> ConformalRiskLoss:
-        return ConformalRiskLoss(members, self.class_weights, settings, self.config.positive_bank)
+        return ConformalRiskLoss(members, self.class_loss.class_weights, settings, self.config.positive_bank)
 
     @property
     def generators(self) -> list[torch.Generator]:

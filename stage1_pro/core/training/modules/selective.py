@@ -57,11 +57,11 @@ class SelectiveModule(Stage1Module):
         self.register_buffer("correct", None, persistent=False)
 
     def _loss_of(self, settings: SelectiveSettings, members: int) -> SelectiveLoss | ConformalRiskLoss:
-        return SelectiveLoss(members, self.class_weights, settings)
+        return SelectiveLoss(members, self.class_loss.class_weights, settings)
 
     def train_on(self, active: IntArray, class_counts: np.ndarray) -> None:
         super().train_on(active, class_counts)
-        self.loss.weigh(self.class_weights)
+        self.loss.weigh(self.class_loss.class_weights)
         correct = None if self.targets is None else self.targets.of(active)
         self.correct = None if correct is None else correct.to(self.device)
 
