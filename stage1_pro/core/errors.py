@@ -17,6 +17,12 @@ class NothingCertified(UserError):
     exit_status = 3
 
 
+class NotWorthIt(UserError):
+    """A policy was certified, and its exits are worth no more than deferring every case."""
+
+    exit_status = 3
+
+
 class NoGain(UserError):
     """Pretraining ran and its guard blocks the result: an honest outcome, not a failure of the code."""
 

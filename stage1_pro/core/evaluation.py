@@ -39,6 +39,8 @@ def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
         confidence=config.bootstrap_confidence,
         rng=np.random.default_rng([config.seed, crc32(b"bootstrap")]),
         independent=one_case_per_group(scores),
+        shift=scores.answer_shift,
+        prices=(config.false_alarm_price, config.miss_price),
     )
     evaluation = {
         "schema_version": artifacts.SCHEMA_VERSION,
@@ -58,7 +60,7 @@ def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
             "confidence": config.bootstrap_confidence,
             "unit": "group" if figures["groups"] < figures["cases"] else "case",
         },
-        "promise": _promise(figures["exits"], policy["target_fnr_exit"]),
+        "promise": _promise(figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence),
         **figures,
     }
     artifacts.write_json(run.eval_path, evaluation, "eval")
@@ -77,21 +79,31 @@ def read_evaluation(run: Run) -> dict[str, Any]:
     return evaluation
 
 
-def _promise(exits: dict[str, Any], target: float) -> dict[str, Any]:
-    """Whether the test split agrees with the certificate, in one sentence."""
-    fnr, coverage = exits["fnr_on_exits"], exits["coverage"]["value"]
-    misses, exited = fnr["misses"], fnr["exited_positives"]
-    if not exited:
-        return {
-            "held": None,
-            "words": "No positive of the test split exits, so it cannot speak about FNR on exits "
-            f"(coverage {coverage:.1%}).",
-        }
-    held = fnr["value"] <= target
-    verdict = "The promise held on the test split" if held else "The promise did NOT hold on the test split"
-    chance = "" if held or fnr["low"] > target else ", which its interval still covers"
+VERDICTS = {
+    "agrees": ("The test split agrees with the promise", True),
+    "too_few": ("The test split has too few positives to tell", None),
+    "contradicts": ("The test split CONTRADICTS the promise", False),
+}
+"""By the exact two-sided interval of FNR on exits: all of it at or below the target, on both sides, all above."""
+
+
+def _promise(exits: dict[str, Any], target: float, confidence: float) -> dict[str, Any]:
+    """Say whether the test split agrees with the certificate, in one sentence."""
+    fnr = exits["fnr_on_exits"]
+    verdict = "agrees" if fnr["high"] <= target else "contradicts" if fnr["low"] > target else "too_few"
+    words, held = VERDICTS[verdict]
+    shares = ", ".join(
+        f"{name} {_percent(exits[key]['value'])}"
+        for name, key in (("coverage", "coverage"), ("right exits", "right_exits"), ("FNR on exits", "fnr_on_exits"))
+    )
     return {
+        "verdict": verdict,
         "held": held,
-        "words": f"{verdict}: coverage {coverage:.1%}, {misses} of {exited} exited positives missed, FNR on exits "
-        f"{fnr['value']:.4f} against a target of {target:g}{chance}.",
+        "words": f"{words}: {shares}, FPR on exits {_percent(exits['fpr_on_exits']['value'])}; {fnr['misses']} of "
+        f"{fnr['exited_positives']} exited positives missed, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
+        f"{confidence:g} against a target of {target:g}.",
     }
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.1%}"

@@ -20,6 +20,9 @@ class Args:
     """Certify this target instead of the config's, above 0, up to 0.1."""
     fnr_confidence: float | None = None
     """Certify at this confidence instead of the config's, 0.5 to below 1."""
+    even_if_useless: bool = False
+    """Write the policy even where its exits are worth no more than deferring every case, or than answering positive
+    throughout; the report marks it."""
 
 
 def main(args: Args) -> None:
@@ -30,13 +33,14 @@ def main(args: Args) -> None:
     run = Run.open(args.run)
     run.demand_uncalibrated("softmax")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
-    found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk)
+    found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
     conclude(
         *(run, "softmax", risk),
         certified=found.certified,
         notes=[],
         warnings=found.warnings,
         fields=lambda: softmax_fields(found),
+        even_if_useless=args.even_if_useless,
     )
 
 

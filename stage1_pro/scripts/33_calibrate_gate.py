@@ -25,6 +25,9 @@ class Args:
     """Certify this target instead of the config's, above 0, up to 0.1."""
     fnr_confidence: float | None = None
     """Certify at this confidence instead of the config's, 0.5 to below 1."""
+    even_if_useless: bool = False
+    """Write the policy even where its exits are worth no more than deferring every case, or than answering positive
+    throughout; the report marks it."""
 
 
 def main(args: Args) -> None:
@@ -35,10 +38,17 @@ def main(args: Args) -> None:
     run = Run.open(args.run)
     run.demand_uncalibrated("gate")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
-    gate = calibrate_gate(run.scores("val_select"), run.scores("val_calib"), risk, args.calibrator)
+    gate = calibrate_gate(
+        run.scores("val_select"), run.scores("val_calib"), risk, args.calibrator, run.config.exit_rule
+    )
     found = gate.calibration
     conclude(
-        run, "gate", risk, certified=found.certified, notes=gate.notes, warnings=found.warnings, fields=gate.fields
+        *(run, "gate", risk),
+        certified=found.certified,
+        notes=gate.notes,
+        warnings=found.warnings,
+        fields=gate.fields,
+        even_if_useless=args.even_if_useless,
     )
 
 

@@ -31,6 +31,9 @@ class Args:
     """Certify this target instead of the config's, above 0, up to 0.1."""
     fnr_confidence: float | None = None
     """Certify at this confidence instead of the config's, 0.5 to below 1."""
+    even_if_useless: bool = False
+    """Write the policy even where its exits are worth no more than deferring every case, or than answering positive
+    throughout; the report marks it."""
 
 
 def main(args: Args) -> None:
@@ -43,7 +46,7 @@ def main(args: Args) -> None:
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     scrc = calibrate_scrc(
         *(run.scores("val_select"), run.scores("val_calib"), risk),
-        *(args.calibrator, args.scrc_variant, args.dirichlet, run.config.seed),
+        *(args.calibrator, args.scrc_variant, args.dirichlet, run.config.seed, run.config.exit_rule),
     )
     found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
     conclude(
@@ -52,6 +55,7 @@ def main(args: Args) -> None:
         notes=scrc.notes,
         warnings=found.warnings,
         fields=lambda: {**versions, **scrc.fields()},
+        even_if_useless=args.even_if_useless,
     )
 
 

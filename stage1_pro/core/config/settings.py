@@ -115,6 +115,16 @@ class Stage1ProConfig:
     """Largest share of exited positives that may be answered negative, above 0, up to 0.1."""
     fnr_confidence: float = 0.95
     """Confidence of the certificate, 0.5 to below 1."""
+    exit_rule: Literal["one_sided", "symmetric"] = "one_sided"
+    """Cases that may exit: one_sided (every positive answer, and negative ones by the threshold: the most coverage for
+    a given number of calibration positives) or symmetric (either answer by the threshold)."""
+    answer_placement: Literal["auto", "none"] = "auto"
+    """Place where a case is answered positive on val_select, at the stated prices; auto: with one-sided exits of two
+    classes; none: leave the answers as training made them."""
+    false_alarm_price: float = 5.0
+    """Cost of an exited negative answered positive, in deferrals, 2 or more (at 1 everything would exit)."""
+    miss_price: float = 0.0
+    """Cost of an exited positive answered negative, in deferrals, 0 or more; target_fnr_exit holds misses already."""
     legacy_exit_threshold_for_logging: float = 0.88
     """Softmax threshold of the exit columns in metrics.csv, 0 to 1; monitoring only, it decides nothing."""
     seed: int = 42
@@ -262,6 +272,11 @@ class Stage1ProConfig:
         """Whether training sees features of the images, computed once, in place of the images."""
         still = self.freeze_backbone and not self.adapted and self.dataset_params.augmentation == "none"
         return still and self.feature_cache != "off"
+
+    @property
+    def places_answers(self) -> bool:
+        """Whether training ends with placing the answers, where the task has two classes."""
+        return self.answer_placement == "auto" and self.exit_rule == "one_sided"
 
     @property
     def monitor(self) -> str:

@@ -134,6 +134,7 @@ class Stage1Predictor:
             gate_logit=np.concatenate(gates) if gates[0] is not None else None,
             model_digest=model_digest,
             splits_digest=splits_digest,
+            answer_shift=self.model.answer_shift,
         )
 
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:

@@ -51,6 +51,11 @@ class ExitCounts:
         return ratio(self.exited - self.misses - self.false_alarms, self.exited)
 
     @property
+    def right_exits(self) -> FloatArray:
+        """Share of all cases that exit and are answered rightly."""
+        return ratio(self.exited - self.misses - self.false_alarms, self.cases)
+
+    @property
     def precision(self) -> FloatArray:
         """Share of positives among the exited cases answered 1."""
         hits = self.exited_positives - self.misses

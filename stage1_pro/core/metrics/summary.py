@@ -51,17 +51,21 @@ def evaluate(
     confidence: float,
     rng: np.random.Generator,
     independent: BoolArray | None = None,
+    shift: float = 0.0,
+    prices: tuple[float, float] = (5.0, 0.0),
 ) -> dict[str, Any]:
     """All figures of decisions on labelled cases, as plain JSON: what is undefined is None.
 
     logits: (N, C) float; labels: (N,) int, 1 is positive; groups: (N,) or None. Intervals are
     bootstrap percentiles over groups at `confidence`, but for FNR on exits exact ones, since
     without a miss every resample has none either. Selective metrics rank by decisions.scores with
-    0/1 loss; calibration is that of softmax(logits) over the cases whose logits are finite.
+    0/1 loss; calibration is that of softmax(logits) over the cases whose logits are finite, at the
+    log-odds before `shift` was added to place the answers. prices: of a false alarm and of a miss on exits, in
+    deferrals; utility is coverage less both, a case.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     index = group_index(groups, labels.size)
-    statistics = decision_statistics(index, labels, decisions)
+    statistics = decision_statistics(index, labels, decisions, prices)
     intervals = bootstrap_intervals(statistics, index, samples, confidence, rng)
     estimates = {
         name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
@@ -79,13 +83,13 @@ def evaluate(
         "exits": {
             "fnr_on_exits": fnr_evidence(evidence, target_fnr, delta, confidence),
             **_pick(estimates, "coverage", "fpr_on_exits", "precision_on_exits"),
-            **_pick(estimates, "accuracy_on_exits"),
+            **_pick(estimates, "accuracy_on_exits", "right_exits", "utility"),
         },
         "selective": {
             **_pick(estimates, "augrc", "aurc", "e_aurc"),
             **_operating_points(decisions.scores, decisions.predictions != labels),
         },
-        "calibration": _calibration(logits, labels),
+        "calibration": _calibration(_before(shift, logits), labels),
         "confusion": confusion(decisions, labels, logits.shape[1]),
     }
     return _json(figures)
@@ -107,14 +111,19 @@ def selective_summary(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, 
     }
 
 
-def decision_statistics(index: IntArray, labels: IntArray, decisions: Decisions) -> list[Statistic]:
+def decision_statistics(
+    index: IntArray, labels: IntArray, decisions: Decisions, prices: tuple[float, float] = (5.0, 0.0)
+) -> list[Statistic]:
     """Every bootstrapped figure of decisions, by name. index: (N,) from group_index; labels: (N,)."""
     exits, positive, answered = decisions.exits, labels == 1, decisions.predictions == 1
     correct, every = decisions.predictions == labels, np.ones(labels.size)
+    false_alarms, misses = exits & answered & ~positive, exits & ~answered & positive
     shares = {
         "accuracy": (correct, every),
         "coverage": (exits, every),
-        "fpr_on_exits": (exits & answered & ~positive, exits & ~positive),
+        "right_exits": (exits & correct, every),
+        "utility": (exits - prices[0] * false_alarms - prices[1] * misses, every),
+        "fpr_on_exits": (false_alarms, exits & ~positive),
         "precision_on_exits": (exits & answered & positive, exits & answered),
         "accuracy_on_exits": (exits & correct, exits),
     }
@@ -142,6 +151,11 @@ def _operating_points(scores: FloatArray, wrong: BoolArray) -> dict[str, dict[st
         "risk_at_coverage": {str(share): risk_at_coverage(curve, share) for share in COVERAGES},
         "coverage_at_risk": {str(risk): coverage_at_risk(curve, risk) for risk in RISKS},
     }
+
+
+def _before(shift: float, logits: FloatArray) -> FloatArray:
+    """The logits (N, C) before the answers were placed; of a binary task where shift is not 0."""
+    return logits - np.array([-shift / 2, shift / 2]) if shift else logits
 
 
 def _calibration(logits: FloatArray, labels: IntArray) -> dict[str, float]:

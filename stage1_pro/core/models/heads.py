@@ -60,11 +60,12 @@ class SelectiveHeads(nn.Module):
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
-    def forward(self, features: Tensor) -> Members:
+    def forward(self, features: Tensor, shift: float = 0.0) -> Members:
+        """shift: of the answers, in the class head's bias; the gate reads z without it."""
         hidden = self.trunk(features).relu().view(len(features), self.members, HIDDEN).transpose(0, 1)
         hidden = self.dropout(hidden)
         logits = self.cls(hidden)
-        evidence = self.gate(gate_inputs(hidden, logits).detach()).squeeze(-1)
+        evidence = self.gate(gate_inputs(hidden, logits, shift).detach()).squeeze(-1)
         return Members(hidden, logits, evidence, self.aux(hidden))
 
     @torch.no_grad()
@@ -86,9 +87,9 @@ class SelectiveHeads(nn.Module):
         self.cls.weight[0], self.cls.bias[: len(single["3.bias"])] = single["3.weight"].T, single["3.bias"]
 
 
-def gate_inputs(hidden: Tensor, logits: Tensor) -> Tensor:
-    """[h, z, |z|]: (..., H) and (..., 2) → (..., H + 2)."""
-    z = margin(logits).unsqueeze(-1)
+def gate_inputs(hidden: Tensor, logits: Tensor, shift: float = 0.0) -> Tensor:
+    """[h, z, |z|]: (..., H) and (..., 2) → (..., H + 2), z as it was before the answers were shifted."""
+    z = margin(logits).unsqueeze(-1) - shift
     return torch.cat([hidden, z.to(hidden.dtype), z.abs().to(hidden.dtype)], dim=-1)
 
 
@@ -97,10 +98,11 @@ def margin(logits: Tensor) -> Tensor:
     return logits[..., 1] - logits[..., 0]
 
 
-def signed_gate(logits: Tensor, evidence: Tensor) -> Tensor:
+def signed_gate(logits: Tensor, evidence: Tensor, shift: float = 0.0) -> Tensor:
     """The gate logit, log-odds that the answer is right: (2ŷ − 1)(½z + ½·evidence), in float32.
 
-    logits: (..., 2); evidence: (...), the gate head's log-odds of the positive class.
+    logits: (..., 2), which answer; evidence: (...), the gate head's log-odds of the positive class; z is that of the
+    logits before the answers were shifted.
     """
     z = margin(logits.float()).detach()
-    return torch.where(z >= 0, 0.5, -0.5) * (z + evidence.float())
+    return torch.where(z >= 0, 0.5, -0.5) * (z - shift + evidence.float())

@@ -47,7 +47,7 @@ class Stage1Model(nn.Module):
         self.backbone = backbone
         self.cls = ClassHead(features, len(class_names), dropout) if members is None else None
         self.heads = SelectiveHeads(features, len(class_names), members, dropout) if members else None
-        self.frozen = False
+        self.frozen, self.answer_shift = False, 0.0
 
     @classmethod
     def new(
@@ -67,9 +67,10 @@ class Stage1Model(nn.Module):
         if self.heads is None:
             assert self.cls is not None
             return Outputs(self.cls(features))
-        members = self.heads(features)
+        members = self.heads(features, self.answer_shift)
         logits = members.logits.mean(dim=0)
-        return Outputs(logits, signed_gate(logits, members.evidence.mean(dim=0)), members)
+        gate = signed_gate(logits, members.evidence.mean(dim=0), self.answer_shift)
+        return Outputs(logits, gate, members)
 
     def penultimate(self, features: Tensor, outputs: Outputs) -> Tensor:
         """(B, H) what the last layer of the class head reads, of the first of several heads; without dropout.
@@ -82,11 +83,24 @@ class Stage1Model(nn.Module):
         return self.cls[1](self.cls[0](features))
 
     @torch.no_grad()
+    def shift_answers(self, shift: float) -> None:
+        """Add b to the log-odds of the positive class, in the class head's bias: argmax of the logits stays the answer.
+
+        The gate goes on reading the log-odds that it was trained on. Placing anew takes the old shift out first.
+        """
+        bias = self.get_parameter("cls.3.bias" if self.heads is None else "heads.cls.bias")
+        half = (shift - self.answer_shift) / 2
+        bias.view(-1, 2).add_(torch.tensor([-half, half], device=bias.device))
+        self.answer_shift = shift
+
+    @torch.no_grad()
     def take_weights(self, source: "Stage1Model") -> None:
         """Start from another model's weights as far as both have them; a single class head goes to the first member.
 
         A gate is left at zero: the other's may have been fitted on val_select, which chooses the checkpoint.
         """
+        if source.answer_shift:
+            source.shift_answers(0.0)  # placed on val_select, for the other run's target and prices
         own = self.state_dict()
         fitting = {name: t for name, t in source.state_dict().items() if name in own and own[name].shape == t.shape}
         self.load_state_dict({**own, **{name: t for name, t in fitting.items() if not name.startswith("heads.")}})
@@ -119,6 +133,7 @@ def save_model(model: Stage1Model, path: Path) -> None:
         "class_names": list(model.class_names),
         "features": model.features,
         "dropout": model.dropout,
+        **({"answer_shift": model.answer_shift} if model.answer_shift else {}),
         **({} if model.heads is None else {"heads": ["cls", "gate", "aux"], "members": model.heads.members}),
         "state_dict": {name: _plain(tensor) for name, tensor in model.state_dict().items()},
     }
@@ -136,6 +151,7 @@ def load_model(path: Path) -> Stage1Model:
         names, members = tuple(content["class_names"]), content.get("members")
         model = Stage1Model(spec.build(), spec, names, content["features"], content["dropout"], members)
         model.load_state_dict(content["state_dict"])
+        model.answer_shift = float(content.get("answer_shift", 0.0))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}).") from None
     return model.eval()

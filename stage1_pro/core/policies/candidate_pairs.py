@@ -1,8 +1,8 @@
-"""Candidates of SCRC-I: a path of pairs (lambda1, lambda2), fixed on val_select alone.
+"""Candidates of SCRC: a chain of pairs (lambda1, lambda2) along which both thresholds only ever fall.
 
-The path is the gate's own (lambda2 = ½, one pair for each threshold of the gate). It leaves that path only where
-another pair of about the same coverage and no more false alarms promises a clearly smaller p-value: searching
-all pairs freely costs coverage where the second score says nothing new.
+Exit sets along a chain are nested, so that one boundary, or with one-sided exits one test, certifies all of its pairs.
+A chain lets the class probability reach `slack` further into the cases than the gate: with a slack of 1 the gate alone
+decides, with 0 both cut at equal shares. Which chain is taken is decided on val_select alone.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,13 @@ import numpy as np
 
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts
-from stage1_pro.core.policies.certification import independence
-from stage1_pro.core.policies.fixed_sequence import predicted_p, threshold_candidates
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.certification import independence, predicted
+from stage1_pro.core.policies.exit_rules import ExitRule
 from stage1_pro.core.records.scores import Scores
 
-LEVELS = 20
-BINS = 200
-CLEARLY = 0.1
-"""A pair must promise less than this share of the gate's own predicted p."""
+SLACKS = (1.0, 0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
+"""Chains that are tried, the gate's own first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,44 +83,31 @@ def picked(counts: ExitCounts, index: tuple[IntArray, ...]) -> ExitCounts:
     )
 
 
-def frontier_pairs(select: RankedPairs, calib_positives: int, target_fnr: float, levels: int = LEVELS) -> FloatArray:
-    """(J, 2) pairs in the order of growing val_select coverage; of val_calib only its number of positives is used.
+def chain_pairs(select: RankedPairs, positives: int, risk: Risk, rule: ExitRule) -> FloatArray:
+    """Return the chain (J, 2) of growing val_select coverage that promises most right exits; the gate's own on ties.
 
-    levels: of lambda2. The grid holds lambda1 = 0, "no gate", besides the gate's own thresholds.
+    positives: how many val_calib counts, all that is used of it.
     """
-    own = threshold_candidates(select.gate)[::-1]
-    lambda1, lambda2 = np.union1d(own, [0.0]), confidence_levels(select.confidence, levels)
-    counts = count_pairs(select.gate, select.confidence, select.answers, select.labels, lambda1, lambda2)
-    flat = picked(counts, np.unravel_index(np.arange(counts.exited.size), counts.exited.shape))
-    path = np.searchsorted(lambda1, own) * len(lambda2)
-    cell = np.unique(_better_cells(path, predicted_p(flat, calib_positives, target_fnr), flat))
-    cell = cell[np.argsort(flat.exited[cell], kind="stable")]
-    row, column = np.divmod(cell, len(lambda2))
-    return np.column_stack([lambda1[row], lambda2[column]])
+    chains = [*(_chain(select, rule, slack) for slack in SLACKS), _without_gate(select, rule)]
+    worth = [predicted(select, chain, positives, risk, rule).right_exits for chain in chains]
+    return chains[int(np.argmax(worth))]
 
 
-def confidence_levels(confidence: FloatArray, levels: int = LEVELS) -> FloatArray:
-    """(<= levels,) ½ and quantiles of val_select's confidence, ascending; each is one of the confidences."""
-    finite = confidence[np.isfinite(confidence)]
-    if not finite.size:
-        return np.array([0.5])
-    inner = np.quantile(finite, np.arange(1, levels) / levels, method="higher")
-    return np.union1d(inner, [0.5])
+def _chain(select: RankedPairs, rule: ExitRule, slack: float) -> FloatArray:
+    gates = rule.candidates(select.gate, select.answers, 0.0)
+    levels = rule.candidates(select.confidence, select.answers, 0.5)
+    decided = np.isfinite(select.gate) & np.isfinite(select.confidence)
+    decided &= (select.answers == 0) if rule.name == "one_sided" else True
+    shares = _reached(select.gate[decided], gates) + slack
+    last = np.searchsorted(_reached(select.confidence[decided], levels), shares, side="left")
+    return np.column_stack([gates, np.append(levels, 0.5)[last]])
 
 
-def _better_cells(path: IntArray, p: FloatArray, counts: ExitCounts) -> IntArray:
-    """(J,) the cell of each step: the gate's own, or one near it whose predicted p is clearly smaller.
+def _without_gate(select: RankedPairs, rule: ExitRule) -> FloatArray:
+    levels = rule.candidates(select.confidence, select.answers, 0.5)
+    return np.column_stack([np.zeros_like(levels), levels])
 
-    path: (J,) the gate's cells; p, counts: of all cells of the grid, flat. Cells are sorted by coverage, so that each
-    step looks at its own neighbours only.
-    """
-    exited, fpr = counts.exited, np.nan_to_num(counts.fpr)
-    order, reach = np.argsort(exited, kind="stable"), counts.cases // (2 * BINS)
-    first = np.searchsorted(exited[order], exited[path] - reach, side="left")
-    last = np.searchsorted(exited[order], exited[path] + reach, side="right")
-    window = first[:, None] + np.arange(np.max(last - first, initial=1))
-    cells = order[np.minimum(window, len(order) - 1)]
-    near = (window < last[:, None]) & (fpr[cells] <= fpr[path, None] + 1e-12)
-    least = np.argmin(np.where(near, p[cells], np.inf), axis=1)
-    best = cells[np.arange(len(path)), least]
-    return np.where(p[best] < CLEARLY * p[path], best, path)
+
+def _reached(scores: FloatArray, thresholds: FloatArray) -> FloatArray:
+    """Return the share (J,) of scores (N,) at or above each threshold."""
+    return 1 - np.searchsorted(np.sort(scores), thresholds, side="left") / max(1, scores.size)

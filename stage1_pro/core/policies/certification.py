@@ -10,7 +10,8 @@ from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.fixed_sequence import GUARANTEE, Walk, certify, predicted_outcome, refusal
+from stage1_pro.core.policies.exit_rules import METHODS, Certified, ExitRule
+from stage1_pro.core.policies.fixed_sequence import GUARANTEE, Walk, refusal
 from stage1_pro.core.records.scores import Scores
 
 
@@ -53,16 +54,21 @@ class Ranked:
 class Calibration:
     """The evidence of one calibration. Candidates stand in the order in which they were tested.
 
-    walk: over the independent cases of val_calib, which the certificate counts; every: all of its
+    found: over the independent cases of val_calib, which the certificate counts; every: all of its
     cases, which coverage, FPR and accuracy are of; parameters: one dict per candidate.
     """
 
-    walk: Walk
+    found: Certified
     every: ExitCounts
     groups: int
     parameters: list[dict[str, float]]
     risk: Risk
     warnings: list[str]
+
+    @property
+    def walk(self) -> Walk:
+        """The evidence for every candidate."""
+        return self.found.walk
 
     @property
     def certified(self) -> bool:
@@ -81,6 +87,7 @@ class Calibration:
         return {
             **self.parameters[index],
             "coverage": float(every.coverage[index]),
+            "right_exits": float(every.right_exits[index]),
             "exited_positives": int(counted.exited_positives[index]),
             "misses": int(counted.misses[index]),
             "fnr_on_exits": share(counted.fnr[index]),
@@ -91,6 +98,11 @@ class Calibration:
             "certified": bool(self.walk.certified[index]),
         }
 
+    @property
+    def rule_name(self) -> str:
+        """`exit_rule` of the policy file."""
+        return "one_sided" if self.found.method == "one_sided" else "symmetric"
+
     def record(self) -> dict[str, Any]:
         """The fields of the policy file that show why it may be trusted. Demands a certified candidate."""
         index = self.demand_certified()
@@ -100,8 +112,9 @@ class Calibration:
         }
         return {
             **certified,
+            "exit_rule": self.rule_name,
             "exit_accuracy": row["accuracy_on_exits"],
-            "guarantee": promise(self.risk, grouped=self.groups < self.every.cases),
+            "guarantee": promise(self.risk, self.found.method, grouped=self.groups < self.every.cases),
             "sweep_results": [self.row(j) for j in range(len(self.parameters))],
             "val_calib_metrics": {
                 **split_metrics(self.every, self.groups, self.walk.calib.positives, index),
@@ -111,6 +124,7 @@ class Calibration:
             "diagnostics": {
                 "candidates": len(self.parameters),
                 "start": {"index": self.walk.start, "coverage": float(self.every.coverage[self.walk.start])},
+                **self.found.facts,
                 "naive": self._naive(),
                 "warnings": self.warnings,
             },
@@ -122,36 +136,39 @@ class Calibration:
         if not met.size:
             return {"certified": False, "note": "no candidate meets the target even empirically"}
         row = self.row(int(met[-1]))
-        kept = {
-            name: value for name, value in row.items() if name not in ("p_value", "fpr_on_exits", "accuracy_on_exits")
-        }
+        unused = ("p_value", "fpr_on_exits", "accuracy_on_exits", "right_exits")
+        kept = {name: value for name, value in row.items() if name not in unused}
         return {
             **kept,
             "note": "largest coverage with empirical FNR at the target; breaks it in about half of all draws",
         }
 
 
-def promise(risk: Risk, *, grouped: bool) -> dict[str, str]:
-    """The `guarantee` of a policy file. grouped: whether cases come in groups, of which one positive each counts."""
+def promise(risk: Risk, method: str, *, grouped: bool) -> dict[str, str]:
+    """Return the `guarantee` of a policy file.
+
+    method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts.
+    """
     words = GUARANTEE.format(confidence=risk.confidence, target=risk.target_fnr)
     if grouped:
         words += (
-            " Cases of one group are not independent, so one positive drawn from each group was counted: the "
-            "promise is about a case drawn at random from a new group."
+            " Cases of one group are not independent, so one positive drawn from each group was counted. The promise is "
+            "this: draw one positive from each new group that holds one; among those that exit, the share answered 0. It "
+            "is not a promise about every case of a group."
         )
     return {
         "words": words,
-        "method": "Learn-then-Test: split fixed-sequence testing with exact binomial p-values",
+        "method": METHODS[method],
         "source": "Angelopoulos et al., arXiv 2110.01052",
     }
 
 
 def calibrate_threshold(
-    select: Ranked, calib: Ranked, thresholds: FloatArray, risk: Risk, warnings: list[str]
+    select: Ranked, calib: Ranked, thresholds: FloatArray, risk: Risk, rule: ExitRule, warnings: list[str]
 ) -> Calibration:
     """Certify one threshold of a score. thresholds: (J,) candidates from val_select, high to low."""
     parameters = [{"threshold": float(threshold)} for threshold in thresholds]
-    return calibrate(select, calib, thresholds, parameters, risk, warnings)
+    return calibrate(select, calib, thresholds, parameters, risk, rule, warnings)
 
 
 def calibrate(
@@ -160,20 +177,35 @@ def calibrate(
     candidates: FloatArray,
     parameters: list[dict[str, float]],
     risk: Risk,
+    rule: ExitRule,
     warnings: list[str],
 ) -> Calibration:
     """Certify one of the candidates, which stand in the order of growing val_select coverage."""
     every = calib.counts(candidates)
     evidence = every if calib.independent.all() else calib.counts(candidates, calib.independent)
-    # of val_select the walk reads its positives only
-    walk = certify(select.counts(candidates, select.labels == 1), evidence, risk.target_fnr, risk.delta)
-    return Calibration(walk, every, calib.groups, parameters, risk, warnings)
+    chosen_on = select.counts(candidates, select.independent & (select.labels == 1))
+    found = rule.certify(chosen_on, evidence, select.counts(candidates).coverage, risk)
+    return Calibration(found, every, calib.groups, parameters, risk, warnings)
 
 
-def predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk) -> tuple[float, float]:
-    """(coverage, FPR on exits) where the walk would end if val_calib, of which only the number of its positives is
-    used, were like val_select."""
-    return predicted_outcome(select.counts(candidates), positives, risk.target_fnr, risk.delta)
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What would be certified if val_calib were like val_select: all 0 where nothing would be."""
+
+    coverage: float = 0.0
+    right_exits: float = 0.0
+    fpr: float = 0.0
+
+
+def predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk, rule: ExitRule) -> Predicted:
+    """Predict what a rule certifies. positives: how many val_calib counts, all that is used of it."""
+    counts = select.counts(candidates)
+    if not counts.exited.size:
+        return Predicted()
+    end, certified = rule.predict(counts, positives, risk)
+    if not certified:
+        return Predicted(fpr=float(np.nan_to_num(counts.fpr[end])))
+    return Predicted(float(counts.coverage[end]), float(counts.right_exits[end]), float(np.nan_to_num(counts.fpr[end])))
 
 
 def split_metrics(counts: ExitCounts, groups: int, positive_groups: int, index: int) -> dict[str, Any]:
@@ -186,6 +218,7 @@ def split_metrics(counts: ExitCounts, groups: int, positive_groups: int, index: 
         "positive_groups": positive_groups,
         "exited": int(counts.exited[index]),
         "coverage": float(counts.coverage[index]),
+        "right_exits": float(counts.right_exits[index]),
         "exited_positives": int(counts.exited_positives[index]),
         "misses": int(counts.misses[index]),
         "fnr_on_exits": share(counts.fnr[index]),

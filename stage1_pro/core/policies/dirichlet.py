@@ -44,6 +44,13 @@ def log_odds(params: dict[str, Any], logits: np.ndarray) -> FloatArray:
     return (w1 * positive + b1) - (w0 * negative + b0)
 
 
+def keeping_answers(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the map with its intercept moved so that p = ½ stays ½: placed answers stay where they were placed."""
+    at_half = float(log_odds(params, np.zeros((1, 2)))[0])
+    b0, b1 = params["b"]
+    return {**params, "b": [b0, b1 - at_half]}
+
+
 def class_margin(logits: np.ndarray) -> FloatArray:
     """(N,) float64 logit_1 - logit_0; NaN where a logit is not finite."""
     wide = np.asarray(logits, dtype=np.float64)

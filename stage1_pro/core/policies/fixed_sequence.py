@@ -86,27 +86,6 @@ def predicted_end(select: ExitCounts, calib_positives: int, target_fnr: float, d
     return start + max(0, passed - 1), passed > 0
 
 
-def predicted_outcome(select: ExitCounts, calib_positives: int, target_fnr: float, delta: float) -> tuple[float, float]:
-    """(coverage, FPR on exits) at that end; coverage 0 if nothing would be certified."""
-    if not select.exited.size:
-        return 0.0, 0.0
-    end, certified = predicted_end(select, calib_positives, target_fnr, delta)
-    return float(select.coverage[end]) if certified else 0.0, float(np.nan_to_num(select.fpr[end]))
-
-
-def threshold_candidates(scores: FloatArray, most: int = 200) -> FloatArray:
-    """(J,) distinct quantiles of val_select's scores, high to low: thresholds of growing coverage.
-
-    Each is one of the scores, so that a candidate's coverage is attained and not interpolated.
-    """
-    finite = scores[np.isfinite(scores)]
-    if not finite.size:
-        return np.zeros(0)
-    ranks = np.unique(-(-np.arange(1, most + 1) * finite.size // most))  # ceil(j n / most), exactly
-    positions = finite.size - ranks[::-1]
-    return np.unique(np.partition(finite, positions)[positions])[::-1].copy()
-
-
 def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) -> str:
     """Why nothing was certified and what would help. names: (J,) words for the candidates."""
     delta, at_hand = 1 - confidence, walk.calib.positives

@@ -13,13 +13,16 @@ from scipy.special import expit, logit
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.candidates import thresholds_between
 from stage1_pro.core.policies.certification import Ranked, predicted
-from stage1_pro.core.policies.fixed_sequence import threshold_candidates
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
 from stage1_pro.core.policies.gate_maps import FittedCalibrator, calibrated
 
 TILTS = (*(step / 20 for step in range(12)), 0.7, 0.9, 1.2, 1.6, 2.2, 3.0)
 SLACK = 0.002  # of predicted coverage, within which the smaller tilt is taken
 RAISED = "answer_1"
+RULE = EXIT_RULES["symmetric"]
+"""The only rule with a guard: with one-sided exits every answer 1 exits, and a gate has no say in false alarms."""
 
 
 def guarded(
@@ -38,11 +41,10 @@ def guarded(
     ends: list[tuple[float, float, float]] = []
     for tilt in TILTS:
         scores[moved] = calibrated(tilted(fitted.params, tilt), gate[moved], answers[moved])
-        coverage, fpr = predicted(
-            replace(softmax, scores=scores, answers=answers), threshold_candidates(scores), positives, risk
-        )
-        if coverage:
-            ends.append((tilt, coverage, fpr))
+        ranked = replace(softmax, scores=scores, answers=answers)
+        end = predicted(ranked, thresholds_between(scores, 0.0), positives, risk, RULE)
+        if end.coverage:
+            ends.append((tilt, end.coverage, end.fpr))
     if not ends:
         return fitted
     kept = [(tilt, coverage) for tilt, coverage, fpr in ends if fpr <= allowance.at(coverage) + 1e-12]
@@ -69,10 +71,9 @@ class Allowance:
 
     @classmethod
     def of(cls, softmax: Ranked, positives: int, risk: Risk) -> "Allowance":
-        candidates = threshold_candidates(softmax.scores)
-        reached, fpr = predicted(softmax, candidates, positives, risk)
-        counts = softmax.counts(candidates)
-        return cls(fpr if reached else None, counts.coverage, np.nan_to_num(counts.fpr))
+        candidates = thresholds_between(softmax.scores, 0.5)
+        end, counts = predicted(softmax, candidates, positives, risk, RULE), softmax.counts(candidates)
+        return cls(end.fpr if end.coverage else None, counts.coverage, np.nan_to_num(counts.fpr))
 
     def at(self, coverage: float) -> float:
         return float(np.interp(coverage, self.coverage, self.fpr)) if self.end is None else self.end

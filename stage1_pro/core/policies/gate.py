@@ -18,36 +18,44 @@ from stage1_pro.core.policies.certification import (
     demand_binary,
     predicted,
 )
-from stage1_pro.core.policies.fixed_sequence import threshold_candidates
+from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.fpr_guard import guarded
 from stage1_pro.core.policies.gate_maps import STORED_AS, FittedCalibrator, calibrated, demand_matching, fit_calibrator
 from stage1_pro.core.policies.softmax import (
     SATURATED_SHARE,
+    answer_probabilities,
     answers,
     calibrate_softmax,
     saturation_warnings,
+    softmax_candidates,
     softmax_ranked,
-    softmax_scores,
 )
 from stage1_pro.core.records.scores import Scores
 
 
 @dataclass(frozen=True, slots=True)
 class GateExitPolicy:
-    """Exit iff the calibrated gate >= gate_threshold, in float64. NaN never exits; the answer stays argmax."""
+    """Exit iff the score >= gate_threshold, in float64: the calibrated gate, or with one-sided exits 1 for an answer 1.
+
+    NaN never exits; the answer stays argmax. answer_shift: as of SoftmaxExitPolicy.
+    """
 
     gate_threshold: float
     calibrator_params: dict[str, Any]
+    exit_rule: str = "symmetric"
+    answer_shift: float = 0.0
 
     @classmethod
     def from_artifact(cls, data: dict[str, Any]) -> "GateExitPolicy":
         demand_matching(data, "gateparams")
-        return cls(data["gate_threshold"], data["calibrator_params"])
+        rule, shift = data.get("exit_rule", "symmetric"), data.get("answer_shift", 0.0)
+        return cls(data["gate_threshold"], data["calibrator_params"], rule, shift)
 
     def decide(self, outputs: Outputs) -> ExitDecisions:
-        scores = gate_scores(self.calibrator_params, outputs)
-        exits, probabilities = scores >= self.gate_threshold, softmax_scores(outputs.logits)
-        return ExitDecisions(exits, answers(outputs.logits), scores, probabilities)
+        answered = answers(outputs.logits)
+        scores = EXIT_RULES[self.exit_rule].exit_scores(gate_scores(self.calibrator_params, outputs), answered)
+        probabilities = answer_probabilities(outputs.logits, answered, self.answer_shift)
+        return ExitDecisions(scores >= self.gate_threshold, answered, scores, probabilities)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,12 +91,14 @@ def baseline_row(calibration: Calibration, name: str) -> dict[str, Any]:
     if not calibration.certified:
         return {"certified": False, "note": f"nothing could be certified with the {name} policy"}
     row = calibration.row(calibration.demand_certified())
-    unused = ("p_value", "fpr_on_exits", "accuracy_on_exits")
+    unused = ("p_value", "fpr_on_exits", "accuracy_on_exits", "right_exits")
     kept = {name: value for name, value in row.items() if name not in unused}
     return {**kept, "note": f"the {name} policy on the same scores, for comparison only"}
 
 
-def calibrate_gate(select: Scores, calib: Scores, risk: Risk, kind: str = "quantile") -> GateCalibration:
+def calibrate_gate(
+    select: Scores, calib: Scores, risk: Risk, kind: str = "quantile", exit_rule: str = "symmetric"
+) -> GateCalibration:
     """Fit the calibrator and the candidates on `select`, certify a threshold on `calib`.
 
     kind: quantile, platt or isotonic. Raises UserError for scores without a gate, or with a gate that
@@ -98,23 +108,31 @@ def calibrate_gate(select: Scores, calib: Scores, risk: Risk, kind: str = "quant
         demand_binary(split)
         demand_gate(split, split.split)
     # fixed on val_select; of val_calib only the number of its positives is known here
-    fitted = fit_gate(kind, select, answers(select.logits), counted_positives(calib), risk)
-    chosen_on = Ranked.of(select, gate_scores(fitted.params, select), answers(select.logits))
-    thresholds = threshold_candidates(chosen_on.scores)
+    rule = EXIT_RULES[exit_rule]
+    fitted = fit_gate(kind, select, answers(select.logits), counted_positives(calib), risk, rule)
+    chosen_on = _ranked(fitted, select, rule)
+    thresholds = rule.candidates(chosen_on.scores, chosen_on.answers, 0.0)
     # from here on val_calib is read
-    certified_on = Ranked.of(calib, gate_scores(fitted.params, calib), answers(calib.logits))
-    calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, fitted.warnings)
-    baseline = calibrate_softmax(select, calib, risk)
-    notes = [*tilt_notes(fitted), advice(select, chosen_on, thresholds, counted_positives(calib), risk)]
+    certified_on = _ranked(fitted, calib, rule)
+    calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, fitted.warnings)
+    baseline = calibrate_softmax(select, calib, risk, exit_rule)
+    notes = [*tilt_notes(fitted), advice(select, chosen_on, thresholds, counted_positives(calib), risk, rule)]
     return GateCalibration(calibration, baseline, kind, fitted.params, notes)
 
 
-def fit_gate(kind: str, select: Scores, answered: IntArray, positives: int, risk: Risk) -> FittedCalibrator:
+def _ranked(fitted: FittedCalibrator, split: Scores, rule: ExitRule) -> Ranked:
+    answered = answers(split.logits)
+    return Ranked.of(split, rule.exit_scores(gate_scores(fitted.params, split), answered), answered)
+
+
+def fit_gate(
+    kind: str, select: Scores, answered: IntArray, positives: int, risk: Risk, rule: ExitRule
+) -> FittedCalibrator:
     """The calibrator of the gate for these answers (N,), from val_select and the number of positives of val_calib."""
     softmax, gate = softmax_ranked(select), np.asarray(select.gate_logit, np.float64)
     own = np.where(answered == softmax.answers, softmax.scores, 1 - softmax.scores)
     fitted = fit_calibrator(kind, gate, answered, answered == select.labels, own)
-    if kind == "quantile":
+    if kind == "quantile" and rule.name != "one_sided":
         fitted = guarded(fitted, gate, answered, softmax, positives, risk)
     scores = np.where(np.isfinite(own), calibrated(fitted.params, gate, answered), np.nan)
     return replace(fitted, warnings=[*fitted.warnings, *_tie_warnings(kind, scores)])
@@ -162,16 +180,18 @@ def tilt_notes(fitted: FittedCalibrator) -> list[str]:
     ]
 
 
-def advice(select: Scores, ranked: Countable, candidates: FloatArray, positives: int, risk: Risk) -> str:
-    """What val_select says of a policy's candidates beside the softmax policy's."""
-    softmax = softmax_ranked(select)
-    own, _ = predicted(ranked, candidates, positives, risk)
-    gain = own - predicted(softmax, threshold_candidates(softmax.scores), positives, risk)[0]
-    if not own:
+def advice(
+    select: Scores, ranked: Countable, candidates: FloatArray, positives: int, risk: Risk, rule: ExitRule
+) -> str:
+    """Say what val_select predicts for a policy's candidates beside the softmax policy's."""
+    own = predicted(ranked, candidates, positives, risk, rule)
+    softmax = softmax_ranked(select, rule)
+    gain = own.right_exits - predicted(softmax, softmax_candidates(softmax, rule), positives, risk, rule).right_exits
+    if not own.coverage:
         return "val_select predicts that nothing will be certified with this policy."
     if gain > 0:
-        return f"val_select predicts {gain:+.1%} coverage over the softmax policy."
+        return f"val_select predicts {gain:+.1%} right exits over the softmax policy."
     return (
-        f"val_select predicts no gain over the softmax policy ({gain:+.1%} coverage): a run with exit_policy: softmax "
-        "is the better choice here."
+        f"val_select predicts no gain over the softmax policy ({gain:+.1%} right exits): a run with exit_policy: "
+        "softmax is the better choice here."
     )

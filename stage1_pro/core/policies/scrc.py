@@ -16,7 +16,7 @@ from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.monitoring import spearman
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.candidate_pairs import RankedPairs, frontier_pairs
+from stage1_pro.core.policies.candidate_pairs import RankedPairs, chain_pairs
 from stage1_pro.core.policies.certification import (
     Calibration,
     any_case_per_group,
@@ -24,12 +24,13 @@ from stage1_pro.core.policies.certification import (
     counted_positives,
     demand_binary,
 )
-from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, log_odds
+from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, keeping_answers, log_odds
+from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.fixed_sequence import power_aware_start
 from stage1_pro.core.policies.gate import advice, baseline_row, calibrate_gate, demand_gate, fit_gate, tilt_notes
 from stage1_pro.core.policies.gate_maps import STORED_AS, calibrated, demand_matching
 from stage1_pro.core.policies.scrc_transductive import Transductive, calibrate_transductive, selection_of
-from stage1_pro.core.policies.softmax import calibrate_softmax
+from stage1_pro.core.policies.softmax import answer_probabilities, calibrate_softmax
 from stage1_pro.core.records.scores import Scores
 
 ALIKE = 0.98
@@ -42,33 +43,50 @@ class SCRCExitPolicy:
     """Exit iff the calibrated gate >= lambda1 and the prediction set is a single class, in float64.
 
     The answer is the argmax of the Dirichlet-calibrated class probabilities, ½ answering 1; the set is that
-    answer alone where its probability >= lambda2, else both classes. NaN never exits.
+    answer alone where its probability >= lambda2, else both classes. With one-sided exits every answer 1 exits, and its
+    set is {1}. NaN never exits. answer_shift: as of SoftmaxExitPolicy.
     """
 
     lambda1: float
     lambda2: float
     dirichlet_params: dict[str, Any]
     calibrator_params: dict[str, Any]
+    exit_rule: str = "symmetric"
+    answer_shift: float = 0.0
 
     @classmethod
     def from_artifact(cls, data: dict[str, Any]) -> "SCRCExitPolicy":
         demand_diagonal(data["dirichlet_params"], FILE, artifacts.MENDS["scrcparams"])
         demand_matching(data, "scrcparams")
-        return cls(data["lambda1"], data["lambda2"], data["dirichlet_params"], data["calibrator_params"])
+        maps = data["dirichlet_params"], data["calibrator_params"]
+        rule, shift = data.get("exit_rule", "symmetric"), data.get("answer_shift", 0.0)
+        return cls(data["lambda1"], data["lambda2"], *maps, rule, shift)
 
     def decide(self, outputs: Outputs) -> ExitDecisions:
         demand_gate(outputs)
-        predictions, confidence = answered(self.dirichlet_params, outputs)
-        gate = gate_of(self.calibrator_params, outputs, predictions, confidence)
+        rule, maps = EXIT_RULES[self.exit_rule], (self.dirichlet_params, self.calibrator_params)
+        predictions, confidence, gate = ranked_by(rule, *maps, outputs)
         single = confidence >= self.lambda2
         sets = np.stack([predictions == 0, predictions == 1], axis=1) | ~single[:, None]
-        return ExitDecisions((gate >= self.lambda1) & single, predictions, gate, confidence, sets)
+        probabilities = confidence
+        if self.answer_shift:  # of the calibrated probabilities only ½ is where the placed answers put it
+            probabilities = answer_probabilities(outputs.logits, predictions, self.answer_shift)
+        return ExitDecisions((gate >= self.lambda1) & single, predictions, gate, probabilities, sets)
 
 
 def answered(dirichlet: dict[str, Any], outputs: Outputs) -> tuple[IntArray, FloatArray]:
     """(N,) argmax of the calibrated class probabilities, and the probability of it; NaN where not finite."""
     odds = log_odds(dirichlet, outputs.logits)
     return (odds >= 0).astype(np.int64), expit(np.abs(odds))
+
+
+def ranked_by(
+    rule: ExitRule, dirichlet: dict[str, Any], calibrator: dict[str, Any], outputs: Outputs
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """(N,) each: answers, and what the rule compares with lambda2 and with lambda1."""
+    predictions, confidence = answered(dirichlet, outputs)
+    gate = gate_of(calibrator, outputs, predictions, confidence)
+    return predictions, rule.exit_scores(confidence, predictions), rule.exit_scores(gate, predictions)
 
 
 def gate_of(params: dict[str, Any], outputs: Outputs, answers: IntArray, confidence: FloatArray) -> FloatArray:
@@ -85,6 +103,7 @@ class SCRCCalibration:
     select: Scores
     calib: Scores
     risk: Risk
+    rule: ExitRule
     variant: str
     kind: str
     dirichlet_params: dict[str, Any]
@@ -98,8 +117,9 @@ class SCRCCalibration:
             record |= self.outcome.parameters[self.outcome.demand_certified()]
         return {
             **record,
+            "exit_rule": self.rule.name,
             "diagnostics": {**record["diagnostics"], "baselines": self._baselines(), "notes": self.notes},
-            "fnr_bound": record["fnr_upper_bound"],
+            "fnr_bound": self.risk.target_fnr,
             "scrc_variant": self.variant,
             "lambda1_convention": CONVENTION,
             "dirichlet_params": self.dirichlet_params,
@@ -109,9 +129,10 @@ class SCRCCalibration:
 
     def _baselines(self) -> dict[str, Any]:
         """What the other policies certify on the same cases, without becoming policies."""
-        softmax = calibrate_softmax(self.select, self.calib, self.risk)
+        softmax = calibrate_softmax(self.select, self.calib, self.risk, self.rule.name)
         try:
-            gate = baseline_row(calibrate_gate(self.select, self.calib, self.risk, self.kind).calibration, "gate")
+            found = calibrate_gate(self.select, self.calib, self.risk, self.kind, self.rule.name)
+            gate = baseline_row(found.calibration, "gate")
         except UserError as error:  # a gate that its calibrator refuses for argmax answers
             gate = {"certified": False, "note": str(error)}
         return {"softmax": baseline_row(softmax, "softmax"), "gate": gate}
@@ -125,6 +146,7 @@ def calibrate_scrc(
     variant: str = "SCRC-I",
     dirichlet: str = "tied",
     seed: int = 0,
+    exit_rule: str = "symmetric",
 ) -> SCRCCalibration:
     """Fit both calibrators and the candidate pairs on `select`, choose a pair on `calib`.
 
@@ -135,34 +157,49 @@ def calibrate_scrc(
         demand_binary(split)
         demand_gate(split, split.split)
     # fixed on val_select; of val_calib only the number of its positives is known here
+    rule = EXIT_RULES["symmetric" if variant == "SCRC-T" else exit_rule]  # SCRC-T selects by the gate of either answer
     positives = counted_positives(calib)
     probabilities = fit_dirichlet(dirichlet, select.logits, select.labels, select.group, seed)
+    if rule.name == "one_sided":
+        probabilities = keeping_answers(probabilities)
     predictions, _ = answered(probabilities, select)
-    fitted = fit_gate(kind, select, predictions, positives, risk)
-    chosen_on = _ranked(probabilities, fitted.params, select)
-    pairs = frontier_pairs(chosen_on, positives, risk.target_fnr)
+    fitted = fit_gate(kind, select, predictions, positives, risk, rule)
+    chosen_on = _ranked(rule, probabilities, fitted.params, select)
+    pairs = chain_pairs(chosen_on, positives, risk, rule)
     warnings = [*fitted.warnings, *_alike_warnings(chosen_on)]
     # from here on val_calib is read
-    certified_on = _ranked(probabilities, fitted.params, calib)
-    outcome = VARIANTS[variant](chosen_on, certified_on, calib, pairs, risk, warnings)
-    notes = [*tilt_notes(fitted), *NOTES[variant](select, chosen_on, pairs, positives, risk)]
-    return SCRCCalibration(outcome, select, calib, risk, variant, kind, probabilities, fitted.params, notes)
+    certified_on = _ranked(rule, probabilities, fitted.params, calib)
+    outcome = VARIANTS[variant](chosen_on, certified_on, calib, pairs, risk, rule, warnings)
+    notes = [*tilt_notes(fitted), *NOTES[variant](select, chosen_on, pairs, positives, risk, rule)]
+    return SCRCCalibration(outcome, select, calib, risk, rule, variant, kind, probabilities, fitted.params, notes)
 
 
-def _ranked(dirichlet: dict[str, Any], calibrator: dict[str, Any], split: Scores) -> RankedPairs:
-    predictions, confidence = answered(dirichlet, split)
-    return RankedPairs.of(split, gate_of(calibrator, split, predictions, confidence), confidence, predictions)
+def _ranked(rule: ExitRule, dirichlet: dict[str, Any], calibrator: dict[str, Any], split: Scores) -> RankedPairs:
+    predictions, confidence, gate = ranked_by(rule, dirichlet, calibrator, split)
+    return RankedPairs.of(split, gate, confidence, predictions)
 
 
 def _inductive(
-    select: RankedPairs, calib: RankedPairs, _: Scores, pairs: FloatArray, risk: Risk, warnings: list[str]
+    select: RankedPairs,
+    calib: RankedPairs,
+    _: Scores,
+    pairs: FloatArray,
+    risk: Risk,
+    rule: ExitRule,
+    warnings: list[str],
 ) -> Calibration:
     parameters = [{"lambda1": float(lambda1), "lambda2": float(lambda2)} for lambda1, lambda2 in pairs]
-    return calibrate(select, calib, pairs, parameters, risk, warnings)
+    return calibrate(select, calib, pairs, parameters, risk, rule, warnings)
 
 
 def _transductive(
-    select: RankedPairs, calib: RankedPairs, split: Scores, pairs: FloatArray, risk: Risk, warnings: list[str]
+    select: RankedPairs,
+    calib: RankedPairs,
+    split: Scores,
+    pairs: FloatArray,
+    risk: Risk,
+    _: ExitRule,
+    warnings: list[str],
 ) -> Transductive:
     selection = selection_of(select, _start(select, pairs, counted_positives(split), risk), risk.delta)
     return calibrate_transductive(calib, any_case_per_group(split), selection, risk, warnings)
@@ -190,18 +227,22 @@ def _alike_warnings(select: RankedPairs) -> list[str]:
     ]
 
 
-def _path_notes(select: Scores, ranked: RankedPairs, pairs: FloatArray, positives: int, risk: Risk) -> list[str]:
+def _chain_notes(
+    select: Scores, ranked: RankedPairs, pairs: FloatArray, positives: int, risk: Risk, rule: ExitRule
+) -> list[str]:
     """How far the second threshold is used at all, and what the walk promises beside softmax."""
     off = int(np.count_nonzero(pairs[:, 1] > 0.5))
     return [
         f"{off} of {len(pairs)} candidates use the second threshold; the others are the gate's own.",
-        advice(select, ranked, pairs, positives, risk),
+        advice(select, ranked, pairs, positives, risk, rule),
     ]
 
 
-def _selection_notes(_: Scores, ranked: RankedPairs, pairs: FloatArray, positives: int, risk: Risk) -> list[str]:
+def _selection_notes(
+    _: Scores, ranked: RankedPairs, pairs: FloatArray, positives: int, risk: Risk, __: ExitRule
+) -> list[str]:
     level = selection_of(ranked, _start(ranked, pairs, positives, risk), risk.delta).level
     return [f"SCRC-T selects {level:.1%} of the cases, where SCRC-I's walk would start: SCRC-I may cover more."]
 
 
-NOTES: dict[str, Callable[..., list[str]]] = {"SCRC-I": _path_notes, "SCRC-T": _selection_notes}
+NOTES: dict[str, Callable[..., list[str]]] = {"SCRC-I": _chain_notes, "SCRC-T": _selection_notes}

@@ -4,48 +4,65 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.certification import Calibration, Ranked, calibrate_threshold, demand_binary
-from stage1_pro.core.policies.fixed_sequence import threshold_candidates
+from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.records.scores import Scores
 
+FLOOR = 0.5
+"""The least that the larger of two probabilities can be."""
 SATURATED_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxExitPolicy:
-    """Exit iff max softmax probability >= exit_threshold, in float64. NaN never exits."""
+    """Exit iff the score >= exit_threshold, in float64: the largest softmax probability, or with one-sided exits 1 for
+    an answer 1. NaN never exits. answer_shift: b, which training added to the log-odds to place the answers; the
+    probabilities of decisions are those before it."""
 
     exit_threshold: float
+    exit_rule: str = "symmetric"
+    answer_shift: float = 0.0
 
     @classmethod
     def from_artifact(cls, data: dict[str, Any]) -> "SoftmaxExitPolicy":
-        return cls(data["exit_threshold"])
+        return cls(data["exit_threshold"], data.get("exit_rule", "symmetric"), data.get("answer_shift", 0.0))
 
     def decide(self, outputs: Outputs) -> ExitDecisions:
-        scores = softmax_scores(outputs.logits)
-        return ExitDecisions(scores >= self.exit_threshold, answers(outputs.logits), scores, scores)
+        answered = answers(outputs.logits)
+        scores = EXIT_RULES[self.exit_rule].exit_scores(softmax_scores(outputs.logits), answered)
+        probabilities = answer_probabilities(outputs.logits, answered, self.answer_shift)
+        return ExitDecisions(scores >= self.exit_threshold, answered, scores, probabilities)
 
 
-def calibrate_softmax(select: Scores, calib: Scores, risk: Risk) -> Calibration:
+def calibrate_softmax(select: Scores, calib: Scores, risk: Risk, exit_rule: str = "symmetric") -> Calibration:
     """Certify a softmax threshold: candidates and their order from `select`, the certificate from `calib`."""
     for split in (select, calib):
         demand_binary(split)
-    chosen_on, certified_on = softmax_ranked(select), softmax_ranked(calib)
-    thresholds = threshold_candidates(chosen_on.scores)
-    return calibrate_threshold(chosen_on, certified_on, thresholds, risk, saturation_warnings(chosen_on.scores))
+    rule = EXIT_RULES[exit_rule]
+    chosen_on, certified_on = softmax_ranked(select, rule), softmax_ranked(calib, rule)
+    thresholds = softmax_candidates(chosen_on, rule)
+    warnings = saturation_warnings(softmax_scores(select.logits), chosen_on.answers, rule)
+    return calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, warnings)
 
 
-def softmax_ranked(split: Scores) -> Ranked:
-    """A split as the softmax policy ranks it."""
-    return Ranked.of(split, softmax_scores(split.logits), answers(split.logits))
+def softmax_ranked(split: Scores, rule: ExitRule = EXIT_RULES["symmetric"]) -> Ranked:
+    """Return a split as the softmax policy ranks it."""
+    answered = answers(split.logits)
+    return Ranked.of(split, rule.exit_scores(softmax_scores(split.logits), answered), answered)
+
+
+def softmax_candidates(ranked: Ranked, rule: ExitRule) -> FloatArray:
+    """Return the candidate thresholds (J,) of val_select, high to low."""
+    return rule.candidates(ranked.scores, ranked.answers, FLOOR)
 
 
 def softmax_fields(calibration: Calibration) -> dict[str, Any]:
-    """The softmax policy's part of thresholds.json. Raises NothingCertified where no threshold was."""
+    """Return the softmax policy's part of thresholds.json. Raises NothingCertified where no threshold was."""
     threshold = calibration.parameters[calibration.demand_certified()]["threshold"]
     return {**calibration.record(), "exit_threshold": threshold}
 
@@ -64,12 +81,27 @@ def answers(logits: np.ndarray) -> IntArray:
     return last - np.argmax(logits[:, ::-1], axis=1)
 
 
-def saturation_warnings(scores: FloatArray) -> list[str]:
-    """Above |z| = 36.7 the probability is exactly 1 and no threshold can tell cases apart."""
-    share = float(np.mean(scores == 1))
+def answer_probabilities(logits: np.ndarray, answered: IntArray, shift: float) -> FloatArray:
+    """(N,) float64 probability of each answer as training left it, before `shift` was added to the log-odds.
+
+    logits: (N, 2), or (N, C) for a shift of 0. Where answers were placed it may be below a half.
+    """
+    if not shift:
+        return softmax_scores(logits)
+    wide = np.asarray(logits, dtype=np.float64)
+    z = np.where(np.isfinite(wide).all(axis=1), wide[:, 1] - wide[:, 0], np.nan) - shift
+    return expit(np.where(answered == 1, z, -z))
+
+
+def saturation_warnings(
+    scores: FloatArray, answered: IntArray | None = None, rule: ExitRule = EXIT_RULES["symmetric"]
+) -> list[str]:
+    """Above |z| = 36.7 the probability is exactly 1 and no threshold can tell cases apart.
+
+    With one-sided exits only answers 0 are told apart.
+    """
+    compared = scores[answered == 0] if rule.name == "one_sided" and answered is not None else scores
+    share = float(np.mean(compared == 1)) if compared.size else 0.0
     if share <= SATURATED_SHARE:
         return []
-    return [
-        f"{share:.0%} of the val_select scores are exactly 1, and no threshold can tell those cases apart: "
-        "train with more label_smoothing or weight_decay, or for fewer epochs"
-    ]
+    return [f"{share:.0%} of the val_select scores are exactly 1, and no threshold can tell those cases apart"]

@@ -12,6 +12,7 @@ from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.certification import any_case_per_group, one_case_per_group, promise, share, split_metrics
+from stage1_pro.core.policies.exit_rules import boundary_problems, method_of
 from stage1_pro.core.policies.scrc_transductive import Selection, allowed_losses, cut, promise_in_expectation
 from stage1_pro.core.records.scores import Scores
 
@@ -53,8 +54,12 @@ def demand_consistent(policy: dict[str, Any], where: Path) -> None:
     (_demand_expectation if in_expectation(policy) else _demand_certificate)(policy, where)
     if policy["guarantee"] != _promised(policy):
         raise _altered(where, "$.guarantee does not say what its numbers do")
-    if policy.get("fnr_bound", policy["fnr_upper_bound"]) != policy["fnr_upper_bound"]:
-        raise _altered(where, "$.fnr_bound and $.fnr_upper_bound differ")
+    if policy.get("fnr_bound") not in (
+        None,
+        policy["target_fnr_exit"],
+        policy["fnr_upper_bound"],
+    ):  # the bound: files of 2026
+        raise _altered(where, "$.fnr_bound is not $.target_fnr_exit, which is what is promised")
     for version, digest in (("model_version", "model_digest"), ("splits_version", "splits_digest")):
         if policy.get(version, policy[digest]) != policy[digest]:
             raise _altered(where, f"$.{version} and $.{digest} differ")
@@ -114,6 +119,8 @@ def _demand_certificate(policy: dict[str, Any], where: Path) -> None:
         )
     if policy["fnr_upper_bound"] < float(fnr_upper_bound(misses, exited, delta)) - 1e-9:
         raise _altered(where, "$.fnr_upper_bound is tighter than its counts allow")
+    for problem in boundary_problems(policy, Risk(policy["target_fnr_exit"], policy["fnr_confidence"])):
+        raise _altered(where, problem)
 
 
 def _demand_expectation(policy: dict[str, Any], where: Path) -> None:
@@ -142,7 +149,7 @@ def _promised(policy: dict[str, Any]) -> dict[str, str]:
     metrics, risk = policy["val_calib_metrics"], Risk(policy["target_fnr_exit"], policy["fnr_confidence"])
     grouped = metrics["groups"] < metrics["cases"]
     if not in_expectation(policy):
-        return promise(risk, grouped=grouped)
+        return promise(risk, method_of(policy), grouped=grouped)
     facts = policy["transductive"]
     return promise_in_expectation(risk, facts["alpha_prime"], facts["singleton_share_lower_bound"], grouped=grouped)
 

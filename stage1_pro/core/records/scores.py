@@ -29,6 +29,8 @@ class Scores:
     gate_logit: np.ndarray | None
     model_digest: str
     splits_digest: str
+    answer_shift: float = 0.0
+    """b, which training added to the log-odds to place the answers; the logits hold it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,6 +58,7 @@ class Scores:
         if self.gate_logit is not None:
             columns["gate_logit"] = pa.array(self.gate_logit[order], pa.float32())
         labels = {"split": self.split, "model_digest": self.model_digest, "splits_digest": self.splits_digest}
+        labels["answer_shift"] = repr(self.answer_shift)
         table = pa.table(columns).replace_schema_metadata(labels)
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
@@ -92,4 +95,5 @@ def _from_table(table) -> Scores:
         gate_logit=column["gate_logit"].astype(np.float32) if "gate_logit" in column else None,
         model_digest=metadata["model_digest"],
         splits_digest=metadata["splits_digest"],
+        answer_shift=float(metadata.get("answer_shift", 0.0)),
     )

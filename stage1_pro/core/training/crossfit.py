@@ -122,18 +122,19 @@ def refit_gate(model: Stage1Model, features: Tensor, labels: np.ndarray, groups:
     heads = model.heads
     assert heads is not None
     fold = group_folds(labels, groups, seed)
-    parts = [heads(part) for part in features.split(CHUNK)]
+    shift = model.answer_shift
+    parts = [heads(part, shift) for part in features.split(CHUNK)]
     logits = torch.cat([part.logits for part in parts], dim=1)
     evidence = np.empty((heads.members, len(labels)))
     for member in range(heads.members):
         hidden = torch.cat([part.hidden[member] for part in parts])
-        inputs = gate_inputs(hidden, logits[member]).double().numpy()
+        inputs = gate_inputs(hidden, logits[member], shift).double().numpy()
         weights, biases = zip(*(_logistic(inputs[fold != k], labels[fold != k]) for k in range(FOLDS)), strict=True)
         for k in range(FOLDS):
             evidence[member, fold == k] = inputs[fold == k] @ weights[k] + biases[k]
         heads.gate.weight[member, :, 0] = torch.from_numpy(np.mean(weights, axis=0))
         heads.gate.bias[member] = float(np.mean(biases))
-    return signed_gate(logits.mean(dim=0), torch.from_numpy(evidence.mean(axis=0))).numpy()
+    return signed_gate(logits.mean(dim=0), torch.from_numpy(evidence.mean(axis=0)), shift).numpy()
 
 
 def can_refit(labels: np.ndarray, groups: np.ndarray, seed: int) -> bool:

@@ -50,7 +50,7 @@ def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: l
         run=run,
         policy=policy,
         evaluation=evaluation,
-        verdict=verdict(evaluation),
+        verdict=verdict(policy, evaluation),
         phase=PHASES[run.config.phase],
         tables=tables.figure_tables(evaluation),
         confusions=tables.confusions(evaluation),
@@ -71,13 +71,18 @@ class Verdict:
     words: str
 
 
-def verdict(evaluation: dict[str, Any]) -> Verdict:
-    """A test rate above the target says little where its exact interval still reaches down to the target."""
-    held, fnr = evaluation["promise"]["held"], evaluation["exits"]["fnr_on_exits"]
-    if held is None:
-        return Verdict("unsure", "Cannot be judged on test")
-    if held:
-        return Verdict("good", "Promise held on test")
-    if fnr["low"] <= evaluation["target_fnr_exit"]:
-        return Verdict("unsure", "Not held on test, though within chance")
-    return Verdict("bad", "Promise not held on test")
+VERDICTS = {
+    "agrees": Verdict("good", "The test split agrees"),
+    "too_few": Verdict("unsure", "Too few test positives to tell"),
+    "contradicts": Verdict("bad", "The test split contradicts"),
+}
+
+
+def verdict(policy: dict[str, Any], evaluation: dict[str, Any]) -> Verdict:
+    """By the exact interval of FNR on exits: a rate above the target says little where it reaches down to the target.
+
+    A policy that is of no use never gets a green badge.
+    """
+    if "useless" in policy:
+        return Verdict("bad", "Certified, but of no use at the stated prices")
+    return VERDICTS[evaluation["promise"]["verdict"]]

@@ -1,0 +1,57 @@
+"""What a certified policy is worth at the stated prices: a promise that is kept may still be worth nothing.
+
+A classifier that answers "positive" to every case keeps any bound on FNR on exits. Its exits are worth less than
+deferring everything once false alarms have a price.
+"""
+
+from typing import Any
+
+from stage1_pro.core.config.settings import Stage1ProConfig
+
+
+def valued(policy: dict[str, Any], config: Stage1ProConfig) -> dict[str, Any]:
+    """Return the policy file's fields with prices and utility on val_calib, and `useless` in words where it is.
+
+    Useless: utility, coverage less the price of each false alarm and miss a case, is not above 0; or no more of the
+    exits are right than answering positive to every case would get right.
+    """
+    figures = policy["val_calib_metrics"]
+    cost = config.false_alarm_price * figures["false_alarms"] + config.miss_price * figures["misses"]
+    utility = (figures["exited"] - cost) / figures["cases"]
+    prices = {"false_alarm": config.false_alarm_price, "miss": config.miss_price}
+    valued = {**policy, "prices": prices, "val_calib_metrics": {**figures, "utility": utility}}
+    words = _useless(valued["val_calib_metrics"], prices)
+    return {**valued, "useless": words} if words else valued
+
+
+def _useless(figures: dict[str, Any], prices: dict[str, float]) -> str:
+    positives, accuracy = figures["positives"] / figures["cases"], figures["accuracy_on_exits"]
+    if not figures["exited"]:
+        return "no case of val_calib exits"
+    if accuracy <= positives:
+        return (
+            f"stage 1 answers positive to {figures['fpr_on_exits'] or 0:.0%} of the negatives that exit: {accuracy:.1%} of "
+            f"its exits are right, and answering positive to every case would get {positives:.1%} right"
+        )
+    if figures["utility"] <= 0:
+        return (
+            f"its exits are worth nothing at the stated prices: coverage {figures['coverage']:.1%}, but "
+            f"{figures['false_alarms']} false alarms at {prices['false_alarm']:g} deferrals each (utility "
+            f"{figures['utility']:+.3f} a case)"
+        )
+    return ""
+
+
+def exit_figures(figures: dict[str, Any]) -> str:
+    """Return coverage, right exits, FNR and FPR on exits of val_calib_metrics in one line, in this order."""
+    shares = (
+        ("coverage", "coverage"),
+        ("right exits", "right_exits"),
+        ("FNR on exits", "fnr_on_exits"),
+        ("FPR on exits", "fpr_on_exits"),
+    )
+    return ", ".join(f"{words} {_percent(figures[name])}" for words, name in shares)
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.1%}"
