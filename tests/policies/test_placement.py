@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies import placement as subject
 from stage1_pro.core.policies.placement import Placement, Prices, one_sided_scores, place_answers
 
@@ -22,7 +23,7 @@ def population(seed: int, cases: int, prevalence: float, separation: float = 3.0
 
 
 def placed(z: np.ndarray, labels: np.ndarray, calib: int = 150, target: float = 0.05, **changes: float) -> Placement:
-    return place_answers(z, labels, np.ones(len(z), bool), calib, target, 0.05, Prices(**changes), SEED)
+    return place_answers(z, labels, np.ones(len(z), bool), calib, Risk(target, 0.95), Prices(**changes), SEED)
 
 
 @cache
@@ -64,7 +65,7 @@ def test_utilities_are_those_of_a_calibration_set_by_set(
     z, labels = population(cases, cases, prevalence)
     z = z.round(1) if rounded else z  # many ties, also of positives with negatives
     prices = Prices(3.0, 1.5)
-    found = place_answers(z, labels, np.ones(cases, bool), calib, 0.1, 0.05, prices, SEED)
+    found = place_answers(z, labels, np.ones(cases, bool), calib, Risk(0.1, 0.95), prices, SEED)
     some = [0, 2, 5, 8, 11]
     expected = [twin(z, labels, found.shifts[index], calib, 0.1, prices) for index in some]
     assert found.utility[some] == pytest.approx(expected, abs=1e-12)
@@ -129,7 +130,7 @@ def test_only_independent_positives_are_evidence_and_every_case_counts_in_the_ut
     """Ten copies of each case as one group: the same evidence, the same utility."""
     z, labels = population(8, 1_000, 0.2)
     first = np.arange(10_000) % 10 == 0
-    found = place_answers(z.repeat(10), labels.repeat(10), first, 150, 0.05, 0.05, Prices(), SEED)
+    found = place_answers(z.repeat(10), labels.repeat(10), first, 150, Risk(0.05, 0.95), Prices(), SEED)
     once = placed(z, labels)
     assert found.positives == once.positives == 200
     assert found.utility == pytest.approx(once.utility, abs=1e-12)

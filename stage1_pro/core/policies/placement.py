@@ -22,6 +22,7 @@ from scipy.special import expit
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.binomial import p_value
+from stage1_pro.core.metrics.risk import Risk
 
 QUANTILES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.3, 0.4, 0.5)
 RESAMPLES = 60
@@ -100,19 +101,18 @@ def place_answers(
     labels: IntArray,
     independent: BoolArray,
     calib_positives: int,
-    target_fnr: float,
-    delta: float,
+    risk: Risk,
     prices: Prices,
     seed: int,
 ) -> Placement:
-    """Choose b on val_select for a certificate "FNR on exits <= target_fnr" at error delta.
+    """Choose b on val_select for a certificate of this risk.
 
     z: (N,) log-odds of the positive class, of all cases; labels: (N,); independent: (N,) bool, the cases that count as
     evidence; calib_positives: how many positives val_calib counts. Largest mean utility wins among the candidates
     that are certified in any redrawn set; ties go to fewer misses, then to the larger u. Raises UserError without
     positives.
 
-        placement = place_answers(z, labels, np.ones(len(z), bool), 300, 0.05, 0.05, Prices(), seed=42)
+        placement = place_answers(z, labels, np.ones(len(z), bool), 300, Risk(0.05, 0.95), Prices(), seed=42)
         z + placement.shift >= 0  # answers 1
     """
     finite = np.isfinite(z)
@@ -125,7 +125,15 @@ def place_answers(
         )
     drawn = resampled(len(positives), calib_positives, seed)
     cuts = np.array([0.0, *candidate_cuts(cases.z, positives)])
-    figures = [_figures(cases, cut, with_pseudo_positive(positives), drawn, target_fnr, delta) for cut in cuts]
+    everyone = with_pseudo_positive(positives)
+    below = np.searchsorted(everyone, cuts, side="left")
+    missed = np.cumsum(drawn, axis=1)  # by thresholds that let more and more answers 0 exit
+    answered_0, found = np.unique(np.where(below, missed[:, below - 1], 0).T, return_inverse=True)
+    allowed = allowed_misses(calib_positives - answered_0, answered_0, risk)[found].reshape(len(cuts), -1)
+    figures = [
+        _figures(cases, cut, everyone[:end], missed[:, :end], most)
+        for cut, end, most in zip(cuts, below, allowed, strict=True)
+    ]
     coverage, alarms, misses, certified = np.array(figures).T
     utility = coverage - prices.false_alarm * alarms - prices.miss * misses
     chosen = _best(utility, misses, cuts, certified)
@@ -164,15 +172,15 @@ def candidate_cuts(z: FloatArray, positives: FloatArray, quantiles: Sequence[flo
     return lower + (upper - lower) / 2
 
 
-def allowed_misses(hits: IntArray, most: IntArray, target_fnr: float, delta: float) -> IntArray:
+def allowed_misses(hits: IntArray, most: IntArray, risk: Risk) -> IntArray:
     """(...,) the most misses k that certify beside these exited positives answered 1; −1 where even none does not.
 
-    p(k) = P(Bin(hits + k, target_fnr) <= k) grows with k, so bisection finds the last k <= most with p <= delta.
+    p(k) = P(Bin(hits + k, target) <= k) grows with k, so bisection finds the last k <= most with p <= delta.
     """
     low, high = np.full(hits.shape, -1), most + 1
     while (open_ := high - low > 1).any():
         middle = np.where(open_, (low + high) // 2, np.maximum(low, 0))
-        passes = p_value(middle, hits + middle, target_fnr) <= delta
+        passes = p_value(middle, hits + middle, risk.target_fnr) <= risk.delta
         low, high = np.where(open_ & passes, middle, low), np.where(open_ & ~passes, middle, high)
     return low
 
@@ -194,16 +202,15 @@ class _Cases:
 
 
 def _figures(
-    cases: _Cases, cut: float, positives: FloatArray, drawn: IntArray, target_fnr: float, delta: float
+    cases: _Cases, cut: float, positives: FloatArray, missed: IntArray, allowed: IntArray
 ) -> tuple[float, float, float, float]:
-    """Mean coverage, false alarms, misses (per case) and share certified, over the redrawn sets (R, P + 1)."""
-    below = np.searchsorted(positives, cut, side="left")
-    missed = np.cumsum(drawn[:, :below], axis=1)  # by thresholds that let more and more answers 0 exit
-    answered_0 = missed[:, -1] if below else np.zeros(len(drawn), dtype=np.int64)
-    allowed = allowed_misses(drawn.sum(axis=1) - answered_0, answered_0, target_fnr, delta)
+    """Mean coverage, false alarms, misses (per case) and share certified, over the redrawn sets.
+
+    positives: (P,) sorted log-odds below the cut; missed: (R, P) misses once that many positives exit; allowed: (R,).
+    """
     blocking = np.sum(missed <= allowed[:, None], axis=1)  # the first positive that must not exit
     start = np.searchsorted(cases.z, cut, side="left")  # cases before it are answered 0
-    exited = _exited(expit(cut - cases.z[:start]), expit(cut - positives[:below]), blocking)
+    exited = _exited(expit(cut - cases.z[:start]), expit(cut - positives), blocking)
     certified = (allowed >= 0) & (exited >= 0)
     negatives = cases.negatives
     answered_1 = len(cases.z) - start
