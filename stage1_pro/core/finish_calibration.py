@@ -69,9 +69,8 @@ def _draw(run: Run, policy: dict[str, Any]) -> None:
 def _say_policy(policy: dict[str, Any]) -> None:
     """Say what was certified, the promise in words, and what it is worth."""
     figures = policy["val_calib_metrics"]
-    say(
-        f"certified: {policy['target_fnr_exit']:g} at confidence {policy['fnr_confidence']:g}; {evidence_words(policy)}"
-    )
+    promised = f"FNR on exits <= {policy['target_fnr_exit']:g} at confidence {policy['fnr_confidence']:g}"
+    say(f"certified: {promised}; {evidence_words(policy)}")
     say(f"on val_calib: {exit_figures(figures)}")
     say(policy["guarantee"]["words"])
     if "useless" in policy:

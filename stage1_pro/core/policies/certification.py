@@ -144,6 +144,13 @@ class Calibration:
         }
 
 
+GROUP_WORDS = (
+    " Cases of one group are not independent, so one positive drawn from each group was counted. The promise is this: "
+    "draw one positive from each new group that holds one; among those that exit, at most that share is answered 0. It "
+    "is not a promise about every case of a group."
+)
+
+
 def promise(risk: Risk, method: str, *, grouped: bool) -> dict[str, str]:
     """Return the `guarantee` of a policy file.
 
@@ -151,11 +158,7 @@ def promise(risk: Risk, method: str, *, grouped: bool) -> dict[str, str]:
     """
     words = GUARANTEE.format(confidence=risk.confidence, target=risk.target_fnr)
     if grouped:
-        words += (
-            " Cases of one group are not independent, so one positive drawn from each group was counted. The promise is "
-            "this: draw one positive from each new group that holds one; among those that exit, the share answered 0. It "
-            "is not a promise about every case of a group."
-        )
+        words += GROUP_WORDS
     return {
         "words": words,
         "method": METHODS[method],

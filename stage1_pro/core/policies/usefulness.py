@@ -30,8 +30,8 @@ def _useless(figures: dict[str, Any], prices: dict[str, float]) -> str:
         return "no case of val_calib exits"
     if accuracy <= positives:
         return (
-            f"stage 1 answers positive to {figures['fpr_on_exits'] or 0:.0%} of the negatives that exit: {accuracy:.1%} of "
-            f"its exits are right, and answering positive to every case would get {positives:.1%} right"
+            f"stage 1 answers positive to {figures['fpr_on_exits'] or 0:.0%} of the negatives that exit: {accuracy:.1%}"
+            f" of its exits are right, and answering positive to every case would get {positives:.1%} right"
         )
     if figures["utility"] <= 0:
         return (
