@@ -23,7 +23,7 @@ from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.checkpoints import judged_weights
-from stage1_pro.core.training.crossfit import GateTargets, can_refit, refit_gate
+from stage1_pro.core.training.crossfit import GateTargets, group_folds, refit_gate
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.choice import module_class
@@ -150,7 +150,8 @@ def _load_best(run: Run, model: Stage1Model) -> None:
 def _refitted(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray]:
     frame = cases.frame.iloc[run.splits.indices("val_select")]
     labels, groups = frame["label"].to_numpy(), frame["group"].to_numpy()
-    if not can_refit(labels, groups, config.seed):
+    fold = group_folds(labels, groups, config.seed)
+    if fold is None:
         say("warning: val_select has too few groups of a class to fit the gate again; the trained gate is kept")
         return {}
     predictor = Stage1Predictor(model)
@@ -161,7 +162,7 @@ def _refitted(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
             workers=config.dataset_params.num_workers,
             progress=progress,
         )
-    return {"val_select": refit_gate(model.cpu(), features, labels, groups, config.seed)}
+    return {"val_select": refit_gate(model.cpu(), features, labels, fold)}
 
 
 def make_module(
