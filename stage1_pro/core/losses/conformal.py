@@ -121,7 +121,7 @@ class ConformalRiskLoss(nn.Module):
         """Go on with other class weights (2,)."""
         self.selective.weigh(class_weights)
 
-    def begin_epoch(self, temperature: float | None, seed: int) -> None:
+    def start_epoch(self, temperature: float | None, seed: int) -> None:
         """temperature: in standard deviations of g, None for SelectiveLoss; seed: of the epoch's halves, equal on
         all ranks."""
         self.temperature = temperature

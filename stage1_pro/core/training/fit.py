@@ -50,7 +50,7 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
     return model
 
 
-def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
+def record_begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
     """Record config, environment and the source of the weights of a new run; a resumed one has them."""
     if resume or not is_first_process():
         return

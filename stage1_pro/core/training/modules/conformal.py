@@ -43,7 +43,7 @@ class ConformalModule(SelectiveModule):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         seed = seed_of(self.config.seed, crc32(b"halves"), self.current_epoch)
-        self.loss.begin_epoch(self._temperature(), seed)
+        self.loss.start_epoch(self._temperature(), seed)
 
     def _temperature(self) -> float | None:
         """Of this epoch; it falls by the same factor every epoch. None before ConformalRiskLoss takes over."""
