@@ -46,6 +46,7 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> IntArray |
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a label with fewer cases than folds: the fits below tell
         for number, (_, held_out) in enumerate(splitter.split(order, labels[order], index[order])):
+            # cases stood by group name: the folds do not hang on the order in which the splits list them
             fold[order[held_out]] = number
     seen = (len(np.unique(labels[fold != number])) for number in range(FOLDS))
     return fold if min(seen) == 2 else None
@@ -67,6 +68,7 @@ def out_of_fold_correct(
     class_weights = torch.tensor(counts.sum() / (2 * np.maximum(counts, 1)), dtype=torch.float32)
     inputs, targets = torch.from_numpy(features), torch.from_numpy(labels.astype(np.int64))
     folds = torch.from_numpy(fold)
+    # training goes on as if no targets had been made: same dropout, same draws
     with isolated_seed(config.seed, crc32(b"out of fold")):
         heads = SelectiveHeads(features.shape[1], 2, FOLDS, config.dropout).to(device).train()
         _train_blind(heads, inputs, targets, folds, class_weights.to(device), config)
@@ -150,6 +152,7 @@ def refit_gate(model: Stage1Model, features: Tensor, labels: np.ndarray, fold: I
         weights, biases = zip(*(_logistic(inputs[fold != k], labels[fold != k]) for k in range(FOLDS)), strict=True)
         for k in range(FOLDS):
             evidence[member, fold == k] = inputs[fold == k] @ weights[k] + biases[k]
+        # a mean of linear maps is one: the gate stays a single head of a single file
         heads.gate.weight[member, :, 0] = torch.from_numpy(np.mean(weights, axis=0))
         heads.gate.bias[member] = float(np.mean(biases))
     return signed_gate(logits.mean(dim=0), torch.from_numpy(evidence.mean(axis=0))).numpy()

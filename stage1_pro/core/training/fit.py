@@ -42,6 +42,7 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
         _take_weights(model, init_from)
     model.spec = replace(model.spec, license=demanded_license(model.spec.license, config))
     if config.freeze_backbone:
+        # before the adapters are added, which train where the backbone does not
         model.freeze_backbone()
     if config.adapted:
         add_adapters(model.backbone, config, model.spec.preprocessing.size)
@@ -52,6 +53,7 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
 
 def record_begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
     """Record config, environment and the source of the weights of a new run; a resumed one has them."""
+    # one process writes; the others meet at the first step
     if resume or not is_first_process():
         return
     spec = model.spec
@@ -97,6 +99,7 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable,
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing)
     if config.incremental_params.enabled:
         demand_same_pool(run, config, data)
+    # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
     if not (last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]):
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer)
@@ -134,6 +137,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
     Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
     """
     _load_best(run, model)
+    # before the gate is fitted again: it must see the features that will be served
     merge_adapters(model.backbone)
     held_out = _refitted(run, config, model, cases) if model.heads is not None and config.gate_refit else {}
     save_model(model, run.model_path)

@@ -41,6 +41,7 @@ class ExponentialMovingAverage(pl.Callback):
             return
         self.step = trainer.global_step
         age = self.step - self.first_step
+        # .1 at first, .9 after 80 steps, .99 after 900: at .9999 from the start the average would be the first weights
         decay = min(self.decay, (1 + age) / (10 + age))
         if not self._current:  # found once: a walk over all modules would cost every step milliseconds
             current = dict(_moving(pl_module))
@@ -48,6 +49,7 @@ class ExponentialMovingAverage(pl.Callback):
         torch._foreach_lerp_(list(self.average.values()), self._current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # validation, and with it every choice, is of the averaged weights; training goes on from the raw ones
         self._raw = snapshot(pl_module)
         assign(pl_module, self.average)
 

@@ -46,6 +46,7 @@ class Throughput(pl.Callback):
         last, self.ended = self.ended, time.perf_counter()
         whole = {"epoch_seconds": self.ended - (self.started if last is None else last)}
         module.log_dict(self.figures | whole | peak_memory(module.device), rank_zero_only=True)
+        # cached features have no workers to add, and a step of heads alone is shorter than any wait
         if self.figures["data_wait_share"] > DATA_WAIT_WARNING and not getattr(module, "from_features", False):
             trainer.print(
                 f"  {self.figures['data_wait_share']:.0%} of the epoch waited for data: "

@@ -17,9 +17,13 @@ from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.training.crossfit import GateTargets
 from stage1_pro.core.training.modules.base import Stage1Module
 
+# while answers are guesses, a gate can only learn which of them were lucky
 WARM_SHARE = 0.25
+# of the target: certification asks for room between the rate and the target
 TARGET_SHARE = 0.65
+# from here on "the answer is right" is nearly a constant, which teaches nothing
 CONSTANT_TARGET = 0.98
+# below it few positives exit, and those may all be misses: the commonest trap under imbalance
 LEAST_POSITIVE_COVERAGE = 0.05
 LEAST_SPREAD = 0.01
 
@@ -54,6 +58,7 @@ class SelectiveModule(Stage1Module):
         )
         self.loss = self._loss_of(settings, model.heads.members)
         self.targets = targets
+        # not in checkpoints either: it is made anew from the cases in training
         self.register_buffer("correct", None, persistent=False)
 
     def _loss_of(self, settings: SelectiveSettings, members: int) -> SelectiveLoss | ConformalRiskLoss:
