@@ -88,7 +88,7 @@ class GateTargets:
     device: torch.device
 
     def of(self, active: IntArray) -> Tensor | None:
-        """(N,) as `out_of_fold_correct`, from the active cases alone and for them; 0 elsewhere, which nothing reads.
+        """(N,) as `out_of_fold_correct`, from the active cases alone and for them; NaN elsewhere.
 
         active: (A,) positions in training. None where they are too few to leave a fold out.
         """
@@ -96,7 +96,7 @@ class GateTargets:
         fold = group_folds(labels, groups, self.config.seed)
         if fold is None:
             return None
-        targets = torch.zeros(len(self.labels))
+        targets = torch.full((len(self.labels),), torch.nan)
         targets[active] = out_of_fold_correct(features, labels, fold, self.config, self.device)
         return targets
 

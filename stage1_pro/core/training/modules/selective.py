@@ -36,7 +36,7 @@ class SelectiveModule(Stage1Module):
     """
 
     correct: Tensor | None
-    """(N,) 1 where a model that did not see the training case answers it rightly."""
+    """(N,) 1 where a model that did not see the training case answers it rightly; NaN outside training."""
     loss: SelectiveLoss | ConformalRiskLoss
 
     def __init__(
@@ -127,7 +127,7 @@ class SelectiveModule(Stage1Module):
             return []
         found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         alarms = []
-        right = found["train_accuracy"] if self.correct is None else float(self.correct.mean())
+        right = found["train_accuracy"] if self.correct is None else float(self.correct.nanmean())
         if right > CONSTANT_TARGET and not self.config.gate_refit:
             alarms.append(
                 f"{right:.3f} of the training cases are answered rightly, so the gate's target is nearly constant: "
