@@ -1,6 +1,6 @@
 """An A/B test in words and cells, the same ones on the page and on the console."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from stage1_pro.core.ab.outcome import ABTest, ArmStanding
@@ -56,19 +56,15 @@ def difference_rows(test: ABTest) -> list[MeasureRow]:
 
 def cost_rows(test: ABTest) -> list[MeasureRow]:
     """What training took, mean over seeds."""
-    standings = test.standings
-    memory = next((result.cost.memory for one in standings for result in one.results), "process")
-    return [
-        MeasureRow(
-            "Trained numbers",
-            "parameters that training moves",
-            [_cost(one, "trainable", "{:,.0f}") for one in standings],
-        ),
-        MeasureRow("Images per second", "of training steps, median over epochs", [_speed(one) for one in standings]),
-        MeasureRow("Training time", "seconds, validation included", [_seconds(one) for one in standings]),
-        MeasureRow("Epochs", "until training stopped", [_cost(one, "epochs", "{:.3g}") for one in standings]),
-        MeasureRow("Peak memory", f"of the {memory}, MiB", [_cost(one, "peak_mib", "{:,.0f}") for one in standings]),
+    memory = next((result.cost.memory for one in test.standings for result in one.results), "process")
+    rows: list[tuple[str, str, Callable[[ArmStanding], Cell]]] = [
+        ("Trained numbers", "parameters that training moves", lambda one: _cost(one, "trainable", "{:,.0f}")),
+        ("Images per second", "of training steps, median over epochs", _speed),
+        ("Training time", "seconds, validation included", _seconds),
+        ("Epochs", "until training stopped", lambda one: _cost(one, "epochs", "{:.3g}")),
+        ("Peak memory", f"of the {memory}, MiB", lambda one: _cost(one, "peak_mib", "{:,.0f}")),
     ]
+    return [MeasureRow(name, meaning, [cell(one) for one in test.standings]) for name, meaning, cell in rows]
 
 
 def _mean(one: ArmStanding, key: str) -> Cell:
