@@ -83,7 +83,7 @@ def conformal(members: int) -> ConformalRiskLoss:
     gate.normal_(2.0)
     missed[:, ::200] = 1.0
     positive.fill_(1.0)
-    loss.begin_epoch(TEMPERATURE, seed=0)
+    loss.start_epoch(TEMPERATURE, seed=0)
     return loss
 
 

@@ -21,7 +21,7 @@ from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.records.scores import SCORE_SPLITS, Scores
 from stage1_pro.core.training.callbacks.checkpoints import Patience
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
-from stage1_pro.core.training.crossfit import refit_gate
+from stage1_pro.core.training.crossfit import group_folds, refit_gate
 from stage1_pro.core.training.fit import make_module
 
 CHUNK = 4096
@@ -118,7 +118,8 @@ def _refitted(model: Stage1Model, config: Stage1ProConfig, inputs: np.ndarray, l
         return None
     model = model.cpu().eval()
     features = torch.cat([model.backbone(part) for part in torch.from_numpy(inputs).split(CHUNK)])
-    return refit_gate(model, features, labels, _names(labels), config.seed)
+    fold = group_folds(labels, _names(labels), config.seed)
+    return None if fold is None else refit_gate(model, features, labels, fold)
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
     if args.dry_run:
         return
     with console.resumable(task.folder, "10_explora_pretrain.py"):
-        training.begin(task, adaptation)
+        training.record_begin(task, adaptation)
         training.fit(task, adaptation)
         if is_first_process():
             training.finish(task, adaptation, args.force)

@@ -56,7 +56,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         model = training.build_model(config, cases.class_names, source)
         config = replace(config, backbone_license=model.spec.license)
         trainer = make_trainer(run, config)
-        training.begin(run, config, model, source, resume=bool(args.resume))
+        training.record_begin(run, config, model, source, resume=bool(args.resume))
         training.fit(run, config, model, cases, trainer)
         if is_first_process():
             held_out = training.finish(run, config, model, cases)

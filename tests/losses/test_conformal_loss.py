@@ -142,7 +142,7 @@ def filled(bank: int = 1000, positives: int = 600, seed: int = 5) -> ConformalRi
     gate[:, -positives:] = torch.randn(2, positives, generator=rng) + 3
     gate -= 3 * missed
     held[-positives:] = 1.0
-    loss.begin_epoch(0.3, 1)
+    loss.start_epoch(0.3, 1)
     return loss
 
 
@@ -225,7 +225,7 @@ def test_figures_count_thresholds() -> None:
     loss(*batches(1)[0])
     assert 0 < loss.figures()["conformal_live_share"] < 0.2  # the bank holds most of the positives
     assert loss.figures()["conformal_threshold"] != 0
-    loss.begin_epoch(None, 1)
+    loss.start_epoch(None, 1)
     assert not [name for name in loss.figures() if name.startswith("conformal")]
 
 
@@ -264,11 +264,11 @@ def test_a_resumed_loss_goes_on_as_if_it_had_never_stopped() -> None:
     whole = filled()
     resumed = ConformalRiskLoss(2, WEIGHTS, SETTINGS, 1000)
     for epoch in range(4):
-        whole.begin_epoch(0.3, epoch)
+        whole.start_epoch(0.3, epoch)
         if epoch == 2:
             resumed.load_state_dict(whole.state_dict())
             resumed.generator.manual_seed(99)
-        resumed.begin_epoch(0.3, epoch)
+        resumed.start_epoch(0.3, epoch)
         for made, labels in batches(3):
             first, second = whole(made, labels), resumed(made, labels)
             assert torch.equal(first, second) == (epoch >= 2)
@@ -281,7 +281,7 @@ def test_halves_are_new_each_batch_and_each_epoch() -> None:
     loss = filled()
     drawn = []
     for seed in (1, 2):
-        loss.begin_epoch(0.3, seed)
+        loss.start_epoch(0.3, seed)
         drawn += [loss._halves(65) for _ in range(3)]
     assert all(int(half.sum()) == 32 for half in drawn)
     assert len({tuple(half.tolist()) for half in drawn}) == 6
@@ -301,7 +301,7 @@ def test_every_parameter_gets_a_gradient(temperature: float | None, warm: bool) 
     torch.manual_seed(0)
     heads = SelectiveHeads(6, 2, 2, 0.0)
     loss = filled()
-    loss.begin_epoch(temperature, 0)
+    loss.start_epoch(temperature, 0)
     features, labels = torch.randn(64, 6), torch.arange(64) % 2
     losses = loss(heads(features), labels, warm=warm)
     losses.sum().backward()
@@ -317,7 +317,7 @@ def test_a_batch_that_lacks_a_class_has_a_finite_loss(label: int, cases: int) ->
     made, _ = random_members(6, cases=cases)
     evidence = made.evidence.requires_grad_()
     for loss in (filled(), ConformalRiskLoss(2, WEIGHTS, SETTINGS, 1000)):
-        loss.begin_epoch(0.1, 0)
+        loss.start_epoch(0.1, 0)
         losses = loss(made._replace(evidence=evidence), torch.full((cases,), label))
         losses.sum().backward()
         assert torch.isfinite(losses).all()

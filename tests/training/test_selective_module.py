@@ -13,6 +13,7 @@ from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.training.crossfit import GateTargets
 from stage1_pro.core.training.modules.choice import module_class
 from stage1_pro.core.training.modules.selective import SelectiveModule
 
@@ -27,6 +28,22 @@ def alarms(epoch: int, correct: torch.Tensor | None = None, **figures: float) ->
     metrics = {name: torch.tensor(value) for name, value in {**WELL, **figures}.items()}
     module._trainer = SimpleNamespace(callback_metrics=metrics, current_epoch=epoch)
     return module._alarms()
+
+
+def test_a_constant_target_is_noticed_in_a_stage_of_few_cases() -> None:
+    """The cases that are not in training yet say nothing of it."""
+    config = config_from_dict({"phase": 3, "epochs": 8, "gate_refit": False, "lr_head": 0.03}, "test")
+    labels = np.arange(400) % 2
+    features = np.random.default_rng(0).normal(0, 0.1, (400, 8)).astype(np.float32) + labels[:, None].astype(np.float32)
+    groups = np.arange(400).astype(str)
+    targets = GateTargets(features, labels, groups, config, torch.device("cpu"))
+    module = SelectiveModule(gated_model(2), config, np.array([200, 200]), True, targets)
+    module.train_on(np.arange(80), np.array([40, 40]))
+    module._trainer = SimpleNamespace(
+        callback_metrics={name: torch.tensor(value) for name, value in WELL.items()}, current_epoch=2
+    )
+    (found,) = module._alarms()
+    assert "so the gate's target is nearly constant" in found
 
 
 @pytest.mark.parametrize(

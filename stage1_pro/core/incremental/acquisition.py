@@ -21,6 +21,7 @@ from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 
 DECIMALS = 6
 LEAST_SCALE = 1e-12
+# cases near the top: enough that the best is mostly among them, few enough to look at in each pick
 FRONT = 256
 
 
@@ -78,6 +79,7 @@ def admit(
     candidates = _candidates(metrics, active)
     difficulty, uncertainty = np.round(1 - metrics.dice, DECIMALS), np.round(metrics.entropy, DECIMALS)
     if params.strategy == "random":
+        # all of them: a control that saw the model would be none. With 10 % wrong labels it is as good as the default
         eligible = candidates
     else:
         easy = metrics.dice[candidates] > params.selection_threshold
@@ -86,6 +88,7 @@ def admit(
     distances = Distances(metrics.embedding, eligible, known, device)
     value = params.w_dice * difficulty[eligible] + params.w_uncertainty * uncertainty[eligible]
     nearest = np.round(distances.to_known(), DECIMALS)
+    # fixed for the stage: else each pick would change the diversity of all others
     scale = float(nearest.max(initial=0.0))
     if params.strategy == "random":
         rng = np.random.default_rng([seed, crc32(b"admission"), stage])
@@ -157,6 +160,7 @@ def _candidates(metrics: CaseMetrics, active: IntArray) -> IntArray:
     outside[active] = False
     outside &= ~np.isin(metrics.content, metrics.content[active])
     positions = np.flatnonzero(outside)
+    # of twins the order would hang on the last bits of their scores, and the second teaches nothing
     _, first = np.unique(metrics.content[positions], return_index=True)
     return positions[np.sort(first)]
 

@@ -8,7 +8,7 @@ import numpy as np
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 
 BLOCK = 4096
-"""Rows that are in float64 at a time."""
+"""Rows that are in float64 at a time: a pool of a million embeddings has no room for all of them, or for pairs."""
 LEAST_NORM = 1e-12
 
 Product = Callable[[np.ndarray, FloatArray, FloatArray, FloatArray], FloatArray]
@@ -69,6 +69,7 @@ def _unit(rows: np.ndarray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _product(left: np.ndarray, inverse: FloatArray, right: FloatArray, square: FloatArray) -> FloatArray:
+    # the nearest by largest l·r − |r|²/2: one product, and a square root only of the winner
     gram = left.astype(np.float64) @ right.T
     gram *= inverse[:, None]
     gram -= square / 2

@@ -17,6 +17,7 @@ def initial_cases(
     labels, content: (N,) of the pool, sorted by case id. Raises UserError where the pool is too small, or too few
     cases are asked for to have one of each class.
     """
+    # a copy in the first few cases would teach nothing, and weigh double
     _, distinct = np.unique(content, return_index=True)
     distinct = np.sort(distinct)
     count, where = params.initial_cases, "incremental_params.initial_cases"

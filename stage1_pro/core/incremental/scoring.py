@@ -8,6 +8,7 @@ from stage1_pro.core.incremental.machine import Pick, Rules, Scored, State, Susp
 from stage1_pro.core.metrics.arrays import IntArray
 
 HISTOGRAM_BINS = 20
+# difficult cases are admitted first, and wrong labels are the most difficult of all
 STAGES_IN_TRAINING = 2
 """Stages that a case must have been trained on before failing makes it suspect."""
 SCORINGS_KEPT_OUT = 2

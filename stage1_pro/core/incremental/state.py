@@ -63,6 +63,7 @@ def from_json(data: dict[str, Any]) -> State:
 
 def write_state(folder: Path, state: State, origin: Origin, params: IncrementalParams, now: str) -> None:
     """Write state.json and, from it, the three tables; each file whole or not at all, the authority first."""
+    # killed between two files, the tables are older than the state, never newer
     artifacts.write_json(folder / STATE, to_json(state, origin, params, now), "state")
     for name, columns, rows in (
         (STAGES, STAGE_COLUMNS, stage_rows(state)),

@@ -24,7 +24,9 @@ from stage1_pro.core.models.heads import Members
 GRID, FINER = 64, 16
 GRID_MARGIN = 4.0
 """How far the grid goes beyond the positives' gates, in temperatures: there an exit is decided to 2 %."""
+# where F is nearly flat a Newton step would throw the threshold anywhere
 LEAST_SLOPE = 1e-4
+# gates that are all alike have no unit of temperature
 LEAST_SPREAD = 1e-3
 
 
@@ -121,7 +123,7 @@ class ConformalRiskLoss(nn.Module):
         """Go on with other class weights (2,)."""
         self.selective.weigh(class_weights)
 
-    def begin_epoch(self, temperature: float | None, seed: int) -> None:
+    def start_epoch(self, temperature: float | None, seed: int) -> None:
         """temperature: in standard deviations of g, None for SelectiveLoss; seed: of the epoch's halves, equal on
         all ranks."""
         self.temperature = temperature
@@ -136,6 +138,7 @@ class ConformalRiskLoss(nn.Module):
             parts = self.selective.parts(members, labels, correct)
             missed = parts.missed if correct is None else (1 - correct.float()).expand_as(parts.gate)
             cases = _of_all_ranks(torch.cat([parts.gate, missed, parts.classes[1:]]))
+            # a target of .02 cannot be told from .05 by the few positives of one batch
             known = torch.cat([self.bank, cases], 1)
             if self.temperature is None:
                 loss = self.selective.of(parts)
@@ -167,6 +170,7 @@ class ConformalRiskLoss(nn.Module):
 
     def _halves(self, cases: int) -> Tensor:
         """(N,) bool: a random half of the cases."""
+        # drawn on the CPU: every rank, and every device, has the same halves
         return torch.randperm(cases, generator=self.generator) < cases // 2
 
     def _threshold(self, known: Tensor, calibrates: Tensor, heat: Tensor) -> Threshold:

@@ -82,6 +82,7 @@ class SharpnessAware(torch.optim.Optimizer):
         """Within the block the weights are w + ε, the gradients at w gone; after it they are w again, bit for bit."""
         offsets = self._offsets()
         self.zero_grad()
+        # copies, since w + ε − ε is not w in floating point
         kept = self._like_parameters(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
         self._move(torch._foreach_add_, offsets)  # pyright: ignore[reportPrivateImportUsage]
         try:
@@ -107,6 +108,7 @@ class SharpnessAware(torch.optim.Optimizer):
         if self.sigma:
             self._take_up(gradient, norm.isfinite())
         usable = length.isfinite() & (length > 0)
+        # by a choice on the device, not by an `if`: that would wait for the norm at every step
         offset = direction.mul(torch.where(usable, self.rho / length, 0.0)).nan_to_num_(0.0, 0.0, 0.0)
         return self._like_parameters(offset)
 

@@ -64,6 +64,7 @@ def layer_of(name: str, layers: Mapping[str, int]) -> int:
     """
     if name in layers:
         return layers[name]
+    # adapters wrap the weight and stand beside it; both belong to the layer that they adapt
     owner = name.replace("base_layer.", "").partition(".lora_")[0]
     return max(layer for known, layer in layers.items() if known == owner or known.startswith(f"{owner}."))
 
@@ -73,6 +74,7 @@ def warmup_cosine(warmup_steps: int, total_steps: int) -> Callable[[float], floa
 
     def factor(step: float) -> float:
         if step < warmup_steps:
+            # from 0 the first step would change nothing
             return (step + 1) / warmup_steps
         done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

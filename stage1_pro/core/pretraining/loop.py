@@ -69,7 +69,7 @@ def print_plan(task: Task, adaptation: Adaptation) -> None:
     )
 
 
-def begin(task: Task, adaptation: Adaptation) -> None:
+def record_begin(task: Task, adaptation: Adaptation) -> None:
     """Write down what a resumed adaptation must find unchanged."""
     if not is_first_process() or (task.folder / JOURNAL).exists():
         return

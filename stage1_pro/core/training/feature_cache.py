@@ -36,10 +36,12 @@ def cached_features(
     """
     file = folder / f"{cache_key(backbone, spec, contents)}.npy"
     try:
+        # copy on write: torch wants arrays that can be written, and the file must not change
         return np.load(file, mmap_mode="c")
     except (OSError, ValueError):  # absent or damaged: a miss
         pass
     folder.mkdir(parents=True, exist_ok=True)
+    # of its own name: several runs may fill the cache at once
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
     os.close(handle)
     try:

@@ -30,7 +30,7 @@ from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.checkpoints import judged_weights
-from stage1_pro.core.training.crossfit import CHUNK, GateTargets, can_refit, refit_gate
+from stage1_pro.core.training.crossfit import CHUNK, GateTargets, group_folds, refit_gate
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.choice import module_class
@@ -49,6 +49,7 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
         _take_weights(model, init_from)
     model.spec = replace(model.spec, license=demanded_license(model.spec.license, config))
     if config.freeze_backbone:
+        # before the adapters are added, which train where the backbone does not
         model.freeze_backbone()
     if config.adapted:
         add_adapters(model.backbone, config, model.spec.preprocessing.size)
@@ -57,8 +58,9 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
     return model
 
 
-def begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
+def record_begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
     """Record config, environment and the source of the weights of a new run; a resumed one has them."""
+    # one process writes; the others meet at the first step
     if resume or not is_first_process():
         return
     spec = model.spec
@@ -104,6 +106,7 @@ def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable,
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing)
     if config.incremental_params.enabled:
         demand_same_pool(run, config, data)
+    # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
     if not (last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]):
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer)
@@ -141,6 +144,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
     Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
     """
     _load_best(run, model)
+    # before the gate is fitted again: it must see the features that will be served
     merge_adapters(model.backbone)
     places = config.places_answers and len(cases.class_names) == 2
     refits = model.heads is not None and config.gate_refit
@@ -210,10 +214,11 @@ def _refitted(
     config: Stage1ProConfig, model: Stage1Model, frame: pd.DataFrame, features: Tensor
 ) -> dict[str, np.ndarray]:
     labels, groups = frame["label"].to_numpy(), frame["group"].to_numpy()
-    if not can_refit(labels, groups, config.seed):
+    fold = group_folds(labels, groups, config.seed)
+    if fold is None:
         say("warning: val_select has too few groups of a class to fit the gate again; the trained gate is kept")
         return {}
-    return {"val_select": refit_gate(model, features, labels, groups, config.seed)}
+    return {"val_select": refit_gate(model, features, labels, fold)}
 
 
 def make_module(

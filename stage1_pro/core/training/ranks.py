@@ -20,6 +20,7 @@ def gather(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def gather_on_first(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     """The same, sent to the first rank alone; None on the others."""
     if several_ranks():
+        # embeddings of a whole pool are large, and one rank decides
         first = dist.get_rank() == 0
         ranks: list[Any] | None = [None] * dist.get_world_size() if first else None
         dist.gather_object(parts, ranks)
@@ -34,5 +35,6 @@ def several_ranks() -> bool:
 
 
 def _each_once(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # samplers repeat cases where the ranks do not come out even
     _, first = np.unique(parts[0].numpy(), return_index=True)
     return tuple(part[first] for part in parts)

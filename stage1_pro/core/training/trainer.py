@@ -39,6 +39,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
             else [patience(config, config.early_stop_patience), table]
         ),
         checkpoint(RunCheckpoint, run.checkpoints_path, "best", at_epoch_end=not incremental.enabled, judged_by=config),
+        # after the best, whose score and path are part of what it holds
         checkpoint(RunCheckpoint, run.checkpoints_path, "last"),
     ]
     return lightning_trainer(
@@ -46,6 +47,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         run.path,
         callbacks,
         max_epochs=incremental.max_stages * incremental.max_epochs_per_stage if incremental.enabled else config.epochs,
+        # 1 or never: at other intervals Lightning counts wrongly after a resume
         reload_dataloaders_every_n_epochs=int(incremental.enabled),
         accumulate_grad_batches=1 if by_itself else config.grad_accum_steps,
         gradient_clip_val=None if by_itself else config.max_grad_norm or None,
@@ -74,7 +76,7 @@ def lightning_trainer(
             default_root_dir=folder,
             enable_progress_bar=live,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=0,  # our callbacks take each validation for that of an epoch
             use_distributed_sampler=False,  # our samplers share out the cases themselves
             **asked,
         )

@@ -1,13 +1,24 @@
 """An A/B test in words and cells, the same ones on the page and on the console."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from stage1_pro.core.ab.outcome import ABTest, ArmStanding
 from stage1_pro.core.ab.statistics import TOLERANCE, PairedDifference, SeedMean, paid
 from stage1_pro.core.comparison.contender import MEASURES as BETTER
 from stage1_pro.core.comparison.contender import PRICES
-from stage1_pro.core.report.common.cells import MEASURES, UNDEFINED, Cell, Measure, MeasureRow, percent
+from stage1_pro.core.report.common.cells import (
+    MEASURES,
+    SHOWN,
+    TONES,
+    UNDEFINED,
+    Cell,
+    Measure,
+    MeasureRow,
+    bracket,
+    measure_rows,
+)
+from stage1_pro.core.report.common.lines import flat, table_lines
 
 VERDICTS = {
     "reference": ("plain", "Reference"),
@@ -20,8 +31,6 @@ VERDICTS = {
     "like": ("plain", "No difference seen"),
 }
 """(tone, words) of an arm's verdict."""
-FNR = Measure("FNR on exits", "of the positives that exit, those answered negative", percent, percent, ("", ""))
-ROWS = {"coverage": MEASURES["coverage"], "fnr_on_exits": FNR, **MEASURES}
 
 
 # ---- cells
@@ -29,13 +38,12 @@ ROWS = {"coverage": MEASURES["coverage"], "fnr_on_exits": FNR, **MEASURES}
 
 def figure_rows(test: ABTest) -> list[MeasureRow]:
     """What each arm does on the test cases, mean over seeds."""
-    rows = [MeasureRow(row.name, row.meaning, [_mean(one, key) for one in test.standings]) for key, row in ROWS.items()]
     refused = [
         Cell(f"{one.refused} of {len(one.results)}", tone="bad" if one.refused else "") for one in test.standings
     ]
     above = [Cell(f"{one.above(test.risk.target_fnr)} of {len(one.results)}") for one in test.standings]
     return [
-        *rows,
+        *measure_rows(SHOWN, test.standings, _mean),
         MeasureRow("Nothing certified", "runs; their coverage counts as 0", refused),
         MeasureRow("Above the target", "runs whose FNR on exits on the test split, an estimate, is", above),
     ]
@@ -43,31 +51,24 @@ def figure_rows(test: ABTest) -> list[MeasureRow]:
 
 def difference_rows(test: ABTest) -> list[MeasureRow]:
     """The other arms less the first, paired by seed."""
-    return [
-        MeasureRow(row.name, row.meaning, [_difference(one.differences[key], key) for one in test.standings[1:]])
-        for key, row in MEASURES.items()
-    ]
+    return measure_rows(MEASURES, test.standings[1:], _difference)
 
 
 def cost_rows(test: ABTest) -> list[MeasureRow]:
     """What training took, mean over seeds."""
-    standings = test.standings
-    memory = next((result.cost.memory for one in standings for result in one.results), "process")
-    return [
-        MeasureRow(
-            "Trained numbers",
-            "parameters that training moves",
-            [_cost(one, "trainable", "{:,.0f}") for one in standings],
-        ),
-        MeasureRow("Images per second", "of training steps, median over epochs", [_speed(one) for one in standings]),
-        MeasureRow("Training time", "seconds, validation included", [_seconds(one) for one in standings]),
-        MeasureRow("Epochs", "until training stopped", [_cost(one, "epochs", "{:.3g}") for one in standings]),
-        MeasureRow("Peak memory", f"of the {memory}, MiB", [_cost(one, "peak_mib", "{:,.0f}") for one in standings]),
+    memory = next((result.cost.memory for one in test.standings for result in one.results), "process")
+    rows: list[tuple[str, str, Callable[[ArmStanding], Cell]]] = [
+        ("Trained numbers", "parameters that training moves", lambda one: _cost(one, "trainable", "{:,.0f}")),
+        ("Images per second", "of training steps, median over epochs", _speed),
+        ("Training time", "seconds, validation included", _seconds),
+        ("Epochs", "until training stopped", lambda one: _cost(one, "epochs", "{:.3g}")),
+        ("Peak memory", f"of the {memory}, MiB", lambda one: _cost(one, "peak_mib", "{:,.0f}")),
     ]
+    return [MeasureRow(name, meaning, [cell(one) for one in test.standings]) for name, meaning, cell in rows]
 
 
 def _mean(one: ArmStanding, key: str) -> Cell:
-    mean, row = one.figures[key], ROWS[key]
+    mean, row = one.figures[key], SHOWN[key]
     return Cell(row.form(mean.value), _error(mean, row), f"{mean.seeds} seeds" if mean.seeds < len(one.results) else "")
 
 
@@ -75,11 +76,16 @@ def _error(mean: SeedMean, row: Measure) -> str:
     return "" if mean.error is None else f"± {row.form(mean.error)}".replace("%", "")
 
 
-def _difference(difference: PairedDifference, key: str) -> Cell:
-    row = MEASURES[key]
-    value = row.change(difference.value) + ("" if difference.error is None else f" ± {_size(difference.error, row)}")
-    tone = {1: "good", -1: "bad", 0: ""}[difference.sense]
-    return Cell(value, _bounds(difference, row), _case_bounds(difference, row), tone)
+def _difference(one: ArmStanding, key: str) -> Cell:
+    row, difference = MEASURES[key], one.differences[key]
+    return Cell(
+        _change(difference, row), _bounds(difference, row), _case_bounds(difference, row), TONES[difference.sense]
+    )
+
+
+def _change(difference: PairedDifference, row: Measure) -> str:
+    error = "" if difference.error is None else f" ± {_size(difference.error, row)}"
+    return f"{row.change(difference.value)}{error}"
 
 
 def _size(error: float, row: Measure) -> str:
@@ -87,11 +93,13 @@ def _size(error: float, row: Measure) -> str:
 
 
 def _bounds(one: PairedDifference, row: Measure) -> str:
-    return "" if one.low is None else f"seeds [{row.change(one.low)}, {row.change(one.high)}]"
+    found = bracket(one.low, one.high, row.change)
+    return found and f"seeds {found}"
 
 
 def _case_bounds(one: PairedDifference, row: Measure) -> str:
-    return "" if one.case_low is None else f"cases [{row.change(one.case_low)}, {row.change(one.case_high)}]"
+    found = bracket(one.case_low, one.case_high, row.change)
+    return found and f"cases {found}"
 
 
 def _cost(one: ArmStanding, key: str, form: str) -> Cell:
@@ -146,8 +154,8 @@ def _ending(test: ABTest, one: ArmStanding) -> str:
         failed = ", ".join([*one.failures, *first.failures])
         return f"No verdict: {failed} failed, and the seeds that fail may be those that do badly."
     if one.verdict == "one seed":
-        return f"{_change(coverage)}{_at(one)}; one seed says nothing of another, so no verdict: take more seeds."
-    return f"{_change(coverage)} {_over(test, coverage)}{_at(one)}: {_conclusion(one)}"
+        return f"{_gain(coverage)}{_at(one)}; one seed says nothing of another, so no verdict: take more seeds."
+    return f"{_gain(coverage)} {_over(test, coverage)}{_at(one)}: {_conclusion(one)}"
 
 
 def _conclusion(one: ArmStanding) -> str:
@@ -170,10 +178,8 @@ def _price(one: ArmStanding, name: str) -> str:
     return f"{row.name} {'rose' if BETTER[name] < 0 else 'fell'} by {100 * abs(value):.2f} points"
 
 
-def _change(coverage: PairedDifference) -> str:
-    row = MEASURES["coverage"]
-    error = "" if coverage.error is None else f" ± {_size(coverage.error, row)}"
-    return f"{row.change(coverage.value)}{error} points of coverage"
+def _gain(coverage: PairedDifference) -> str:
+    return f"{_change(coverage, MEASURES['coverage'])} points of coverage"
 
 
 def _over(test: ABTest, coverage: PairedDifference) -> str:
@@ -249,37 +255,20 @@ def _joint(test: ABTest) -> str:
 
 def console_lines(test: ABTest) -> Iterator[str]:
     """The test as plain lines: a table with a row for each arm, what it cost, then the verdicts."""
-    first = test.standings[0].arm.name
-    exits = [
-        [one.arm.name, *(_flat_cell(row.cells[at]) for row in figure_rows(test)[:-1])]
-        for at, one in enumerate(test.standings)
-    ]
-    yield from _table(["arm", *(row.name for row in figure_rows(test)[:-1])], exits)
-    yield ""
-    changes = [
-        [one.arm.name, *(_value_and_seeds(row.cells[at]) for row in difference_rows(test))]
-        for at, one in enumerate(test.standings[1:])
-    ]
-    yield from _table([f"less {first}", *(row.name for row in difference_rows(test))], changes)
-    yield ""
-    costs = [
-        [one.arm.name, *(_with_note(row.cells[at]) for row in cost_rows(test))] for at, one in enumerate(test.standings)
-    ]
-    yield from _table(["cost", *(row.name for row in cost_rows(test))], costs)
-    yield ""
+    names = [one.arm.name for one in test.standings]
+    for head, arms, rows, words in (
+        ("arm", names, figure_rows(test)[:-1], flat),
+        (f"less {names[0]}", names[1:], difference_rows(test), _value_and_seeds),
+        ("cost", names, cost_rows(test), _with_note),
+    ):
+        titles = [head, *(row.name for row in rows)]
+        yield from table_lines(
+            [titles, *([arm, *(words(row.cells[at]) for row in rows)] for at, arm in enumerate(arms))]
+        )
+        yield ""
     for one in test.standings:
         yield f"{one.arm.name}: {VERDICTS[one.verdict][1]}. {sentence(test, one)}"
     yield ""
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) + 2 for column in zip(titles, *rows, strict=True)]
-    for row in (titles, *rows):
-        yield "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-def _flat_cell(cell: Cell) -> str:
-    return f"{cell.value} {cell.interval}".rstrip()
 
 
 def _value_and_seeds(cell: Cell) -> str:

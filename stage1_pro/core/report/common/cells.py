@@ -1,16 +1,13 @@
 """How compared figures are called and written, on every page that puts runs beside each other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 UNDEFINED = "–"
-
-
 DIGEST_SHOWN = 12
-
-
 Form = Callable[[float | None], str]
 
 
@@ -33,6 +30,11 @@ def number(value: float | None) -> str:
 
 def short(digest: str | None) -> str:
     return UNDEFINED if digest is None else digest[:DIGEST_SHOWN]
+
+
+def bracket(low: float | None, high: float | None, form: Form) -> str:
+    """An interval in the unit of the value before it, which is not said again; nothing where it is undefined."""
+    return "" if low is None or high is None else f"[{form(low)}, {form(high)}]".replace("%", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,18 @@ class Measure:
 
     name: str
     meaning: str
-    form: Callable[[float | None], str]
-    change: Callable[[float | None], str]
+    form: Form
+    change: Form
     higher: tuple[str, str]
     """Words for a positive and for a negative difference."""
+
+
+def measure_rows(
+    measures: Mapping[str, Measure], subjects: Iterable[Any], cell: Callable[[Any, str], Cell]
+) -> list[MeasureRow]:
+    """A row for each measure, and in it what `cell` makes of each subject and the measure's key."""
+    shown = list(subjects)
+    return [MeasureRow(row.name, row.meaning, [cell(one, key) for one in shown]) for key, row in measures.items()]
 
 
 def points(value: float | None) -> str:
@@ -84,6 +94,7 @@ def _signed(text: str) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−", 1)
 
 
+FNR = Measure("FNR on exits", "of the positives that exit, those answered negative", percent, points, ("", ""))
 MEASURES = {
     "coverage": Measure("Coverage", "of all cases, those that exit", percent, points, ("more", "less")),
     "fpr_on_exits": Measure(
@@ -94,3 +105,8 @@ MEASURES = {
     ),
     "augrc": Measure("AUGRC", "how well scores rank; lower is better", area, area_change, ("higher", "lower")),
 }
+"""What is compared; differences are of these."""
+SHOWN = {"coverage": MEASURES["coverage"], "fnr_on_exits": FNR, **MEASURES}
+"""What is shown of each run: FNR on exits too, which the promise holds down in all of them."""
+TONES = {1: "good", -1: "bad", 0: ""}
+"""Of a difference for the better, for the worse, within chance."""

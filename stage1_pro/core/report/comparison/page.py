@@ -4,34 +4,18 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.commands import spoken
-from stage1_pro.core.comparison.compare import Comparison
+from stage1_pro.core.comparison.compare import Comparison, Standing
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import unused_name
-from stage1_pro.core.report.common.template import fill
+from stage1_pro.core.report.common.cells import DIGEST_SHOWN, percent, thousands
+from stage1_pro.core.report.common.sides import Card, Chart, SidesPage, draw_charts
 from stage1_pro.core.report.comparison import tables
 
-if TYPE_CHECKING:  # matplotlib is imported where a page is written
-    from matplotlib.figure import Figure
-
 PAGE, NUMBERS = "comparison.html", "comparison.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """One figure of the page. height: in inches, of the number of runs."""
-
-    name: str
-    title: str
-    caption: str
-    height: Callable[[int], float]
-    draw: "Callable[[Figure, Comparison], None]"
 
 
 def free_folder(out: str | None) -> Path:
@@ -58,38 +42,63 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
 
 
 def _write(comparison: Comparison, folder: Path) -> None:
-    from stage1_pro.core.report.common.style import render
-
-    (folder / "figures").mkdir()
-    charts = []
-    for chart in _charts():
-        height = chart.height(len(comparison.standings))
-        rendering = render(lambda figure, chart=chart: chart.draw(figure, comparison), height, chart.name)
-        artifacts.write_bytes(folder / "figures" / f"{chart.name}.png", rendering.png)
-        charts.append((chart, rendering.svg))
+    charts = draw_charts(_charts(), comparison, len(comparison.standings), folder)
     artifacts.write_json(folder / NUMBERS, comparison.record(), "comparison")
-    artifacts.write_bytes(folder / PAGE, page(comparison, charts).encode())
+    artifacts.write_bytes(folder / PAGE, page_of(comparison).html(charts).encode())
 
 
-def page(comparison: Comparison, charts: list[tuple[Chart, str]]) -> str:
-    """The HTML. charts: (figure, its SVG element)."""
-    from markupsafe import Markup
-
-    paths = [one.contender.path for one in comparison.standings]
-    return fill(
-        "comparison.html",
-        comparison=comparison,
-        standings=[
-            (one, *tables.VERDICTS[one.verdict], tables.sentence(comparison, one)) for one in comparison.standings
-        ],
-        label=tables.label,
-        figures=tables.figure_rows(comparison),
-        differences=tables.difference_rows(comparison),
+def page_of(comparison: Comparison) -> SidesPage:
+    """What the page says, but for its figures."""
+    standings = comparison.standings
+    letters, paths = [one.letter for one in standings], [one.contender.path for one in standings]
+    return SidesPage(
+        title=f"{len(standings)} runs side by side",
+        words=f"{thousands(len(comparison.cases.labels))} test cases · equal splits",
+        date=comparison.created_at[:10],
         warnings=tables.warnings(comparison),
-        remarks=tables.remarks(comparison),
-        charts=[(chart, Markup(svg)) for chart, svg in charts],
+        cards=[_card(comparison, one) for one in standings],
+        lead="On the test split, with intervals in brackets. Differences are paired: they are taken within each "
+        "resample of the cases.",
+        tables=[
+            ("Side by side", letters, tables.figure_rows(comparison)),
+            (f"Differences from {letters[0]}", letters[1:], tables.difference_rows(comparison)),
+        ],
+        remarks=[GAIN, *tables.remarks(comparison)],
+        facts=[
+            *((one.letter, _origin(one)) for one in standings),
+            ("Splits", comparison.cases.splits_digest[:DIGEST_SHOWN]),
+            ("Compared", comparison.created_at),
+        ],
         command=spoken(f"python stage1_pro/scripts/40_eval_selective.py --compare {shlex.join(paths)}"),
     )
+
+
+GAIN = (
+    "More coverage is a gain where the promise is the same and FPR and accuracy on exits are no worse: answering every "
+    "case positive would cover much and miss nothing."
+)
+
+
+def _card(comparison: Comparison, one: Standing) -> Card:
+    tone, verdict = tables.VERDICTS[one.verdict]
+    return Card(
+        id=f"run-{one.letter}",
+        letter=one.letter,
+        name=one.contender.name,
+        label=f"{tables.label(one)} · seed {one.contender.seed}",
+        tone=tone,
+        verdict=verdict,
+        coverage=percent(one.figures["coverage"].value),
+        error="",
+        sentence=tables.sentence(comparison, one),
+    )
+
+
+def _origin(one: Standing) -> str:
+    """Where a run is, and what it is made of."""
+    digests = {name: digest and digest[:DIGEST_SHOWN] for name, digest in one.contender.digests.items()}
+    policy = f"policy {digests['policy']}" if digests["policy"] else "no policy"
+    return f"{one.contender.path}, model {digests['model']}, {policy}, scores {digests['scores']}"
 
 
 def _charts() -> tuple[Chart, ...]:

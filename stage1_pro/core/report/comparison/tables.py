@@ -1,16 +1,25 @@
 """A comparison in words and cells, the same ones on the page and on the console."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from stage1_pro.core.comparison.compare import Comparison, Difference, Standing
-from stage1_pro.core.comparison.contender import PRICES, Contender, Estimate
+from stage1_pro.core.comparison.contender import PRICES, Contender
 from stage1_pro.core.config.phases import POLICY_TABLE
-from stage1_pro.core.report.common.cells import MEASURES, Cell, Measure, MeasureRow, percent, percent_up, points
+from stage1_pro.core.report.common.cells import (
+    MEASURES,
+    SHOWN,
+    TONES,
+    Cell,
+    MeasureRow,
+    bracket,
+    measure_rows,
+    percent,
+    percent_up,
+)
+from stage1_pro.core.report.common.lines import flat, table_lines
 
 CONSOLE_COLUMNS = 3
 """Runs in one block of lines, so that a line fits a terminal."""
-
-
 VERDICTS = {
     "first": ("plain", "Baseline"),
     "uncertified": ("bad", "Nothing certified"),
@@ -21,7 +30,7 @@ VERDICTS = {
     "like": ("plain", "No clear difference in coverage"),
 }
 """(tone, words) of a standing's verdict."""
-SENSES = {1: ("good", "better"), -1: ("bad", "worse"), 0: ("", "within chance")}
+SENSES = {1: "better", -1: "worse", 0: "within chance"}
 
 
 def promise(contender: Contender) -> str:
@@ -41,26 +50,17 @@ def label(standing: Standing) -> str:
 
 def figure_rows(comparison: Comparison) -> list[MeasureRow]:
     """What each run promises and what it does on the test cases."""
-    rows = [
-        ("Promise", "FNR on exits sought, and with which confidence", _promise),
-        ("Bound", "on FNR on exits, by val_calib", _bound),
-        ("Coverage", MEASURES["coverage"].meaning, lambda standing: _estimate(standing, "coverage")),
-        ("FNR on exits", "of the positives that exit, those answered negative", _fnr),
-        *(
-            (row.name, row.meaning, lambda standing, key=key: _estimate(standing, key))
-            for key, row in MEASURES.items()
-            if key != "coverage"
-        ),
+    standings = comparison.standings
+    return [
+        MeasureRow("Promise", "FNR on exits sought, and with which confidence", [_promise(one) for one in standings]),
+        MeasureRow("Bound", "on FNR on exits, by val_calib", [_bound(one) for one in standings]),
+        *measure_rows(SHOWN, standings, _figure),
     ]
-    return [MeasureRow(name, meaning, [cell(one) for one in comparison.standings]) for name, meaning, cell in rows]
 
 
 def difference_rows(comparison: Comparison) -> list[MeasureRow]:
     """The other runs minus the first one."""
-    return [
-        MeasureRow(row.name, row.meaning, [_difference(one.differences[key], row) for one in comparison.standings[1:]])
-        for key, row in MEASURES.items()
-    ]
+    return measure_rows(MEASURES, comparison.standings[1:], _difference)
 
 
 def _promise(standing: Standing) -> Cell:
@@ -79,30 +79,29 @@ def _bound(standing: Standing) -> Cell:
     return Cell(f"≤ {percent_up(certificate.bound)}", kind)
 
 
-def _estimate(standing: Standing, key: str) -> Cell:
+def _figure(standing: Standing, key: str) -> Cell:
+    if key == "fnr_on_exits":
+        return _fnr(standing)
     estimate, form = standing.figures[key], MEASURES[key].form
-    return Cell(form(estimate.value), _interval(estimate, form))
+    return Cell(form(estimate.value), bracket(estimate.low, estimate.high, form))
 
 
 def _fnr(standing: Standing) -> Cell:
     fnr = standing.fnr
-    interval = _interval(Estimate(fnr["value"], fnr["low"], fnr["high"]), percent)
+    interval = bracket(fnr["low"], fnr["high"], percent)
     tone = "bad" if standing.promise_held is False and fnr["low"] > standing.contender.risk.target_fnr else ""
     counts = f"{fnr['misses']:,} of {fnr['exited_positives']:,}" if interval else ""
     return Cell(percent(fnr["value"]), interval, counts, tone)
 
 
-def _difference(difference: Difference, row: Measure) -> Cell:
-    tone, words = SENSES[difference.sense]
-    return Cell(
-        row.change(difference.value), _interval(difference, row.change), words if difference.value else "", tone
-    )
+def _difference(standing: Standing, key: str) -> Cell:
+    change, difference = MEASURES[key].change, standing.differences[key]
+    words = SENSES[difference.sense] if difference.value else ""
+    return Cell(change(difference.value), _interval(difference, key), words, TONES[difference.sense])
 
 
-def _interval(estimate: Estimate, form: Callable[[float | None], str]) -> str:
-    """In the unit of the value before it, which is not said again."""
-    known = None not in (estimate.value, estimate.low, estimate.high)
-    return f"[{form(estimate.low)}, {form(estimate.high)}]".replace("%", "") if known else ""
+def _interval(difference: Difference, key: str) -> str:
+    return bracket(difference.low, difference.high, MEASURES[key].change)
 
 
 # ---- sentences
@@ -137,13 +136,13 @@ def _coverage_words(difference: Difference, first: str) -> str:
         return f"Covers as much as {first}."
     amount = f"{100 * abs(difference.value):.2f} points {MEASURES['coverage'].higher[difference.value < 0]}"
     chance = "" if difference.sense else ", within chance"
-    return f"Covers {amount} than {first} {_interval(difference, points)}{chance}."
+    return f"Covers {amount} than {first} {_interval(difference, 'coverage')}{chance}."
 
 
 def _clear(key: str, standing: Standing) -> str:
     row, difference = MEASURES[key], standing.differences[key]
     higher = row.higher[(difference.value or 0) < 0]
-    return f"{row.name} {higher}: {row.change(difference.value)} {_interval(difference, row.change)}."
+    return f"{row.name} {higher}: {row.change(difference.value)} {_interval(difference, key)}."
 
 
 def warnings(comparison: Comparison) -> list[str]:
@@ -213,18 +212,7 @@ def console_lines(comparison: Comparison) -> Iterator[str]:
         yield f"{one.letter}  {one.contender.path} ({label(one)}): {sentence(comparison, one)}"
     first, *others = [one.letter for one in comparison.standings]
     lines = [["", first, *others]]
-    lines += [[row.name, *map(_flat, row.cells)] for row in figure_rows(comparison)]
-    lines += [[f"{row.name} less {first}", "", *map(_flat, row.cells)] for row in difference_rows(comparison)]
-    widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
-    for start in range(1, len(widths), CONSOLE_COLUMNS):
-        shown = [0, *range(start, min(start + CONSOLE_COLUMNS, len(widths)))]
-        yield ""
-        for line in lines:
-            if any(line[column] for column in shown[1:]):
-                yield "".join(f"{line[column]:<{widths[column]}}" for column in shown).rstrip()
+    lines += [[row.name, *map(flat, row.cells)] for row in figure_rows(comparison)]
+    lines += [[f"{row.name} less {first}", "", *map(flat, row.cells)] for row in difference_rows(comparison)]
+    yield from table_lines(lines, CONSOLE_COLUMNS)
     yield ""
-
-
-def _flat(cell: Cell) -> str:
-    """Value and interval in one line, without the notes that the page has room for."""
-    return f"{cell.value} {cell.interval}".rstrip()

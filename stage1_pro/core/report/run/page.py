@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # matplotlib is imported where a report is written
     from stage1_pro.core.report.run.charts import Chart
     from stage1_pro.core.report.run.evidence import Evidence
 
+SECTIONS = ("test", "calibration", "training", "stages")
+"""Of the page, which show figures."""
+
 
 def write_report(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> None:
     """Write figures/*.png and report.html of an evaluated run.
@@ -58,7 +61,9 @@ def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: l
         in_expectation=in_expectation(policy),
         stages=read_state(run.path) if (run.path / STATE).exists() else None,
         provenance=tables.provenance(run, policy, evaluation),
-        charts=[(chart, Markup(svg)) for chart, svg in charts],
+        charts={
+            section: [(chart, Markup(svg)) for chart, svg in charts if chart.section == section] for section in SECTIONS
+        },
         next_command=spoken(f"python stage1_pro/scripts/50_export_bundle.py --run {shlex.quote(str(run.path))}"),
     )
 

@@ -15,6 +15,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
 from stage1_pro.core.training.modules.base import Stage1Module
 
+# killed at a transition, a training goes back into the stage before, and scores by its best again
 KEPT_STAGES = 2
 Kind = TypeVar("Kind", bound=ModelCheckpoint)
 
@@ -102,6 +103,7 @@ def judged_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def patience(config: Stage1ProConfig, epochs: int, min_delta: float = 0.0) -> Patience:
     """Early stopping by the phase's monitor after this many epochs without a better one."""
+    # by itself it would look after the other callbacks of the epoch, too late for the stage controller
     counted: dict[str, Any] = {"patience": epochs, "min_delta": min_delta, "check_on_train_epoch_end": False}
     return Patience(config.monitor, mode=PHASES[config.phase].mode, **counted)
 
@@ -111,5 +113,6 @@ def checkpoint(
 ) -> Kind:
     """A checkpoint of this name: the best by the config's monitor, or every epoch's where none is given."""
     monitored = {} if judged_by is None else {"monitor": judged_by.monitor, "mode": PHASES[judged_by.phase].mode}
+    # a version counter would put last-v1.ckpt beside a file that a resumed run must overwrite
     settings: dict[str, Any] = {"save_on_train_epoch_end": at_epoch_end, "enable_version_counter": False, **monitored}
     return kind(folder, filename=name, **settings)

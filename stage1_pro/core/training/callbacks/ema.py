@@ -20,7 +20,7 @@ class ExponentialMovingAverage(pl.Callback):
 
     def __init__(self, decay: float):
         self.decay = decay
-        self.step = self.begun = 0
+        self.step = self.first_step = 0
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] | None = None
         self._current: list[Tensor] = []
@@ -33,14 +33,15 @@ class ExponentialMovingAverage(pl.Callback):
 
     def restart(self, module: pl.LightningModule) -> None:
         """Forget what was averaged: the average begins at the module's present weights."""
-        self.begun, self.average = self.step, snapshot(module)
+        self.first_step, self.average = self.step, snapshot(module)
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:  # gradients are still accumulating
             return
         self.step = trainer.global_step
-        age = self.step - self.begun
+        age = self.step - self.first_step
+        # .1 at first, .9 after 80 steps, .99 after 900: at .9999 from the start the average would be the first weights
         decay = min(self.decay, (1 + age) / (10 + age))
         if not self._current:  # found once: a walk over all modules would cost every step milliseconds
             current = dict(_moving(pl_module))
@@ -48,6 +49,7 @@ class ExponentialMovingAverage(pl.Callback):
         torch._foreach_lerp_(list(self.average.values()), self._current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # validation, and with it every choice, is of the averaged weights; training goes on from the raw ones
         self._raw = snapshot(pl_module)
         assign(pl_module, self.average)
 
@@ -57,10 +59,10 @@ class ExponentialMovingAverage(pl.Callback):
             self._raw = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "begun": self.begun, "average": self.average}
+        return {"step": self.step, "begun": self.first_step, "average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.step, self.begun, self.average = state_dict["step"], state_dict.get("begun", 0), state_dict["average"]
+        self.step, self.first_step, self.average = state_dict["step"], state_dict.get("begun", 0), state_dict["average"]
 
 
 def snapshot(module: pl.LightningModule) -> dict[str, Tensor]:

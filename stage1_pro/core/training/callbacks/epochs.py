@@ -24,7 +24,7 @@ class Throughput(pl.Callback):
     ended: float | None = None
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        self.begun = self.step_ended = time.perf_counter()
+        self.started = self.step_ended = time.perf_counter()
         self.images, self.waited = 0, 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, *_: Any) -> None:
@@ -39,13 +39,14 @@ class Throughput(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        elapsed = max(1e-9, self.step_ended - self.begun)
+        elapsed = max(1e-9, self.step_ended - self.started)
         self.figures = {"images_per_second": self.images / elapsed, "data_wait_share": self.waited / elapsed}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         last, self.ended = self.ended, time.perf_counter()
-        whole = {"epoch_seconds": self.ended - (self.begun if last is None else last)}
+        whole = {"epoch_seconds": self.ended - (self.started if last is None else last)}
         module.log_dict(self.figures | whole | peak_memory(module.device), rank_zero_only=True)
+        # cached features have no workers to add, and a step of heads alone is shorter than any wait
         if self.figures["data_wait_share"] > DATA_WAIT_WARNING and not getattr(module, "from_features", False):
             trainer.print(
                 f"  {self.figures['data_wait_share']:.0%} of the epoch waited for data: "

@@ -17,6 +17,8 @@ def score_pool(module: Stage1Module, data: Stage1DataModule, to_device: Callable
 
     Every rank scores its blocks; the first one has them all, the others have None.
     """
+    # one pass over all of the split, not over the candidates alone: distances are measured from the cases in training,
+    # and those among them that still fail are the suspects
     with _evaluating(module):
         parts = [module.score(to_device(batch)) for batch in data.pool_dataloader()]
     found = gather_on_first(tuple(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -37,6 +39,7 @@ def score_pool(module: Stage1Module, data: Stage1DataModule, to_device: Callable
 def _evaluating(module: Stage1Module) -> Iterator[None]:
     """Eval mode, and full float32 on a GPU."""
     allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    # TF32 keeps 10 bits: near ties would be decided by the device
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     module.eval()
     try:

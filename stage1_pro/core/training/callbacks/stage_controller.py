@@ -106,6 +106,7 @@ class IncrementalStageController(pl.Callback):
             plateau=trainer.should_stop,
             floor=self.helpers.floor.reached,
         )
+        # early stopping means the run; here a stage ends, and whether the run does is for the machine to say
         trainer.should_stop = False
         self.state = machine.epoch_ended(self.state, event, self.rules)
 
@@ -174,6 +175,7 @@ class IncrementalStageController(pl.Callback):
         self._activate(data)
         self._restart_clock(trainer, data)
         self._tell(module, data)
+        # moments of other cases, at the end of a cosine, say little of these
         if self.rules.params.stage_lr == "reset":
             for optimizer in trainer.optimizers:
                 forget(optimizer)
@@ -203,6 +205,7 @@ class IncrementalStageController(pl.Callback):
         return tuple(frame["case_id"].to_numpy()[chosen])
 
     def _set_rates(self, trainer: pl.Trainer, module: Stage1Module) -> None:
+        # a scheduler sets rates after a step: a stage's first step would be made at the last rate of the one before
         for config in trainer.lr_scheduler_configs:
             scheduler: Any = config.scheduler
             for group, peak in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):

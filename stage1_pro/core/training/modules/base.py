@@ -56,6 +56,7 @@ class Stage1Module(pl.LightningModule):
         super().__init__()
         self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
         self.model, self.config, self.from_features = model, config, from_features
+        # its weights are not in checkpoints: they follow from the cases in training, which the datamodule restores
         self.class_loss = ClassLoss(self._weights(class_counts), config.label_smoothing)
         self.sharp = SharpTraining(self) if config.sharpness_aware else None
         self.automatic_optimization = self.sharp is None  # Lightning's own step makes one pass, not two
@@ -88,6 +89,7 @@ class Stage1Module(pl.LightningModule):
     @torch.no_grad()
     def score(self, batch: Batch) -> tuple[Tensor, ...]:
         """(positions, dice, entropy, embedding) of a batch, as `case_metrics` has them, on the CPU."""
+        # whatever the precision of training: equal weights must admit the same cases
         with torch.autocast(batch.labels.device.type, enabled=False):
             features = batch.inputs if self.from_features else self.model.backbone(batch.inputs)
             outputs = self.model.head(features)
@@ -98,6 +100,7 @@ class Stage1Module(pl.LightningModule):
         return self.model.head(inputs) if self.from_features else self.model(inputs)
 
     def on_train_epoch_start(self) -> None:
+        # by epoch and rank: a resumed run drops the same units, and no two ranks the same
         torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -133,10 +136,12 @@ class Stage1Module(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         parts = tuple(torch.cat(part).cpu() for part in zip(*self._validated, strict=True))
         self._validated.clear()
+        # figures are of all cases at once: a mean of batch figures is no AUGRC
         _, labels, *outputs = gather(parts)
         values = self._figures(labels, *outputs)
         if not all(bool(output.isfinite().all()) for output in outputs):  # ranks and shares of NaN look like figures
             values = dict.fromkeys(values, float("nan"))
+        # in float32 epochs that are close would be equal
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
 
     def _kept(self, outputs: Outputs) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from stage1_pro.core.losses.selective import SelectiveSettings
 from stage1_pro.core.seeds import seed_of
 from stage1_pro.core.training.modules.selective import SelectiveModule
 
+# hot first: a cold sigmoid has a gradient only for the cases beside the threshold
 HOTTEST, COLDEST = 0.5, 0.1
 
 
@@ -30,6 +31,7 @@ class ConformalModule(SelectiveModule):
 
     @property
     def settled_epoch(self) -> int:
+        # a gate that is fitted again has no part in the monitor, so no change of loss interrupts patience
         return self.first_epoch if self.config.gate_refit else self.conformal_epoch
 
     @property
@@ -43,7 +45,7 @@ class ConformalModule(SelectiveModule):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         seed = seed_of(self.config.seed, crc32(b"halves"), self.current_epoch)
-        self.loss.begin_epoch(self._temperature(), seed)
+        self.loss.start_epoch(self._temperature(), seed)
 
     def _temperature(self) -> float | None:
         """Of this epoch; it falls by the same factor every epoch. None before ConformalRiskLoss takes over."""

@@ -17,9 +17,13 @@ from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.training.crossfit import GateTargets
 from stage1_pro.core.training.modules.base import Stage1Module
 
+# while answers are guesses, a gate can only learn which of them were lucky
 WARM_SHARE = 0.25
+# of the target: certification asks for room between the rate and the target
 TARGET_SHARE = 0.65
+# from here on "the answer is right" is nearly a constant, which teaches nothing
 CONSTANT_TARGET = 0.98
+# below it few positives exit, and those may all be misses: the commonest trap under imbalance
 LEAST_POSITIVE_COVERAGE = 0.05
 LEAST_SPREAD = 0.01
 
@@ -32,7 +36,7 @@ class SelectiveModule(Stage1Module):
     """
 
     correct: Tensor | None
-    """(N,) 1 where a model that did not see the training case answers it rightly."""
+    """(N,) 1 where a model that did not see the training case answers it rightly; NaN outside training."""
     loss: SelectiveLoss | ConformalRiskLoss
 
     def __init__(
@@ -54,6 +58,7 @@ class SelectiveModule(Stage1Module):
         )
         self.loss = self._loss_of(settings, model.heads.members)
         self.targets = targets
+        # not in checkpoints either: it is made anew from the cases in training
         self.register_buffer("correct", None, persistent=False)
 
     def _loss_of(self, settings: SelectiveSettings, members: int) -> SelectiveLoss | ConformalRiskLoss:
@@ -122,7 +127,7 @@ class SelectiveModule(Stage1Module):
             return []
         found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         alarms = []
-        right = found["train_accuracy"] if self.correct is None else float(self.correct.mean())
+        right = found["train_accuracy"] if self.correct is None else float(self.correct.nanmean())
         if right > CONSTANT_TARGET and not self.config.gate_refit:
             alarms.append(
                 f"{right:.3f} of the training cases are answered rightly, so the gate's target is nearly constant: "

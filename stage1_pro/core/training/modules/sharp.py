@@ -59,6 +59,7 @@ class SharpTraining:
         module, moment = self.module, self._moment()
         with self._unsynchronised():
             loss, figures = module.losses(batch)
+            # of what is perturbed alone: the first pass serves ε, and the step takes the gradients of the second
             self._backward(loss, inputs=self._optimizer.parameters)
         module.log_means(figures, len(batch.labels))
         self._window.append(_Past(batch, moment, figures["train_loss"].detach()))
@@ -71,6 +72,8 @@ class SharpTraining:
     def _step(self) -> None:
         optimizer, schedule = self.module.optimizers(), self.module.lr_schedulers()
         gaps: list[Tensor] = []
+        # the wrapped step, once a window, is what global_step counts: by the bare one it would stay 0, and neither the
+        # moving average nor the checkpoints nor max_steps would see a step
         optimizer.step(lambda: gaps.extend(self._second_pass()))  # pyright: ignore
         optimizer.zero_grad()  # pyright: ignore
         schedule.step()  # pyright: ignore
