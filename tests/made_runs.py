@@ -10,6 +10,7 @@ from stage1_pro.core.config.settings import DatasetParams, Source, Stage1ProConf
 from stage1_pro.core.policies.gate import calibrate_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax
+from stage1_pro.core.records.policy_file import policy_header
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import SCORE_SPLITS, Scores
 from stage1_pro.core.records.splits import SPLITS
@@ -103,4 +104,4 @@ FIELDS_OF = {"softmax": softmax_fields, "gate": gate_fields, "scrc": scrc_fields
 
 def calibrate(run: Run) -> dict[str, Any]:
     """The content of the run's policy file, as its script would write it."""
-    return {**run.policy_header(run.risk(), 1), **FIELDS_OF[run.config.exit_policy](run)}
+    return {**policy_header(run, run.risk(), 1), **FIELDS_OF[run.config.exit_policy](run)}

@@ -11,13 +11,14 @@ from stage1_pro.core.metrics.summary import evaluate
 from stage1_pro.core.policies.certification import one_case_per_group
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced
+from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
 
 
 def trusted_policy(run: Run) -> dict[str, Any]:
     """The run's policy file. Raises UserError unless it carries its promise and val_calib gives its counts again."""
-    policy, calib = run.read_policy(), run.scores("val_calib")
+    policy, calib = read_policy(run), run.scores("val_calib")
     demand_consistent(policy, run.policy_path)
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)

@@ -6,6 +6,8 @@ from typing import Any
 from stage1_pro.core.console import say, say_next
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.verification import evidence_words
+from stage1_pro.core.records.looks import record_attempt
+from stage1_pro.core.records.policy_file import policy_header, write_policy
 from stage1_pro.core.records.run import Run
 
 
@@ -24,13 +26,13 @@ def conclude(
     fields: the policy's part of its file. Raises what it raises where nothing was certified, after notes and warnings
     have been said: they may tell why.
     """
-    uses = run.record_attempt(name, risk, certified)
+    uses = record_attempt(run, name, risk, certified)
     for note in notes:
         say(note)
     for warning in warnings:
         say(f"warning: {warning}")
-    policy = {**run.policy_header(risk, uses), **fields()}
-    run.write_policy(policy)
+    policy = {**policy_header(run, risk, uses), **fields()}
+    write_policy(run, policy)
     _draw(run, policy)
     _say_policy(policy)
     say_next(run.path, "40_eval_selective.py")

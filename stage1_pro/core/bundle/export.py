@@ -14,6 +14,7 @@ from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.models.licenses import derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
+from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
 
@@ -27,7 +28,7 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
         raise UserError(
             f"{target} exists, and bundles are never overwritten. Check it with --verify, or name another --out."
         )
-    policy = run.read_policy()
+    policy = read_policy(run)
     demand_consistent(policy, run.policy_path)
     calib = run.scores("val_calib")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)

@@ -18,9 +18,10 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
+from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.scores import Scores
 
-if TYPE_CHECKING:  # an inference host has no runs, and a run's ledger wants file locks that only POSIX has
+if TYPE_CHECKING:  # an inference host has no runs
     from stage1_pro.core.records.run import Run
 
 Progress = Callable[[int, int], None]
@@ -58,7 +59,7 @@ class Stage1Predictor:
     @classmethod
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
         """The run's model, with its policy where one is certified."""
-        policy = policy_from_artifact(run.config.exit_policy, run.read_policy()) if run.policy_files() else None
+        policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
         return cls(load_model(run.model_path), policy, device)
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from stage1_pro.core import artifacts
 from stage1_pro.core.comparison.compare import Comparison
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.records.run import unused_name
+from stage1_pro.core.records.paths import unused_name
 from stage1_pro.core.report.common.template import fill
 from stage1_pro.core.report.comparison import tables
 
