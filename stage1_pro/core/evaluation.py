@@ -1,9 +1,6 @@
 """The test split of a calibrated run: scored once, decided by the policy, measured."""
 
 from typing import Any
-from zlib import crc32
-
-import numpy as np
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
@@ -14,6 +11,7 @@ from stage1_pro.core.policies.verification import demand_consistent, demand_repr
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.seeds import rng_of
 
 
 def trusted_policy(run: Run) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
         delta=1 - policy["fnr_confidence"],
         samples=config.bootstrap_samples,
         confidence=config.bootstrap_confidence,
-        rng=np.random.default_rng([config.seed, crc32(b"bootstrap")]),
+        rng=rng_of(config.seed, "bootstrap"),
         independent=one_case_per_group(scores),
     )
     evaluation = {

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
-from zlib import crc32
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from stage1_pro.core.policies.verification import in_expectation
 from stage1_pro.core.records.looks import refused_attempt
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.seeds import rng_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,7 +45,7 @@ def compare_runs(paths: Sequence[str]) -> Comparison:
         samples=config.bootstrap_samples,
         confidence=config.bootstrap_confidence,
         # the first run's generator: its intervals are those of its own report
-        rng=np.random.default_rng([config.seed, crc32(b"bootstrap")]),
+        rng=rng_of(config.seed, "bootstrap"),
     )
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from typing import Any
-from zlib import crc32
 
 import lightning.pytorch as pl
 import torch
@@ -96,7 +95,7 @@ class ExploraModule(pl.LightningModule):
     # ---- one step
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        key = self.seed, crc32(b"views"), self.global_step, self.global_rank
+        key = self.seed, "views", self.global_step, self.global_rank
         draw = torch.Generator().manual_seed(seed_of(*key))
         with torch.autocast(batch.inputs.device.type, enabled=False):  # half precision would misplace crops by pixels
             seen = [self._normalised(view) for view in self._views(batch.inputs.to(torch.float32) / 255, draw)]

@@ -4,8 +4,6 @@ A training case is nearly always answered rightly by the model that it trained, 
 a constant there and teaches a gate nothing; a model of the other folds tells.
 """
 
-from zlib import crc32
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.models.heads import SelectiveHeads, gate_inputs, margin, signed_gate
 from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
-from stage1_pro.core.seeds import isolated_seed
+from stage1_pro.core.seeds import isolated_seed, rng_of
 
 FOLDS = 3
 MOST_EPOCHS = 10
@@ -32,7 +30,7 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> IntArray:
     """
     names, index = np.unique(groups.astype(str), return_inverse=True)
     positive = np.bincount(index, weights=labels == 1, minlength=len(names)) > 0
-    shuffled = np.random.default_rng([seed, crc32(b"folds")]).permutation(len(names))
+    shuffled = rng_of(seed, "folds").permutation(len(names))
     order = shuffled[np.argsort(positive[shuffled], kind="stable")]
     fold = np.empty(len(names), dtype=np.int64)
     fold[order] = np.arange(len(names)) % FOLDS
@@ -55,7 +53,7 @@ def out_of_fold_correct(
     class_weights = torch.tensor(counts.sum() / (2 * np.maximum(counts, 1)), dtype=torch.float32)
     inputs, targets = torch.from_numpy(features), torch.from_numpy(labels.astype(np.int64))
     fold = torch.from_numpy(group_folds(labels, groups, config.seed))
-    with isolated_seed(config.seed, crc32(b"out of fold")):
+    with isolated_seed(config.seed, "out of fold"):
         heads = SelectiveHeads(features.shape[1], 2, FOLDS, config.dropout).to(device).train()
         _train_blind(heads, inputs, targets, fold, class_weights.to(device), config)
     z = _margins(heads.eval(), inputs)
@@ -91,7 +89,7 @@ def _train_blind(
     epochs, steps = min(config.schedule_epochs, MOST_EPOCHS), -(-len(inputs) // size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps if epochs > 1 else 0, steps * epochs))
     for epoch in range(epochs):
-        rng = np.random.default_rng([config.seed, crc32(b"out of fold"), epoch])
+        rng = rng_of(config.seed, "out of fold", epoch)
         for taken in torch.from_numpy(rng.permutation(len(inputs))).split(size):
             labels = targets[taken].to(device)
             seen = (fold[taken] != torch.arange(FOLDS)[:, None]).to(device) * class_weights[labels]
