@@ -1,8 +1,5 @@
 """The bundle: the closed set of files that an inference host loads, verified before it is parsed."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +31,7 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)
     evaluation = read_evaluation(run)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with artifacts.new_folder(target) as building:
         for file in (
             run.model_path,
             run.policy_path,
@@ -51,10 +46,6 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
         manifest = _manifest(run, evaluation, building)
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
-        os.chmod(building, 0o777 & ~0o022)
-        os.rename(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return verify_bundle(target)
 
 

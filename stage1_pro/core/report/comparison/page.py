@@ -1,9 +1,6 @@
 """One self-contained page about several runs, with its figures and its numbers."""
 
-import os
 import shlex
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +41,8 @@ def free_folder(out: str | None) -> Path:
 def write_comparison(comparison: Comparison, folder: Path) -> Path:
     """Write figures/*.png, comparison.json and comparison.html beside a new or empty folder, and rename them to it:
     what is interrupted leaves nothing. Returns the page's path."""
-    target = folder.resolve()  # a link to an empty folder stays a link
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with artifacts.new_folder(folder.resolve()) as building:  # a link to an empty folder stays a link
         _write(comparison, building)
-        os.chmod(building, 0o777 & ~0o022)
-        os.rename(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder / PAGE
 
 
