@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from stage1_pro.core.bundle.contents import verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
 from stage1_pro.core.data.transforms import load_image
+from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
@@ -49,7 +50,7 @@ class Stage1Predictor:
     """
 
     def __init__(self, model: Stage1Model, policy: ExitPolicy | None = None, device: str = "auto"):
-        self.device = torch.device(_pick_device(device))
+        self.device = _chosen(device)
         self.model = model.to(self.device).eval()
         self.policy = policy
         self.transform = model.spec.preprocessing.transform()
@@ -178,11 +179,11 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, s
     return torch.stack(images) if images else torch.empty(0), readable, reasons
 
 
-def _pick_device(device: str) -> str:
-    if device != "auto":
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--device {device}: {' '.join(str(error).split())[:120]}") from None
-        return device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def _chosen(device: str) -> torch.device:
+    if device == "auto":
+        return fastest_device(mps=True)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {' '.join(str(error).split())[:120]}") from None
+    return torch.device(device)

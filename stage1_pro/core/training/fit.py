@@ -12,6 +12,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.models.adapters import add_adapters, merge_adapters
@@ -177,12 +178,8 @@ def make_module(
     (N,) of the same cases, from which a gate's out-of-fold targets are made."""
     module = module_class(config)(model, config, class_counts, features is not None)
     if isinstance(module, SelectiveModule) and features is not None:
-        module.correct = out_of_fold_correct(features, labels, groups, config, _device())
+        module.correct = out_of_fold_correct(features, labels, groups, config, fastest_device())
     return module
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
@@ -202,7 +199,7 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
                 run.path.resolve().parent / ".feature_cache",
                 batch_size=block,
                 workers=config.dataset_params.num_workers,
-                device=_device(),
+                device=fastest_device(),
                 progress=progress,
             )
     model.backbone.cpu()

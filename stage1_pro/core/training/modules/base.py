@@ -13,13 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.devices import gather
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.monitoring import epoch_metrics
 from stage1_pro.core.models.parameters import trainable
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.seeds import seed_of
-from stage1_pro.core.training.ranks import gather
 
 
 @dataclass(frozen=True, slots=True)
