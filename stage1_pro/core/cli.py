@@ -9,11 +9,15 @@ import os
 import signal
 import sys
 import warnings
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.schemas import did_you_mean, schema
 
@@ -43,8 +47,6 @@ def parse_with_config(arguments: type, doc: str, argv: Sequence[str]) -> tuple[A
     Returns (arguments, layers): layers are what `config.merge_configs` takes, every
     --config file first and in turn, the flags last, wherever they stood on the line.
     """
-    from stage1_pro.core.config.settings import Stage1ProConfig
-
     parser = _parser(doc)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; may be given several times")
     _add_arguments(parser, arguments)
@@ -85,8 +87,6 @@ def _script_name() -> str:
 
 def _parser(doc: str):
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
-    from argparse import RawDescriptionHelpFormatter
-
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -186,8 +186,6 @@ def _own_option_meant(key: str, own: set[str]) -> str:
 
 def _nested(key: str, text: str) -> Any:
     """`a.b`, "1" → {a: {b: 1}}: text is YAML where it can be."""
-    import yaml
-
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
