@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import interpolate
 
 from stage1_pro.core.models.backbone import load_backbone
-from stage1_pro.core.records.scores import SCORE_SPLITS, Scores, read_scores
+from stage1_pro.core.records.scores import Scores, read_scores
+from stage1_pro.core.records.splits import SPLITS
 
 SIZES = {"train": 12_000, "val_select": 8_000, "val_calib": 12_000, "val_test": 20_000}
 SPLIT_SEED = 20261123
@@ -80,4 +81,4 @@ def write_runs_scores(folder: Path, scores: dict[str, Scores]) -> None:
 
 
 def read_runs_scores(folder: Path) -> dict[str, Scores]:
-    return {name: read_scores(folder / f"{name}.parquet", "Delete the folder.") for name in SCORE_SPLITS}
+    return {name: read_scores(folder / f"{name}.parquet", "Delete the folder.") for name in SPLITS[1:]}

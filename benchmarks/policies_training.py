@@ -18,7 +18,8 @@ from stage1_pro.core.data.batches import EpochSampler, FeatureDataset, make_load
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.models.backbone import BackboneSpec
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
-from stage1_pro.core.records.scores import SCORE_SPLITS, Scores
+from stage1_pro.core.records.scores import Scores
+from stage1_pro.core.records.splits import SPLITS
 from stage1_pro.core.training.callbacks.checkpoints import Patience
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.training.crossfit import group_folds, refit_gate
@@ -50,7 +51,7 @@ def train_and_score(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     model = model.to(device).eval()
-    found = {name: _score(name, model, *own[name]) for name in SCORE_SPLITS}
+    found = {name: _score(name, model, *own[name]) for name in SPLITS[1:]}
     if held_out is not None:
         select = found["val_select"]
         found["val_select"] = Scores(**{**_fields(select), "gate_logit": held_out})

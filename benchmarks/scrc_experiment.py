@@ -6,13 +6,13 @@ they are at or below a threshold.
 
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 from scipy.special import logsumexp, softmax, xlogy
 from scrc_rules import GRID_2, RULES, product
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
+from stage1_pro.core.seeds import rng_of
 
 ALPHA, XI, CASES = 0.1, 0.7, 2500
 COLUMNS = [(rule, delta) for rule in RULES for delta in rule.deltas]
@@ -118,7 +118,7 @@ def measure(pools: list[Pool], draws: int, seed: int) -> Cells:
     found = {}
     for name, rank in SELECTION.items():
         for kind, sets in SETS.items():
-            rng = np.random.default_rng([seed, crc32(b"calibration sets")])
+            rng = rng_of(seed, "calibration sets")
             cells = [
                 draw(p, rank(p.logits), sets(p.logits), rng.integers(0, len(p.labels), (draws, CASES))) for p in pools
             ]
@@ -140,7 +140,7 @@ def pools_from(path: Path) -> list[Pool]:
 
 
 def fitted_pools(seed: int, count: int = 5, cases: int = 20_000, classes: int = 10) -> list[Pool]:
-    rng = np.random.default_rng([seed, crc32(b"fitted softmax model")])
+    rng = rng_of(seed, "fitted softmax model")
     labels = rng.integers(0, classes, (count, cases))
     logits = NOISE * rng.standard_normal((count, cases, classes)) + SIGNAL * (labels[..., None] == np.arange(classes))
     return [Pool(*pair) for pair in zip(logits, labels, strict=True)]

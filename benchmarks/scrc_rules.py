@@ -7,12 +7,12 @@ sets hold every class. None of these rules certifies a bundle.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.binomial import p_value
+from stage1_pro.core.seeds import rng_of
 
 DELTAS = (0.01, 0.05, 0.1)
 GRID_1, GRID_2 = 11, 100
@@ -80,7 +80,7 @@ RULES = (
 
 def ceil_example(m: int, alpha: float, draws: int, seed: int) -> dict[str, tuple[int, float, float]]:
     """Mean risk and its standard error of the published and the corrected count, on continuous scores."""
-    scores = np.random.default_rng([seed, crc32(b"ceil example")]).random((draws, m))
+    scores = rng_of(seed, "ceil example").random((draws, m))
     found = {}
     for name, rule in (("ceil", transductive_published), ("floor", transductive_corrected)):
         allowed = int(rule(np.array(m), m, alpha, np.nan))

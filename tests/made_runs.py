@@ -10,8 +10,9 @@ from stage1_pro.core.config.settings import DatasetParams, Source, Stage1ProConf
 from stage1_pro.core.policies.gate import calibrate_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax
+from stage1_pro.core.records.policy_file import policy_header
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.records.scores import SCORE_SPLITS, Scores
+from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.splits import SPLITS
 
 CASES = 2000
@@ -46,7 +47,7 @@ def make_run(path: Path, policy: str, class_names: tuple[str, str] = ("other", "
     run.model_path.write_bytes(b"weights")
     run.metrics_path.write_text(metrics)
     rng = np.random.default_rng(3)
-    for split in SCORE_SPLITS:
+    for split in SPLITS[1:]:
         scores(run, split, rng, gated=policy != "softmax").write(run.scores_path(split))
     return run
 
@@ -103,4 +104,4 @@ FIELDS_OF = {"softmax": softmax_fields, "gate": gate_fields, "scrc": scrc_fields
 
 def calibrate(run: Run) -> dict[str, Any]:
     """The content of the run's policy file, as its script would write it."""
-    return {**run.policy_header(run.risk(), 1), **FIELDS_OF[run.config.exit_policy](run)}
+    return {**policy_header(run, run.risk(), 1), **FIELDS_OF[run.config.exit_policy](run)}

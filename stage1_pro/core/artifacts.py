@@ -1,14 +1,19 @@
-"""The one door for JSON artifacts: a schema on write and on load, atomic, exact.
+"""The one door for files: JSON by its schema on write and on load, CSV, folders; atomic, exact.
 
 An artifact on disk is either the whole previous version or the whole new one, and a number read
 back is the number that was written: thresholds keep every bit.
 """
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
+import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +98,37 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write a table atomically, with a header; a column that a row does not have is empty."""
+    write_bytes(path, csv_text(rows, columns).encode())
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], header: bool = True) -> str:
+    """Return the lines of a table. Raises ValueError where a row has a column that the table does not."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill beside `target`, which it becomes at the end of the block; what is interrupted leaves nothing.
+
+    target: does not exist, or is an empty folder.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield building
+        os.chmod(building, 0o777 & ~0o022)  # mkdtemp makes private folders
+        os.rename(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def digest_bytes(content: bytes) -> str:

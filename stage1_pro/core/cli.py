@@ -9,12 +9,16 @@ import os
 import signal
 import sys
 import warnings
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stage1_pro.core.commands import current, described, spoken
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.schemas import did_you_mean, schema
 
@@ -44,8 +48,6 @@ def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> 
     Returns (arguments, layers): layers are what `config.merge_configs` takes, every
     --config file first and in turn, the flags last, wherever they stood on the line.
     """
-    from stage1_pro.core.config.settings import Stage1ProConfig
-
     parser = _parser(doc)
     parser.add_argument(
         "--config",
@@ -87,8 +89,6 @@ def _interrupt(number: int, _frame: Any) -> None:
 
 def _parser(doc: str | None):
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
-    from argparse import RawDescriptionHelpFormatter
-
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -188,8 +188,6 @@ def _own_option_meant(key: str, own: set[str]) -> str:
 
 def _nested(key: str, text: str) -> Any:
     """`a.b`, "1" → {a: {b: 1}}: text is YAML where it can be."""
-    import yaml
-
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -1,9 +1,6 @@
 """The test split of a calibrated run: scored once, decided by the policy, measured."""
 
 from typing import Any
-from zlib import crc32
-
-import numpy as np
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
@@ -11,13 +8,15 @@ from stage1_pro.core.metrics.summary import evaluate
 from stage1_pro.core.policies.certification import one_case_per_group
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced
+from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.seeds import rng_of
 
 
 def trusted_policy(run: Run) -> dict[str, Any]:
     """The run's policy file. Raises UserError unless it carries its promise and val_calib gives its counts again."""
-    policy, calib = run.read_policy(), run.scores("val_calib")
+    policy, calib = read_policy(run), run.scores("val_calib")
     demand_consistent(policy, run.policy_path)
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)
@@ -37,7 +36,7 @@ def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
         delta=1 - policy["fnr_confidence"],
         samples=config.bootstrap_samples,
         confidence=config.bootstrap_confidence,
-        rng=np.random.default_rng([config.seed, crc32(b"bootstrap")]),
+        rng=rng_of(config.seed, "bootstrap"),
         independent=one_case_per_group(scores),
         shift=scores.answer_shift,
         prices=(config.false_alarm_price, config.miss_price),

@@ -8,6 +8,8 @@ from stage1_pro.core.errors import NotWorthIt
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.usefulness import exit_figures, valued
 from stage1_pro.core.policies.verification import evidence_words
+from stage1_pro.core.records.looks import record_attempt
+from stage1_pro.core.records.policy_file import policy_header, write_policy
 from stage1_pro.core.records.run import Run
 
 
@@ -30,7 +32,7 @@ def conclude(
     """
     policy = valued(fields(), run.config) if certified else {}
     refused = "useless" in policy and not even_if_useless
-    uses = run.record_attempt(name, risk, certified and not refused)
+    uses = record_attempt(run, name, risk, certified and not refused)
     for note in notes:
         say(note)
     for warning in [*warnings, *_stale_placement(run, risk)]:
@@ -42,8 +44,8 @@ def conclude(
             f"certified, but {policy['useless']}. No policy is written. Train a better model, or state other prices; "
             "--even_if_useless writes this one all the same, marked as what it is."
         )
-    policy = {**run.policy_header(risk, uses), **policy, "answer_shift": run.scores("val_select").answer_shift}
-    run.write_policy(policy)
+    policy = {**policy_header(run, risk, uses), **policy, "answer_shift": run.scores("val_select").answer_shift}
+    write_policy(run, policy)
     _draw(run, policy)
     _say_policy(policy)
     say_next(run.path, "40_eval_selective.py")

@@ -28,10 +28,11 @@ class Args:
 def main(args: Args) -> None:
     from stage1_pro.core.finish_calibration import conclude
     from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
+    from stage1_pro.core.records.policy_file import demand_uncalibrated
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-    run.demand_uncalibrated("softmax")
+    demand_uncalibrated(run, "softmax")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
     conclude(

@@ -33,10 +33,11 @@ class Args:
 def main(args: Args) -> None:
     from stage1_pro.core.finish_calibration import conclude
     from stage1_pro.core.policies.gate import calibrate_gate
+    from stage1_pro.core.records.policy_file import demand_uncalibrated
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-    run.demand_uncalibrated("gate")
+    demand_uncalibrated(run, "gate")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     gate = calibrate_gate(
         run.scores("val_select"), run.scores("val_calib"), risk, args.calibrator, run.config.exit_rule

@@ -39,10 +39,11 @@ class Args:
 def main(args: Args) -> None:
     from stage1_pro.core.finish_calibration import conclude
     from stage1_pro.core.policies.scrc import calibrate_scrc
+    from stage1_pro.core.records.policy_file import demand_uncalibrated
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-    run.demand_uncalibrated("scrc")
+    demand_uncalibrated(run, "scrc")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     scrc = calibrate_scrc(
         *(run.scores("val_select"), run.scores("val_calib"), risk),

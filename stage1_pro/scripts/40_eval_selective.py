@@ -48,7 +48,8 @@ def evaluate(path: str | None) -> None:
     """Measure one run and write its report."""
     from stage1_pro.core.evaluation import evaluate_run, trusted_policy
     from stage1_pro.core.inference.scoring import score_test
-    from stage1_pro.core.records.run import LATEST, Run
+    from stage1_pro.core.records.paths import LATEST
+    from stage1_pro.core.records.run import Run
     from stage1_pro.core.report.run.page import write_report
 
     run = Run.open(path or LATEST)
@@ -64,7 +65,8 @@ def evaluate(path: str | None) -> None:
 def score(path: str | None) -> None:
     """Write the scores of the test images, unless they are there."""
     from stage1_pro.core.inference.scoring import score_test
-    from stage1_pro.core.records.run import LATEST, Run
+    from stage1_pro.core.records.paths import LATEST
+    from stage1_pro.core.records.run import Run
 
     run = Run.open(path or LATEST)
     score_test(run)

@@ -12,7 +12,8 @@ import torch
 
 from stage1_pro.core.data.batches import Draw, EpochSampler, FeatureDataset, ImageDataset, make_loader
 from stage1_pro.core.data.transforms import Preprocessing, load_image
-from stage1_pro.core.seeds import isolated_seed, seed_of
+from stage1_pro.core.devices import isolated_seed
+from stage1_pro.core.seeds import seed_of
 
 PREPROCESSING = Preprocessing(16, 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 

@@ -16,7 +16,7 @@ from stage1_pro.core.metrics.bootstrap import (
     ratios,
     weight_chunks,
 )
-from stage1_pro.core.metrics.selective import augrc, aurc, e_aurc
+from stage1_pro.core.metrics.selective import augrc, aurc
 
 
 def population(levels: int, cases: int = 200):
@@ -25,6 +25,11 @@ def population(levels: int, cases: int = 200):
     confidence = rng.integers(0, levels, cases) / levels
     confidence[:3] = np.nan, np.inf, -np.inf
     return groups, confidence, rng.random(cases) > 0.5 + 0.4 * rng.random(cases)
+
+
+def e_aurc(confidence: np.ndarray, wrong: np.ndarray) -> float:
+    """AURC above that of a perfect order, in which every case has a confidence of its own."""
+    return max(aurc(confidence, wrong) - aurc(-np.arange(len(wrong)), np.sort(wrong)), 0)
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -16,6 +16,7 @@ from stage1_pro.core.ab.plan import make_plan
 from stage1_pro.core.ab.processes import Children
 from stage1_pro.core.ab.runner import bring_to_end, next_step
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.records.looks import record_attempt
 from stage1_pro.core.records.run import Run
 
 SCRIPT = Path(__file__).parents[2] / "stage1_pro" / "scripts" / "43_ab_test.py"
@@ -116,9 +117,9 @@ def test_what_a_run_lacks_next(trained_once, config, arms, tmp_path):
     assert step() == ["20_train.py", "--resume", str(path)]
     (tmp_path / "kept").rename(path / "scores" / "val_calib.parquet")
     run = Run(path)
-    run.record_attempt("softmax", run.risk(), certified=False)
+    record_attempt(run, "softmax", run.risk(), certified=False)
     assert step() == ["40_eval_selective.py", "--run", str(path), "--scores_only"]
-    run.record_attempt("softmax", run.risk(), certified=True)
+    record_attempt(run, "softmax", run.risk(), certified=True)
     with pytest.raises(Exception, match="val_calib was looked at, and the policy was not written"):
         step()
     (path / "config.json").unlink()

@@ -14,6 +14,7 @@ from made_runs import calibrate, make_run, scrc_fields
 from stage1_pro.core.bundle.export import export_bundle
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.evaluation import evaluate_run
+from stage1_pro.core.records.policy_file import policy_header, write_policy
 from stage1_pro.core.records.run import Run
 
 Damage = Callable[[dict[str, Any]], str]
@@ -177,8 +178,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     for name, policy in POLICIES.items():
         run = make_run(tmp_path_factory.mktemp("runs") / name, policy)
         content = calibrate(run) if policy != "scrc" else None
-        content = content or {**run.policy_header(run.risk(), 1), **scrc_fields(run, name)}
-        run.write_policy(content)
+        content = content or {**policy_header(run, run.risk(), 1), **scrc_fields(run, name)}
+        write_policy(run, content)
         evaluate_run(run, content)
         made[name] = run
     return made

@@ -19,6 +19,8 @@ from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records import ledger
+from stage1_pro.core.records.looks import record_attempt, refused_attempt
+from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, read_policy, write_policy
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.splits import read_splits
@@ -73,7 +75,7 @@ def scores_of(run: Run, split: str) -> Scores:
 
 def policy_of(run: Run) -> dict:
     figures = {"fnr_on_exits": 0.0, "coverage": 0.5, "exit_accuracy": 1.0, "sweep_results": [], "val_calib_metrics": {}}
-    return {**run.policy_header(run.risk(), 1), **figures, "exit_threshold": 0.9}
+    return {**policy_header(run, run.risk(), 1), **figures, "exit_threshold": 0.9}
 
 
 def refused(job: Callable[[], object]) -> str:
@@ -145,26 +147,26 @@ def test_config_and_environment_are_on_record() -> None:
 
 def test_the_policy_goes_round() -> None:
     run = trained()
-    run.demand_uncalibrated("softmax")
+    demand_uncalibrated(run, "softmax")
     assert run.policy_files() == []
-    assert "runs/a/thresholds.json does not exist" in refused(run.read_policy)
+    assert "runs/a/thresholds.json does not exist" in refused(lambda: read_policy(run))
     policy = policy_of(run)
-    assert run.write_policy(policy) == Path("runs/a/thresholds.json")
-    assert Run.open("runs/a").read_policy() == policy
+    assert write_policy(run, policy) == Path("runs/a/thresholds.json")
+    assert read_policy(Run.open("runs/a")) == policy
     assert "runs/a/thresholds.json exists: this run is calibrated already" in refused(
-        lambda: run.demand_uncalibrated("softmax")
+        lambda: demand_uncalibrated(run, "softmax")
     )
 
 
 def test_another_policy_is_sent_to_its_script() -> None:
     run = trained()
     words = "exit_policy is 'softmax'. Run 25_threshold_sweep.py --run runs/a instead."
-    assert words in refused(lambda: run.demand_uncalibrated("gate"))
+    assert words in refused(lambda: demand_uncalibrated(run, "gate"))
     (run.path / "gateparams.json").write_text("{}")
-    assert "gateparams.json exists" in refused(lambda: run.demand_uncalibrated("softmax"))
-    assert "gateparams.json is not the policy of this run ('softmax')" in refused(run.read_policy)
-    run.write_policy(policy_of(run))
-    assert "Multiple policy files found! Only thresholds.json should exist." in refused(run.read_policy)
+    assert "gateparams.json exists" in refused(lambda: demand_uncalibrated(run, "softmax"))
+    assert "gateparams.json is not the policy of this run ('softmax')" in refused(lambda: read_policy(run))
+    write_policy(run, policy_of(run))
+    assert "Multiple policy files found! Only thresholds.json should exist." in refused(lambda: read_policy(run))
     assert [path.name for path in run.policy_files()] == ["thresholds.json", "gateparams.json"]
 
 
@@ -172,15 +174,15 @@ def test_another_policy_is_sent_to_its_script() -> None:
 def test_a_policy_of_other_weights_or_splits_is_refused(key: str) -> None:
     run = trained()
     for policy in ({**policy_of(run), key: "0" * 64}, {k: v for k, v in policy_of(run).items() if k != key}):
-        run.write_policy(policy)
-        assert f"thresholds.json: $.{key} is of another model or other splits" in refused(run.read_policy)
+        write_policy(run, policy)
+        assert f"thresholds.json: $.{key} is of another model or other splits" in refused(lambda: read_policy(run))
 
 
 def test_new_weights_leave_the_old_policy_behind() -> None:
     run = trained()
-    run.write_policy(policy_of(run))
+    write_policy(run, policy_of(run))
     run.model_path.write_bytes(b"other weights")
-    assert "$.model_digest is of another model" in refused(Run.open("runs/a").read_policy)
+    assert "$.model_digest is of another model" in refused(lambda: read_policy(Run.open("runs/a")))
 
 
 @pytest.mark.parametrize(
@@ -298,11 +300,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_attempts_are_counted_over_runs_also_those_that_failed() -> None:
     first, second = trained("runs/a"), trained("runs/b", weights=b"other")
-    assert first.record_attempt("softmax", first.risk(), certified=False) == 1
-    assert second.record_attempt("softmax", second.risk(0.1), certified=True) == 2  # equal cases, equal splits
+    assert record_attempt(first, "softmax", first.risk(), certified=False) == 1
+    assert record_attempt(second, "softmax", second.risk(0.1), certified=True) == 2  # equal cases, equal splits
     third = trained("runs/c", config=Stage1ProConfig(seed=1))
-    assert third.record_attempt("softmax", third.risk(), certified=True) == 1  # another val_calib
-    assert Run.open("runs/latest").record_attempt("softmax", third.risk(), certified=True) == 2
+    assert record_attempt(third, "softmax", third.risk(), certified=True) == 1  # another val_calib
+    assert record_attempt(Run.open("runs/latest"), "softmax", third.risk(), certified=True) == 2
     lines = Path("runs/calibrations.csv").read_text().splitlines()
     assert lines[0] == ("time,val_calib_digest,run,policy,target_fnr_exit,fnr_confidence,outcome,run_path,model_digest")
     rows = rows_of(Path("runs/calibrations.csv"))
@@ -313,17 +315,17 @@ def test_attempts_are_counted_over_runs_also_those_that_failed() -> None:
 
 def test_a_refused_attempt_is_of_this_run_and_of_no_other_of_its_name() -> None:
     refused_run = trained("runs/x/a")
-    refused_run.record_attempt("softmax", refused_run.risk(), certified=False)
-    assert refused_run.refused_attempt() is not None
+    record_attempt(refused_run, "softmax", refused_run.risk(), certified=False)
+    assert refused_attempt(refused_run) is not None
     same_name = trained("runs/y/a")  # equal weights and splits, one ledger for both
-    assert same_name.refused_attempt() is None
-    same_name.record_attempt("softmax", same_name.risk(), certified=True)
-    assert refused_run.refused_attempt() is not None
+    assert refused_attempt(same_name) is None
+    record_attempt(same_name, "softmax", same_name.risk(), certified=True)
+    assert refused_attempt(refused_run) is not None
     Path("elsewhere").mkdir()
     Path("runs").rename("elsewhere/runs")
-    assert Run.open("elsewhere/runs/x/a").refused_attempt() is not None
+    assert refused_attempt(Run.open("elsewhere/runs/x/a")) is not None
     artifacts.write_bytes(Path("elsewhere/runs/x/a/model_best.pth"), b"a later run in the same place")
-    assert Run.open("elsewhere/runs/x/a").refused_attempt() is None
+    assert refused_attempt(Run.open("elsewhere/runs/x/a")) is None
 
 
 OLD_LEDGER = (
@@ -338,10 +340,10 @@ def test_a_ledger_of_before_runs_were_told_apart_is_counted_and_says_nothing_abo
     path = Path("runs/calibrations.csv")
     path.write_text(OLD_LEDGER.format(digest=run.splits.metadata["val_calib_digest"]))
     assert [entry.run for entry in ledger.read(path)] == ["a"]
-    assert run.refused_attempt() is None
-    assert run.record_attempt("softmax", run.risk(), certified=False) == 3  # a fragment was a look as well
-    assert run.refused_attempt() is not None
-    assert run.record_attempt("softmax", run.risk(), certified=False) == 4
+    assert refused_attempt(run) is None
+    assert record_attempt(run, "softmax", run.risk(), certified=False) == 3  # a fragment was a look as well
+    assert refused_attempt(run) is not None
+    assert record_attempt(run, "softmax", run.risk(), certified=False) == 4
     table = pd.read_csv(path)  # still one table
     assert table["run_path"].tolist()[2:] == ["a", "a"]
     assert table["run_path"].isna().tolist() == [True, True, False, False]

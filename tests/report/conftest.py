@@ -7,6 +7,7 @@ import pytest
 from made_runs import METRICS, calibrate, make_run
 
 from stage1_pro.core.evaluation import evaluate_run
+from stage1_pro.core.records.policy_file import write_policy
 from stage1_pro.core.records.run import Run
 
 
@@ -24,7 +25,7 @@ def made(tmp_path_factory) -> Callable[..., tuple[Run, dict[str, Any], dict[str,
         policy = calibrate(run)
         if threshold is not None:
             policy["exit_threshold"] = threshold
-        run.write_policy(policy)
+        write_policy(run, policy)
         return run, policy, evaluate_run(run, policy)
 
     return make

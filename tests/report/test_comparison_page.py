@@ -15,6 +15,8 @@ from stage1_pro.core.comparison.compare import Comparison
 from stage1_pro.core.comparison.from_runs import compare_runs
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.evaluation import evaluate_run
+from stage1_pro.core.records.looks import record_attempt
+from stage1_pro.core.records.policy_file import policy_header, write_policy
 from stage1_pro.core.report.common.cells import area_change, points
 from stage1_pro.core.report.comparison.page import free_folder, write_comparison
 from stage1_pro.core.report.comparison.tables import console_lines, figure_rows, warnings
@@ -29,7 +31,7 @@ def written(made, tmp_path_factory):
     runs = [made(name=name, class_names=NASTY)[0] for name in names]
     refused = runs[4]
     refused.policy_path.unlink()
-    refused.record_attempt("softmax", refused.risk(0.02), certified=False)
+    record_attempt(refused, "softmax", refused.risk(0.02), certified=False)
     comparison = compare_runs([str(run.path) for run in runs])
     folder = tmp_path_factory.mktemp("out") / "new"
     write_comparison(comparison, folder)
@@ -86,11 +88,11 @@ def evaluated(path, kind):
     """A run with a promise of that kind, or one where nothing was certified."""
     run = make_run(path, "scrc" if kind.startswith("SCRC") else "softmax")
     if kind == "nothing":
-        run.record_attempt("softmax", run.risk(), certified=False)
+        record_attempt(run, "softmax", run.risk(), certified=False)
         return run
     certified = scrc_fields(run, kind) if kind.startswith("SCRC") else softmax_fields(run)
-    policy = {**run.policy_header(run.risk(), 1), **certified}
-    run.write_policy(policy)
+    policy = {**policy_header(run, run.risk(), 1), **certified}
+    write_policy(run, policy)
     evaluate_run(run, policy)
     return run
 

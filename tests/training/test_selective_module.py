@@ -32,7 +32,7 @@ def alarms(epoch: int, correct: torch.Tensor | None = None, **figures: float) ->
 
 def test_a_constant_target_is_noticed_in_a_stage_of_few_cases() -> None:
     """The cases that are not in training yet say nothing of it."""
-    config = config_from_dict({"phase": 3, "epochs": 8, "gate_refit": False, "lr_head": 0.03}, "test")
+    config = merge_configs([("test", {"phase": 3, "epochs": 8, "gate_refit": False, "lr_head": 0.03})])
     labels = np.arange(400) % 2
     features = np.random.default_rng(0).normal(0, 0.1, (400, 8)).astype(np.float32) + labels[:, None].astype(np.float32)
     groups = np.arange(400).astype(str)

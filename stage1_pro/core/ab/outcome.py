@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from stage1_pro.core.comparison.contender import MEASURES, SharedCases, paired_r
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.records.provenance import utc_now
+from stage1_pro.core.seeds import rng_of
 
 FIGURES = ("coverage", "fnr_on_exits", "fpr_on_exits", "accuracy_on_exits", "augrc")
 
@@ -94,7 +94,7 @@ def stand(plan: Plan, results: Sequence[Result], cases: SharedCases, failures: M
     """Compare the arms on what ended; a failed trial leaves its pair out and its arm without a verdict."""
     config = plan.arms[0].config
     samples, confidence = config.bootstrap_samples, config.bootstrap_confidence
-    rng = np.random.default_rng([config.seed, crc32(b"bootstrap")])
+    rng = rng_of(config.seed, "bootstrap")
     drawn = paired_replicates([result.contender.decisions for result in results], cases, samples, rng)
     replicates = {result.trial.name: rows for result, rows in zip(results, drawn, strict=True)}
     standings: list[ArmStanding] = []

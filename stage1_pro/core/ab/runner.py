@@ -14,6 +14,7 @@ from stage1_pro.core.ab.plan import Plan, Trial, changed_settings
 from stage1_pro.core.ab.processes import Children, Stopped
 from stage1_pro.core.errors import Interrupted, NothingCertified, UserError
 from stage1_pro.core.evaluation import read_evaluation
+from stage1_pro.core.records.looks import attempts, refused_attempt
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import read_splits
 
@@ -68,7 +69,7 @@ def bring_to_end(trial: Trial, plan: Plan, children: Children) -> str:
         if status not in (0, NothingCertified.exit_status):
             raise UserError(f"{words[0]} ended with status {status}: {_last_line(log)} (see {log})")
         before, run = words, Run(run.path)  # a Run remembers what it has read
-    if run.refused_attempt():
+    if refused_attempt(run):
         return "nothing certified"
     return f"certified, test coverage {read_evaluation(run)['exits']['coverage']['value']:.1%}"
 
@@ -110,13 +111,13 @@ def next_step(run: Run, trial: Trial, plan: Plan) -> list[str] | None:
     if not run.scores_path("val_calib").exists():
         return ["20_train.py", "--resume", path]
     if not run.policy_files():
-        return _certified_in_vain(run) if run.attempts() else [run.policy_row.script, "--run", path]
+        return _certified_in_vain(run) if attempts(run) else [run.policy_row.script, "--run", path]
     return None if run.eval_path.exists() else ["40_eval_selective.py", "--run", path]
 
 
 def _certified_in_vain(run: Run) -> list[str] | None:
     """Where nothing was certified the test images are scored all the same: the scores still rank them."""
-    if run.refused_attempt() is None:
+    if refused_attempt(run) is None:
         raise UserError(
             f"{run.path}: val_calib was looked at, and the policy was not written before an interruption. A second "
             "look would spend its confidence again: remove this run to train it anew."

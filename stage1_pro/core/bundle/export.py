@@ -1,8 +1,5 @@
 """The bundle: the closed set of files that an inference host loads, verified before it is parsed."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.models.licenses import derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
+from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
 
@@ -27,15 +25,13 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
         raise UserError(
             f"{target} exists, and bundles are never overwritten. Check it with --verify, or name another --out."
         )
-    policy = run.read_policy()
+    policy = read_policy(run)
     demand_consistent(policy, run.policy_path)
     calib = run.scores("val_calib")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)
     evaluation = read_evaluation(run)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with artifacts.new_folder(target) as building:
         for file in (
             run.model_path,
             run.policy_path,
@@ -50,10 +46,6 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
         manifest = _manifest(run, evaluation, building)
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
-        os.chmod(building, 0o777 & ~0o022)
-        os.rename(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return verify_bundle(target)
 
 

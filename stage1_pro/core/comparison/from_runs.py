@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
-from zlib import crc32
 
 import numpy as np
 
@@ -20,7 +19,10 @@ from stage1_pro.core.policies.certification import one_case_per_group
 from stage1_pro.core.policies.defer_all import decide_without_certificate
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import in_expectation
+from stage1_pro.core.records.looks import refused_attempt
+from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.seeds import rng_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,7 +45,7 @@ def compare_runs(paths: Sequence[str]) -> Comparison:
         samples=config.bootstrap_samples,
         confidence=config.bootstrap_confidence,
         # the first run's generator: its intervals are those of its own report
-        rng=np.random.default_rng([config.seed, crc32(b"bootstrap")]),
+        rng=rng_of(config.seed, "bootstrap"),
     )
 
 
@@ -71,7 +73,7 @@ def demand_ready(run: Run) -> None:
     if run.policy_files():
         trusted_policy(run)
         read_evaluation(run)
-    elif run.refused_attempt() is None:
+    elif refused_attempt(run) is None:
         script = run.policy_row.script
         raise UserError(f"{run.path} is not calibrated yet. Run {script} --run {run.path} first.")
 
@@ -115,7 +117,7 @@ RESCORE = "Remove scores/val_test.parquet and run 40_eval_selective.py --run {ru
 
 
 def _certified(run: Run) -> tuple[Risk, Certificate, ExitDecisions, str]:
-    policy, scores, evaluation = run.read_policy(), run.scores("val_test"), read_evaluation(run)
+    policy, scores, evaluation = read_policy(run), run.scores("val_test"), read_evaluation(run)
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
     same_scores = evaluation["scores_digest"] == artifacts.digest_file(run.scores_path("val_test"))
     labels = scores.labels.astype(np.int64)
@@ -136,7 +138,7 @@ def _certified(run: Run) -> tuple[Risk, Certificate, ExitDecisions, str]:
 
 def _uncertified(run: Run) -> tuple[Risk, None, ExitDecisions, str]:
     """Its test cases are scored here, since evaluation refuses a run without a policy."""
-    attempt = run.refused_attempt()
+    attempt = refused_attempt(run)
     assert attempt is not None  # demand_ready has asked
     from stage1_pro.core.inference.scoring import score_test  # torch is imported for this alone
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
@@ -89,30 +91,24 @@ def _build(raw: dict[str, Any]) -> Stage1ProConfig:
 
 def read_config_file(path: Path) -> dict[str, Any]:
     """Parse a YAML (or JSON) file, or a packaged config by its name, into a mapping; an empty file is no settings."""
-    import yaml
-
     hint = schemas.did_you_mean(path.with_suffix("").as_posix(), config_names())
     content = artifacts.read_bytes(config_file(path), f"Name an existing YAML file with --config{hint}.")
     try:
-        settings = yaml.load(content, _unique_keys_loader())
+        settings = yaml.load(content, _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     return {} if settings is None else settings
 
 
-def _unique_keys_loader() -> type:
-    """A safe YAML loader that refuses a key given twice, where PyYAML silently keeps the last."""
-    import yaml
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key given twice, where PyYAML silently keeps the last."""
 
-    class UniqueKeys(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
-            return super().construct_mapping(node, deep)
-
-    return UniqueKeys
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
 
 
 def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stage1_pro.core.data.transforms import load_image
-from stage1_pro.core.seeds import isolated_seed
+from stage1_pro.core.devices import isolated_seed
+from stage1_pro.core.seeds import rng_of
 
 
 class Draw(NamedTuple):
@@ -96,7 +96,7 @@ class EpochSampler(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         order = np.arange(self.size)
         if self.shuffle:
-            rng = np.random.default_rng([self.seed, crc32(b"order"), self.epoch])
+            rng = rng_of(self.seed, "order", self.epoch)
             order = (
                 rng.permutation(self.size) if self.weights is None else rng.choice(self.size, self.size, p=self.weights)
             )

@@ -11,13 +11,13 @@ gives a case a distance of .001 to itself.
 """
 
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 
 from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.incremental.distances import Distances
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
+from stage1_pro.core.seeds import rng_of
 
 DECIMALS = 6
 LEAST_SCALE = 1e-12
@@ -91,7 +91,7 @@ def admit(
     # fixed for the stage: else each pick would change the diversity of all others
     scale = float(nearest.max(initial=0.0))
     if params.strategy == "random":
-        rng = np.random.default_rng([seed, crc32(b"admission"), stage])
+        rng = rng_of(seed, "admission", stage)
         chosen = rng.permutation(len(eligible))[:room]
         diversity = _diversity(nearest[chosen], scale)
     else:

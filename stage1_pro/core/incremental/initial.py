@@ -1,12 +1,11 @@
 """The cases that the first stage trains on."""
 
-from zlib import crc32
-
 import numpy as np
 
 from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import IntArray
+from stage1_pro.core.seeds import rng_of
 
 
 def initial_cases(
@@ -23,7 +22,7 @@ def initial_cases(
     count, where = params.initial_cases, "incremental_params.initial_cases"
     if count > len(distinct):
         raise UserError(f"{where} is {count}, and the training split has {len(distinct)} different images. Lower it.")
-    rng = np.random.default_rng([seed, crc32(b"initial")])
+    rng = rng_of(seed, "initial")
     if params.initial_strategy == "random":
         return np.sort(rng.choice(distinct, count, replace=False))
     if count < classes:

@@ -1,9 +1,6 @@
 """state.json, the authority on an incremental run, and the tables that are derived from it."""
 
-import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +67,7 @@ def write_state(folder: Path, state: State, origin: Origin, params: IncrementalP
         (SELECTIONS, SELECTION_COLUMNS, selection_rows(state)),
         (SUSPECTS, SUSPECT_COLUMNS, suspect_rows(state)),
     ):
-        artifacts.write_bytes(folder / name, _to_csv(columns, rows))
+        artifacts.write_csv(folder / name, rows, columns)
 
 
 def read_state(folder: Path) -> State:
@@ -185,14 +182,6 @@ def _stage_from_json(data: dict[str, Any]) -> Stage:
 
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _to_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _short(value: Any) -> str:

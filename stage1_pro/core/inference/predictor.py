@@ -14,13 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 from stage1_pro.core.bundle.contents import verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
 from stage1_pro.core.data.transforms import load_image
+from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
+from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.scores import Scores
 
-if TYPE_CHECKING:  # an inference host has no runs, and a run's ledger wants file locks that only POSIX has
+if TYPE_CHECKING:  # an inference host has no runs
     from stage1_pro.core.records.run import Run
 
 Progress = Callable[[int, int], None]
@@ -48,7 +50,7 @@ class Stage1Predictor:
     """
 
     def __init__(self, model: Stage1Model, policy: ExitPolicy | None = None, device: str = "auto"):
-        self.device = torch.device(_pick_device(device))
+        self.device = _chosen(device)
         self.model = model.to(self.device).eval()
         self.policy = policy
         self.transform = model.spec.preprocessing.transform()
@@ -58,7 +60,7 @@ class Stage1Predictor:
     @classmethod
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
         """The run's model, with its policy where one is certified."""
-        policy = policy_from_artifact(run.config.exit_policy, run.read_policy()) if run.policy_files() else None
+        policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
         return cls(load_model(run.model_path), policy, device)
 
     @classmethod
@@ -178,11 +180,11 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, s
     return torch.stack(images) if images else torch.empty(0), readable, reasons
 
 
-def _pick_device(device: str) -> str:
-    if device != "auto":
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--device {device}: {' '.join(str(error).split())[:120]}") from None
-        return device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def _chosen(device: str) -> torch.device:
+    if device == "auto":
+        return fastest_device(mps=True)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {' '.join(str(error).split())[:120]}") from None
+    return torch.device(device)

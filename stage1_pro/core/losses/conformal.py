@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stage1_pro.core.devices import rank, sum_of_ranks, world_size
 from stage1_pro.core.losses.selective import Parts, SelectiveLoss, SelectiveSettings
 from stage1_pro.core.models.heads import Members
 
@@ -161,7 +162,7 @@ class ConformalRiskLoss(nn.Module):
         if self.training:
             self._count(found, held)
         feasible = found.feasible[:, None]
-        predicts = (~calibrates).float().view(-1, parts.gate.shape[1])[_rank()]
+        predicts = (~calibrates).float().view(-1, parts.gate.shape[1])[rank()]
         exits = ((parts.gate - found.value[:, None].where(feasible, 0.0)) / heat.where(feasible, 1.0)).sigmoid()
         loss = parts.answers + self.selective.selective(exits, parts, predicts.where(feasible, 1.0)) + parts.anchor
         if found.feasible.all():  # the usual case: a look at the device costs less than a penalty of nothing
@@ -219,24 +220,19 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
 class _Gathered(torch.autograd.Function):
     """(R, N) of each rank → (R, world · N) in the order of the ranks; each rank gets the gradients of its part."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        parts = [torch.empty_like(own) for _ in range(world_size())]
         dist.all_gather(parts, own.contiguous())
         return torch.cat(parts, dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
+        total = sum_of_ranks(gradients[0].clone(memory_format=torch.contiguous_format))
+        return total.chunk(world_size(), dim=1)[rank()]
 
 
 def _of_all_ranks(cases: Tensor) -> Tensor:
@@ -244,7 +240,7 @@ def _of_all_ranks(cases: Tensor) -> Tensor:
 
     The training sampler gives every rank equally many cases, so their batches are of one size.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if world_size() == 1:
         return cases
     joined: Tensor = _Gathered.apply(cases)  # pyright: ignore[reportAssignmentType]
     return joined

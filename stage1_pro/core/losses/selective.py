@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from stage1_pro.core.devices import sum_of_ranks
 from stage1_pro.core.losses.cross_entropy import label_rows, weighted_binary
 from stage1_pro.core.models.heads import Members, margin, signed_gate
 
@@ -177,9 +177,8 @@ class SelectiveLoss(nn.Module):
     @torch.no_grad()
     def dual_step(self) -> None:
         """Take the batches of all ranks since the last step into the running constraint, move the multipliers."""
-        if dist.is_available() and dist.is_initialized():
-            # multipliers must move alike on all ranks, or each would train another loss
-            dist.all_reduce(self.pending)
+        # multipliers must move alike on all ranks, or each would train another loss
+        sum_of_ranks(self.pending)
         moving = self.pending[1] > 0
         self.running.mul_(torch.where(moving, self.settings.memory, 1.0)).add_(self.pending)
         self.multiplier.add_(self.constraint * moving, alpha=self.settings.penalty)

@@ -87,12 +87,6 @@ def aurc(confidence: ArrayLike, losses: ArrayLike) -> float:
     return float(block_areas(*_block_sums(confidence, losses))[1])
 
 
-def e_aurc(confidence: ArrayLike, losses: ArrayLike) -> float:
-    """AURC minus that of the perfect order of the same losses under the same rule; >= 0."""
-    best = perfect_aurc(*_block_sums(np.negative(losses, dtype=float), losses))
-    return float(excess(aurc(confidence, losses), best))
-
-
 def block_areas(
     weights: NumberArray, lost: NumberArray, scratch: Scratch = NO_SCRATCH
 ) -> tuple[FloatArray, FloatArray]:

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from stage1_pro.core.devices import mean_of_ranks
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.parameters import is_adapter, trainable
 
@@ -98,7 +98,7 @@ class SharpnessAware(torch.optim.Optimizer):
     @torch.no_grad()
     def _offsets(self) -> list[Tensor]:
         """ε of each parameter; moves the average. Nothing here waits for the device."""
-        gradient = _mean_of_ranks(torch.cat([_gradient(parameter).flatten() for parameter in self.parameters]))
+        gradient = mean_of_ranks(torch.cat([_gradient(parameter).flatten() for parameter in self.parameters]))
         average = self.average
         direction = gradient if average is None else gradient.sub(average, alpha=self.sigma)
         norm, length = gradient.norm(), direction.norm()
@@ -143,10 +143,3 @@ def forget(optimizer: torch.optim.Optimizer) -> None:
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _mean_of_ranks(gradient: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(gradient)
-        gradient /= dist.get_world_size()
-    return gradient

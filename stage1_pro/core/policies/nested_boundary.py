@@ -16,7 +16,6 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +25,7 @@ from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.binomial import minimum_positives, p_value
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.policies.fixed_sequence import Walk, certify, power_aware_start
+from stage1_pro.core.seeds import rng_of
 
 RESAMPLES = 60
 SEED = 0
@@ -141,7 +141,7 @@ def _resampled(select: ExitCounts, calib_positives: int) -> tuple[IntArray, IntA
     Dirichlet weights on val_select's positives, then multinomial: both the chance in val_select and that in val_calib.
     Positives between the same two candidates are summed before they are drawn, which is the same distribution.
     """
-    rng = np.random.default_rng([SEED, crc32(b"boundary window")])
+    rng = rng_of(SEED, "boundary window")
     hits = np.diff(select.exited_positives - select.misses, prepend=0)
     missed = np.diff(select.misses, prepend=0)
     cells = np.concatenate([hits, missed, [select.positives - select.exited_positives[-1]]])

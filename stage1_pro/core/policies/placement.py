@@ -14,7 +14,6 @@ would bring; without it the prediction is optimistic by .1 to .3 of utility.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 from scipy.special import expit
@@ -23,6 +22,7 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.binomial import p_value
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.seeds import rng_of
 
 QUANTILES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.3, 0.4, 0.5)
 RESAMPLES = 60
@@ -151,7 +151,7 @@ def one_sided_scores(confidence: FloatArray, answers: IntArray) -> FloatArray:
 def resampled(positives: int, size: int, seed: int) -> IntArray:
     """(60, positives + 1) how often each positive is drawn into a calibration set of this size; the first column is
     that of the pseudo-positive."""
-    rng = np.random.default_rng([seed, crc32(b"placement")])
+    rng = rng_of(seed, "placement")
     return rng.multinomial(size, rng.dirichlet(np.ones(positives + 1), RESAMPLES))
 
 

@@ -1,7 +1,5 @@
 """The guard: probes the features while they change, keeps the best, and says whether the result may be used."""
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable
@@ -85,7 +83,8 @@ class Guard(pl.Callback):
     def _record(self, trainer: pl.Trainer, row: Row) -> None:
         self.rows.append(row)
         if trainer.is_global_zero:
-            artifacts.write_bytes(self.folder / "pretraining.csv", to_csv(self.rows))
+            columns = dict.fromkeys(name for row in reversed(self.rows) for name in row)  # step 0 has no loss
+            artifacts.write_csv(self.folder / "pretraining.csv", self.rows, list(columns))
             if self.plain_lines:
                 steps = getattr(trainer.lightning_module, "settings").steps  # noqa: B009
                 say("  " + line(row, steps))
@@ -123,12 +122,3 @@ def warnings_of(rows: list[Row]) -> list[str]:
     if end["feature_std"] < start["feature_std"] / 2:
         found.append("images have come to look alike to the backbone: their features spread less than half as wide")
     return found
-
-
-def to_csv(rows: list[Row]) -> bytes:
-    columns = list(dict.fromkeys(name for row in reversed(rows) for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

@@ -1,7 +1,6 @@
 """Unlabelled images in batches: the pool again and again, in an order that hangs on the seed alone."""
 
 from collections.abc import Callable, Iterator
-from zlib import crc32
 
 import lightning.pytorch as pl
 import numpy as np
@@ -10,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from stage1_pro.core.data.batches import Draw, ImageDataset, make_loader
 from stage1_pro.core.data.transforms import Preprocessing
+from stage1_pro.core.seeds import rng_of
 
 
 class PassSampler(Sampler[Draw]):
@@ -28,9 +28,7 @@ class PassSampler(Sampler[Draw]):
         first = self.epoch * self.count * self.world
         last = first + self.count * self.world
         passes = range(first // self.size, -(-last // self.size))
-        order = np.concatenate(
-            [np.random.default_rng([self.seed, crc32(b"pool"), n]).permutation(self.size) for n in passes]
-        )
+        order = np.concatenate([rng_of(self.seed, "pool", n).permutation(self.size) for n in passes])
         start = first - passes[0] * self.size
         for position in order[start : start + last - first][self.rank :: self.world].tolist():
             yield Draw(self.epoch, position)

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Mapping
 from typing import Any
-from zlib import crc32
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.transforms import Preprocessing
+from stage1_pro.core.devices import mean_of_ranks
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import Backbone
 from stage1_pro.core.models.parameters import trainable
@@ -96,7 +95,7 @@ class ExploraModule(pl.LightningModule):
     # ---- one step
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        key = self.seed, crc32(b"views"), self.global_step, self.global_rank
+        key = self.seed, "views", self.global_step, self.global_rank
         draw = torch.Generator().manual_seed(seed_of(*key))
         with torch.autocast(batch.inputs.device.type, enabled=False):  # half precision would misplace crops by pixels
             seen = [self._normalised(view) for view in self._views(batch.inputs.to(torch.float32) / 255, draw)]
@@ -115,7 +114,7 @@ class ExploraModule(pl.LightningModule):
         with torch.no_grad():
             teacher = functional_call(self.student, self.average.tensors, (seen[:2],))
         loss, entropy = self.loss(self.student(seen), teacher, teacher_temperature(self.done))
-        self.centre = _mean_of_ranks(torch.stack([scores.float() for scores in teacher]).mean(dim=(0, 1)))
+        self.centre = mean_of_ranks(torch.stack([scores.float() for scores in teacher]).mean(dim=(0, 1)))
         self.log("teacher_entropy", entropy, on_step=False, on_epoch=True, batch_size=len(seen[0]))
         return loss
 
@@ -171,10 +170,3 @@ class ExploraModule(pl.LightningModule):
         self.on_save_checkpoint(expected)
         if set(expected["state_dict"]) != set(checkpoint["state_dict"]):
             raise UserError("the checkpoint holds other tensors than these settings train. Begin in a new --out.")
-
-
-def _mean_of_ranks(value: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(value)
-        value = value / dist.get_world_size()
-    return value

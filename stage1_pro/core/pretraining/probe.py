@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from stage1_pro.core.data.batches import EpochSampler, ImageDataset, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.records.splits import Splits
+from stage1_pro.core.seeds import rng_of
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -47,7 +47,7 @@ class ProbeCases:
 def probe_cases(cases: CaseTable, splits: Splits, most: int, seed: int) -> ProbeCases:
     """The train cases, or as many of them as asked for, drawn by seed in proportion to the classes."""
     frame = cases.frame.iloc[splits.indices("train")]
-    order = np.random.default_rng([seed, crc32(b"probe")]).permutation(len(frame))
+    order = rng_of(seed, "probe").permutation(len(frame))
     labels = frame["label"].to_numpy()[order]
     rank = np.empty(len(order))
     for label in np.unique(labels):  # the n-th of a class of N stands at n/N: a prefix holds every class in proportion

@@ -87,9 +87,7 @@ def _add(path: Path, text: str) -> None:
 
 def _text(rows: list[dict], columns: list[str]) -> str:
     """Lines of CSV; a column that a row does not know is empty."""
-    lines = io.StringIO(newline="")
-    csv.DictWriter(lines, columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
-    return lines.getvalue()
+    return artifacts.csv_text([{name: row.get(name) for name in columns} for row in rows], columns, header=False)
 
 
 def _entry(row: dict[str, str]) -> Entry | None:

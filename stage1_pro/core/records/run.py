@@ -1,7 +1,5 @@
-"""One run directory: its paths, what may be written when, and its provenance."""
+"""One run directory: how it begins, and its config, splits and scores, checked to belong together."""
 
-import os
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,17 @@ from stage1_pro.core.config.phases import POLICY_TABLE, PolicyRow
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.records import ledger
-from stage1_pro.core.records.provenance import environment, utc_now
+from stage1_pro.core.records.paths import LATEST, RunPaths, point_latest, shortest, unused_name
+from stage1_pro.core.records.provenance import environment
 from stage1_pro.core.records.scores import Scores, read_scores
 from stage1_pro.core.records.splits import Splits, read_splits
 
-RUNS = Path("runs")
 
+class Run(RunPaths):
+    """A run directory on disk. `create` begins one, `open` takes one up; what it holds is read once.
 
-LATEST = str(RUNS / "latest")
-
-
-class Run:
-    """A run directory on disk. `create` begins one, `open` takes one up."""
-
-    def __init__(self, path: Path):
-        self.path = path
+    Its policy file is read and written by `policy_file`, its looks at val_calib are recorded by `looks`.
+    """
 
     @classmethod
     def create(cls, path: str | None, phase: int) -> "Run":
@@ -46,9 +39,8 @@ class Run:
             target.mkdir(parents=True, exist_ok=path is not None)
         except OSError as error:
             raise UserError(f"{target} cannot be made: {error.strerror}. Choose another --run.") from None
-        run = cls(_short(target))
-        run._point_latest()
-        return run
+        point_latest(target)
+        return cls(shortest(target))
 
     @classmethod
     def open(cls, path: str) -> "Run":
@@ -63,70 +55,7 @@ class Run:
             raise UserError(
                 f"{target} is not a run (no splits.json in it). Begin one with 00_make_splits.py or 20_train.py."
             )
-        return cls(_short(target))
-
-    # ---- paths
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
-
-    @property
-    def splits_path(self) -> Path:
-        return self.path / "splits.json"
-
-    @property
-    def config_path(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def model_path(self) -> Path:
-        return self.path / "model_best.pth"
-
-    @property
-    def environment_path(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def eval_path(self) -> Path:
-        return self.path / "eval.json"
-
-    @property
-    def report_path(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def figures_path(self) -> Path:
-        return self.path / "figures"
-
-    @property
-    def bundle_path(self) -> Path:
-        return self.path / "bundle"
-
-    @property
-    def checkpoints_path(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def ledger_path(self) -> Path:
-        """One ledger for all runs below a folder `runs`; beside the run where there is no such folder."""
-        real = self.path.resolve()
-        roots = [parent for parent in real.parents if parent.name == RUNS.name]
-        return (roots[-1] if roots else real.parent) / "calibrations.csv"
-
-    @property
-    def _ledger_key(self) -> str:
-        """What tells runs of one ledger apart, also after all of them have been moved together."""
-        return self.path.resolve().relative_to(self.ledger_path.parent).as_posix()
-
-    def scores_path(self, split: str) -> Path:
-        return self.path / "scores" / f"{split}.parquet"
-
-    # ---- content
+        return cls(shortest(target))
 
     @cached_property
     def config(self) -> Stage1ProConfig:
@@ -154,10 +83,6 @@ class Run:
     @property
     def policy_path(self) -> Path:
         return self.path / self.policy_row.file
-
-    def policy_files(self) -> list[Path]:
-        """The policy files that are there, of whatever policy."""
-        return [self.path / row.file for row in POLICY_TABLE.values() if (self.path / row.file).exists()]
 
     def demand_untrained(self) -> None:
         """Raise UserError where training has begun already."""
@@ -203,103 +128,3 @@ class Run:
         if not 0.5 <= confidence < 1:
             raise UserError(f"--fnr_confidence is {confidence}; allowed 0.5 to below 1.")
         return Risk(target, confidence)
-
-    # ---- calibration
-
-    def demand_uncalibrated(self, policy: str) -> None:
-        """Raise UserError unless `policy` is this run's and no policy file exists yet."""
-        if policy != self.config.exit_policy:
-            row = self.policy_row
-            raise UserError(f"{self.path}: exit_policy is '{row.name}'. Run {row.script} --run {self.path} instead.")
-        for path in self.policy_files():
-            raise UserError(
-                f"{path} exists: this run is calibrated already. A second look at val_calib spends the confidence "
-                "again; to calibrate anew, train a new run with new splits."
-            )
-
-    def record_attempt(self, policy: str, risk: Risk, certified: bool) -> int:
-        """Append one certification attempt to the ledger; returns how often this val_calib has been used."""
-        entry = ledger.Entry(
-            time=utc_now(),
-            val_calib_digest=self.splits.metadata["val_calib_digest"],
-            run=self.name,
-            policy=policy,
-            target_fnr_exit=risk.target_fnr,
-            fnr_confidence=risk.confidence,
-            outcome="certified" if certified else ledger.NOTHING_CERTIFIED,
-            run_path=self._ledger_key,
-            model_digest=self.model_digest,
-        )
-        return ledger.append(self.ledger_path, entry)
-
-    def attempts(self) -> list[ledger.Entry]:
-        """The certification attempts of this run's weights here, oldest first."""
-        sought = self._ledger_key, self.model_digest, self.config.exit_policy, self.splits.metadata["val_calib_digest"]
-        return [
-            entry
-            for entry in ledger.read(self.ledger_path)
-            if (entry.run_path, entry.model_digest, entry.policy, entry.val_calib_digest) == sought
-        ]
-
-    def refused_attempt(self) -> ledger.Entry | None:
-        """The newest of these attempts, where it ended with nothing certified."""
-        attempts = self.attempts()
-        return attempts[-1] if attempts and attempts[-1].outcome == ledger.NOTHING_CERTIFIED else None
-
-    def policy_header(self, risk: Risk, calib_use_count: int) -> dict[str, Any]:
-        """The fields that every policy file carries about where it came from."""
-        return {
-            "schema_version": artifacts.SCHEMA_VERSION,
-            "run_id": self.name,
-            "created_at": utc_now(),
-            "target_fnr_exit": risk.target_fnr,
-            "fnr_confidence": risk.confidence,
-            "calib_use_count": calib_use_count,
-            "model_digest": self.model_digest,
-            "splits_digest": self.splits.digest,
-        }
-
-    def write_policy(self, policy: dict[str, Any]) -> Path:
-        artifacts.write_json(self.policy_path, policy, self.policy_row.schema)
-        return self.policy_path
-
-    def read_policy(self) -> dict[str, Any]:
-        """The run's one policy file, checked to belong to these weights and splits."""
-        files = self.policy_files()
-        if len(files) > 1:
-            raise UserError(
-                f"{self.path}: Multiple policy files found! Only {self.policy_row.file} should exist. Remove the other."
-            )
-        mend = f"Run {self.policy_row.script} --run {self.path} first."
-        if files and files[0] != self.policy_path:
-            raise UserError(f"{files[0]} is not the policy of this run ('{self.policy_row.name}'). {mend}")
-        if not files:
-            raise UserError(f"{self.policy_path} does not exist: the run has no certified policy. {mend}")
-        policy = artifacts.read_json(self.policy_path, self.policy_row.schema)
-        for key, expected in (("model_digest", self.model_digest), ("splits_digest", self.splits.digest)):
-            if policy.get(key) != expected:
-                raise UserError(
-                    f"{self.policy_path}: $.{key} is of another model or other splits. Train and calibrate a new run."
-                )
-        return policy
-
-    def _point_latest(self) -> None:
-        if self.path.resolve().parent != RUNS.resolve():
-            return
-        temporary = RUNS / f".latest.{os.getpid()}"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(self.name)
-        os.replace(temporary, RUNS / "latest")
-
-
-def unused_name(kind: str) -> Path:
-    """runs/<kind>-<UTC time>, with a number where another one began in the same second."""
-    name = f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    names = (RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 100)))
-    return next(path for path in names if not path.exists())
-
-
-def _short(path: Path) -> Path:
-    """The real path of a run, relative to the working directory where it lies inside it."""
-    real = path.resolve()
-    return real.relative_to(Path.cwd()) if real.is_relative_to(Path.cwd()) else real

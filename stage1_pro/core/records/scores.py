@@ -9,8 +9,6 @@ import numpy as np
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 
-SCORE_SPLITS = ("val_select", "val_calib", "val_test")
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:

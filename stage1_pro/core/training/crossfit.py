@@ -6,19 +6,19 @@ a constant there and teaches a gate nothing; a model of the other folds tells.
 
 import warnings
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.devices import isolated_seed
 from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.models.heads import SelectiveHeads, gate_inputs, margin, signed_gate
 from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
-from stage1_pro.core.seeds import isolated_seed, seed_of
+from stage1_pro.core.seeds import rng_of, seed_of
 
 FOLDS = 3
 MOST_EPOCHS = 10
@@ -41,7 +41,7 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> IntArray |
     order = np.argsort(index, kind="stable")
     # by groups it takes a third of a millisecond for each: minutes, where every case is a group of its own
     kind = StratifiedKFold if len(names) == len(labels) else StratifiedGroupKFold
-    splitter = kind(FOLDS, shuffle=True, random_state=seed_of(seed, crc32(b"folds")))
+    splitter = kind(FOLDS, shuffle=True, random_state=seed_of(seed, "folds"))
     fold = np.empty(len(labels), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a label with fewer cases than folds: the fits below tell
@@ -68,7 +68,7 @@ def out_of_fold_correct(
     inputs, targets = torch.from_numpy(features), torch.from_numpy(labels.astype(np.int64))
     folds = torch.from_numpy(fold)
     # training goes on as if no targets had been made: same dropout, same draws
-    with isolated_seed(config.seed, crc32(b"out of fold")):
+    with isolated_seed(config.seed, "out of fold"):
         heads = SelectiveHeads(features.shape[1], 2, FOLDS, config.dropout).to(device).train()
         _train_blind(heads, inputs, targets, folds, loss, config)
     z = _margins(heads.eval(), inputs)
@@ -108,7 +108,7 @@ def _train_blind(
     epochs, steps = min(config.schedule_epochs, MOST_EPOCHS), -(-len(inputs) // size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps if epochs > 1 else 0, steps * epochs))
     for epoch in range(epochs):
-        rng = np.random.default_rng([config.seed, crc32(b"out of fold"), epoch])
+        rng = rng_of(config.seed, "out of fold", epoch)
         for taken in torch.from_numpy(rng.permutation(len(inputs))).split(size):
             labels = targets[taken].to(device)
             seen = (fold[taken] != torch.arange(FOLDS)[:, None]).to(device)

@@ -14,6 +14,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.metrics.risk import Risk
@@ -236,17 +237,13 @@ def make_module(
     """
     kind = module_class(config)
     if features is not None and issubclass(kind, SelectiveModule):
-        targets = GateTargets(features, labels, groups, config, _device())
+        targets = GateTargets(features, labels, groups, config, fastest_device())
         return kind(model, config, class_counts, True, targets)
     return kind(model, config, class_counts, features is not None)
 
 
 def _labels_and_groups(data: Stage1DataModule) -> tuple[np.ndarray, np.ndarray]:
     return data.labels("train"), data.frames["train"]["group"].to_numpy()
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
@@ -266,7 +263,7 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
                 run.path.resolve().parent / ".feature_cache",
                 batch_size=block,
                 workers=config.dataset_params.num_workers,
-                device=_device(),
+                device=fastest_device(),
                 progress=progress,
             )
     model.backbone.cpu()

@@ -2,7 +2,6 @@
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.load import to_dict
@@ -12,6 +11,7 @@ from stage1_pro.core.console import say
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import rows_digest
 from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.machine import Rules, start
 from stage1_pro.core.incremental.plan import admission_lines
@@ -74,7 +74,7 @@ def prepare_stages(trainer: pl.Trainer, run: Run, config: Stage1ProConfig, data:
 
 def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: Stage1DataModule) -> None:
     """Whom a trained model would admit to the initial cases, after one scoring of the training split."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = fastest_device()
     metrics = score_pool(module.to(device), data, lambda batch: Batch(*(part.to(device) for part in batch)))
     assert metrics is not None
     params = config.incremental_params

@@ -1,16 +1,13 @@
 """One self-contained page about several runs, with its figures and its numbers."""
 
-import os
 import shlex
-import shutil
-import tempfile
 from pathlib import Path
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.comparison.compare import Comparison, Standing
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.records.run import unused_name
+from stage1_pro.core.records.paths import unused_name
 from stage1_pro.core.report.common.cells import DIGEST_SHOWN, percent, thousands
 from stage1_pro.core.report.common.sides import Card, Chart, SidesPage, draw_charts
 from stage1_pro.core.report.comparison import tables
@@ -29,15 +26,8 @@ def free_folder(out: str | None) -> Path:
 def write_comparison(comparison: Comparison, folder: Path) -> Path:
     """Write figures/*.png, comparison.json and comparison.html beside a new or empty folder, and rename them to it:
     what is interrupted leaves nothing. Returns the page's path."""
-    target = folder.resolve()  # a link to an empty folder stays a link
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with artifacts.new_folder(folder.resolve()) as building:  # a link to an empty folder stays a link
         _write(comparison, building)
-        os.chmod(building, 0o777 & ~0o022)
-        os.rename(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder / PAGE
 
 

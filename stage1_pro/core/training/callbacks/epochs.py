@@ -1,7 +1,5 @@
 """One row per epoch: metrics.csv for machines, one plain line for people, throughput for both."""
 
-import csv
-import io
 import resource
 import time
 from pathlib import Path
@@ -82,7 +80,7 @@ class EpochTable(pl.Callback):
         self.finished = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **dict(sorted(figures.items()))})
         if trainer.is_global_zero:
-            artifacts.write_bytes(self.path, _to_csv(self.rows))
+            artifacts.write_csv(self.path, self.rows, list(dict.fromkeys(name for row in self.rows for name in row)))
             if self.plain_lines:
                 print(self._line(trainer), flush=True)
 
@@ -98,12 +96,3 @@ class EpochTable(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
-
-
-def _to_csv(rows: list[dict[str, float]]) -> bytes:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

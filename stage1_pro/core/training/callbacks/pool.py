@@ -7,9 +7,9 @@ import torch
 
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.devices import gather_on_first
 from stage1_pro.core.incremental.acquisition import CaseMetrics
 from stage1_pro.core.training.modules.base import Stage1Module
-from stage1_pro.core.training.ranks import gather_on_first
 
 
 def score_pool(module: Stage1Module, data: Stage1DataModule, to_device: Callable[[Batch], Batch]) -> CaseMetrics | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.devices import gather
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
@@ -21,7 +22,6 @@ from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.seeds import seed_of
 from stage1_pro.core.training.modules.sharp import SharpTraining
-from stage1_pro.core.training.ranks import gather
 
 
 @dataclass(frozen=True, slots=True)

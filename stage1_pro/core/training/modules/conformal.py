@@ -1,7 +1,5 @@
 """ConformalModule: the Lightning module of SelectiveLoss first and ConformalRiskLoss after it."""
 
-from zlib import crc32
-
 import torch
 
 from stage1_pro.core.losses.conformal import ConformalRiskLoss
@@ -44,7 +42,7 @@ class ConformalModule(SelectiveModule):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        seed = seed_of(self.config.seed, crc32(b"halves"), self.current_epoch)
+        seed = seed_of(self.config.seed, "halves", self.current_epoch)
         self.loss.start_epoch(self._temperature(), seed)
 
     def _temperature(self) -> float | None:
