@@ -108,7 +108,7 @@ smoke-stages:
 	  --incremental_params.max_stages 2 --incremental_params.max_epochs_per_stage 6"
 
 test: $(READY) data/demo/labels.csv  ## the test suite
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
 
 test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
 	$(PYTHON) -m pytest -q -m slow

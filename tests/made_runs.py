@@ -33,8 +33,10 @@ METRICS = "epoch,step,train_loss,val_accuracy,val_augrc,val_loss\n0,7,.7,.8,.05,
 PHASE_OF = {"softmax": 1, "gate": 3, "scrc": 6}
 
 
-def make_run(path: Path, policy: str, class_names: tuple[str, str] = ("other", "red"), metrics: str = METRICS) -> Run:
-    """A run with scores of all splits, and no policy yet."""
+def make_run(
+    path: Path, policy: str, class_names: tuple[str, str] = ("other", "red"), metrics: str = METRICS, step: float = 0.0
+) -> Run:
+    """A run with scores of all splits, and no policy yet. step: to which scores are rounded, for a short sweep."""
     path.mkdir()
     run = Run(path)
     params = DatasetParams(
@@ -48,7 +50,7 @@ def make_run(path: Path, policy: str, class_names: tuple[str, str] = ("other", "
     run.metrics_path.write_text(metrics)
     rng = np.random.default_rng(3)
     for split in SPLITS[1:]:
-        scores(run, split, rng, gated=policy != "softmax").write(run.scores_path(split))
+        scores(run, split, rng, gated=policy != "softmax", step=step).write(run.scores_path(split))
     return run
 
 
@@ -70,9 +72,10 @@ def splits(class_names: tuple[str, str]) -> dict[str, Any]:
     }
 
 
-def scores(run: Run, split: str, rng: np.random.Generator, gated: bool) -> Scores:
+def scores(run: Run, split: str, rng: np.random.Generator, gated: bool, step: float) -> Scores:
     """Two normals that overlap, a gate that knows a little more, and one case whose logits are NaN."""
     z = 2.6 * rng.normal(np.where(LABELS == 1, 1.3, -1.3), 1)
+    z = np.round(z / step) * step if step else z
     logits = np.column_stack([-z / 2, z / 2]).astype(np.float32)
     logits[0] = np.nan
     ids = np.array([f"case{index:05d}" for index in range(CASES)])
@@ -80,6 +83,7 @@ def scores(run: Run, split: str, rng: np.random.Generator, gated: bool) -> Score
     if gated:
         right = (z >= 0) == (LABELS == 1)
         gate = (0.5 * np.abs(z) + rng.normal(np.where(right, 1, -1), 1)).astype(np.float32)
+        gate = np.round(gate / step) * step if step else gate
     return Scores(split, ids, ids, LABELS, logits, gate, run.model_digest, run.splits.digest)
 
 

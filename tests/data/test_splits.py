@@ -54,7 +54,7 @@ def random_tables(count: int) -> list[tuple[np.random.Generator, CaseTable]]:
 
 
 def test_every_case_has_one_split_and_no_group_has_two() -> None:
-    for _, cases in random_tables(20):
+    for _, cases in random_tables(8):
         drawn = split_of(make_splits(cases, settings()), cases)
         assert sorted(drawn) == cases.frame["case_id"].tolist()
         assert (
@@ -63,7 +63,7 @@ def test_every_case_has_one_split_and_no_group_has_two() -> None:
 
 
 def test_each_class_has_its_share_of_each_split() -> None:
-    for rng, cases in random_tables(20):
+    for rng, cases in random_tables(8):
         if cases.group_column:
             continue
         splits = make_splits(cases, settings(int(rng.integers(1000))))

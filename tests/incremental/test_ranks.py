@@ -1,8 +1,5 @@
 """Two gloo processes score the pool as one does, whatever its size, and so admit the same cases."""
 
-import os
-import socket
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.multiprocessing as processes
 from torch import nn
+from two_ranks import WORLD, group, on_two_ranks
 
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
@@ -27,7 +24,7 @@ from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.pool import score_pool
 from stage1_pro.core.training.modules.base import Stage1Module
 
-FEATURES, WORLD = 5, 2
+FEATURES = 5
 SIZES = (3, 8, 37)
 
 
@@ -59,25 +56,16 @@ def scored(cases: int, rank: int, world: int) -> Any:
     return judge(metrics, start(["c000", "c001"]), Rules(config.incremental_params, "min", cases), 1, "cpu")
 
 
-def one_rank(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
-    for cases in SIZES:
-        Path(folder, f"{cases}-{rank}").write_text(repr(scored(cases, rank, WORLD)))
-    torch.distributed.destroy_process_group()
+def one_rank(rank: int) -> list[Any]:
+    with group(rank):
+        return [scored(cases, rank, WORLD) for cases in SIZES]
 
 
-def test_two_processes_decide_as_one(tmp_path: Path) -> None:
+def test_two_processes_decide_as_one() -> None:
     """Fewer cases than a block, exactly one block, and blocks that do not come out even."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes.spawn(one_rank, (port, str(tmp_path)), nprocs=WORLD)  # pyright: ignore[reportPrivateImportUsage]
-    for cases in SIZES:
-        expected = scored(cases, 0, 1)
-        assert expected.picks
-        assert [(tmp_path / f"{cases}-{rank}").read_text() for rank in range(WORLD)] == [repr(expected), "None"]
+    expected = [scored(cases, 0, 1) for cases in SIZES]
+    assert all(one.picks for one in expected)
+    assert on_two_ranks(one_rank) == [expected, [None] * len(SIZES)]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,11 @@
 """ConformalRiskLoss: its threshold against brute force, its gradient against differences, its bank and its state."""
 
-from multiprocessing import Queue
-
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from test_selective_loss import SETTINGS, WEIGHTS, random_members
 from torch import Tensor
+from two_ranks import group, on_two_ranks
 
 from stage1_pro.core.losses.conformal import ConformalRiskLoss, Threshold, _of_all_ranks, conformal_threshold
 from stage1_pro.core.losses.selective import Parts, SelectiveLoss
@@ -327,11 +325,10 @@ def test_a_batch_that_lacks_a_class_has_a_finite_loss(label: int, cases: int) ->
 # ---- several ranks
 
 
-def rank_threshold(rank: int, port: int, queue: Queue) -> None:
+def rank_threshold(rank: int) -> tuple[list, list, list]:
     """One of two ranks, each with half of every batch's cases."""
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
-    queue.put((rank, *run_epoch(slice(32 * rank, 32 * rank + 32))))
-    dist.destroy_process_group()
+    with group(rank):
+        return run_epoch(slice(32 * rank, 32 * rank + 32))
 
 
 def run_epoch(part: slice) -> tuple[list, list, list]:
@@ -354,10 +351,10 @@ def threshold_alone(loss: ConformalRiskLoss, made: Members, labels: Tensor) -> T
     return loss._threshold(cases, torch.ones_like(cases[0]), torch.full((2, 1), 0.3)).value.sum()
 
 
-def test_every_rank_has_the_threshold_of_one_process_with_all_cases(two_ranks) -> None:
+def test_every_rank_has_the_threshold_of_one_process_with_all_cases() -> None:
     figures, state, gradients = run_epoch(slice(0, 64))
-    found = sorted(two_ranks(rank_threshold))
-    for _, own_figures, own_state, _ in found:
+    found = on_two_ranks(rank_threshold)
+    for own_figures, own_state, _ in found:
         np.testing.assert_allclose(own_figures, figures, rtol=1e-5)
         for own, expected in zip(own_state, state, strict=True):
             np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)

@@ -123,7 +123,7 @@ def test_without_reward_the_constraint_closes_the_gate(answering: SelectiveHeads
     exits = []
     for reward in (0.3, 0.0):
         settings = replace(SETTINGS, gate_loss_weight=0.0, coverage_reward=reward)
-        exits.append(behaviour(train(mute, settings, ALIKE, 300, rate=3e-2, labels=labels)))
+        exits.append(behaviour(train(mute, settings, ALIKE, 150, rate=3e-2, labels=labels)))
     rewarded, unrewarded = exits
     assert max(unrewarded.positives, unrewarded.negatives) < 1e-3
     assert min(rewarded.positives, rewarded.negatives) > 0.01
@@ -162,8 +162,8 @@ def unbalanced_reward(members: Members, labels: Tensor) -> Tensor:
 def test_without_the_positives_reward_only_predicted_negatives_exit(answering: SelectiveHeads, removed: Extra) -> None:
     """Then the few exited positives are all misses: the commonest trap under imbalance."""
     settings = replace(SETTINGS, gate_loss_weight=0.0)
-    whole = behaviour(train(answering, settings, ALIKE, 200, rate=1e-2))
-    trapped = behaviour(train(answering, settings, ALIKE, 200, rate=1e-2, extra=removed))
+    whole = behaviour(train(answering, settings, ALIKE, 120, rate=1e-2))
+    trapped = behaviour(train(answering, settings, ALIKE, 120, rate=1e-2, extra=removed))
     assert trapped.found < 0.02
     assert trapped.fnr > 0.95
     assert trapped.negatives > 0.7

@@ -1,12 +1,11 @@
 """SelectiveLoss against plain loops, its gradients and its state."""
 
 import math
-from multiprocessing import Queue
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from two_ranks import group, on_two_ranks
 
 from stage1_pro.core.losses.selective import SelectiveLoss, SelectiveSettings
 from stage1_pro.core.models.heads import Members
@@ -143,11 +142,10 @@ def test_accumulated_batches_count_as_one() -> None:
     assert (whole.multiplier <= SETTINGS.largest_multiplier).all()
 
 
-def rank_steps(rank: int, port: int, queue: Queue) -> None:
+def rank_steps(rank: int) -> list[Tensor]:
     """One of two ranks: every other case of each batch, four optimizer steps."""
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
-    queue.put([tensor.tolist() for tensor in stepped(slice(rank, None, 2)).state_dict().values()])
-    dist.destroy_process_group()
+    with group(rank):
+        return list(stepped(slice(rank, None, 2)).state_dict().values())
 
 
 def stepped(part: slice) -> SelectiveLoss:
@@ -161,11 +159,10 @@ def stepped(part: slice) -> SelectiveLoss:
     return loss
 
 
-def test_every_rank_has_the_state_of_one_process_with_all_cases(two_ranks) -> None:
+def test_every_rank_has_the_state_of_one_process_with_all_cases() -> None:
     expected = list(stepped(slice(None)).state_dict().values())
-    for found in two_ranks(rank_steps):
-        for tensor, values in zip(expected, found, strict=True):
-            torch.testing.assert_close(torch.tensor(values), tensor)
+    for found in on_two_ranks(rank_steps):
+        torch.testing.assert_close(found, expected)
     assert (expected[0] > 0).all()
 
 

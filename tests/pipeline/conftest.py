@@ -1,64 +1,39 @@
-"""Scripts run in this process: the same entry point, without paying for the imports every time."""
+"""Runs of every phase that is needed, made once for all workers and copied by the tests."""
 
-import runpy
-import shutil
-import signal
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import chain
 import numpy as np
 import pytest
 from PIL import Image
+from shared_folders import made_once
 
-SCRIPTS = Path(__file__).parents[2] / "stage1_pro" / "scripts"
 CASES = 640
 
 
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def script(capsys, monkeypatch) -> Callable[..., Outcome]:
+def script() -> Callable[..., chain.Outcome]:
     """Call a script by name with its arguments; returns status, stdout and stderr."""
-
-    def call(name: str, *arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        capsys.readouterr()
-        try:
-            runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        seen = capsys.readouterr()
-        return Outcome(status, seen.out, seen.err)
-
-    return call
+    return chain.call
 
 
-@pytest.fixture(scope="session")
-def images(tmp_path_factory) -> Path:
-    """Noisy squares, a little redder or bluer: most are easy, some are not."""
-    root = tmp_path_factory.mktemp("images")
+def _draw(folder: Path) -> None:
     rng = np.random.default_rng(1)
     lines = ["path,label"]
     for index in range(CASES):
         label = ("blue", "red")[index % 2]
         shift = rng.normal(42, 25) * (1 if label == "red" else -1)
         pixels = np.array([128 + shift, 100, 128 - shift]) + rng.normal(0, 40, (32, 32, 3))
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / f"{index:03d}.png")
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{index:03d}.png")
         lines.append(f"{index:03d}.png,{label}")
-    (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    return root
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """Noisy squares, a little redder or bluer: most are easy, some are not."""
+    return made_once(tmp_path_factory, "images", _draw)
 
 
 def settings(images: Path) -> str:
@@ -83,41 +58,84 @@ dataset_params:
 
 @pytest.fixture(scope="session")
 def config(images, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "noise.yaml"
-    path.write_text(settings(images))
-    return path
+    folder = made_once(tmp_path_factory, "config", lambda at: (at / "noise.yaml").write_text(settings(images)))
+    return folder / "noise.yaml"
 
 
 @pytest.fixture(scope="session")
-def trained_once(config, tmp_path_factory) -> Path:
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """make_once(name, make): the run of this name, made at the given path by the first worker that needs it."""
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        def in_folder(folder: Path) -> None:
+            make(folder / "runs" / name)
+
+        return made_once(tmp_path_factory, f"run-{name}", in_folder) / "runs" / name
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def go_on_once(tmp_path_factory) -> Callable[[Path, str, tuple[str, ...]], Path]:
+    """go_on_once(run, what, scripts): the run after these scripts too."""
+
+    def once(run: Path, what: str, *scripts: str) -> Path:
+        def in_folder(folder: Path) -> None:
+            copied = chain.copy(run, folder / "runs")
+            for name in scripts:
+                chain.done(name, "--run", copied)
+
+        return made_once(tmp_path_factory, f"{what}-{run.name}", in_folder) / "runs" / run.name
+
+    return once
+
+
+# ---- phase 2: the softmax policy
+
+
+@pytest.fixture(scope="session")
+def trained_once(config, make_once) -> Path:
     """One phase-2 run, trained and scored; tests take copies."""
-    import subprocess
-
-    run = tmp_path_factory.mktemp("trained") / "run"
-    flags = ["--config", str(config), "--phase", "2", "--run", str(run)]
-    for name in ("00_make_splits", "20_train"):
-        subprocess.run([sys.executable, str(SCRIPTS / f"{name}.py"), *flags], check=True, capture_output=True)
-    return run
+    flags = ["--config", str(config), "--phase", "2"]
+    return make_once("trained", lambda run: chain.train_run(run, flags, "epoch 4/", "epoch 10/"))
 
 
-@pytest.fixture
-def trained(trained_once, tmp_path) -> Path:
-    return shutil.copytree(trained_once, tmp_path / "runs" / "trained", symlinks=True)
+@pytest.fixture(scope="session")
+def calibrated_once(trained_once, go_on_once) -> Path:
+    return go_on_once(trained_once, "calibrated", "25_threshold_sweep")
 
 
-@pytest.fixture
-def calibrated(trained, script) -> Path:
-    assert script("25_threshold_sweep", "--run", trained).status == 0
-    return trained
+@pytest.fixture(scope="session")
+def evaluated_once(calibrated_once, go_on_once) -> Path:
+    return go_on_once(calibrated_once, "evaluated", "40_eval_selective")
 
 
-@pytest.fixture
-def evaluated(calibrated, script) -> Path:
-    assert script("40_eval_selective", "--run", calibrated).status == 0
-    return calibrated
+@pytest.fixture(scope="session")
+def exported_once(evaluated_once, go_on_once) -> Path:
+    return go_on_once(evaluated_once, "exported", "50_export_bundle")
 
 
 @pytest.fixture
-def bundle(evaluated, script) -> Path:
-    assert script("50_export_bundle", "--run", evaluated).status == 0
-    return evaluated / "bundle"
+def runs(tmp_path) -> Path:
+    """The folder that a test's runs lie in."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def trained(trained_once, runs) -> Path:
+    return chain.copy(trained_once, runs)
+
+
+@pytest.fixture
+def calibrated(calibrated_once, runs) -> Path:
+    return chain.copy(calibrated_once, runs)
+
+
+@pytest.fixture
+def evaluated(evaluated_once, runs) -> Path:
+    return chain.copy(evaluated_once, runs)
+
+
+@pytest.fixture
+def bundle(exported_once, runs) -> Path:
+    return chain.copy(exported_once, runs) / "bundle"

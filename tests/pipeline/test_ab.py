@@ -1,25 +1,31 @@
-"""43 on real runs: trained, certified once, resumed, and one that crashes takes no other with it."""
+"""43 on real runs: trained, certified once, resumed, and one that crashes takes no other with it.
+
+The scripts of the trials run in this process, but where processes are what is tested.
+"""
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
+import chain
 import pytest
-from test_bad_input import files_of, refused
+from chain import SCRIPTS, files_of, refused
 
+from stage1_pro.core.ab import processes, runner
 from stage1_pro.core.ab.plan import make_plan
-from stage1_pro.core.ab.processes import Children
+from stage1_pro.core.ab.processes import Children, Stopped
 from stage1_pro.core.ab.runner import bring_to_end, next_step
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.looks import record_attempt
 from stage1_pro.core.records.run import Run
-
-SCRIPT = Path(__file__).parents[2] / "stage1_pro" / "scripts" / "43_ab_test.py"
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +45,47 @@ def command(config: Path, arms: dict[str, Path], names: list[str], out: Path, se
     return ["--config", str(config), "--epochs", "2", "--arms", *files, "--seeds", str(seeds), "--out", str(out)]
 
 
-def ab(words: list[str]) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
+class InThisProcess(Children):
+    """Calls the scripts without processes of their own, but for one, of which it says that it ended well."""
+
+    def __init__(self, side_by_side: int = 1, skipped: str = ""):
+        super().__init__(side_by_side)
+        self.skipped = skipped
+
+    def call(self, words, log):
+        if words[0] == self.skipped:
+            return 0
+        outcome = chain.call(words[0].removesuffix(".py"), *words[1:])
+        with open(log, "a") as file:
+            file.write(outcome.out + outcome.err)
+        return outcome.status
+
+
+class AtOnce:
+    """A pool of no threads, since a script sets signal handlers, as the main thread alone may."""
+
+    def __init__(self, threads: int):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, job, *arguments):
+        future = Future()
+        try:
+            future.set_result(job(*arguments))
+        except Exception as problem:
+            future.set_exception(problem)
+        return future
+
+
+@pytest.fixture
+def in_this_process(monkeypatch) -> None:
+    monkeypatch.setattr(runner, "Children", InThisProcess)
+    monkeypatch.setattr(runner, "ThreadPoolExecutor", AtOnce)
 
 
 def ledger(out: Path) -> list[dict[str, str]]:
@@ -48,13 +93,13 @@ def ledger(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_one_arm_that_crashes_takes_no_other_with_it_and_what_ended_is_not_repeated(config, arms, tmp_path):
+@pytest.mark.usefixtures("in_this_process")
+def test_one_arm_that_crashes_takes_no_other_with_it_and_what_ended_is_not_repeated(config, arms, script, tmp_path):
     out = tmp_path / "runs" / "ab" / "first"
     words = command(config, arms, ["plain", "tiny", "broken"], out)
-    done = ab(words)
-    assert done.returncode == 2, done.stderr
-    assert "1 runs failed: broken-seed42" in done.stderr
-    assert "absent.safetensors does not exist" in done.stdout
+    outcome = script("43_ab_test", *words)
+    refused(outcome, "1 runs failed: broken-seed42")
+    assert "absent.safetensors does not exist" in outcome.out
     record = json.loads((out / "ab.json").read_text())
     assert [arm["verdict"] for arm in record["arms"]] == ["reference", "one seed", "incomplete"]
     assert [len(arm["runs"]) for arm in record["arms"]] == [1, 1, 0]
@@ -66,7 +111,7 @@ def test_one_arm_that_crashes_takes_no_other_with_it_and_what_ended_is_not_repea
 
     before, rows = files_of(out / "runs"), ledger(out)
     assert sorted(row["run"] for row in rows) == ["plain-seed42", "tiny-seed42"]
-    assert ab(words).returncode == 2
+    assert script("43_ab_test", *words).status == 2
     assert files_of(out / "runs") == before
     assert ledger(out) == rows
 
@@ -127,17 +172,6 @@ def test_what_a_run_lacks_next(trained_once, config, arms, tmp_path):
     assert step()[-2:] == ["--run", str(path)]
 
 
-class Skipping(Children):
-    """Runs scripts, but for one, of which it says that it ended well."""
-
-    def __init__(self, skipped: str = ""):
-        super().__init__(side_by_side=1)
-        self.skipped = skipped
-
-    def call(self, words, log):
-        return 0 if words[0] == self.skipped else super().call(words, log)
-
-
 def test_a_script_is_judged_by_what_it_left(trained_once, config, arms, tmp_path):
     out = tmp_path / "runs" / "ab" / "lost"
     plan = make_plan([("config", config), ("line", {"phase": 2})], [str(arms["plain"]), str(arms["tiny"])], 1, out)
@@ -145,15 +179,95 @@ def test_a_script_is_judged_by_what_it_left(trained_once, config, arms, tmp_path
     shutil.copytree(trained_once, trial.path, symlinks=True)
     shutil.copy(trained_once / "splits.json", out)
     with pytest.raises(UserError, match=r"25_threshold_sweep\.py left nothing behind"):
-        bring_to_end(trial, plan, Skipping("25_threshold_sweep.py"))
-    assert bring_to_end(trial, plan, Skipping()).startswith("certified, test coverage")
+        bring_to_end(trial, plan, InThisProcess(skipped="25_threshold_sweep.py"))
+    assert bring_to_end(trial, plan, InThisProcess()).startswith("certified, test coverage")
 
 
-def test_an_interrupted_test_stops_its_processes_and_goes_on(config, arms, tmp_path):
+# ---- processes
+
+
+WAITING = """
+import os, signal, sys, time
+
+def end(*_):
+    print("asked to end")
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, end)
+print(*sys.argv[1:], "with", os.environ.get("OMP_NUM_THREADS"), "threads", flush=True)
+if "--wait" in sys.argv or "--run" in sys.argv:
+    time.sleep(60)
+sys.exit("--status" in sys.argv and 7)
+"""
+
+
+@pytest.fixture
+def waiting(tmp_path, monkeypatch) -> None:
+    """In place of the training script one that says so, and waits until it is asked to end."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "20_train.py").write_text(WAITING)
+    monkeypatch.setattr(processes, "SCRIPTS", tmp_path / "scripts")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(processes, "_cores", lambda: 6)
+
+
+def when_said(log: Path, words: str, do) -> threading.Thread:
+    """Do this, in a thread of its own, when the words stand in the log."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and words in log.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        do()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("waiting")
+def test_a_process_leaves_its_status_and_its_words(tmp_path):
+    log = tmp_path / "log"
+    assert Children(side_by_side=2).call(["20_train.py", "--status"], log) == 7
+    assert Children(side_by_side=1).call(["20_train.py", "--more"], log) == 0
+    first, said, second, again = log.read_text().splitlines()
+    assert first == "$ python stage1_pro/scripts/20_train.py --status"
+    assert said == "--status with 3 threads"
+    assert (second[-6:], again) == ("--more", "--more with None threads")
+
+
+@pytest.mark.usefixtures("waiting")
+def test_once_stopped_the_running_process_is_asked_to_end_and_no_other_begins(tmp_path):
+    children, log = Children(side_by_side=1), tmp_path / "log"
+    thread = when_said(log, "threads", children.stop)
+    with pytest.raises(Stopped):
+        children.call(["20_train.py", "--wait"], log)
+    thread.join()
+    assert log.read_text().endswith("asked to end\n")
+    with pytest.raises(Stopped):
+        children.call(["20_train.py"], log)
+
+
+@pytest.mark.usefixtures("waiting")
+def test_an_interrupted_test_stops_its_processes(config, arms, script, tmp_path):
+    out = tmp_path / "runs" / "ab" / "stopped"
+    log = out / "logs" / "plain-seed42.log"
+    thread = when_said(log, "threads", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert script("43_ab_test", *command(config, arms, ["plain", "tiny"], out)).status == 143
+    thread.join()
+    assert log.read_text().endswith("asked to end\n")
+    other = out / "logs" / "tiny-seed42.log"
+    assert not other.exists() or "threads" not in other.read_text()
+
+
+@pytest.mark.slow
+def test_real_trainings_that_are_stopped_go_on(config, arms, tmp_path):
     out = tmp_path / "runs" / "ab" / "stopped"
     words = command(config, arms, ["plain", "tiny"], out)
     words[words.index("--epochs") + 1] = "400"
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "43_ab_test.py"), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     log = out / "logs" / "plain-seed42.log"
     deadline = time.monotonic() + 120
     while not (log.exists() and "epoch 3/" in log.read_text()) and time.monotonic() < deadline:

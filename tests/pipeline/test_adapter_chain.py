@@ -1,16 +1,12 @@
 """Phase 4 from training to a bundle: small checkpoints, plain weights in the end, and resuming in between."""
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SCRIPTS
-from test_interruption import resume, same_result
+from chain import copy, done, killed, resume, same_result, train_run
 
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.config.load import merge_configs
@@ -26,22 +22,19 @@ PHASE4 = str(Path(__file__).parents[2] / "configs" / "phase4.yaml")
 FLAGS = ["--phase", "4", "--head_ensemble", "2", "--epochs", "4", "--peft_lr", "3e-3", "--layer_decay", "0.5"]
 
 
-def flags(config: Path, run: Path) -> list[str]:
-    return ["--config", PHASE4, "--config", str(config), *FLAGS, "--run", str(run)]
+def flags(config: Path) -> list[str]:
+    return ["--config", PHASE4, "--config", str(config), *FLAGS]
 
 
 @pytest.fixture(scope="session")
-def adapted_once(config, tmp_path_factory) -> Path:
+def adapted_once(config, make_once) -> Path:
     """One phase-4 run with LoRA, trained and scored; tests take copies."""
-    run = tmp_path_factory.mktemp("adapted") / "run"
-    for name in ("00_make_splits", "20_train"):
-        subprocess.run([sys.executable, str(SCRIPTS / f"{name}.py"), *flags(config, run)], check=True)
-    return run
+    return make_once("adapted", lambda run: train_run(run, flags(config), "epoch 2/"))
 
 
 @pytest.fixture
-def adapted(adapted_once, tmp_path) -> Path:
-    return shutil.copytree(adapted_once, tmp_path / "runs" / "adapted", symlinks=True)
+def adapted(adapted_once, runs) -> Path:
+    return copy(adapted_once, runs)
 
 
 def test_checkpoints_hold_adapters_and_heads_alone_and_the_average_covers_them(adapted_once):
@@ -90,16 +83,8 @@ def test_every_layer_has_a_column_of_its_own_rate(adapted_once):
     np.testing.assert_allclose(rates.div(rates.iloc[:, -1], axis=0), np.tile(below / below[-1], (len(rates), 1)))
 
 
-def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, adapted_once, tmp_path):
-    run = tmp_path / "run"
-    subprocess.run([sys.executable, str(SCRIPTS / "00_make_splits.py"), *flags(config, run)], check=True)
-    command = [sys.executable, str(SCRIPTS / "20_train.py"), *flags(config, run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    for line in process.stdout:
-        if "epoch 2/" in line:
-            process.kill()
-            break
-    process.communicate(timeout=120)
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(adapted_once, tmp_path):
+    run = killed(adapted_once, "epoch 2/", tmp_path / "run")
     resume(run)
     same_result(run, adapted_once)
 
@@ -127,15 +112,13 @@ def test_the_chain_ends_in_a_bundle_that_names_the_licence(adapted, script):
     assert "LoRA, rank 8, alpha 16, on all_linear of all blocks" in report
 
 
-def test_a_phase_3_run_begins_a_phase_4_run(config, script, tmp_path):
-    third, fourth = tmp_path / "runs" / "p3", tmp_path / "runs" / "p4"
+def test_a_phase_3_run_begins_a_phase_4_run(config, runs):
     three = ["--config", config, "--phase", "3", "--exit_policy", "gate", "--head_ensemble", "2", "--epochs", "1"]
-    three += ["--freeze_backbone", "false", "--lr_backbone", "1e-3"]
-    script("00_make_splits", *three, "--run", third)
-    assert script("20_train", *three, "--run", third).status == 0
-    script("00_make_splits", *flags(config, fourth))
-    outcome = script("20_train", *flags(config, fourth), "--epochs", "1", "--init_from", third)
-    assert outcome.status == 0, outcome
+    third = train_run(runs / "p3", [*three, "--freeze_backbone", "false", "--lr_backbone", "1e-3"])
+    fourth = runs / "p4"
+    four = [*flags(config), "--epochs", "1", "--run", fourth]
+    done("00_make_splits", *four)
+    done("20_train", *four, "--init_from", third)
     begun = build_model(merge_configs([("run", fourth / "config.json")]), ("blue", "red"), Run(third)).eval()
     source, images = load_model(third / "model_best.pth"), torch.rand(4, 3, 32, 32)
     untrained = load_backbone("random:test_efficientnet", 32)[0].eval()
@@ -146,15 +129,12 @@ def test_a_phase_3_run_begins_a_phase_4_run(config, script, tmp_path):
     assert digest_file(third / "model_best.pth") != digest_file(fourth / "model_best.pth")
 
 
-def test_stages_reset_the_rates_of_all_layers_in_proportion(config, script, tmp_path):
+def test_stages_reset_the_rates_of_all_layers_in_proportion(config, runs):
     """Also where norms train without an average: then a stage's checkpoint lacks the norms' running statistics."""
-    run = tmp_path / "runs" / "stages"
     stages = {"enabled": "true", "initial_cases": 64, "max_stages": 2, "max_epochs_per_stage": 2}
     more = [word for key, value in stages.items() for word in (f"--incremental_params.{key}", value)]
     more += ["--peft_norms", "true", "--use_ema", "false"]
-    script("00_make_splits", *flags(config, run), *more)
-    outcome = script("20_train", *flags(config, run), *more)
-    assert outcome.status == 0, outcome
+    run = train_run(runs / "stages", [*flags(config), *more])
     rates = pd.read_csv(run / "metrics.csv").filter(like="lr-AdamW_backbone_layer")
     assert len(rates) == 4
     of_norms = rates.columns[rates.columns.str.endswith("_no_decay")]

@@ -6,20 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from chain import evaluate, files_of, reconfigured, refused
 
 from stage1_pro.core.records.run import Run
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def refused(outcome, *fragments: str) -> None:
-    assert outcome.status == 2, outcome
-    assert "Traceback" not in outcome.err
-    for fragment in fragments:
-        assert fragment in outcome.err
-
 
 ADAPTED = ["--phase", "4", "--exit_policy", "gate", "--peft_type", "lora"]
 
@@ -151,9 +140,8 @@ def test_changed_images_are_refused(config, script, images, tmp_path, monkeypatc
 def test_calibrating_twice_or_with_the_wrong_script(calibrated, script):
     refused(script("25_threshold_sweep", "--run", calibrated), "calibrated already")
     before = (calibrated.parent / "calibrations.csv").read_bytes()
-    config = json.loads((calibrated / "config.json").read_text())
     (calibrated / "thresholds.json").unlink()
-    (calibrated / "config.json").write_text(json.dumps({**config, "target_fnr_exit": 0.5}))
+    reconfigured(calibrated, target_fnr_exit=0.5)
     refused(script("25_threshold_sweep", "--run", calibrated), "$.target_fnr_exit is 0.5")
     assert (calibrated.parent / "calibrations.csv").read_bytes() == before
 
@@ -184,7 +172,7 @@ def test_damaged_policy(calibrated, script, damage, fragment):
 
 def test_export_needs_one_policy_and_its_evaluation(calibrated, script):
     refused(script("50_export_bundle", "--run", calibrated), "eval.json does not exist", "40_eval_selective.py")
-    script("40_eval_selective", "--run", calibrated)
+    evaluate(calibrated)
     (calibrated / "gateparams.json").write_text("{}")
     refused(
         script("50_export_bundle", "--run", calibrated),

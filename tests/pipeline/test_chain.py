@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from chain import train_run
 
 from stage1_pro.core.bundle.contents import load_exit_policy
 from stage1_pro.core.inference.predictor import Stage1Predictor
@@ -188,10 +189,9 @@ def test_fine_tuning_with_everything_on(config, script, tmp_path, precision):
     assert {"lr-AdamW_backbone", "lr-AdamW_head", "data_wait_share"} <= set(metrics)
 
 
-def test_training_from_the_cache_is_training_from_images(trained, config, script, tmp_path):
-    flags = ["--config", config, "--phase", "2", "--run", tmp_path / "runs" / "live"]
-    script("00_make_splits", *flags)
-    assert script("20_train", *flags, "--feature_cache", "off").status == 0
+def test_training_from_the_cache_is_training_from_images(config, runs):
+    flags = ["--config", str(config), "--phase", "2", "--epochs", "3", "--feature_cache"]
     columns = ["train_loss", "val_loss", "val_augrc"]
-    live, cached = (pd.read_csv(run / "metrics.csv")[columns] for run in (tmp_path / "runs" / "live", trained))
-    np.testing.assert_allclose(live, cached, atol=1e-4)
+    live, cached = (train_run(runs / name, [*flags, f"'{name}'"]) / "metrics.csv" for name in ("off", "auto"))
+    np.testing.assert_allclose(pd.read_csv(live)[columns], pd.read_csv(cached)[columns], atol=1e-4)
+    assert (runs / ".feature_cache").exists()

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_bad_input import files_of, refused
+from chain import copy, done, evaluate, files_of, refused
+from shared_folders import made_once
 
 from stage1_pro.core.artifacts import digest_file
 
@@ -16,13 +17,20 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.fixture(scope="session")
+def other_once(trained_once, evaluated_once, tmp_path_factory) -> Path:
+    def make(folder: Path) -> None:
+        run = shutil.copytree(trained_once, copy(evaluated_once, folder / "runs").parent / "other", symlinks=True)
+        done("25_threshold_sweep", "--run", run, "--target_fnr_exit", "0.09")
+        evaluate(run)
+
+    return made_once(tmp_path_factory, "other", make) / "runs" / "other"
+
+
 @pytest.fixture
-def other(trained_once, evaluated, script) -> Path:
+def other(other_once, evaluated) -> Path:
     """A second evaluated run on the same splits, with a stricter promise."""
-    run = shutil.copytree(trained_once, evaluated.parent / "other", symlinks=True)
-    assert script("25_threshold_sweep", "--run", run, "--target_fnr_exit", "0.09").status == 0
-    assert script(COMPARE, "--run", run).status == 0
-    return run
+    return copy(other_once, evaluated.parent)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Adapt a backbone to unlabelled images: from the images to a run trained on it, blocked, killed, resumed, refused."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,14 +12,15 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from chain import SCRIPTS, done, refused
 from safetensors.torch import load_file, save_file
+from shared_folders import made_once
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.stage1 import read_tensors
 
-SCRIPT = Path(__file__).parents[2] / "stage1_pro" / "scripts" / "10_explora_pretrain.py"
 TINY = [
     *("--model_path", "random:test_vit", "--lora_rank", "8", "--local_crops", "1", "--prototypes", "64"),
     *("--steps", "6", "--probe_every", "2", "--probe_cases", "60", "--batch_size", "16"),
@@ -30,38 +32,33 @@ def few(images, tmp_path_factory) -> Path:
     """Eighty of the labelled images under other names, and ten that are no cases."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("unlabelled")
-    for index in range(80):
-        shutil.copy(images / f"{index:03d}.png", folder / f"u{500 - index}.png")
-    for index in range(10):
-        Image.new("RGB", (40, 30), (20 * index, 90, 140)).save(folder / f"other{index}.png")
-    return folder
+    def make(folder: Path) -> None:
+        for index in range(80):
+            shutil.copy(images / f"{index:03d}.png", folder / f"u{500 - index}.png")
+        for index in range(10):
+            Image.new("RGB", (40, 30), (20 * index, 90, 140)).save(folder / f"other{index}.png")
+
+    return made_once(tmp_path_factory, "unlabelled", make)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def flags(config, few) -> list[str]:
     return ["--config", str(config), "--images", str(few), *TINY]
 
 
 @pytest.fixture(scope="session")
-def adapted_once(config, few, tmp_path_factory) -> Path:
+def adapted_once(flags, tmp_path_factory) -> Path:
     """One adaptation; --force, since which way random features go is not the point."""
-    out = tmp_path_factory.mktemp("adapted") / "vit"
-    command = [sys.executable, str(SCRIPT), "--config", str(config), "--images", str(few), *TINY, "--force"]
-    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
-    return out
+
+    def make(folder: Path) -> None:
+        done("10_explora_pretrain", *flags, "--force", "--out", folder / "vit")
+
+    return made_once(tmp_path_factory, "backbone", make) / "vit"
 
 
 @pytest.fixture
 def adapted(adapted_once, tmp_path) -> Path:
     return shutil.copytree(adapted_once, tmp_path / "vit")
-
-
-def refused(outcome, *fragments: str) -> None:
-    assert outcome.status == 2, outcome
-    assert "Traceback" not in outcome.err
-    for fragment in fragments:
-        assert fragment in outcome.err
 
 
 def same_result(folder: Path, reference: Path) -> None:
@@ -153,28 +150,34 @@ def test_weights_that_diverged_are_never_exported(flags, script, tmp_path):
     assert not (tmp_path / "out" / "backbone.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
-)
-def test_killed_and_resumed_ends_where_it_would_have(number, status, flags, adapted, tmp_path):
+def test_interrupted_and_resumed_it_ends_where_it_would_have(flags, adapted_once, script, tmp_path):
+    out = tmp_path / "interrupted"
+    at = {"step 4/6": lambda: os.kill(os.getpid(), signal.SIGINT)}  # the checkpoint of step 2 is there
+    outcome = script("10_explora_pretrain", *flags, "--out", out, at=at)
+    assert outcome.status == 130
+    assert f"resume with: python stage1_pro/scripts/10_explora_pretrain.py --resume {out}" in outcome.err
+    demand_resumable(out, adapted_once)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_where_it_would_have(flags, adapted_once, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, str(SCRIPT), *flags, "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "step 4/6" in line:  # the checkpoint of step 2 is there, that of step 4 perhaps
-            process.send_signal(number)
-            break
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == status
-    if number == signal.SIGINT:
-        assert f"resume with: python stage1_pro/scripts/10_explora_pretrain.py --resume {out}" in errors
+    command = [sys.executable, str(SCRIPTS / "10_explora_pretrain.py"), *flags, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert any("step 4/6" in line for line in process.stdout)
+    process.kill()
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    demand_resumable(out, adapted_once)
+
+
+def demand_resumable(out: Path, reference: Path) -> None:
+    """What was broken off exports nothing until it is resumed, from its last checkpoint on."""
     assert not (out / "backbone.json").exists()
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--resume", str(out), "--force"], check=True, capture_output=True, text=True
-    )
-    assert "step 2/6" not in done.stdout
-    assert "step 6/6" in done.stdout
-    same_result(out, adapted)
+    resumed = done("10_explora_pretrain", "--resume", out, "--force")
+    assert "step 2/6" not in resumed.out
+    assert "step 6/6" in resumed.out
+    same_result(out, reference)
 
 
 def test_settings_that_cannot_be(flags, script, tmp_path):

@@ -1,16 +1,13 @@
 """Phase 3 from training to decisions: the same contract as softmax, with a gate in between."""
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import chain
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SCRIPTS
-from test_interruption import resume, same_result
+from chain import evaluate, killed, reconfigured, refused, resume, same_result
 
 from stage1_pro.core.bundle.contents import load_exit_policy
 from stage1_pro.core.inference.predictor import Stage1Predictor
@@ -21,18 +18,14 @@ FLAGS = ["--phase", "3", "--exit_policy", "gate", "--head_ensemble", "2", "--epo
 
 
 @pytest.fixture(scope="session")
-def gated_once(config, tmp_path_factory) -> Path:
+def gated_once(config, make_once) -> Path:
     """One phase-3 run, trained and scored; tests take copies."""
-    run = tmp_path_factory.mktemp("gated") / "run"
-    flags = ["--config", str(config), *FLAGS, "--run", str(run)]
-    for name in ("00_make_splits", "20_train"):
-        subprocess.run([sys.executable, str(SCRIPTS / f"{name}.py"), *flags], check=True, capture_output=True)
-    return run
+    return make_once("gated", lambda run: chain.train_run(run, ["--config", str(config), *FLAGS], "epoch 4/"))
 
 
 @pytest.fixture
-def gated(gated_once, tmp_path) -> Path:
-    return shutil.copytree(gated_once, tmp_path / "runs" / "gated", symlinks=True)
+def gated(gated_once, runs) -> Path:
+    return chain.copy(gated_once, runs)
 
 
 def test_training_logs_the_gate_and_scores_carry_it(gated):
@@ -61,53 +54,58 @@ def test_val_select_has_out_of_fold_gate_logits_and_val_calib_the_models_own(gat
     assert found["val_select"] > 1e-2
 
 
-@pytest.mark.parametrize("calibrator", ["platt", "isotonic", "quantile"])
-def test_the_chain_ends_in_a_bundle_that_decides_as_the_run_does(gated, script, images, tmp_path, calibrator):
-    outcome = script("33_calibrate_gate", "--run", gated, "--calibrator", calibrator)
-    assert outcome.status == 0, outcome
-    assert "softmax policy" in outcome.out
-    policy = json.loads((gated / "gateparams.json").read_text())
-    assert policy["fnr_upper_bound"] <= 0.1
-    assert "softmax" in policy["diagnostics"]["baselines"]
-    assert script("40_eval_selective", "--run", gated).status == 0
-    assert "Reliability of the calibrated gate" in (gated / "report.html").read_text()
-    assert (gated / "figures" / "gate_training.png").exists()
-    assert script("50_export_bundle", "--run", gated).status == 0
-    scores = Run(gated).scores("val_test")
-    expected = load_exit_policy(gated / "bundle").decide(scores)
-    again = Stage1Predictor.from_run(Run(gated), "cpu").policy.decide(scores)
-    assert np.array_equal(again.exits, expected.exits)
-    assert np.array_equal(again.scores, expected.scores)
-    assert expected.exits.sum() == sum(map(sum, json.loads((gated / "eval.json").read_text())["confusion"]["exits"]))
+@pytest.fixture(scope="session")
+def exported_gate_once(gated_once, go_on_once) -> Path:
+    return go_on_once(gated_once, "exported", "33_calibrate_gate", "40_eval_selective", "50_export_bundle")
+
+
+@pytest.fixture
+def exported(exported_gate_once, runs) -> Path:
+    """The run after the whole chain, with the calibrator that is taken by default."""
+    return chain.copy(exported_gate_once, runs)
+
+
+def test_the_chain_ends_in_a_bundle_whose_scores_are_those_of_the_run(exported, script, images, tmp_path):
+    assert "Reliability of the calibrated gate" in (exported / "report.html").read_text()
+    assert (exported / "figures" / "gate_training.png").exists()
+    scores = Run(exported).scores("val_test")
+    expected = load_exit_policy(exported / "bundle").decide(scores)
     out = tmp_path / "d.parquet"
-    assert script("60_predict", gated / "bundle", images, "--format", "parquet", "--out", out).status == 0
+    assert script("60_predict", exported / "bundle", images, "--format", "parquet", "--out", out).status == 0
     table = pd.read_parquet(out)
     table.index = [path.rsplit("/", 1)[1] for path in table["id"]]
     np.testing.assert_allclose(table.loc[list(scores.case_id), "score"], expected.scores, atol=1e-3)
 
 
-def test_unreadable_images_are_deferred(gated, script, tmp_path, images):
-    for name in ("33_calibrate_gate", "40_eval_selective", "50_export_bundle"):
-        script(name, "--run", gated)
+@pytest.mark.parametrize("calibrator", ["platt", "isotonic", "quantile"])
+def test_the_bundle_decides_as_the_run_does(gated, script, calibrator):
+    outcome = script("33_calibrate_gate", "--run", gated, "--calibrator", calibrator)
+    assert outcome.status == 0, outcome
+    assert "softmax policy" in outcome.out
+    run, policy = Run(gated), json.loads((gated / "gateparams.json").read_text())
+    assert policy["fnr_upper_bound"] <= 0.1
+    assert "softmax" in policy["diagnostics"]["baselines"]
+    evaluation = evaluate(gated)
+    assert script("50_export_bundle", "--run", gated).status == 0
+    scores = run.scores("val_test")
+    expected = load_exit_policy(gated / "bundle").decide(scores)
+    again = Stage1Predictor.from_run(run, "cpu").policy.decide(scores)
+    assert np.array_equal(again.exits, expected.exits)
+    assert np.array_equal(again.scores, expected.scores)
+    assert expected.exits.sum() == sum(map(sum, evaluation["confusion"]["exits"]))
+
+
+def test_unreadable_images_are_deferred(exported, script, tmp_path, images):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes((images / "001.png").read_bytes()[:90])
-    outcome = script("60_predict", gated / "bundle", tmp_path / "in", "--out", tmp_path / "d.csv")
+    outcome = script("60_predict", exported / "bundle", tmp_path / "in", "--out", tmp_path / "d.csv")
     assert outcome.status == 4
     assert list(pd.read_csv(tmp_path / "d.csv")["decision"]) == ["defer"]
 
 
-def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, gated_once, tmp_path):
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(gated_once, tmp_path):
     """Multipliers, running constraint and out-of-fold targets come back with the checkpoint."""
-    run = tmp_path / "run"
-    flags = ["--config", str(config), *FLAGS, "--run", str(run)]
-    subprocess.run([sys.executable, str(SCRIPTS / "00_make_splits.py"), *flags], check=True, capture_output=True)
-    command = [sys.executable, str(SCRIPTS / "20_train.py"), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    for line in process.stdout:
-        if "epoch 4/" in line:
-            process.kill()
-            break
-    process.communicate(timeout=120)
+    run = killed(gated_once, "epoch 4/", tmp_path / "run")
     state = read_tensors(run / "checkpoints" / "last.ckpt")["state_dict"]
     assert {"loss.multiplier", "loss.running"} <= set(state)
     assert bool((state["loss.running"][1] > 0).all())
@@ -152,13 +150,6 @@ def test_too_few_groups_of_a_class_keep_the_trained_gate(config, script, images,
     assert "too few groups of a class to fit the gate again" in outcome.out
 
 
-def refused(outcome, *fragments: str) -> None:
-    assert outcome.status == 2, outcome
-    assert "Traceback" not in outcome.err
-    for fragment in fragments:
-        assert fragment in outcome.err
-
-
 def test_the_wrong_script_is_named(gated, trained, script):
     refused(script("33_calibrate_gate", "--run", trained), "exit_policy is 'softmax'", "25_threshold_sweep.py")
     refused(script("25_threshold_sweep", "--run", gated), "exit_policy is 'gate'", "33_calibrate_gate.py")
@@ -168,8 +159,7 @@ def test_the_wrong_script_is_named(gated, trained, script):
 
 
 def test_a_gate_on_a_single_head_checkpoint_is_refused(trained, script):
-    config = json.loads((trained / "config.json").read_text())
-    (trained / "config.json").write_text(json.dumps({**config, "phase": 3, "exit_policy": "gate"}))
+    reconfigured(trained, phase=3, exit_policy="gate")
     refused(script("33_calibrate_gate", "--run", trained), "hold no gate_logit", "single head", "--phase 3")
     assert not (trained / "gateparams.json").exists()
     assert not (trained.parent / "calibrations.csv").exists()

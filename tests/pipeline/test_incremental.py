@@ -1,19 +1,23 @@
 """Incremental training end to end: stages, resume from every phase, and picks that do not hang on how it is run."""
 
 import json
-import shutil
+import os
 import signal
-import subprocess
-import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
+from chain import copy, done, keep, killed, reconfigured, refused, train_run
+from shared_folders import made_once
 
 from stage1_pro.core.artifacts import digest_file
+from stage1_pro.core.training.callbacks.stage_controller import IncrementalStageController as Controller
 
-SCRIPTS = Path(__file__).parents[2] / "stage1_pro" / "scripts"
 STAGES = """
 batch_size: 16
 incremental_params:
@@ -24,50 +28,44 @@ incremental_params:
   max_epochs_per_stage: 5
   early_stopping_patience: 2
 """
-KILLING = """
-import os, runpy, sys
-number, phase, count, *sys.argv = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
-from stage1_pro.core.training.callbacks.stage_controller import IncrementalStageController as Controller
-write = Controller._write
-def kill(self, trainer):
-    global count
-    write(self, trainer)
-    count -= self.state.name == phase
-    if not count and self.state.name == phase:
-        os.kill(os.getpid(), number)
-Controller._write = kill
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.fixture(scope="session")
-def stages(config, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("stages") / "stages.yaml"
-    path.write_text(STAGES)
-    return path
-
-
-def flags(config: Path, stages: Path, run: Path, *more: str, phase: int = 2) -> list[str]:
-    return ["--config", str(config), "--config", str(stages), "--phase", str(phase), "--run", str(run), *more]
-
-
-def call(name: str, arguments: list[str], before: list[str] | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, *(before or []), str(SCRIPTS / f"{name}.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def trained_at(run: Path, config: Path, stages: Path, *more: str, phase: int = 2) -> Path:
-    arguments = flags(config, stages, run, *more, phase=phase)
-    for name in ("00_make_splits", "20_train"):
-        done = call(name, arguments)
-        assert done.returncode == 0, done.stderr
-    return run
+def stages(tmp_path_factory) -> Path:
+    folder = made_once(tmp_path_factory, "stages", lambda at: (at / "stages.yaml").write_text(STAGES))
+    return folder / "stages.yaml"
 
 
 @pytest.fixture(scope="session")
-def staged(config, stages, tmp_path_factory) -> Path:
-    """An uninterrupted run of three stages."""
-    return trained_at(tmp_path_factory.mktemp("staged") / "run", config, stages)
+def flags(config, stages) -> list[str]:
+    return ["--config", str(config), "--config", str(stages), "--phase", "2"]
+
+
+@contextmanager
+def at_each_write(do: Callable[[str], object]) -> Iterator[None]:
+    """Within the block do this whenever state.json was written; the moment is named as in "SCORING 1", the first one
+    in this state."""
+    write, moments = Controller._write, Counter()
+
+    def then(controller: Controller, trainer: pl.Trainer) -> None:
+        write(controller, trainer)
+        moments[controller.state.phase] += 1
+        do(f"{controller.state.phase} {moments[controller.state.phase]}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Controller, "_write", then)
+        yield
+
+
+@pytest.fixture(scope="session")
+def staged(flags, make_once) -> Path:
+    """An uninterrupted run of three stages, and what it would have left if it had been killed."""
+
+    def make(run: Path) -> None:
+        with at_each_write(lambda moment: keep(run, moment)):
+            train_run(run, flags)
+
+    return make_once("staged", make)
 
 
 def state_of(run: Path) -> dict:
@@ -76,17 +74,16 @@ def state_of(run: Path) -> dict:
     return {name: value for name, value in state.items() if name not in ("updated_at", "run_id")}
 
 
-def test_three_stages_end_in_a_named_stop_and_the_run_goes_on_like_any_other(staged, tmp_path, script):
+def test_three_stages_end_in_a_named_stop_and_the_run_goes_on_like_any_other(staged, runs):
     state = state_of(staged)
     assert (state["phase"], state["stop"]) == ("DONE", "max_stages")
     assert [stage["active_cases"] for stage in state["stages"]] == [16, 24, 32]
     assert len(state["active"]) == 32
     epochs = pd.read_csv(staged / "metrics.csv")
     assert epochs["active_cases"].tolist() == [s["active_cases"] for s in state["stages"] for _ in range(s["epochs"])]
-    run = shutil.copytree(staged, tmp_path / "runs" / "run")
+    run = copy(staged, runs)
     for name in ("25_threshold_sweep", "40_eval_selective", "50_export_bundle"):
-        outcome = script(name, "--run", run)
-        assert outcome.status == 0, outcome.err
+        done(name, "--run", run)
 
 
 def test_the_splits_that_certify_are_never_trained_on(staged):
@@ -105,58 +102,53 @@ def test_learning_rates_begin_anew_with_a_stage(staged):
     np.testing.assert_allclose(rate[begins], 3e-3 / warm_up, rtol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("phase", ["TRAINING", "SCORING", "TRANSITION"])
-def test_killed_in_any_phase_and_resumed_it_ends_the_same(phase, count, config, stages, staged, tmp_path):
-    run = tmp_path / "run"
-    arguments = flags(config, stages, run)
-    assert call("00_make_splits", arguments).returncode == 0
-    killed = call("20_train", arguments, before=["-c", KILLING, "9", phase, str(count)])
-    assert killed.returncode == -9, killed.stderr
-    assert state_of(run)["phase"] == phase
-    resumed = call("20_train", ["--resume", str(run)])
-    assert resumed.returncode == 0, resumed.stderr
-    assert state_of(run) == state_of(staged)
-    assert digest_file(run / "model_best.pth") == digest_file(staged / "model_best.pth")
+def demand_same(run: Path, reference: Path) -> None:
+    """Both ended with the same stages and weights."""
+    assert state_of(run) == state_of(reference)
+    assert digest_file(run / "model_best.pth") == digest_file(reference / "model_best.pth")
     for name in ("stages.csv", "selections.csv", "suspects.csv"):
-        assert (run / name).read_bytes() == (staged / name).read_bytes()
+        assert (run / name).read_bytes() == (reference / name).read_bytes()
 
 
-def test_asked_to_end_it_says_so_and_goes_on_later(config, stages, staged, tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("phase", ["TRAINING", "SCORING", "TRANSITION"])
+def test_killed_in_any_phase_and_resumed_it_ends_the_same(phase, count, staged, tmp_path):
+    run = killed(staged, f"{phase} {count}", tmp_path / "run")
+    assert state_of(run)["phase"] == phase
+    done("20_train", "--resume", run)
+    demand_same(run, staged)
+
+
+def test_asked_to_end_it_says_so_and_goes_on_later(flags, staged, script, tmp_path):
     run = tmp_path / "run"
-    arguments = flags(config, stages, run)
-    assert call("00_make_splits", arguments).returncode == 0
-    ended = call("20_train", arguments, before=["-c", KILLING, str(signal.SIGTERM.value), "TRANSITION", "1"])
-    assert ended.returncode == 143, ended.stderr
+    done("00_make_splits", *flags, "--run", run)
+    with at_each_write(lambda moment: moment == "TRANSITION 1" and os.kill(os.getpid(), signal.SIGTERM)):
+        assert script("20_train", *flags, "--run", run).status == 143
     assert (state_of(run)["phase"], state_of(run)["stop"]) == ("DONE", "interrupted")
-    assert call("20_train", ["--resume", str(run)]).returncode == 0
-    assert state_of(run) == state_of(staged)
-    assert digest_file(run / "model_best.pth") == digest_file(staged / "model_best.pth")
+    done("20_train", "--resume", run)
+    demand_same(run, staged)
 
 
-def admitted_by(source: Path, config: Path, stages: Path, *more: str) -> list[str]:
+def admitted_by(source: Path, flags: list[str], *more: str) -> list[str]:
     """What a dry run says that a trained model would admit first."""
-    settings = ["--config", config, "--config", stages, "--phase", 2, "--init_from", source, *more]
-    done = call("20_train", [*map(str, settings), "--incremental_params.dry_run", "true"])
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    outcome = done("20_train", *flags, "--init_from", source, *more, "--incremental_params.dry_run", "true")
+    lines = outcome.out.splitlines()
     return lines[next(index for index, line in enumerate(lines) if line.startswith("would admit")) :]
 
 
-def test_batch_size_and_workers_change_no_pick_at_equal_weights(config, stages, staged):
-    expected = admitted_by(staged, config, stages)
+def test_batch_size_and_workers_change_no_pick_at_equal_weights(flags, staged):
+    expected = admitted_by(staged, flags)
     assert expected[0] == "would admit 8 of 144 eligible of 144 candidates:"
     assert len(expected) == 10
-    assert admitted_by(staged, config, stages, "--batch_size", "128") == expected
-    assert admitted_by(staged, config, stages, "--batch_size", "16", "--dataset_params.num_workers", "2") == expected
+    assert admitted_by(staged, flags, "--batch_size", "128") == expected
+    assert admitted_by(staged, flags, "--batch_size", "16", "--dataset_params.num_workers", "2") == expected
 
 
-def test_a_dry_run_prints_the_stages_and_writes_nothing(config, stages, tmp_path):
-    arguments = ["--config", str(config), "--config", str(stages), "--phase", "2"]
-    command = [sys.executable, str(SCRIPTS / "20_train.py"), *arguments, "--incremental_params.dry_run", "true"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert "    3     32               5             10" in done.stdout
-    assert "stop        dry_run; training would end at the latest with max_stages, 32 cases" in done.stdout
+def test_a_dry_run_prints_the_stages_and_writes_nothing(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = done("20_train", *flags, "--incremental_params.dry_run", "true")
+    assert "    3     32               5             10" in outcome.out
+    assert "stop        dry_run; training would end at the latest with max_stages, 32 cases" in outcome.out
     assert not list(tmp_path.iterdir())
 
 
@@ -168,41 +160,34 @@ def test_a_dry_run_prints_the_stages_and_writes_nothing(config, stages, tmp_path
         (["--incremental_params.selection_threshold", "1.5"], "selection_threshold is 1.5; allowed 0 to 1"),
     ],
 )
-def test_bad_settings_end_with_status_2(settings, words, config, stages, tmp_path):
+def test_bad_settings_end_with_status_2(settings, words, flags, script, tmp_path):
     run = tmp_path / "run"
-    assert call("00_make_splits", flags(config, stages, run)).returncode == 0
-    done = call("20_train", flags(config, stages, run, *settings))
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    done("00_make_splits", *flags, "--run", run)
+    refused(script("20_train", *flags, *settings, "--run", run), words)
     assert [path.name for path in run.iterdir()] == ["splits.json"]  # it can be trained with better ones
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_changed_config_is_not_resumed(finished, staged, tmp_path):
-    run = shutil.copytree(staged, tmp_path / "run")
+def test_a_changed_config_is_not_resumed(finished, staged, script, runs):
+    run = copy(staged, runs)
     saved = json.loads((run / "config.json").read_text())
-    saved["incremental_params"]["add_cases"] = 9
-    (run / "config.json").write_text(json.dumps(saved))
+    reconfigured(run, incremental_params={**saved["incremental_params"], "add_cases": 9})
     if not finished:
         (run / "checkpoints" / "last.ckpt").unlink()
-    done = call("20_train", ["--resume", str(run)])
-    assert done.returncode == 2
-    assert "$.config_digest is" in done.stderr
-    assert "begin a new run" in done.stderr
+    refused(script("20_train", "--resume", run), "$.config_digest is", "begin a new run")
 
 
 @pytest.mark.parametrize(("phase", "policy"), [(1, "softmax"), (3, "gate"), (6, "scrc")])
-def test_every_phase_can_train_by_stages(phase, policy, config, stages, tmp_path):
-    run = trained_at(tmp_path / "run", config, stages, "--exit_policy", policy, phase=phase)
+def test_every_phase_can_train_by_stages(phase, policy, flags, runs):
+    run = train_run(runs / "run", [*flags, "--phase", str(phase), "--exit_policy", policy])
     state = state_of(run)
     assert (state["stop"], len(state["stages"])) == ("max_stages", 3)
     assert all(np.isfinite(stage["best_metric"]) for stage in state["stages"])
 
 
-def test_scratch_goes_back_to_the_first_weights_and_keep_goes_on_with_the_rates(config, stages, tmp_path):
+def test_scratch_goes_back_to_the_first_weights_and_keep_goes_on_with_the_rates(flags, runs):
     settings = ["--incremental_params.stage_init", "scratch", "--incremental_params.stage_lr", "keep"]
-    run = trained_at(tmp_path / "run", config, stages, *settings)
+    run = train_run(runs / "run", [*flags, *settings])
     epochs = pd.read_csv(run / "metrics.csv")
     rate = next(epochs[name] for name in epochs if name.startswith("lr-"))
     begins = np.flatnonzero(epochs["stage"].diff() > 0)

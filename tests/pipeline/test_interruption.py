@@ -1,6 +1,7 @@
 """Kill training at any moment: every file is whole, and --resume ends where an uninterrupted run would."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -13,24 +14,8 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from chain import SCRIPTS, done, files_of, killed, resume, same_result, train_run
 from safetensors.torch import save_file
-
-from stage1_pro.core.artifacts import digest_file
-
-SCRIPTS = Path(__file__).parents[2] / "stage1_pro" / "scripts"
-
-
-def begin(config: Path, run: Path) -> list[str]:
-    """Prepare a run; returns the command that trains it."""
-    flags = ["--config", str(config), "--phase", "2", "--run", str(run)]
-    subprocess.run([sys.executable, str(SCRIPTS / "00_make_splits.py"), *flags], check=True, capture_output=True)
-    return [sys.executable, str(SCRIPTS / "20_train.py"), *flags]
-
-
-def resume(run: Path) -> None:
-    subprocess.run(
-        [sys.executable, str(SCRIPTS / "20_train.py"), "--resume", str(run)], check=True, capture_output=True
-    )
 
 
 def demand_whole(run: Path) -> None:
@@ -46,42 +31,48 @@ def demand_whole(run: Path) -> None:
             assert pd.read_csv(path)["train_loss"].notna().all()
 
 
-def same_result(run: Path, reference: Path) -> None:
-    assert digest_file(run / "model_best.pth") == digest_file(reference / "model_best.pth")
-    for split in ("val_select", "val_calib"):
-        pd.testing.assert_frame_equal(
-            pd.read_parquet(run / "scores" / f"{split}.parquet"),
-            pd.read_parquet(reference / "scores" / f"{split}.parquet"),
-        )
-    timing = ["images_per_second", "data_wait_share", "epoch_seconds", "peak_rss_mib"]
-    pd.testing.assert_frame_equal(
-        pd.read_csv(run / "metrics.csv").drop(columns=timing),
-        pd.read_csv(reference / "metrics.csv").drop(columns=timing),
-    )
+def flags(config: Path, run: Path) -> list[str]:
+    return ["--config", str(config), "--phase", "2", "--run", str(run)]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_signals_in_the_middle_of_training(number, status, config, trained_once, tmp_path):
+def train_in_a_process(config: Path, run: Path) -> subprocess.Popen:
+    done("00_make_splits", *flags(config, run))
+    command = [sys.executable, str(SCRIPTS / "20_train.py"), *flags(config, run)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def test_killed_in_the_middle_of_training_and_resumed_elsewhere(config, trained_once, tmp_path):
+    """A process of its own, whose run goes on in this one."""
     run = tmp_path / "run"
-    process = subprocess.Popen(begin(config, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "epoch 4/" in line:
-            process.send_signal(number)
-            break
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == status
-    if number != signal.SIGKILL:
-        assert f"--resume {run}" in errors
-        assert "Traceback" not in errors
+    process = train_in_a_process(config, run)
+    assert any("epoch 4/" in line for line in process.stdout)
+    process.kill()
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    demand_whole(run)
+    moved = Path(shutil.move(run, tmp_path / "moved"))
+    resume(moved)
+    same_result(moved, trained_once)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_end_in_the_middle_of_training(number, status, config, script, trained_once, tmp_path):
+    run = tmp_path / "run"
+    done("00_make_splits", *flags(config, run))
+    outcome = script("20_train", *flags(config, run), at={"epoch 4/": lambda: os.kill(os.getpid(), number)})
+    assert outcome.status == status
+    assert "epoch 5/" not in outcome.out
+    assert f"resume with: python stage1_pro/scripts/20_train.py --resume {run}" in outcome.err
+    assert "Traceback" not in outcome.err
     demand_whole(run)
     resume(run)
     same_result(run, trained_once)
 
 
-def test_resuming_a_finished_run_changes_nothing(trained_once, tmp_path):
-    run = shutil.copytree(trained_once, tmp_path / "run")
-    resume(run)
-    same_result(run, trained_once)
+def test_resuming_a_finished_run_changes_nothing(trained):
+    before = files_of(trained)
+    resume(trained)
+    assert files_of(trained) == before
 
 
 def test_frozen_weights_that_changed_are_not_resumed_on(config, script, tmp_path):
@@ -101,53 +92,40 @@ def test_frozen_weights_that_changed_are_not_resumed_on(config, script, tmp_path
     assert f"the weights of model_path file:{weights}:test_efficientnet have changed" in outcome.err
 
 
-def kill_after(command: list[str], line: str) -> None:
-    """SIGKILL the training as soon as it prints `line`."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    for printed in process.stdout:
-        if line in printed:
-            process.kill()
-            break
-    process.communicate(timeout=120)
+def test_the_best_epoch_so_far_is_part_of_what_is_resumed(trained_once, tmp_path):
+    """Wherever the directory lies now: after ten of twelve epochs the best one is most likely behind."""
+    run = killed(trained_once, "epoch 10/", tmp_path / "moved")
+    demand_whole(run)
+    resume(run)
+    same_result(run, trained_once)
 
 
-def test_a_run_that_was_moved_resumes_as_if_it_had_not(config, trained_once, tmp_path):
-    """The best score so far is part of what is resumed, wherever the directory lies now."""
-    first = tmp_path / "first"
-    kill_after(begin(config, first), "epoch 10/")
-    moved = Path(shutil.move(first, tmp_path / "moved"))
-    resume(moved)
-    same_result(moved, trained_once)
-
-
-def test_resuming_with_augmentation_in_workers_repeats_no_epoch(config, tmp_path):
+def test_resuming_with_augmentation_in_workers_repeats_no_epoch(config, runs, tmp_path):
     """Workers prefetch before Lightning sets the epoch; the order after a resume must not be that of epoch 0."""
-    flags = ["--dataset_params.augmentation", "moderate", "--dataset_params.num_workers", "2", "--epochs", "4"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*begin(config, whole), *flags], check=True, capture_output=True)
-    kill_after([*begin(config, killed), *flags], "epoch 3/")
-    resume(killed)
-    same_result(killed, whole)
+    more = ["--dataset_params.augmentation", "moderate", "--dataset_params.num_workers", "2", "--epochs", "3"]
+    whole = train_run(runs / "whole", ["--config", str(config), "--phase", "2", *more], "epoch 2/")
+    run = killed(whole, "epoch 2/", tmp_path / "run")
+    resume(run)
+    same_result(run, whole)
 
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(config, trained_once, tmp_path):
     """The window is that of the whole process, from its imports to the last score file."""
-    command = begin(config, tmp_path / "timed")
     begun = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
+    assert train_in_a_process(config, tmp_path / "timed").communicate()[0]
     duration = time.monotonic() - begun
     draw = random.Random(5)
     for index in range(20):
         run = tmp_path / f"run{index}"
-        process = subprocess.Popen(begin(config, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = train_in_a_process(config, run)
         time.sleep(draw.uniform(0.3, 1.0) * duration)
         process.kill()
-        process.wait()
+        process.communicate()
         demand_whole(run)
         if (run / "config.json").exists():
-            resume(run)
+            done("20_train", "--resume", run)
         else:
-            subprocess.run([*command[:-1], str(run)], check=True, capture_output=True)
+            done("20_train", *flags(config, run))
         same_result(run, trained_once)
         shutil.rmtree(run)

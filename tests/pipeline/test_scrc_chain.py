@@ -1,52 +1,49 @@
 """Phase 6 from training to decisions: pairs of thresholds, prediction sets, and what is refused on the way."""
 
 import json
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import chain
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SCRIPTS
+from chain import evaluate, reconfigured, refused
 
 from stage1_pro.core.bundle.contents import load_exit_policy
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.records.run import Run
 
-FLAGS = ["--head_ensemble", "2", "--epochs", "6", "--target_fnr_exit", "0.1"]
-
-
-def train(config: Path, run: Path, phase: int, policy: str) -> Path:
-    flags = ["--config", str(config), "--phase", str(phase), "--exit_policy", policy, *FLAGS, "--run", str(run)]
-    for name in ("00_make_splits", "20_train"):
-        subprocess.run([sys.executable, str(SCRIPTS / f"{name}.py"), *flags], check=True, capture_output=True)
-    return run
+FLAGS = ["--phase", "6", "--exit_policy", "scrc", "--head_ensemble", "2", "--epochs", "6"]
 
 
 @pytest.fixture(scope="session")
-def scrc_once(config, tmp_path_factory) -> Path:
+def scrc_once(config, make_once) -> Path:
     """One phase-6 run, trained and scored; tests take copies."""
-    return train(config, tmp_path_factory.mktemp("scrc") / "run", 6, "scrc")
+    return make_once("scrc", lambda run: chain.train_run(run, ["--config", str(config), *FLAGS]))
 
 
 @pytest.fixture
-def scrc(scrc_once, tmp_path) -> Path:
-    return shutil.copytree(scrc_once, tmp_path / "runs" / "scrc", symlinks=True)
+def scrc(scrc_once, runs) -> Path:
+    return chain.copy(scrc_once, runs)
 
 
-def reconfigured(run: Path, **changes: object) -> None:
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, **changes}))
+@pytest.fixture(scope="session")
+def exported_scrc_once(scrc_once, go_on_once) -> Path:
+    return go_on_once(scrc_once, "exported", "36_calibrate_scrc", "40_eval_selective", "50_export_bundle")
+
+
+@pytest.fixture
+def exported(exported_scrc_once, runs) -> Path:
+    """The run after the whole chain, with the variant that is taken by default."""
+    return chain.copy(exported_scrc_once, runs)
 
 
 @pytest.mark.parametrize(
     ("variant", "dirichlet"), [("SCRC-I", "tied"), ("SCRC-I", "free"), ("SCRC-T", "tied")], ids=lambda word: word
 )
-def test_the_chain_ends_in_a_bundle_that_decides_as_calibration_did(scrc, script, images, tmp_path, variant, dirichlet):
+def test_the_bundle_decides_as_calibration_did(scrc, script, variant, dirichlet):
     outcome = script("36_calibrate_scrc", "--run", scrc, "--scrc_variant", variant, "--dirichlet", dirichlet)
     assert outcome.status == 0, outcome
     words = {"SCRC-I": "candidates use the second threshold", "SCRC-T": "SCRC-I may cover more"}
@@ -57,9 +54,7 @@ def test_the_chain_ends_in_a_bundle_that_decides_as_calibration_did(scrc, script
     assert policy["fnr_bound"] == policy["fnr_upper_bound"] <= 0.1
     assert set(policy["diagnostics"]["baselines"]) == {"softmax", "gate"}
     assert ("in expectation, approximately" in outcome.out) == (variant == "SCRC-T")
-    assert script("40_eval_selective", "--run", scrc).status == 0
-    report = (scrc / "report.html").read_text()
-    assert ("Bound in expectation" in report) == (variant == "SCRC-T")
+    evaluate(scrc)
     assert script("50_export_bundle", "--run", scrc).status == 0
     assert policy["guarantee"]["words"] in (scrc / "bundle" / "README.md").read_text()
     assert sorted(path.name for path in (scrc / "bundle").glob("*params.json")) == ["scrcparams.json"]
@@ -78,32 +73,28 @@ def test_the_chain_ends_in_a_bundle_that_decides_as_calibration_did(scrc, script
     first, second = (chosen.decide(test) for chosen in deciding)
     for name in ("exits", "predictions", "scores", "prediction_sets"):
         assert np.array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_decisions_carry_prediction_sets(exported, script, images, tmp_path):
+    assert "Bound in expectation" not in (exported / "report.html").read_text()
     out = tmp_path / "d.parquet"
-    assert script("60_predict", scrc / "bundle", images, "--format", "parquet", "--out", out).status == 0
+    assert script("60_predict", exported / "bundle", images, "--format", "parquet", "--out", out).status == 0
     table = pd.read_parquet(out)
     assert set(table["prediction_set"]) <= {"blue", "red", "blue|red"}
     exited = table["decision"] == "exit"
+    assert exited.any()
     assert (table["prediction_set"] == table["answer"])[exited].all()
     assert not exited[table["prediction_set"] == "blue|red"].any()
 
 
-def test_unreadable_images_are_deferred_with_both_classes(scrc, script, tmp_path, images):
-    for name in ("36_calibrate_scrc", "40_eval_selective", "50_export_bundle"):
-        assert script(name, "--run", scrc).status == 0
+def test_unreadable_images_are_deferred_with_both_classes(exported, script, tmp_path, images):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes((images / "001.png").read_bytes()[:90])
-    outcome = script("60_predict", scrc / "bundle", tmp_path / "in", "--out", tmp_path / "d.csv")
+    outcome = script("60_predict", exported / "bundle", tmp_path / "in", "--out", tmp_path / "d.csv")
     assert outcome.status == 4
     (row,) = pd.read_csv(tmp_path / "d.csv").to_dict("records")
     assert (row["decision"], row["prediction_set"]) == ("defer", "blue|red")
     assert "not a readable image" in row["reason"]
-
-
-def refused(outcome, *fragments: str) -> None:
-    assert outcome.status == 2, outcome
-    assert "Traceback" not in outcome.err
-    for fragment in fragments:
-        assert fragment in outcome.err
 
 
 def test_the_wrong_script_is_named(scrc, trained, script):

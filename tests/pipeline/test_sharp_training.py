@@ -1,33 +1,21 @@
 """Phase 5 in training: what is logged, that a kill changes nothing, and F-SAM stage by stage."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SCRIPTS
-from test_interruption import kill_after, resume, same_result
+from chain import killed, resume, same_result, train_run
 
 from stage1_pro.core.models.stage1 import read_tensors
 
 FLAGS = ["--phase", "5", "--optimizer", "fsam", "--head_ensemble", "2", "--epochs", "4", "--grad_accum_steps", "2"]
 
 
-def command(config: Path, run: Path, *more: str) -> list[str]:
-    """Prepare the run; returns the command that trains it."""
-    flags = ["--config", str(config), *FLAGS, *more, "--run", str(run)]
-    subprocess.run([sys.executable, str(SCRIPTS / "00_make_splits.py"), *flags], check=True, capture_output=True)
-    return [sys.executable, str(SCRIPTS / "20_train.py"), *flags]
-
-
 @pytest.fixture(scope="session")
-def sharp_once(config, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("sharp") / "run"
-    subprocess.run(command(config, run), check=True, capture_output=True)
-    return run
+def sharp_once(config, make_once) -> Path:
+    return make_once("sharp", lambda run: train_run(run, ["--config", str(config), *FLAGS], "epoch 2/"))
 
 
 def test_norm_gap_and_cosine_are_logged(sharp_once):
@@ -38,19 +26,17 @@ def test_norm_gap_and_cosine_are_logged(sharp_once):
     assert metrics["step"].iloc[-1] == read_tensors(sharp_once / "checkpoints" / "last.ckpt")["global_step"]
 
 
-def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, sharp_once, tmp_path):
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(sharp_once, tmp_path):
     """Moments, average and windows come back."""
-    run = tmp_path / "run"
-    kill_after(command(config, run), "epoch 2/")
+    run = killed(sharp_once, "epoch 2/", tmp_path / "run")
     resume(run)
     same_result(run, sharp_once)
 
 
-def test_stages_begin_with_a_fresh_optimizer(config, tmp_path):
-    run = tmp_path / "run"
+def test_stages_begin_with_a_fresh_optimizer(config, runs):
     stages = {"enabled": "true", "max_stages": "2", "max_epochs_per_stage": "2", "selection_threshold": "1"}
     flags = [word for name, value in stages.items() for word in (f"--incremental_params.{name}", value)]
-    subprocess.run(command(config, run, *flags), check=True, capture_output=True)
+    run = train_run(runs / "run", ["--config", str(config), *FLAGS, *flags])
     assert json.loads((run / "state.json").read_text())["phase"] == "DONE"
     (optimizer,) = read_tensors(run / "checkpoints" / "last.ckpt")["optimizer_states"]
     metrics = pd.read_csv(run / "metrics.csv")

@@ -19,6 +19,8 @@ from stage1_pro.core.records.run import Run
 
 Damage = Callable[[dict[str, Any]], str]
 """From the content of a policy file to the text that takes its place."""
+STEPS = {"softmax": 0.25, "gate": 0.25, "SCRC-I": 0.25, "SCRC-T": 0.0}
+"""Short sweeps, which are read fast; but SCRC-T allows no ties."""
 POLICIES = {"softmax": "softmax", "gate": "gate", "SCRC-I": "scrc", "SCRC-T": "scrc"}
 
 
@@ -176,7 +178,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A calibrated and evaluated run of each policy."""
     made = {}
     for name, policy in POLICIES.items():
-        run = make_run(tmp_path_factory.mktemp("runs") / name, policy)
+        run = make_run(tmp_path_factory.mktemp("runs") / name, policy, step=STEPS[name])
         content = calibrate(run) if policy != "scrc" else None
         content = content or {**policy_header(run, run.risk(), 1), **scrc_fields(run, name)}
         write_policy(run, content)

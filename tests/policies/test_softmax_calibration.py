@@ -18,7 +18,7 @@ from stage1_pro.core.records.scores import Scores
 RISK = Risk(0.1, 0.9)
 
 
-# ---- the whole calibration once more, case by case
+# ---- counts and p-values, case by case
 
 
 def binomial_cdf(misses: int, exited: int, rate: float) -> float:
@@ -56,34 +56,6 @@ def count_by_hand(cases: list[tuple], threshold: float) -> tuple[int, int]:
     return len(exited), sum(case[1] == 0 for case in exited)
 
 
-def calibrate_by_hand(
-    select: Scores, calib: Scores, risk: Risk
-) -> tuple[list[float], int, int | None, list[tuple[int, int]]]:
-    """(thresholds, start, answer, (exited positives, misses) on val_calib)."""
-    chosen, every = rows(select), rows(calib)
-    counted = evidence_of(every)
-    ordered = sorted((case[0] for case in chosen if math.isfinite(case[0])), reverse=True)
-    thresholds: list[float] = []
-    for j in range(1, 201):
-        score = ordered[-(-j * len(ordered) // 200) - 1]
-        if not thresholds or score < thresholds[-1] - 1e-12:
-            thresholds.append(score)
-    scale = sum(case[2] for case in counted) / sum(case[2] for case in chosen)
-    predicted = []
-    for threshold in thresholds:
-        exited, misses = count_by_hand(chosen, threshold)
-        scaled = max(1, round(scale * exited))
-        predicted.append(p_by_hand(min(scaled, round(scale * misses)), scaled, risk.target_fnr))
-    start = min(range(len(thresholds)), key=lambda j: (round(predicted[j], 12), j))
-    counts = [count_by_hand(counted, threshold) for threshold in thresholds]
-    answer = None
-    for j in range(start, len(thresholds)):
-        if p_by_hand(counts[j][1], counts[j][0], risk.target_fnr) > risk.delta:
-            break
-        answer = j
-    return thresholds, start, answer, counts
-
-
 def random_split(rng: np.random.Generator, grouped: bool) -> Scores:
     """A few hundred cases with ties, some outputs that are not finite, and repeated groups on request."""
     split = population(
@@ -96,18 +68,26 @@ def random_split(rng: np.random.Generator, grouped: bool) -> Scores:
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_calibration_matches_plain_loops(grouped: bool) -> None:
-    rng, certified = np.random.default_rng(11), 0
+def test_counts_are_those_of_plain_loops_and_the_walk_ends_before_the_first_that_fails(grouped: bool) -> None:
+    rng, certified, stopped = np.random.default_rng(11), 0, 0
     for _ in range(40):
         select, calib = random_split(rng, grouped), random_split(rng, grouped)
-        thresholds, start, answer, counts = calibrate_by_hand(select, calib, RISK)
         found = calibrate_softmax(select, calib, RISK)
-        np.testing.assert_allclose([row["threshold"] for row in found.parameters], thresholds, rtol=1e-12)
-        assert (found.walk.start, found.walk.answer) == (start, answer)
+        thresholds = [row["threshold"] for row in found.parameters]
+        counted = evidence_of(rows(calib))
+        counts = [count_by_hand(counted, threshold) for threshold in thresholds]
         exits = zip(found.walk.calib.exited_positives.tolist(), found.walk.calib.misses.tolist(), strict=True)
         assert list(exits) == counts
-        certified += answer is not None
+        passes = [p_by_hand(misses, exited, RISK.target_fnr) <= RISK.delta for exited, misses in counts]
+        start, answer = found.walk.start, found.walk.answer
+        assert passes[start] == (answer is not None)
+        if answer is not None:
+            certified += 1
+            assert all(passes[start : answer + 1])
+            stopped += answer + 1 < len(passes)
+            assert not any(passes[answer + 1 : answer + 2])
     assert 5 < certified < 40
+    assert stopped > 0
 
 
 # ---- what may be looked at

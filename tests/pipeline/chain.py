@@ -1,0 +1,150 @@
+"""Scripts called in this process: the same entry point, without the imports that a new process pays for every time."""
+
+import io
+import json
+import runpy
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stage1_pro.core.artifacts import digest_file
+from stage1_pro.core.evaluation import evaluate_run, trusted_policy
+from stage1_pro.core.inference.scoring import score_test
+from stage1_pro.core.records.run import Run
+
+SCRIPTS = Path(__file__).parents[2] / "stage1_pro" / "scripts"
+TIMING = ["images_per_second", "data_wait_share", "epoch_seconds", "peak_rss_mib"]
+KILLED = "killed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+class Watched(io.StringIO):
+    """Output that does something as soon as certain words are written: once for each of them."""
+
+    def __init__(self, at: Mapping[str, Callable[[], object]]):
+        super().__init__()
+        self.at = dict(at)
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        for words in [words for words in self.at if words in text]:
+            self.at.pop(words)()
+        return written
+
+
+def call(name: str, *arguments: object, at: Mapping[str, Callable[[], object]] | None = None) -> Outcome:
+    """Call a script by name with its arguments; returns status, stdout and stderr.
+
+    at: words of its output, and what is done in the moment that they are printed.
+    """
+    out, err = Watched(at or {}), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    argv, sys.argv = sys.argv, [f"{name}.py", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        sys.argv = argv
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def done(name: str, *arguments: object, **options: Mapping[str, Callable[[], object]]) -> Outcome:
+    """Call a script that must end well."""
+    outcome = call(name, *arguments, **options)
+    assert outcome.status == 0, outcome
+    return outcome
+
+
+def train_run(run: Path, flags: list[str], *killed_at: str) -> Path:
+    """A new run, split, trained and scored.
+
+    killed_at: words of a line of training; what a process that is killed then leaves behind is kept for `killed`.
+    """
+    flags = [*flags, "--run", str(run)]
+    done("00_make_splits", *flags)
+    done("20_train", *flags, at={words: lambda words=words: keep(run, words) for words in killed_at})
+    return run
+
+
+def keep(run: Path, moment: str) -> None:
+    """Keep the run's files as they are in this moment, which is all that a process killed now leaves behind."""
+    shutil.copytree(run, _kept(run, moment), symlinks=True)
+
+
+def killed(run: Path, moment: str, to: Path) -> Path:
+    """A run as it was kept in that moment."""
+    return shutil.copytree(_kept(run, moment), to, symlinks=True)
+
+
+def _kept(run: Path, moment: str) -> Path:
+    return run.parents[1] / KILLED / run.name / moment.replace("/", "")
+
+
+def copy(run: Path, runs: Path) -> Path:
+    """Copy a run and the ledger beside it into this folder of runs."""
+    runs.mkdir(exist_ok=True, parents=True)
+    ledger = run.parent / "calibrations.csv"
+    if ledger.exists():
+        shutil.copy(ledger, runs)
+    return shutil.copytree(run, runs / run.name, symlinks=True)
+
+
+def evaluate(run: Path) -> dict[str, Any]:
+    """What 40 measures, without the time that it takes to draw the report."""
+    score_test(Run(run))
+    return evaluate_run(Run(run), trusted_policy(Run(run)))
+
+
+def resume(run: Path) -> None:
+    """Bring a run to its end, from its last checkpoint on."""
+    assert "epoch 1/" not in done("20_train", "--resume", run).out
+
+
+def same_result(run: Path, reference: Path) -> None:
+    """Both runs ended with the same weights, scores and epochs."""
+    assert digest_file(run / "model_best.pth") == digest_file(reference / "model_best.pth")
+    for split in ("val_select", "val_calib"):
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(run / "scores" / f"{split}.parquet"),
+            pd.read_parquet(reference / "scores" / f"{split}.parquet"),
+        )
+    pd.testing.assert_frame_equal(
+        pd.read_csv(run / "metrics.csv").drop(columns=TIMING),
+        pd.read_csv(reference / "metrics.csv").drop(columns=TIMING),
+    )
+
+
+def refused(outcome: Outcome, *fragments: str) -> None:
+    """The user's mistake, told in these words and without a traceback."""
+    assert outcome.status == 2, outcome
+    assert "Traceback" not in outcome.err
+    for fragment in fragments:
+        assert fragment in outcome.err
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def reconfigured(run: Path, **changes: object) -> None:
+    """The run's config, changed behind its back."""
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, **changes}))
