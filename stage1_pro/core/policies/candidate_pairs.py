@@ -97,9 +97,10 @@ def _chain(select: RankedPairs, rule: ExitRule, slack: float) -> FloatArray:
     gates = rule.candidates(select.gate, select.answers, 0.0)
     levels = rule.candidates(select.confidence, select.answers, 0.5)
     decided = np.isfinite(select.gate) & np.isfinite(select.confidence)
-    decided &= (select.answers == 0) if rule.name == "one_sided" else True
+    decided &= np.isin(select.answers, rule.compares)
     shares = _reached(select.gate[decided], gates) + slack
     last = np.searchsorted(_reached(select.confidence[decided], levels), shares, side="left")
+    last[shares >= 1] = levels.size  # the class probability has no say any more
     return np.column_stack([gates, np.append(levels, 0.5)[last]])
 
 

@@ -205,7 +205,8 @@ def predicted(select: Countable, candidates: FloatArray, positives: int, risk: R
     counts = select.counts(candidates)
     if not counts.exited.size:
         return Predicted()
-    end, certified = rule.predict(counts, positives, risk)
+    evidence = counts if select.independent.all() else select.counts(candidates, select.independent)
+    end, certified = rule.predict(evidence, positives, risk)
     if not certified:
         return Predicted(fpr=float(np.nan_to_num(counts.fpr[end])))
     return Predicted(float(counts.coverage[end]), float(counts.right_exits[end]), float(np.nan_to_num(counts.fpr[end])))

@@ -13,7 +13,7 @@ import numpy as np
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.candidates import thresholds_between
+from stage1_pro.core.policies.candidates import MOST, thresholds_between
 from stage1_pro.core.policies.fixed_sequence import Walk, predicted_end, predicted_p
 from stage1_pro.core.policies.nested_boundary import certify_nested, crossing
 from stage1_pro.core.policies.one_sided import certify_one_sided
@@ -43,13 +43,14 @@ class Certified:
 class ExitRule:
     """One rule.
 
-    exit_scores: (score, answer) (N,) each → (N,) what is compared with a threshold; candidates: scores (N,), answers
+    compares: answers whose exits a threshold decides; exit_scores: (score, answer) (N,) each → (N,) what is compared with a threshold; candidates: scores (N,), answers
     (N,) and the least value of a score → (J,) thresholds, high to low; certify: counts on val_select's independent
     positives, on val_calib's, coverage (J,) of val_select, and the risk; predict: counts on val_select's positives, the
     number of val_calib's, and the risk → (index of the candidate that would be certified, whether any would be).
     """
 
     name: str
+    compares: tuple[int, ...]
     exit_scores: Callable[[FloatArray, IntArray], FloatArray]
     candidates: Callable[[FloatArray, IntArray, float], FloatArray]
     certify: Callable[[ExitCounts, ExitCounts, FloatArray, Risk], Certified]
@@ -65,8 +66,16 @@ def _of_either_answer(scores: FloatArray, _: IntArray, floor: float) -> FloatArr
 
 
 def _of_answers_0(scores: FloatArray, answers: IntArray, floor: float) -> FloatArray:
-    """Quantiles of the answers 0 alone, whose exits a threshold decides; the strictest lets none of them exit."""
-    return thresholds_between(np.append(scores[answers == 0], 1.0), floor)
+    """Return thresholds between the scores of answers 0 alone.
+
+    The strictest lets none of them exit, where any float lies between them and 1: a miss among the surest answers 0
+    must not cost the certificate of the answers 1.
+    """
+    own = scores[(answers == 0) & np.isfinite(scores)]
+    found = thresholds_between(np.append(own, 1.0), floor, MOST - 1)
+    top = own.max(initial=floor)
+    above = top + (1 - top) / 2
+    return np.append(above, found) if max(top, found[0]) < above < 1 else found
 
 
 def _certify_one_sided(_: ExitCounts, calib: ExitCounts, __: FloatArray, risk: Risk) -> Certified:
@@ -94,8 +103,8 @@ def _predict_walk(select: ExitCounts, positives: int, risk: Risk) -> tuple[int, 
 EXIT_RULES = {
     row.name: row
     for row in (
-        ExitRule("one_sided", one_sided_scores, _of_answers_0, _certify_one_sided, _predict_one_sided),
-        ExitRule("symmetric", _every_score, _of_either_answer, _certify_nested, _predict_walk),
+        ExitRule("one_sided", (0,), one_sided_scores, _of_answers_0, _certify_one_sided, _predict_one_sided),
+        ExitRule("symmetric", (0, 1), _every_score, _of_either_answer, _certify_nested, _predict_walk),
     )
 }
 
