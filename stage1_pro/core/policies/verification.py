@@ -76,11 +76,13 @@ class PolicyFile:
         }
         rows = content.get("sweep_results", [])
         demanded |= {f"$.sweep_results[{index}]": (row, OF_ROWS) for index, row in enumerate(rows)}
-        raise_problems(
-            f"{where}: incomplete, so nothing shows that it was certified:",
-            [f"{path}.{name} is missing" for path, (part, names) in demanded.items() for name in names - part.keys()],
-            MEND,
-        )
+        missing = [
+            f"{path}.{name} is missing"
+            for path, (part, names) in demanded.items()
+            for name in names
+            if name not in part
+        ]
+        raise_problems(f"{where}: incomplete, so nothing shows that it was certified:", missing, MEND)
         misses, exited = (np.array([row[name] for row in rows], dtype=np.int64) for name in OF_ROWS[1:])
         return cls(content, misses, exited, np.array([row.get("certified", False) for row in rows], dtype=bool), kind)
 
