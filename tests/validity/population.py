@@ -100,6 +100,8 @@ RARE = Population(positive_share=0.02)
 EVEN = Population(positive_share=0.5)
 NULL = Population(hard_share=0.05, hard_mean=-1.6)
 """FNR on exits of either answer falls toward .05 and never reaches it: any symmetric certificate of .05 is false."""
+FLAT = Population(mean=3.0, hard_share=0.0501, hard_mean=-3.0)
+"""FNR on exits of either answer is .0501 at every threshold, above a target of .05 by a hair."""
 HEAVY = Population(freedom=2.0)
 """Tails so heavy that FNR on exits rises again at large thresholds."""
 LEVELS = Population(step=0.5)

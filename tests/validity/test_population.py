@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from population import EVEN, HEAVY, LEVELS, MAIN, NULL, RARE, SURE, TIED, Population
+from population import EVEN, FLAT, HEAVY, LEVELS, MAIN, NULL, RARE, SURE, TIED, Population
 
 pytestmark = pytest.mark.mc
 
@@ -34,6 +34,7 @@ def test_closed_form_is_what_cases_show(population: Population, rule: str, shift
 def test_oracle_and_null() -> None:
     assert MAIN.oracle_coverage(0.05) == pytest.approx(0.6856, abs=1e-4)
     assert min(NULL.fnr(t) for t in np.linspace(0, 6, 100)) > 0.05
+    assert all(0.05 < FLAT.fnr(t) < 0.0514 for t in np.linspace(0, 6, 100))
     assert HEAVY.fnr(20) > HEAVY.fnr(3)
     assert SURE.fnr(0) == pytest.approx(0.009, abs=0.0005)
 

@@ -14,12 +14,11 @@ from montecarlo import (
     Outcomes,
     certified_threshold,
     demand_valid,
-    moved,
     naive_threshold,
     outcomes,
     repeat,
 )
-from population import EVEN, HEAVY, LEVELS, MAIN, NULL, RARE, SURE, TIED, Population, case_names, scores
+from population import EVEN, FLAT, HEAVY, LEVELS, MAIN, NULL, RARE, SURE, TIED, Population, case_names, scores
 from sklearn.linear_model import LogisticRegression
 
 from stage1_pro.core.metrics.risk import Risk
@@ -57,6 +56,7 @@ CELLS = [
     pytest.param(EVEN, FEW, RISK, id="50 % positives"),
     pytest.param(NULL, FEW, RISK, id="target out of reach"),
     pytest.param(NULL, FEW, SURER, id="target out of reach, delta .05"),
+    pytest.param(FLAT, FEW, RISK, id="above the target by a hair"),
     pytest.param(HEAVY, FEW, LOOSE, id="heavy tails"),
     pytest.param(LEVELS, FEW, RISK, id="ten score levels"),
     pytest.param(SURE, FEW, STRICT, id="nearly sure"),
@@ -97,8 +97,9 @@ def test_the_boundary_certifies_where_the_walk_fails_at_its_start() -> None:
     """300 positives, a true rate of .9 % and a target of 2 %: every case may exit."""
     found = repeat(draws(SURE, FEW, POWER_DRAWS), STRICT, SURE)
     walked = repeat(draws(SURE, FEW, POWER_DRAWS), STRICT, SURE, walked_threshold)
-    assert found.none_found <= 0.10 <= walked.none_found - 0.2
-    assert found.mean_coverage >= walked.mean_coverage + 0.2
+    assert found.none_found <= 0.10
+    assert walked.none_found >= found.none_found + 0.1
+    assert found.mean_coverage >= walked.mean_coverage + 0.1
 
 
 @pytest.mark.parametrize(
@@ -209,24 +210,6 @@ def test_control_best_of_twenty_checkpoints_by_val_calib() -> None:
     demand_broken(outcomes(MAIN, chosen))
 
 
-def test_control_answers_placed_on_val_calib() -> None:
-    """Of some placements the one that certifies most on val_calib."""
-    thresholds, shifts = [], []
-    for select, calib in draws(MAIN, FEW, CONTROL_DRAWS):
-        positives = calib.logits[calib.labels == 1, 1]
-        tried = [-float(cut) for cut in np.quantile(positives, np.linspace(0.01, 0.5, 40))]
-        found = [calibrate_softmax(moved(select, b), moved(calib, b), RISK, "one_sided") for b in tried]
-        best = int(np.argmax([_covered(calibration) for calibration in found]))
-        thresholds.append(certified_threshold(found[best]))
-        shifts.append(tried[best])
-    demand_broken(outcomes(MAIN, thresholds, rule="one_sided", shifts=shifts))
-
-
-def _covered(calibration: Calibration) -> float:
-    answer = calibration.walk.answer
-    return -1.0 if answer is None else float(calibration.every.coverage[answer])
-
-
 def windowed_threshold(calibration: Calibration) -> float | None:
     """What the best of all windows certifies, chosen with val_calib at hand."""
     counts, risk = calibration.walk.calib, calibration.risk
@@ -237,21 +220,7 @@ def windowed_threshold(calibration: Calibration) -> float | None:
 
 
 def test_control_boundary_fixed_after_looking_at_val_calib() -> None:
-    demand_broken(repeat(draws(NULL, FEW, CONTROL_DRAWS), RISK, NULL, windowed_threshold))
-
-
-def better_threshold(calibration: Calibration) -> float | None:
-    """The better of walk and uniform boundary, by val_calib."""
-    counts, risk = calibration.walk.calib, calibration.risk
-    uniform = windows(counts.positives, risk.target_fnr, risk.delta)[0]
-    within = np.flatnonzero(counts.misses <= uniform.allowed(counts.exited_positives))
-    bounded = calibration.parameters[within[-1]]["threshold"] if within.size else np.inf
-    loosest = min(bounded, walked_threshold(calibration) or np.inf)
-    return None if loosest == np.inf else loosest
-
-
-def test_control_better_of_two_rules_by_val_calib() -> None:
-    demand_broken(repeat(draws(NULL, FEW, DRAWS), RISK, NULL, better_threshold))
+    demand_broken(repeat(draws(FLAT, FEW, CONTROL_DRAWS), RISK, FLAT, windowed_threshold))
 
 
 def test_control_labels_replaced_by_predictions() -> None:
