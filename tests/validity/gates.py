@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from stage1_pro.core.policies.gate_maps import calibrated
 
-CASES = 2000
+CASES, LEAST_POSITIVES = 1500, 90
 Thresholds = tuple[float, float]
 """Least gate logit that exits, for answer 0 and answer 1."""
 
@@ -24,7 +24,9 @@ class Gate:
     knowledge: float = 0.0
     spread: float = 1.0
 
-    def draws(self, count: int, seed: int = 0, cases: int = CASES) -> Iterator[Draw]:
+    def draws(self, count: int, seed: int = 0, cases: int = 0) -> Iterator[Draw]:
+        """cases: of a split; 0 for as many as give it positives enough for a certificate."""
+        cases = cases or max(CASES, round(LEAST_POSITIVES / self.population.positive_share))
         rng = np.random.default_rng(seed)
         for _ in range(count):
             z, labels = self.population.stratified(rng, 2, cases)

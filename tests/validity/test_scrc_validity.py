@@ -5,6 +5,7 @@ SCRC-I certifies like the other policies. SCRC-T bounds the expected set loss, w
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from scipy.special import expit
 
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.exit_rules import EXIT_RULES
 from stage1_pro.core.policies.scrc import SCRCCalibration, answered, calibrate_scrc
 from stage1_pro.core.policies.scrc_transductive import allowed_losses, least_lambda2
 
@@ -88,8 +88,10 @@ def test_closed_form_is_what_cases_show() -> None:
             assert (answers[exited] == 0).mean() == pytest.approx(fnr, abs=0.003)
 
 
-@pytest.mark.parametrize("name", GATES)
-@pytest.mark.parametrize("rule", EXIT_RULES)
+SYMMETRIC = ("informative", "knows nothing", "tied", "target out of reach", "2 % positives")
+
+
+@pytest.mark.parametrize(("rule", "name"), [*product(("one_sided",), GATES), *product(("symmetric",), SYMMETRIC)])
 def test_certificates_of_chains_hold(name: str, rule: str) -> None:
     gate = GATES[name]
     demand_valid(repeat(gate, RISK, gate.draws(DRAWS), rule=rule), RISK)
