@@ -169,7 +169,9 @@ def test_fnr_counts_independent_cases_and_its_interval_is_exact(cases):
         (3.5, 0.1, Risk(0.05, 0.9), "other promise"),
     ],
 )
-def test_more_right_exits_are_a_gain_only_at_the_same_promise_and_without_a_price(cases, skill, threshold, risk, verdict):
+def test_more_right_exits_are_a_gain_only_at_the_same_promise_and_without_a_price(
+    cases, skill, threshold, risk, verdict
+):
     found = compared(cases, contender(cases, 1.0), contender(cases, skill, threshold, risk=risk))
     assert found.standings[1].verdict == verdict
     assert found.promises_differ == (verdict == "other promise")

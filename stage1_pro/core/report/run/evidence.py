@@ -99,8 +99,10 @@ def read_epochs(path: Path) -> dict[str, FloatArray]:
 
 
 def _chosen_epoch(epochs: dict[str, FloatArray], config: Stage1ProConfig) -> int | None:
-    """Where the run's monitor is best; the first of equals, as ModelCheckpoint keeps it."""
+    """Where the run's monitor is best; the latest of equals, as the checkpoint keeps it."""
     values = epochs.get(config.monitor, np.zeros(0))
-    if not np.isfinite(values).any():
+    finite = values[np.isfinite(values)]
+    if not finite.size:
         return None
-    return int(np.nanargmax(values) if PHASES[config.phase].mode == "max" else np.nanargmin(values))
+    best = finite.max() if PHASES[config.phase].mode == "max" else finite.min()
+    return int(np.flatnonzero(values == best)[-1])
