@@ -49,8 +49,8 @@ def at_each_write(do: Callable[[str], object]) -> Iterator[None]:
 
     def then(controller: Controller, trainer: pl.Trainer) -> None:
         write(controller, trainer)
-        moments[controller.state.phase] += 1
-        do(f"{controller.state.phase} {moments[controller.state.phase]}")
+        moments[controller.state.name] += 1
+        do(f"{controller.state.name} {moments[controller.state.name]}")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Controller, "_write", then)

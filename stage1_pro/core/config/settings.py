@@ -275,8 +275,9 @@ class Stage1ProConfig:
 
     @property
     def places_answers(self) -> bool:
-        """Whether training ends with placing the answers, where the task has two classes."""
-        return self.answer_placement == "auto" and self.exit_rule == "one_sided"
+        """Whether training ends with placing the answers: never where more than two classes are named."""
+        binary = len(self.dataset_params.class_names or ()) in (0, 2)
+        return self.answer_placement == "auto" and self.exit_rule == "one_sided" and binary
 
     @property
     def without_effect(self) -> tuple[str, ...]:
