@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,18 @@ DEEP = (GREY.astype(np.uint16) << 8) + np.arange(WIDTH, dtype=np.uint16) * 6
 """(24, 40) uint16 whose high byte is GREY."""
 DEEP_PICTURE = (PICTURE.astype(np.uint16) << 8) + 200
 ALPHA = (255 - 6 * _x).astype(np.uint8)
+
+TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: stored[::-1, ::-1],
+    4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+"""EXIF orientation → what is seen of the stored pixels (CIPA DC-008, tag 274)."""
 
 
 def saved(image: Any, format: str, **options: Any) -> bytes:

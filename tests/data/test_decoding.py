@@ -5,7 +5,6 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from odd_images import (
     HEIC,
     HEIGHT,
     PICTURE,
+    TURNED,
     WIDTH,
     blended,
     deep_png,
@@ -216,18 +216,6 @@ def test_an_opened_pil_image_is_treated_like_its_file(name: str) -> None:
             return
     assert_same(outcome(image), expected)
 
-
-TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda stored: stored,
-    2: np.fliplr,
-    3: lambda stored: stored[::-1, ::-1],
-    4: np.flipud,
-    5: lambda stored: stored.swapaxes(0, 1),
-    6: lambda stored: np.rot90(stored, -1),
-    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
-    8: np.rot90,
-}
-"""EXIF orientation → what is seen of the stored pixels (CIPA DC-008, tag 274)."""
 
 SAVED_AS = {
     "JPEG": {},

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ import pandas as pd
 
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.settings import DatasetParams, Source
-from stage1_pro.core.data.transforms import load_image
+from stage1_pro.core.data.decoding import decode as decode_image
+from stage1_pro.core.data.image_files import BadImage, read_file
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.records.splits import SPLITS
 
@@ -224,17 +224,15 @@ def inspect_files(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]
 
 def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
     try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        return "missing", None
-    except (OSError, ValueError) as error:  # a directory, no permission, a path that cannot exist
-        return "unreadable", getattr(error, "strerror", None) or str(error)
+        content = read_file(path)
+    except BadImage as bad:
+        return ("missing", None) if bad.code == "missing" else ("unreadable", str(bad))
     reason = None
     if decode:
         try:
-            load_image(BytesIO(content))
-        except Exception as error:  # Pillow's plugins raise whatever their format suggests
-            reason = type(error).__name__
+            decode_image(content)
+        except BadImage as bad:
+            reason = str(bad)
     return blake2b(content, digest_size=16).hexdigest(), reason
 
 

@@ -111,6 +111,15 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file. Raises BadImage."""
+    with open_file(path) as stream:
+        try:
+            return stream.read()
+        except OSError as error:
+            raise file_problem(error) from None
+
+
 def file_problem(error: OSError) -> BadImage:
     """Say in our words what the system said of a file. Raises the error again where the file is not to blame."""
     if error.errno in _OURS:

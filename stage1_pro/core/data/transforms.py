@@ -2,10 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
-
-from PIL import Image
+from typing import Any
 
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "moderate": {"scale": (0.5, 1.0), "hflip": 0.5, "re_prob": 0.1, "color_jitter": None},
@@ -49,11 +46,3 @@ class Preprocessing:
             crop_pct=self.crop_pct,
             **(level or {}),
         )
-
-
-def load_image(path: str | Path | BinaryIO) -> Image.Image:
-    """Decode one file as RGB. Raises OSError, ValueError or Pillow's own errors where it cannot be read."""
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"{image.mode} pixels would be clipped to 8 bits; convert the image first")
-        return image.convert("RGB")

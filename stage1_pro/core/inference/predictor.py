@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from stage1_pro.core.bundle.contents import verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
-from stage1_pro.core.data.transforms import load_image
+from stage1_pro.core.data.decoding import decode
+from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.stage1 import Stage1Model, load_model
@@ -166,11 +167,10 @@ class _Files(Dataset):
 
     def __getitem__(self, position: int) -> Tensor | str:
         try:
-            return self.transform(load_image(self.paths[position]))
-        except FileNotFoundError:
-            return "no such file"
-        except Exception as error:  # Pillow's plugins raise whatever their format suggests
-            return f"not a readable image ({type(error).__name__})"
+            image = decode(self.paths[position])
+        except BadImage as bad:
+            return str(bad)
+        return self.transform(image)  # outside of the try: an error in there is a bug, never a bad image
 
 
 def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, str]]:
