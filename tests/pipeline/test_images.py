@@ -1,13 +1,18 @@
 """Image files as people bring them, through the scripts: the picture that they see is the one that is decided."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from chain import done
+import pytest
+from chain import done, refused
 from odd_images import TURNED
 from PIL import Image
+
+from stage1_pro.core.data.decoding import ImageContract
+from stage1_pro.core.models.stage1 import read_tensors
 
 BACK = {6: 8, 8: 6}
 """Orientation that undoes another one; every other one undoes itself."""
@@ -44,3 +49,25 @@ def test_all_eight_orientations_give_the_decisions_of_the_upright_picture(bundle
     assert list(turned["answer"]) == list(upright["answer"])
     np.testing.assert_allclose(turned["score"], upright["score"], atol=1e-6)
     assert np.abs(lying["score"].to_numpy() - upright["score"].to_numpy()).max() > 1e-3  # the turn matters
+
+
+def test_bundle_and_model_file_say_how_a_file_becomes_pixels(bundle):
+    said = json.loads((bundle / "bundle.json").read_text())["preprocessing"]
+    assert said == read_tensors(bundle / "model_best.pth")["preprocessing"]
+    assert said == {**said, **ImageContract().to_dict()}
+    assert {"size", "crop_pct", "interpolation", "mean", "std", "color_order"} < set(said)
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"orientation": "ignored"}, "$.preprocessing.orientation"),
+        ({"formats": ["EPS"]}, "$.preprocessing.formats"),
+        ({"max_pixels": 5}, "bundle.json and the model file name different preprocessing"),
+    ],
+)
+def test_a_bundle_that_says_something_else_is_refused(bundle, script, images, tmp_path, change, fragment):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["preprocessing"].update(change)
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    refused(script("60_predict", bundle, images, "--out", tmp_path / "d.csv"), fragment)
