@@ -1,5 +1,6 @@
 """The case table: what a CSV or a tree of folders may look like, and every way in which it may not."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,34 @@ def test_folders_are_classes(pictures: Path, tmp_path: Path) -> None:
     cases = load(tmp_path, None)
     assert cases.class_names == ("a", "b")
     assert rows(cases, "case_id", "label") == [("a/0.png", 0), ("a/deep/0.PNG", 0), ("b/0.png", 1)]
+
+
+def test_folders_are_searched_by_content_and_what_is_left_out_is_said(pictures: Path, tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/a/caf\xe9.jpg"
+    targets = [
+        b"/a/1.JPG",
+        b"/a/2.jfif",
+        b"/b/no_suffix",
+        b"/b/4.weird",
+        b"/b/._5.png",
+        b"/loose.png",
+        b"/a/caf\xe9.jpg",
+    ]
+    for number, target in enumerate(targets):
+        path = os.fsencode(tmp_path) + target
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.copy(os.fsencode(pictures / f"{number:02}.png"), path)
+    (tmp_path / "b" / "notes.txt").write_text("no image")
+    cases = load(tmp_path, None)
+    ids = ["a/1.JPG", "a/2.jfif", "a/caf\\xe9.jpg", "b/4.weird", "b/no_suffix"]
+    assert cases.frame["case_id"].tolist() == ids
+    assert os.fsencode(cases.frame["path"][2]) == odd
+    assert cases.digest == load_cases(DatasetParams(sources=(Source("s", str(tmp_path)),)), decode=False).digest
+    left_out, beside = cases.warnings
+    assert left_out == f"{tmp_path}: left out 1 hidden, 1 without an image (1 .txt)"
+    assert beside == f"{tmp_path}: 1 image lies outside the class folders: loose.png; left out"
+    (tmp_path / "b" / "6.heic").write_text("text")
+    assert "1 image cannot be read: b/6.heic (the content is not an image)" in refused(tmp_path, None)
 
 
 def test_several_sources_keep_their_ids_and_groups_apart(pictures: Path, labels_csv: Csv, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from chain import done, refused
-from odd_images import TURNED
+from odd_images import HEIC, TURNED
 from PIL import Image
 
 from stage1_pro.core.data.decoding import ImageContract
@@ -71,3 +72,36 @@ def test_a_bundle_that_says_something_else_is_refused(bundle, script, images, tm
     manifest["preprocessing"].update(change)
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     refused(script("60_predict", bundle, images, "--out", tmp_path / "d.csv"), fragment)
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_every_image_of_a_folder_is_a_row_whatever_it_is_called(bundle, script, images, tmp_path, format):
+    content, folder = (images / "000.png").read_bytes(), tmp_path / "inbox"
+    files = {
+        b"1.JPG": content,
+        b"2.jfif": content,
+        b"3": content,
+        b"caf\xe9.png": content,
+        b"5.heic": HEIC,
+        b"6.jpg": b"",
+    }
+    folder.mkdir()
+    for name, data in {**files, b"._1.JPG": content, b"notes.txt": b"hello"}.items():
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+            file.write(data)
+    out = tmp_path / f"d.{format}"
+    outcome = script("60_predict", bundle, folder, tmp_path / "gone.png", "--format", format, "--out", out)
+    assert (outcome.status, outcome.err.count("Traceback")) == (4, 0), outcome.err
+    assert "left out of the folders: 1 hidden, 1 without an image (1 .txt)" in outcome.out
+    assert "3 of 7 images could not be read" in outcome.err
+    read = {"csv": pd.read_csv, "jsonl": lambda at: pd.read_json(at, lines=True), "parquet": pd.read_parquet}[format]
+    table = read(out)
+    names = ["1.JPG", "2.jfif", "3", "5.heic", "6.jpg", "caf\\xe9.png"]
+    assert list(table["id"]) == [*(f"{folder}/{name}" for name in names), str(tmp_path / "gone.png")]
+    bad = table.loc[[3, 4, 6], ["decision", "reason"]].to_numpy().tolist()
+    assert bad == [
+        ["defer", "the image format is not accepted: HEIC"],
+        ["defer", "the file is empty"],
+        ["defer", "no such file"],
+    ]
+    assert table.loc[[0, 1, 2, 5], "score"].nunique() == 1

@@ -91,6 +91,11 @@ class BadImage(Exception):
         return REASONS[self.code] + (f": {self.detail}" if self.detail else "")
 
 
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as text that every file can hold: bytes that are not UTF-8 become escapes such as \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def sniff(head: bytes) -> str | None:
     """Name of the image format whose content begins like this (the first HEAD bytes), or None."""
     return next((name for name, pattern in _PATTERNS.items() if pattern.match(head)), None)
