@@ -294,8 +294,8 @@ class Stage1ProConfig:
             if self.phase >= SETTINGS_FROM[name]
         ]
         sentences = (
-            f"gate_refit fits the gate again on val_select: {', '.join(settings[:-1])} and {settings[-1]} shape the "
-            "gate trained jointly, and change neither the answers nor the gate that ships",
+            f"the gate is fitted again on val_select (gate_refit): {', '.join(settings[:-1])} and {settings[-1]} shape "
+            "the gate trained jointly, and change neither the answers nor the gate that ships",
         )
         if self.phase == 3 or self.adapted or (not self.freeze_backbone and self.layer_decay != 1):
             return sentences
