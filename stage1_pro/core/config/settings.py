@@ -172,6 +172,9 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    forward_batch: int | str = "auto"
+    """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
+    to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
     feature_cache: Literal["auto", "off"] = "auto"
     """Read features of a frozen, unaugmented backbone from a memory map instead of recomputing them."""
     gate_loss_weight: float = 1.0
@@ -277,6 +280,11 @@ class Stage1ProConfig:
     def places_answers(self) -> bool:
         """Whether training ends with placing the answers, where the task has two classes."""
         return self.answer_placement == "auto" and self.exit_rule == "one_sided"
+
+    @property
+    def forward_shape(self) -> int | None:
+        """Images per forward pass of scoring; None for a run from before they were recorded."""
+        return None if isinstance(self.forward_batch, str) else self.forward_batch
 
     @property
     def monitor(self) -> str:

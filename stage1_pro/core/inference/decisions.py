@@ -38,7 +38,9 @@ def find_images(names: list[str]) -> Listing:
     return found
 
 
-def decide_files(predictor: Stage1Predictor, paths: Sequence[str], *, batch_size: int, workers: int) -> pd.DataFrame:
+def decide_files(
+    predictor: Stage1Predictor, paths: Sequence[str], *, batch_size: int | None, workers: int
+) -> pd.DataFrame:
     """Decide every file: columns id (its path, as `shown` writes it), answer, probability, decision, score, reason,
     and prediction_set (the classes that remain possible) where the policy has such sets.
 

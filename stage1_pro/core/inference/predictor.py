@@ -48,13 +48,20 @@ class RawOutputs:
 class Stage1Predictor:
     """A trained model with an optional exit policy, in float32 on one device.
 
-    Without a policy it scores; with one it also decides.
+    Without a policy it scores; with one it also decides. forward_batch: images of every forward pass, filled up with
+    zeros, so that equal images get equal scores on one machine, whatever stands beside them; None: as many as come.
     """
 
-    def __init__(self, model: Stage1Model, policy: ExitPolicy | None = None, device: str = "auto"):
+    def __init__(
+        self,
+        model: Stage1Model,
+        policy: ExitPolicy | None = None,
+        device: str = "auto",
+        forward_batch: int | None = None,
+    ):
         self.device = _chosen(device)
         self.model = model.to(self.device).eval()
-        self.policy = policy
+        self.policy, self.forward_batch = policy, forward_batch
         self.transform = model.spec.preprocessing.transform()
         # TF32 would move logits by a thousandth; scores are promised to a ten-thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -63,7 +70,7 @@ class Stage1Predictor:
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
         """The run's model, with its policy where one is certified."""
         policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
-        return cls(load_model(run.model_path), policy, device)
+        return cls(load_model(run.model_path), policy, device, run.config.forward_shape)
 
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "Stage1Predictor":
@@ -72,15 +79,19 @@ class Stage1Predictor:
         model = load_model(contents.model_path)
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
             raise UserError(f"{bundle}: bundle.json and the model file name different preprocessing. Export again.")
-        return cls(model, contents.policy, device)
+        return cls(model, contents.policy, device, contents.manifest.get("forward_batch"))
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.model.class_names
 
     @torch.inference_mode()
-    def outputs(self, paths: Sequence[str], *, batch_size: int = 64, workers: int = 0) -> Iterator[RawOutputs]:
-        """Raw outputs of image files, batch after batch, in the order given."""
+    def outputs(self, paths: Sequence[str], *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
+        """Raw outputs of image files, batch after batch, in the order given.
+
+        batch_size: images that are decoded before they go through the model; None: forward_batch, or 64 without one.
+        """
+        batch_size = batch_size or self.forward_batch or 64
         for images, readable, reasons in self._batches(paths, batch_size, workers):
             yield self._forward(images, readable, reasons)
 
@@ -90,7 +101,7 @@ class Stage1Predictor:
         parts, done = [], 0
         for images, _, reasons in self._batches(paths, batch_size, workers):
             _demand_readable(paths, done, reasons)
-            parts.append(self.model.backbone(images.to(self.device, non_blocking=True)).float().cpu())
+            parts += [self.model.backbone(whole)[:count].float().cpu() for whole, count in self._passes(images)]
             done += len(images)
             progress(done, len(paths))
         return torch.cat(parts)
@@ -144,12 +155,22 @@ class Stage1Predictor:
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:
         logits = np.full((len(readable), len(self.class_names)), np.nan, dtype=np.float32)
         gate = None if self.model.heads is None else np.full(len(readable), np.nan, dtype=np.float32)
-        if len(images):
-            outputs = self.model(images.to(self.device, non_blocking=True))
-            logits[readable] = outputs.logits.float().cpu().numpy()
+        places, done = np.flatnonzero(readable), 0
+        for whole, count in self._passes(images):
+            outputs, at = self.model(whole), places[done : done + count]
+            logits[at] = outputs.logits[:count].float().cpu().numpy()
             if gate is not None and outputs.gate_logit is not None:
-                gate[readable] = outputs.gate_logit.float().cpu().numpy()
+                gate[at] = outputs.gate_logit[:count].float().cpu().numpy()
+            done += count
         return RawOutputs(logits, gate, reasons)
+
+    def _passes(self, images: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Images (B, 3, H, W) as whole forward passes on the device, each with the number of images in it."""
+        size = self.forward_batch or max(1, len(images))
+        for part in images.split(size) if len(images) else ():
+            missing = size - len(part)
+            whole = torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) if missing else part
+            yield whole.to(self.device, non_blocking=True), len(part)
 
 
 def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -> None:
