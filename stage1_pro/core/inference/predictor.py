@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from stage1_pro.core.bundle.contents import verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
-from stage1_pro.core.data.decoding import ImageContract, decode
+from stage1_pro.core.data.decoding import ImageContract, decode, demand_source
 from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.records import Decision, decision_records
 from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
@@ -85,15 +86,38 @@ class Stage1Predictor:
     def class_names(self) -> tuple[str, ...]:
         return self.model.class_names
 
-    @torch.inference_mode()
-    def outputs(self, paths: Sequence[str], *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
-        """Raw outputs of image files, batch after batch, in the order given.
+    def predict(self, images: Any, *, workers: int = 0) -> list[Decision]:
+        """Decide images: one Decision each, in the order given.
 
-        batch_size: images that are decoded before they go through the model; None: forward_batch, or 64 without one.
+        images: a path, the bytes of an image file, a PIL image, a uint8 array (H, W, 3) in RGB, or a list or tuple of
+        such; workers: processes that decode, 0 for this one. An image that cannot be read is deferred, and its reason
+        says why. Raises TypeError for anything else than these, and ValueError without a policy.
+
+        >>> from stage1_pro import Stage1Predictor
+        >>> predictor = Stage1Predictor.load("runs/smoke/p2/bundle", device="cpu")
+        >>> first, second = predictor.predict(["data/smoke/images/0000.png", b"no image"])
+        >>> first.answer in predictor.class_names, first.decision in ("exit", "defer")
+        (True, True)
+        >>> second.answer, second.decision, second.reason
+        ('', 'defer', 'the content is not an image')
+        """
+        self._demand_policy()
+        return [record for part in self.outputs(images, workers=workers) for record in self.records(part)]
+
+    def records(self, outputs: RawOutputs) -> list[Decision]:
+        """Decide raw outputs: one Decision an image. Raises ValueError without a policy."""
+        return decision_records(self.decide(outputs), outputs.unreadable, self.class_names)
+
+    @torch.inference_mode()
+    def outputs(self, images: Any, *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
+        """Raw outputs of images, batch after batch, in the order given.
+
+        images: as `predict` takes them; batch_size: images that are decoded before they go through the model; None:
+        forward_batch, or 64 without one.
         """
         batch_size = batch_size or self.forward_batch or 64
-        for images, readable, reasons in self._batches(paths, batch_size, workers):
-            yield self._forward(images, readable, reasons)
+        for decoded, readable, reasons in self._batches(_sources(images), batch_size, workers):
+            yield self._forward(decoded, readable, reasons)
 
     @torch.inference_mode()
     def features(self, paths: Sequence[str], *, batch_size: int, workers: int, progress: Progress) -> Tensor:
@@ -106,9 +130,9 @@ class Stage1Predictor:
             progress(done, len(paths))
         return torch.cat(parts)
 
-    def _batches(self, paths: Sequence[str], batch_size: int, workers: int) -> DataLoader:
+    def _batches(self, images: Sequence[Any], batch_size: int, workers: int) -> DataLoader:
         return DataLoader(
-            _Files(paths, self.model.spec.preprocessing.images, self.transform),
+            _Images(images, self.model.spec.preprocessing.images, self.transform),
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=_collate,
@@ -117,9 +141,12 @@ class Stage1Predictor:
 
     def decide(self, outputs: RawOutputs) -> ExitDecisions:
         """What the policy says of raw outputs. Raises ValueError without a policy."""
+        return self._demand_policy().decide(outputs)
+
+    def _demand_policy(self) -> ExitPolicy:
         if self.policy is None:
             raise ValueError("this predictor has no exit policy")
-        return self.policy.decide(outputs)
+        return self.policy
 
     def score(
         self,
@@ -173,23 +200,36 @@ class Stage1Predictor:
             yield whole.to(self.device, non_blocking=True), len(part)
 
 
+def _sources(images: Any) -> list[Any]:
+    """The images as a list; all are looked at before the first is decoded. Raises TypeError."""
+    if not isinstance(images, list | tuple):
+        demand_source(images)
+        return [images]
+    for position, image in enumerate(images):
+        try:
+            demand_source(image)
+        except TypeError as error:
+            raise TypeError(f"images[{position}]: {error}") from None
+    return list(images)
+
+
 def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -> None:
     for position, reason in reasons.items():
         raise UserError(f"{paths[done + position]} cannot be read ({reason}). Restore the file and run again.")
 
 
-class _Files(Dataset):
-    """Transformed images, or the reason why a file gives none."""
+class _Images(Dataset):
+    """Transformed images, or the reason why one cannot be read."""
 
-    def __init__(self, paths: Sequence[str], contract: ImageContract, transform: Callable):
-        self.paths, self.contract, self.transform = list(paths), contract, transform
+    def __init__(self, images: Sequence[Any], contract: ImageContract, transform: Callable):
+        self.images, self.contract, self.transform = list(images), contract, transform
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, position: int) -> Tensor | str:
         try:
-            image = decode(self.paths[position], self.contract)
+            image = decode(self.images[position], self.contract)
         except BadImage as bad:
             return str(bad)
         return self.transform(image)  # outside of the try: an error in there is a bug, never a bad image
