@@ -144,7 +144,11 @@ def test_the_evaluation_carries_intervals_and_the_verdict(evaluated):
     fnr, coverage = evaluation["exits"]["fnr_on_exits"], evaluation["exits"]["coverage"]
     assert fnr["low"] <= fnr["value"] <= fnr["high"]
     assert coverage["low"] <= coverage["value"] <= coverage["high"]
-    assert evaluation["promise"]["held"] == (fnr["value"] <= 0.1)
+    verdict = "agrees" if fnr["high"] <= 0.1 else "contradicts" if fnr["low"] > 0.1 else "too_few"
+    assert evaluation["promise"]["verdict"] == verdict
+    exits = {name: estimate["value"] for name, estimate in evaluation["exits"].items()}
+    assert exits["right_exits"] == pytest.approx(exits["coverage"] * exits["accuracy_on_exits"])
+    assert exits["utility"] < exits["right_exits"] <= exits["coverage"]
     confusion = np.array(evaluation["confusion"]["exits"]) + evaluation["confusion"]["deferred"]
     assert confusion.sum() == evaluation["cases"]
     report = (evaluated / "report.html").read_text()
