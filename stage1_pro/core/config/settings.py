@@ -172,6 +172,9 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    forward_batch: int | str = "auto"
+    """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
+    to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
     feature_cache: Literal["auto", "off"] = "auto"
     """Read features of a frozen, unaugmented backbone from a memory map instead of recomputing them."""
     gate_loss_weight: float = 1.0
@@ -304,6 +307,11 @@ class Stage1ProConfig:
             f"with these settings phase {self.phase} ships the model that phase 3 would ship; what it adds is in the "
             "policies that it allows and in the settings that this config leaves off",
         )
+
+    @property
+    def forward_shape(self) -> int | None:
+        """Images per forward pass of scoring; None for a run from before they were recorded."""
+        return None if isinstance(self.forward_batch, str) else self.forward_batch
 
     @property
     def monitor(self) -> str:
