@@ -4,7 +4,8 @@
     python benchmarks/defaults.py --data DIR --sets fashion --minutes 9      # on a GPU, a portion at a time
     python benchmarks/defaults.py --table --page docs/operating-point.md     # the tables, from all portions
 reads   data sets below --data (see defaults_data.py), weights of EfficientNet-Lite0 (`make data`)
-writes  under --out: rows-*.parquet, scores-*.npz of a few networks; with --table the tables into --page
+writes  under --out: rows-*.parquet, scores-*.npz of a few networks; with --table the tables into --page, and a figure
+        into figures/ beside it
 
 Heads on frozen features are trained many at a time by the project's class loss, and judged by its placement and its
 certificate: right exits and utility at the certified bound, means over ten re-splits of what is held out. The peer is
@@ -37,9 +38,13 @@ def main() -> None:
     if not args.table:
         study(args)
     if args.table or args.short:
-        from defaults_table import write_tables
+        from defaults_figure import write_figure
+        from defaults_table import read_rows, write_tables
 
-        print(write_tables(sorted(args.out.glob("rows-*.parquet")), args.page or args.out / "tables.md"))
+        rows, page = read_rows(args.out), args.page or args.out / "tables.md"
+        print(write_tables(rows, page))
+        if not args.short:  # which has no cell with evidence enough
+            write_figure(rows, page.parent / "figures" / "operating-point.png")
 
 
 def study(args: argparse.Namespace) -> None:

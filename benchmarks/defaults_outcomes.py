@@ -18,7 +18,7 @@ from stage1_pro.core.metrics.exits import ExitCounts, count_exits
 from stage1_pro.core.metrics.monitoring import auroc
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.selective import augrc
-from stage1_pro.core.policies.fixed_sequence import certify, threshold_candidates
+from stage1_pro.core.policies.fixed_sequence import certify
 from stage1_pro.core.policies.placement import Prices, one_sided_scores, place_answers
 
 RESPLITS, SEED, CONFIDENCE = 10, 20261129, 0.95
@@ -27,6 +27,8 @@ TARGETS, LOOSEST_TARGET = (0.05, 0.02), 0.1
 LARGE, SMALL = (200, 300), (40, 80)
 """Positives of val_select and of val_calib, at most."""
 PATIENCES = (3, 10)
+CANDIDATES = 200
+"""Of the rule before: quantiles of the scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ def one_sided(select: np.ndarray, labels: np.ndarray, evidence: Evidence) -> tup
 def walked(select: np.ndarray, labels: np.ndarray, evidence: Evidence) -> tuple[float, float, Callable]:
     """Answers as trained, a symmetric threshold, and the walk: the rule before."""
     scores = expit(np.abs(select))
-    thresholds = threshold_candidates(scores)
+    ranks = np.unique(-(-np.arange(1, CANDIDATES + 1) * scores.size // CANDIDATES))
+    thresholds = np.unique(np.sort(scores)[scores.size - ranks])[::-1]
     seen = count_exits(scores, select >= 0, labels, thresholds)
 
     def certified(z: np.ndarray, own: np.ndarray) -> float | None:

@@ -51,7 +51,7 @@ class PolicyRow:
 
 
 ANSWERS_MONITOR = "val_loss"
-"""The monitor of a gated phase whose trained gate is replaced after training: how good the answers' probabilities are."""
+"""The monitor of a gated phase whose trained gate is replaced after training: the answers' own loss."""
 
 
 PHASES = {
