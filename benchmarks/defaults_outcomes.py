@@ -13,22 +13,23 @@ from zlib import crc32
 import numpy as np
 from scipy.special import expit
 
-from stage1_pro.core.metrics.binomial import minimum_positives, p_value
+from stage1_pro.core.metrics.binomial import minimum_positives
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
 from stage1_pro.core.metrics.monitoring import auroc
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.selective import augrc
+from stage1_pro.core.policies.candidates import thresholds_between
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
 from stage1_pro.core.policies.fixed_sequence import certify
+from stage1_pro.core.policies.one_sided import certify_one_sided
 from stage1_pro.core.policies.placement import Prices, one_sided_scores, place_answers
 
 RESPLITS, SEED, CONFIDENCE = 10, 20261129, 0.95
 PRICES = Prices()
-TARGETS, LOOSEST_TARGET = (0.05, 0.02), 0.1
+TARGETS = (0.05, 0.02)
 LARGE, SMALL = (200, 300), (40, 80)
 """Positives of val_select and of val_calib, at most."""
 PATIENCES = (3, 10)
-CANDIDATES = 200
-"""Of the rule before: quantiles of the scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +112,10 @@ class Evidence:
 
 def evidences(labels_select: np.ndarray, labels_pool: np.ndarray) -> list[Evidence]:
     """The sizes and targets that a cell can show: a third of the pool's positives is left for the test."""
-    available = int(np.count_nonzero(labels_select)), int(np.count_nonzero(labels_pool) * 2 / 3)
+    available = np.count_nonzero(labels_select), int(np.count_nonzero(labels_pool) * 2 / 3)
     sizes = {(min(a, available[0]), min(b, available[1])) for a, b in (LARGE, SMALL)}
-    for targets in (TARGETS, (LOOSEST_TARGET,)):
-        found = [Evidence(*size, target) for size in sorted(sizes, reverse=True) for target in targets]
-        if kept := [one for one in found if one.calib >= minimum_positives(one.target, 1 - CONFIDENCE)]:
-            return kept
-    return []
+    found = [Evidence(*size, target) for size in sorted(sizes, reverse=True) for target in TARGETS]
+    return [one for one in found if one.calib >= minimum_positives(one.target, 1 - CONFIDENCE)]
 
 
 @cache
@@ -147,13 +145,13 @@ def kept_of_select(held: Held, positives: int) -> np.ndarray:
 def one_sided(select: np.ndarray, labels: np.ndarray, evidence: Evidence) -> tuple[float, float, Callable]:
     """Placed answers and one-sided exits: the shift, the predicted utility, and a certificate of val_calib."""
     placement = placed(select, labels, evidence.calib, evidence.risk)
-    distinct = np.unique(_scores(select + placement.shift))
-    thresholds = np.append((distinct[:-1] + distinct[1:])[::-1] / 2, 0.5)
+    moved = select + placement.shift
+    thresholds = EXIT_RULES["one_sided"].candidates(_scores(moved), (moved >= 0).astype(int), 0.5)
 
     def certified(z: np.ndarray, own: np.ndarray) -> float | None:
         counts = count_exits(_scores(z), z >= 0, own, thresholds)
-        passed = np.flatnonzero(p_value(counts.misses, counts.exited_positives, evidence.target) <= evidence.risk.delta)
-        return float(thresholds[passed[-1]]) if passed.size else None
+        answer = certify_one_sided(counts, evidence.target, evidence.risk.delta).answer
+        return None if answer is None else float(thresholds[answer])
 
     return placement.shift, placement.predicted()["utility"], certified
 
@@ -161,8 +159,7 @@ def one_sided(select: np.ndarray, labels: np.ndarray, evidence: Evidence) -> tup
 def walked(select: np.ndarray, labels: np.ndarray, evidence: Evidence) -> tuple[float, float, Callable]:
     """Answers as trained, a symmetric threshold, and the walk: the rule before."""
     scores = expit(np.abs(select))
-    ranks = np.unique(-(-np.arange(1, CANDIDATES + 1) * scores.size // CANDIDATES))
-    thresholds = np.unique(np.sort(scores)[scores.size - ranks])[::-1]
+    thresholds = thresholds_between(scores, 0.5)
     seen = count_exits(scores, select >= 0, labels, thresholds)
 
     def certified(z: np.ndarray, own: np.ndarray) -> float | None:
