@@ -133,7 +133,7 @@ class Stage1ProConfig:
     """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
     freeze_backbone: bool = True
     """Leave the backbone's own weights as they are: train the heads, and adapters where `peft_type` names some."""
-    epochs: int = 10
+    epochs: int = 30
     """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
     warmup_epochs: float = 1
     """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`."""
@@ -141,19 +141,20 @@ class Stage1ProConfig:
     """Images per step and device, 1 or more."""
     grad_accum_steps: int = 1
     """Steps whose gradients are summed before the optimizer moves, 1 or more."""
-    lr_head: float = 1e-4
+    lr_head: float = 3e-4
     """Peak learning rate of the heads, above 0."""
     lr_backbone: float = 1e-5
     """Peak learning rate of an unfrozen backbone, above 0."""
     weight_decay: float = 0.01
     """AdamW weight decay of matrices (never of biases and norms), 0 or more."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over the other classes, 0 to 0.5."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over the other classes, 0 to 0.5; it flattens the ranking of sure negatives, which is
+    what exits depend on."""
     dropout: float = 0.3
     """Dropout in the head, 0 to 0.9."""
     max_grad_norm: float = 1.0
     """Global gradient norm above which gradients are scaled down; 0: no clipping."""
-    use_ema: bool = True
+    use_ema: bool = False
     """Validate and ship an exponential moving average of the trainable tensors."""
     ema_decay: float = 0.9999
     """Final decay of that average, 0 to below 1; ramps up so that short runs work."""
