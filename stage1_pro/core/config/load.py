@@ -16,7 +16,7 @@ from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
-from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.errors import UserError, counted, raise_problems
 
 RETIRED = {
     "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
@@ -50,7 +50,7 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
     problems += broken or rule_problems(config)
     if len(problems) == 1:
         raise UserError(f"config: {problems[0]}")
-    raise_problems(f"config: {len(problems)} problems", problems)
+    raise_problems(f"config: {counted(len(problems), 'problem')}", problems)
     return config
 
 

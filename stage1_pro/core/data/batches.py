@@ -106,7 +106,7 @@ class EpochSampler(Sampler[Draw]):
 
 
 class BlockSampler(Sampler[Draw]):
-    """All positions in blocks that never change, for one rank: what a model says of a case may hang on its batch.
+    """All positions in blocks that never change, for one rank: what a model says of a case may depend on its batch.
 
     Every rank gets equally many blocks; where they do not come out even, some repeat the first ones.
     """

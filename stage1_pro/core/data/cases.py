@@ -14,7 +14,7 @@ import pandas as pd
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.transforms import load_image
-from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.records.splits import SPLITS
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
@@ -80,7 +80,7 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
         )
     elif len(bad):
         warnings = (_counted(bad, "unreadable image left out", "unreadable images left out"),)
-    raise_problems(f"{len(frame)} cases: {len(problems)} kinds of problems", problems)
+    raise_problems(f"{counted(len(frame), 'case')}: {counted(len(problems), 'kind')} of problems", problems)
     frame = frame[unreadable.isna()].reset_index(drop=True)
     grouped = bool((frame["group"] != "").any())
     frame["group"] = _independent_groups(frame)
@@ -148,7 +148,9 @@ def _demand_no_near_miss(head: list[str], path: Path) -> None:
 def _read_folders(source: Source) -> pd.DataFrame:
     root = Path(source.root or ".")
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder. Mend sources[{source.name}].root; it holds one folder a class.")
+        raise UserError(
+            f"{root} is not a folder. Set sources[{source.name}].root to a folder that holds one folder per class."
+        )
     files = [p for p in sorted(root.glob("*/**/*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
     relative = [file.relative_to(root) for file in files]
     relative = [
@@ -156,7 +158,8 @@ def _read_folders(source: Source) -> pd.DataFrame:
     ]  # .ipynb_checkpoints is no class
     if not relative:
         raise UserError(
-            f"{root}: no images in class folders. Mend sources[{source.name}].root, or name a CSV in labels."
+            f"{root}: no images in class folders. Set sources[{source.name}].root to a folder that holds one folder "
+            "per class, or name a CSV in labels."
         )
     frame = pd.DataFrame(
         {"path": [p.as_posix() for p in relative], "label": [p.parts[0] for p in relative]}, dtype=object

@@ -14,7 +14,7 @@ from stage1_pro.core.metrics.binomial import minimum_positives
 from stage1_pro.core.records.splits import SPLITS, USAGE, Splits
 
 DRAWN = ("val_calib", "val_select", "val_test", "train")
-"""Order in which a stratum's groups are dealt out: the certificate's split first, the rest trains."""
+"""Order in which a stratum's groups are assigned: the certificate's split first, the rest trains."""
 
 
 def make_splits(cases: CaseTable, config: Stage1ProConfig) -> Splits:

@@ -166,7 +166,7 @@ def _candidates(metrics: CaseMetrics, active: IntArray) -> IntArray:
 
 
 def too_difficult(dice: FloatArray, params: IncrementalParams) -> BoolArray:
-    """Which cases max_difficulty keeps out; at random all may be admitted."""
+    """Return the cases that max_difficulty keeps out; at random all may be admitted."""
     return (np.round(1 - dice, DECIMALS) > params.max_difficulty) & (params.strategy != "random")
 
 

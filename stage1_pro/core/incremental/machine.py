@@ -136,7 +136,7 @@ class Rules:
         return metric > best if self.mode == "max" else metric < best
 
     def room(self, active: int) -> int:
-        """How many cases may be admitted next."""
+        """Return how many cases may be admitted next."""
         limit = self.pool_cases if self.params.max_active is None else self.params.max_active
         return max(0, min(self.params.add_cases, limit - active))
 

@@ -59,13 +59,13 @@ class Stage1Predictor:
 
     @classmethod
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
-        """The run's model, with its policy where one is certified."""
+        """Load a run's model, with its policy where one is certified."""
         policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
         return cls(load_model(run.model_path), policy, device)
 
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "Stage1Predictor":
-        """A verified bundle. Raises UserError where it is not whole."""
+        """Load a verified bundle. Raises UserError where it is not whole."""
         contents = verify_bundle(Path(bundle))
         model = load_model(contents.model_path)
         if model.spec.preprocessing.to_dict() != contents.manifest["preprocessing"]:
@@ -78,13 +78,13 @@ class Stage1Predictor:
 
     @torch.inference_mode()
     def outputs(self, paths: Sequence[str], *, batch_size: int = 64, workers: int = 0) -> Iterator[RawOutputs]:
-        """Raw outputs of image files, batch after batch, in the order given."""
+        """Yield raw outputs of image files, batch after batch, in the order given."""
         for images, readable, reasons in self._batches(paths, batch_size, workers):
             yield self._forward(images, readable, reasons)
 
     @torch.inference_mode()
     def features(self, paths: Sequence[str], *, batch_size: int, workers: int, progress: Progress) -> Tensor:
-        """(N, D) what the backbone makes of image files, float32 on the CPU. Raises UserError for an unreadable one."""
+        """Return the features of image files, (N, D) float32 on the CPU. Raises UserError for an unreadable one."""
         parts, done = [], 0
         for images, _, reasons in self._batches(paths, batch_size, workers):
             _demand_readable(paths, done, reasons)
@@ -103,7 +103,7 @@ class Stage1Predictor:
         )
 
     def decide(self, outputs: RawOutputs) -> ExitDecisions:
-        """What the policy says of raw outputs. Raises ValueError without a policy."""
+        """Return the policy's decisions on raw outputs. Raises ValueError without a policy."""
         if self.policy is None:
             raise ValueError("this predictor has no exit policy")
         return self.policy.decide(outputs)

@@ -234,7 +234,7 @@ def _demand_architecture(file: str, name: str, model_path: str) -> None:
 
 
 def _said(file: str) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing for any other file."""
+    """Return the metadata of a safetensors file; nothing for any other file."""
     if not file.endswith(".safetensors"):
         return {}
     from safetensors import SafetensorError, safe_open
