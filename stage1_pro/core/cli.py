@@ -61,6 +61,7 @@ def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> 
         parser.add_class_arguments(Stage1ProConfig, None)
         parser.parse_args(["--help"])  # prints it and exits
     files, own_words, settings = _sort_out(argv, arguments)
+    # files before flags, wherever they stand: the parser would apply them as they come, and undo a flag in silence
     layers: list[tuple[str, Any]] = [(file, Path(file)) for file in files]
     layers += [("command line", _nested(key, text)) for key, text in settings]
     return _instantiate(parser, own_words, arguments), layers
@@ -88,13 +89,14 @@ def _interrupt(number: int, _frame: Any) -> None:
 
 
 def _parser(doc: str | None):
+    # jsonargparse is imported late: what fails before it need not wait for it
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         """Types and defaults from the dataclass, the description as the script's docstring has it."""
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the string under a field is its help
     return ArgumentParser(
         prog=current(),
         description=described(doc or ""),

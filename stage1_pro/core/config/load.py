@@ -39,7 +39,7 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
     merged = to_dict(Stage1ProConfig())
     for where, layer in layers:
         settings = _settings_of(layer, problems)
-        artifacts.refuse_newer(settings, where)
+        artifacts.refuse_newer(settings, where)  # a saved config is input too; a newer one may mean other things
         if isinstance(settings, Mapping):
             merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
         else:
@@ -148,7 +148,7 @@ def _coerce(value: Any, node: dict[str, Any]) -> Any:
 
 def _coerce_scalar(value: Any, node: dict[str, Any]) -> Any:
     kinds = node.get("type", [])  # one word, or a list of them
-    if value is False and "off" in node.get("enum", []):
+    if value is False and "off" in node.get("enum", []):  # YAML 1.1 reads `off` as a boolean
         return "off"
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return value

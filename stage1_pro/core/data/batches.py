@@ -41,6 +41,7 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
         epoch, position = draw
+        # transforms draw from torch's global generators: seeded for each case, neither workers nor a resume move them
         with isolated_seed(self.seed, epoch, position):
             image = self.transform(load_image(self.paths[position]))
         return image, int(self.labels[position]), position
@@ -100,6 +101,7 @@ class EpochSampler(Sampler[Draw]):
             order = (
                 rng.permutation(self.size) if self.weights is None else rng.choice(self.size, self.size, p=self.weights)
             )
+            # every rank takes equally many steps, or the others wait for its gradients for ever
             order = np.resize(order, len(self) * self.world)
         for position in self.subset[order[self.rank :: self.world]].tolist():
             yield Draw(self.epoch, position)
@@ -128,7 +130,7 @@ def make_loader(
 ) -> DataLoader:
     """A DataLoader of `Batch`es; feature rows are gathered in this process."""
     features = isinstance(dataset, FeatureDataset)
-    workers = 0 if features else workers
+    workers = 0 if features else workers  # gathering rows is cheaper than sending them between processes
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -144,7 +146,7 @@ def make_loader(
 
 def quiet_worker(_: int) -> None:
     """Ctrl-C is the main process's business; workers end when it closes their pipes."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # one worker a core: more threads would contend for it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

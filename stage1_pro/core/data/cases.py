@@ -112,6 +112,7 @@ def _read_csv(source: Source) -> pd.DataFrame:
     path = Path(source.labels or "")
     artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels.")
     try:
+        # all strings, none a gap: `NA` is a label and `007` an id
         rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(
@@ -244,6 +245,7 @@ def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
 def _independent_groups(frame: pd.DataFrame) -> pd.Series:
     """Group of each case, so that no image is in two groups: its own id where it has no group, and
     groups that share an identical image are one."""
+    # the same image in two splits would be trained on and certified on, whatever the column says
     group = frame["group"].where(frame["group"] != "", frame["case_id"])
     shared = frame["content"].duplicated(keep=False)
     if not shared.any():

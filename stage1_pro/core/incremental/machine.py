@@ -171,6 +171,7 @@ def epoch_ended(state: State, event: EpochEnd, rules: Rules) -> State:
 
 
 AFTER_STAGE: dict[str, Callable[[State, Rules], bool]] = {
+    # before the others: the user asked for this stop, the others would come anyway
     "lr_floor": lambda state, rules: state.stage.end == "lr_floor" and rules.params.lr_floor_action == "stop_run",
     "max_stages": lambda state, rules: state.stage.number >= rules.params.max_stages,
     "pool_exhausted": lambda state, rules: len(state.active) >= rules.pool_cases,

@@ -93,6 +93,7 @@ def demand_same_origin(folder: Path, origin: Origin) -> None:
     if not path.exists():
         return
     data, now = artifacts.read_json(path, "state"), dataclasses.asdict(origin)
+    # a run may be renamed or moved; all else decides what is admitted
     different = [name for name in now if name != "run_id" and data[name] != now[name]]
     raise_problems(
         f"{path}: this training cannot go on from it",

@@ -68,6 +68,7 @@ class Stage1Predictor:
         """Load a verified bundle. Raises UserError where it is not whole."""
         contents = verify_bundle(Path(bundle))
         model = load_model(contents.model_path)
+        # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing.to_dict() != contents.manifest["preprocessing"]:
             raise UserError(f"{bundle}: bundle.json and the model file name different preprocessing. Export again.")
         return cls(model, contents.policy, device)
@@ -140,11 +141,12 @@ class Stage1Predictor:
         )
 
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:
+        # NaN never exits: every policy defers an image that could not be read
         logits = np.full((len(readable), len(self.class_names)), np.nan, dtype=np.float32)
         gate = None if self.model.heads is None else np.full(len(readable), np.nan, dtype=np.float32)
         if len(images):
             outputs = self.model(images.to(self.device, non_blocking=True))
-            logits[readable] = outputs.logits.float().cpu().numpy()
+            logits[readable] = outputs.logits.float().cpu().numpy()  # as score files hold them, so decisions agree
             if gate is not None and outputs.gate_logit is not None:
                 gate[readable] = outputs.gate_logit.float().cpu().numpy()
         return RawOutputs(logits, gate, reasons)
