@@ -108,7 +108,7 @@ class Stage1ProConfig:
     """Everything that decides a training run."""
 
     phase: int = 1
-    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 4 adapt, 5 sharpness, 6 conformal."""
+    """Training phase: 1 baseline, 2 selective, 3 gate, 4 adapt, 5 sharpness, 6 conformal."""
     exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
     """Exit policy that the run is calibrated for."""
     target_fnr_exit: float = 0.02
@@ -119,8 +119,8 @@ class Stage1ProConfig:
     """Cases that may exit: one_sided (every positive answer, and negative ones by the threshold: the most coverage for
     a given number of calibration positives) or symmetric (either answer by the threshold)."""
     answer_placement: Literal["auto", "none"] = "auto"
-    """Place where a case is answered positive on val_select, at the stated prices; auto: with one-sided exits of two
-    classes; none: leave the answers as training made them."""
+    """Where answers are placed: auto (with one-sided exits of two classes, val_select decides from which log-odds on a
+    case is answered positive, at the stated prices) or none (as training left them)."""
     false_alarm_price: float = 5.0
     """Cost of an exited negative answered positive, in deferrals, 2 or more (at 1 everything would exit)."""
     miss_price: float = 0.0
