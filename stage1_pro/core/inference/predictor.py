@@ -44,9 +44,22 @@ class RawOutputs:
 
 
 class Stage1Predictor:
-    """A trained model with an optional exit policy, in float32 on one device.
+    """A trained model and its exit policy: images in, decisions out, in float32 on one device.
 
-    Without a policy it scores; with one it also decides.
+    `load` takes a bundle. `outputs` turns image files into raw outputs, batch after batch, and `decide` turns those
+    into decisions. A predictor made without a policy scores and does not decide.
+
+    >>> from stage1_pro import Stage1Predictor
+    >>> predictor = Stage1Predictor.load("runs/smoke/p2/bundle", device="cpu")
+    >>> predictor.class_names
+    ('blue', 'red')
+    >>> paths = ["data/smoke/images/0000.png", "data/smoke/images/none.png"]
+    >>> for outputs in predictor.outputs(paths, batch_size=64):
+    ...     decisions = predictor.decide(outputs)
+    >>> outputs.logits.shape, outputs.unreadable
+    ((2, 2), {1: 'no such file'})
+    >>> decisions.exits.shape, bool(decisions.exits[1])  # what cannot be read is deferred
+    ((2,), False)
     """
 
     def __init__(self, model: Stage1Model, policy: ExitPolicy | None = None, device: str = "auto"):
@@ -65,8 +78,12 @@ class Stage1Predictor:
 
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "Stage1Predictor":
-        """Load a verified bundle. Raises UserError where it is not whole."""
-        contents = verify_bundle(Path(bundle))
+        """Load the model and the policy of a bundle, after every file of it has been verified.
+
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, … Raises UserError where the bundle is not whole or
+        the device is not there.
+        """
+        contents = verify_bundle(bundle)
         model = load_model(contents.model_path)
         # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing.to_dict() != contents.manifest["preprocessing"]:
@@ -75,11 +92,17 @@ class Stage1Predictor:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits' columns."""
         return self.model.class_names
 
     @torch.inference_mode()
     def outputs(self, paths: Sequence[str], *, batch_size: int = 64, workers: int = 0) -> Iterator[RawOutputs]:
-        """Yield raw outputs of image files, batch after batch, in the order given."""
+        """Yield raw outputs of image files, batch after batch, in the order given.
+
+        paths: image files; batch_size: images per forward pass; workers: processes that decode, 0 for this one.
+        Yields RawOutputs of up to batch_size images: `logits` (N, C) float32, `gate_logit` (N,) or None, `unreadable`,
+        the reason for each position that could not be read; its logits are NaN.
+        """
         for images, readable, reasons in self._batches(paths, batch_size, workers):
             yield self._forward(images, readable, reasons)
 
@@ -104,7 +127,11 @@ class Stage1Predictor:
         )
 
     def decide(self, outputs: RawOutputs) -> ExitDecisions:
-        """Return the policy's decisions on raw outputs. Raises ValueError without a policy."""
+        """Decide raw outputs: `exits` (N,) bool, `predictions` (N,) int, `scores` and `probabilities` (N,) float64.
+
+        prediction_sets: (N, C) bool with an SCRC policy, else None. Cases with NaN logits are deferred. Raises
+        ValueError without a policy.
+        """
         if self.policy is None:
             raise ValueError("this predictor has no exit policy")
         return self.policy.decide(outputs)
