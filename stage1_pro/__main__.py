@@ -49,7 +49,7 @@ def _run(launcher: str, words: Sequence[str]) -> None:
 
 
 def overview(launcher: str) -> str:
-    """What `stage1 --help` prints: a line for each sub-command."""
+    """Return what `stage1 --help` prints: a line for each sub-command."""
     width = max(map(len, COMMANDS))
     return "\n".join(
         [

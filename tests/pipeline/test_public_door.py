@@ -48,6 +48,21 @@ def test_every_example_of_the_public_names_runs() -> None:
             assert not report, "".join(report)
 
 
+def test_the_python_of_the_readme_runs(bundle: Path, images: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    block = text.partition("```python\n")[2].partition("```")[0]
+    for name, target in (("runs/latest/bundle", bundle), ("data/demo/images", images)):
+        place = tmp_path / "there" / name
+        place.parent.mkdir(parents=True)
+        place.symlink_to(target)
+    monkeypatch.chdir(tmp_path / "there")
+    exec(block, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert {line.split()[0] for line in lines} <= {"exit", "defer"}
+    assert {line.split()[1] for line in lines} <= {"blue", "red"}
+
+
 def test_every_public_method_says_what_it_does() -> None:
     public = {name: member for name, member in vars(stage1_pro.Stage1Predictor).items() if not name.startswith("_")}
     assert {"load", "outputs", "decide", "class_names"} <= set(public)

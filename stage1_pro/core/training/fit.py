@@ -77,7 +77,7 @@ def record_begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: 
 
 
 def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
-    """What training would do, in a few lines."""
+    """Print what training would do, in a few lines."""
     phase, spec, counts = PHASES[config.phase], model.spec, parameter_counts(model)
     say(
         f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "

@@ -239,7 +239,7 @@ class IncrementalStageController(pl.Callback):
             write_state(self.folder, self.state, self.origin, self.rules.params, utc_now())
 
     def _words(self, number: int) -> str:
-        """What became of the stage of this number, in a line."""
+        """Say what became of the stage of this number, in a line."""
         stage = self.state.stages[number - 1]
         best = "" if stage.best_metric is None else f", best {self.origin.monitor} {stage.best_metric:.5f}"
         words = f"  stage {number} ended: {stage.end or 'broken off'}; {counted(stage.epochs, 'epoch')}{best}"
