@@ -5,6 +5,8 @@ reads   a bundle, image files and folders of images
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
         prediction_set, the classes that remain possible
 
+What lies in a folder is an image by its content, or claims to be one by its suffix; hidden files are left out, and all
+that is left out is counted. A name that is not UTF-8 is written with escapes such as \\xe9.
 Exits with status 4 where some images could not be read; they are deferred, with the reason.
 """
 
@@ -19,7 +21,7 @@ class Args:
     bundle: str = field(metadata={"nargs": None})
     """Bundle folder, as 50_export_bundle.py writes it."""
     images: list[str] = field(metadata={"nargs": "+"})
-    """Image files and folders."""
+    """Image files, and folders with images at any depth."""
     format: Literal["csv", "jsonl", "parquet"] = "csv"
     """Format of the decisions."""
     out: str | None = None
@@ -42,12 +44,14 @@ def main(args: Args) -> None:
     if args.batch_size < 1 or args.num_workers < 0:
         raise UserError("--batch_size must be 1 or more, --num_workers 0 or more.")
     predictor = Stage1Predictor.load(args.bundle, args.device)
-    paths = find_images(args.images)
-    decisions = decide_files(predictor, paths, batch_size=args.batch_size, workers=args.num_workers)
+    images = find_images(args.images)
+    decisions = decide_files(predictor, images.paths, batch_size=args.batch_size, workers=args.num_workers)
     out = Path(args.out or f"decisions.{args.format}")
     write_decisions(decisions, out, args.format)
     counts = decisions["decision"].value_counts()
     unreadable = int((decisions["answer"] == "").sum())
+    if images.left_out():
+        console.say(f"left out of the folders: {images.left_out()}")
     console.say(f"{len(decisions)} images: {counts.get('exit', 0)} exit, {counts.get('defer', 0)} deferred")
     console.say(f"decisions {out}")
     if unreadable:

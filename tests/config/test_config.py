@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stage1_pro.core import schemas
-from stage1_pro.core.config.load import merge_configs, read_config_file, save_config
+from stage1_pro.core.config.load import merge_configs, read_config_file, save_config, to_dict
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
 from stage1_pro.core.errors import UserError
@@ -224,6 +224,10 @@ def test_target_fnr_exit_is_above_zero_up_to_a_tenth(value: object) -> None:
         ({"lr_head": 10**400}, "$.lr_head is 1000"),
         ({"epochs": 10.5}, "$.epochs is 10.5; allowed integer, 1 or more"),
         ({"seed": True}, "$.seed is true"),
+        ({"false_alarm_price": 1.9}, "$.false_alarm_price is 1.9; allowed number, 2 or more"),
+        ({"false_alarm_price": -1}, "$.false_alarm_price is -1"),
+        ({"miss_price": -0.5}, "$.miss_price is -0.5; allowed number, 0 or more"),
+        ({"exit_rule": "onesided"}, "$.exit_rule is"),
         ({"devices": 0}, "$.devices is 0"),
         ({"model_path": "resnet18"}, "$.model_path"),
         ({"model_path": "file:weights.pth"}, "$.model_path"),
@@ -369,6 +373,35 @@ def test_the_floor_is_below_the_largest_rate_that_trains() -> None:
 def test_a_gate_needs_two_classes() -> None:
     message = refusal(phase=3, exit_policy="gate", dataset_params={"class_names": ["a", "b", "c"]})
     assert "class_names holds 3 names; phase 3 trains a gate, which needs exactly two classes" in message
+
+
+def test_placement_that_is_asked_for_needs_two_classes() -> None:
+    three = {"dataset_params": {"class_names": ["a", "b", "c"]}}
+    assert "answer_placement is auto, and dataset_params.class_names holds 3 classes" in refusal(
+        **three, answer_placement="auto"
+    )
+    config = merge_configs([("a.yaml", three)])
+    assert not config.places_answers
+    assert merge_configs([("saved", to_dict(config))]) == config  # which holds the default, and is accepted again
+    assert not merge_configs([("a.yaml", {**three, "answer_placement": "none"})]).places_answers
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ({}, 0),
+        ({"phase": 3}, 1),
+        ({"phase": 3, "gate_refit": False}, 0),
+        ({"phase": 4, "peft_type": "lora"}, 1),
+        ({"phase": 5, "optimizer": "fsam"}, 0),
+        ({"phase": 5}, 2),
+        ({"phase": 6}, 2),
+    ],
+)
+def test_what_has_no_effect_is_known(settings: dict, counts: int) -> None:
+    sentences = merge_configs([("a.yaml", settings)]).without_effect
+    assert len(sentences) == counts
+    assert ("positive_bank" in " ".join(sentences)) == (settings.get("phase") == 6)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 COMMON = {
     "seed": "the splits are drawn with it, and --seeds counts training seeds up from it",
     "epochs": "the budget is the same for all arms",
-    "target_fnr_exit": "coverage compares under one promise only",
-    "fnr_confidence": "coverage compares under one promise only",
+    "target_fnr_exit": "right exits compare under one promise only",
+    "fnr_confidence": "right exits compare under one promise only",
     "bootstrap_samples": "all arms are measured alike",
     "bootstrap_confidence": "all arms are measured alike",
     **{

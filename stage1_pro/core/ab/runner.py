@@ -71,7 +71,7 @@ def bring_to_end(trial: Trial, plan: Plan, children: Children) -> str:
         before, run = words, Run(run.path)  # a Run remembers what it has read
     if refused_attempt(run):
         return "nothing certified"
-    return f"certified, test coverage {read_evaluation(run)['exits']['coverage']['value']:.1%}"
+    return f"certified, right exits on test {read_evaluation(run)['exits']['right_exits']['value']:.1%}"
 
 
 def prepared(trial: Trial, plan: Plan) -> Run:

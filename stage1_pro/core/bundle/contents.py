@@ -125,9 +125,10 @@ def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
 
 
 def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The few test figures that the manifest shows."""
+    """The few test figures that the manifest shows; evaluations of before have neither right exits nor utility."""
     exits = evaluation["exits"]
     return {
+        **{name: exits[name]["value"] for name in ("right_exits", "utility") if name in exits},
         "coverage": exits["coverage"]["value"],
         "fnr_on_exits": exits["fnr_on_exits"]["value"],
         "fnr_upper_bound": exits["fnr_on_exits"]["upper_bound"],
@@ -135,6 +136,7 @@ def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
         "accuracy_on_exits": exits["accuracy_on_exits"]["value"],
         "augrc": evaluation["selective"]["augrc"]["value"],
         "promise_held": evaluation["promise"]["held"],
+        **({"verdict": evaluation["promise"]["verdict"]} if "verdict" in evaluation["promise"] else {}),
     }
 
 

@@ -11,6 +11,7 @@ from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.models.licenses import derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
+from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, price_words
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
@@ -78,13 +79,33 @@ def _copy(source: Path, target: Path) -> None:
     artifacts.write_bytes(target, artifacts.read_bytes(source, "Finish the run first."))
 
 
+def _warning(policy: dict[str, Any]) -> str:
+    """A paragraph where the policy is of no use, else nothing."""
+    if "useless" not in policy:
+        return ""
+    return f"""
+**Certified, but of no use at the stated prices:** {policy["useless"]}.
+It was exported because --even_if_useless was given.
+"""
+
+
+def _worth(policy: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    utility = evaluation["exits"].get("utility", {}).get("value")
+    if utility is None:
+        return ""
+    return (
+        f"{price_words(policy)} At these prices stage 1 is worth {utility:+.3f} deferrals a case on the test split "
+        "(utility: coverage less the price of wrong exits)."
+    )
+
+
 def _readme(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], license: str) -> str:
     names = run.splits.class_names
     return f"""# Stage 1 bundle: {run.name}
 
 Answers {" / ".join(names)} where it is sure and defers the rest to stage 2. "{names[-1]}" is the class
-that must not be missed.
-
+that must not be missed. {exit_rule_words(policy, names)}
+{_warning(policy)}
 ## What it promises
 {policy["guarantee"]["words"]}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
@@ -92,10 +113,11 @@ On the calibration split {evidence_words(policy)}.
 This calibration split has been used {policy["calib_use_count"]} time(s); each further use weakens the promise.
 
 {evaluation["promise"]["words"]}
+{_worth(policy, evaluation)}
 
 ## What it does not promise
-- Nothing about images of another kind than the calibration images: another camera, another season, another
-  share of positives among look-alikes. Calibrate anew when the source changes.
+- Nothing about images of another kind than the calibration images: another camera, another season, other
+  look-alikes. Calibrate anew when the source changes. {PREVALENCE}
 - Nothing about a single case, about subgroups, or about the cases that are deferred.
 - Nothing about false alarms: they are reported in eval.json, not bounded.
 

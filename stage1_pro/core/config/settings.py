@@ -6,7 +6,7 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES
+from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 
 
 @dataclass(frozen=True)
@@ -277,8 +277,35 @@ class Stage1ProConfig:
 
     @property
     def places_answers(self) -> bool:
-        """Return whether training ends with placing the answers, where the task has two classes."""
-        return self.answer_placement == "auto" and self.exit_rule == "one_sided"
+        """Return whether training ends with placing the answers: never where more than two classes are named."""
+        binary = len(self.dataset_params.class_names or ()) in (0, 2)
+        return self.answer_placement == "auto" and self.exit_rule == "one_sided" and binary
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Return sentences on what this config trains and then does not ship; none where all of it counts.
+
+        The terms of the gate carry no gradient into the answers, their gradients are clipped apart, and the answers
+        choose the checkpoint. A perturbation of the weights takes its norm over all of them, so there the gate counts.
+        """
+        if not PHASES[self.phase].gated or not self.gate_refit or self.sharpness_aware:
+            return ()
+        settings = [
+            name
+            for name in ("gate_loss_weight", "coverage_reward", "conformal_after", "positive_bank")
+            if self.phase >= SETTINGS_FROM[name]
+        ]
+        sentences = (
+            f"gate_refit fits the gate again on val_select: {', '.join(settings[:-1])} and {settings[-1]} shape the "
+            "gate trained jointly, and change neither the answers nor the gate that ships",
+        )
+        if self.phase == 3 or self.adapted or (not self.freeze_backbone and self.layer_decay != 1):
+            return sentences
+        return (
+            *sentences,
+            f"with these settings phase {self.phase} ships the model that phase 3 would ship; what it adds is in the "
+            "policies that it allows and in the settings that this config leaves off",
+        )
 
     @property
     def monitor(self) -> str:

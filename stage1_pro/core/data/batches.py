@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stage1_pro.core.data.transforms import load_image
+from stage1_pro.core.data.decoding import decode
+from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.devices import isolated_seed
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.seeds import rng_of
 
 
@@ -41,9 +43,15 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
         epoch, position = draw
+        try:
+            decoded = decode(self.paths[position])
+        except BadImage as bad:
+            raise UserError(
+                f"{self.paths[position]} cannot be read any more ({bad}). Restore the file and run again."
+            ) from None
         # transforms draw from torch's global generators: seeded for each case, neither workers nor a resume move them
         with isolated_seed(self.seed, epoch, position):
-            image = self.transform(load_image(self.paths[position]))
+            image = self.transform(decoded)
         return image, int(self.labels[position]), position
 
 

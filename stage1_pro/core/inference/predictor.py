@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from stage1_pro.core.bundle.contents import verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
-from stage1_pro.core.data.transforms import load_image
+from stage1_pro.core.data.decoding import ImageContract, decode
+from stage1_pro.core.data.image_files import BadImage
+from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.stage1 import Stage1Model, load_model
@@ -86,7 +88,7 @@ class Stage1Predictor:
         contents = verify_bundle(bundle)
         model = load_model(contents.model_path)
         # hosts without Python preprocess by the manifest: both must see the same pixels
-        if model.spec.preprocessing.to_dict() != contents.manifest["preprocessing"]:
+        if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
             raise UserError(f"{bundle}: bundle.json and the model file name different preprocessing. Export again.")
         return cls(model, contents.policy, device)
 
@@ -119,7 +121,7 @@ class Stage1Predictor:
 
     def _batches(self, paths: Sequence[str], batch_size: int, workers: int) -> DataLoader:
         return DataLoader(
-            _Files(paths, self.transform),
+            _Files(paths, self.model.spec.preprocessing.images, self.transform),
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=_collate,
@@ -187,19 +189,18 @@ def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -
 class _Files(Dataset):
     """Transformed images, or the reason why a file gives none."""
 
-    def __init__(self, paths: Sequence[str], transform: Callable):
-        self.paths, self.transform = list(paths), transform
+    def __init__(self, paths: Sequence[str], contract: ImageContract, transform: Callable):
+        self.paths, self.contract, self.transform = list(paths), contract, transform
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, position: int) -> Tensor | str:
         try:
-            return self.transform(load_image(self.paths[position]))
-        except FileNotFoundError:
-            return "no such file"
-        except Exception as error:  # Pillow's plugins raise whatever their format suggests
-            return f"not a readable image ({type(error).__name__})"
+            image = decode(self.paths[position], self.contract)
+        except BadImage as bad:
+            return str(bad)
+        return self.transform(image)  # outside of the try: an error in there is a bug, never a bad image
 
 
 def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, str]]:

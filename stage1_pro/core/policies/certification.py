@@ -203,9 +203,15 @@ class Predicted:
 def predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk, rule: ExitRule) -> Predicted:
     """Predict what a rule certifies. positives: how many val_calib counts, all that is used of it."""
     counts = select.counts(candidates)
+    evidence = counts if select.independent.all() else select.counts(candidates, select.independent)
+    return predicted_of(counts, evidence, positives, risk, rule)
+
+
+def predicted_of(counts: ExitCounts, evidence: ExitCounts, positives: int, risk: Risk, rule: ExitRule) -> Predicted:
+    """Predict from counts (J,) on all cases of val_select and on its independent ones."""
     if not counts.exited.size:
         return Predicted()
-    end, certified = rule.predict(counts, positives, risk)
+    end, certified = rule.predict(evidence, positives, risk)
     if not certified:
         return Predicted(fpr=float(np.nan_to_num(counts.fpr[end])))
     return Predicted(float(counts.coverage[end]), float(counts.right_exits[end]), float(np.nan_to_num(counts.fpr[end])))

@@ -8,7 +8,8 @@ import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.console import say
-from stage1_pro.core.data.cases import IMAGE_SUFFIXES, SHOWN_NAMES, CaseTable, inspect_files
+from stage1_pro.core.data.cases import SHOWN_NAMES, CaseTable, inspect_files
+from stage1_pro.core.data.image_files import SUFFIXES, list_images
 from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.records.splits import Splits
 
@@ -91,14 +92,15 @@ def _demand_readable(frame: pd.DataFrame, source: str, on_bad_image: str) -> Non
 
 
 def _listed(source: Path) -> list[str]:
-    kinds = ", ".join(sorted(IMAGE_SUFFIXES))
     if source.is_dir():
-        found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-        found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(source).parts)]
-        if not found:
-            raise UserError(f"--images {source}: no images in this folder ({kinds}).")
-        return [str(path) for path in found]
-    if source.suffix.lower() in IMAGE_SUFFIXES:
+        listing = list_images(source)
+        left_out = listing.left_out()
+        if not listing.paths:
+            raise UserError(f"--images {source}: no images in this folder" + (f" ({left_out})." if left_out else "."))
+        if left_out:
+            say(f"left out of {source}: {left_out}")
+        return list(listing.paths)
+    if source.suffix.lower() in SUFFIXES:
         raise UserError(f"--images {source}: name a folder of images, or a CSV file with a column 'path'.")
     return _from_csv(source)
 

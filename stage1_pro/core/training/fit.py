@@ -92,6 +92,8 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     stages = config.incremental_params
     span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
     say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
+    for sentence in config.without_effect:
+        say(f"no effect   {sentence}")
 
 
 def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:

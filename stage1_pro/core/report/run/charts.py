@@ -81,7 +81,8 @@ CHARTS = (
         "reliability",
         "test",
         "Reliability",
-        "On the diagonal the softmax probability means what it says. Below: how many test cases each bin holds.",
+        "On the diagonal the softmax probability, as it was before the answers were placed, means what it says. Below: "
+        "how many test cases each bin holds.",
         3.5,
         draw_reliability,
     ),
@@ -100,8 +101,8 @@ CHARTS = (
         "test",
         "Scores by class",
         "Test cases by the score of the exit policy, on a logarithmic scale of cases. What is right of the threshold "
-        "exits (with SCRC unless its prediction set holds both classes); orange there are the errors that stage 1 "
-        "keeps, misses above and false alarms below.",
+        "exits (with SCRC unless its prediction set holds both classes); with one-sided exits every positive answer "
+        "stands at the right end. Orange there are the errors that stage 1 keeps, misses above and false alarms below.",
         3.5,
         draw_scores,
     ),
@@ -109,9 +110,9 @@ CHARTS = (
         "threshold_sweep",
         "calibration",
         "How the policy was certified",
-        "Candidates were fixed on val_select and tested on val_calib one after the other, from the start toward more "
-        "coverage, until one failed. Chosen is the last that passed. (SCRC-T instead takes the smallest prediction "
-        "sets whose loss its rule allows.)",
+        "Candidates were fixed on val_select and tested on val_calib; chosen is the certified one of the largest "
+        "coverage. The guarantee above names the test. (SCRC-T instead takes the smallest prediction sets whose loss "
+        "its rule allows.)",
         SWEEP_HEIGHT,
         lambda figure, evidence: draw_sweep(figure, evidence.policy),
     ),

@@ -46,7 +46,7 @@ def draw_fnr_coverage(figure: Figure, evidence: Evidence) -> None:
     style.target_line(axes, policy["target_fnr_exit"])
     style.operating_point(axes, coverage, fnr)
     if coverage is not None:
-        words = "bound in expectation" if in_expectation(policy) else "certified bound"
+        words = "bound in expectation" if in_expectation(policy) else "bound at this threshold alone"
         style.mark(axes, (coverage, policy["fnr_upper_bound"]), "v", style.GREEN, words)
     style.coverage_axis(axes)
     style.fnr_axis(axes, policy["target_fnr_exit"], policy["fnr_upper_bound"], fnr)
