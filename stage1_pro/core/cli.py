@@ -1,7 +1,7 @@
 """The command line of every script: arguments, exit status, and nothing else.
 
 A script is `main(args)` and a frozen dataclass of arguments whose field docstrings are its help.
-Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified or nothing gained, 4 some inputs unreadable,
+Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, or nothing worth it, 4 some inputs unreadable,
 130/143 interrupted.
 """
 
