@@ -20,10 +20,12 @@ PROPERTY = "monte carlo"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--mc-draws", metavar="N", type=int, help="draws of each Monte Carlo cell (default 1000)")
     parser.addoption("--mc-table", metavar="PATH", type=Path, help="write the Monte Carlo figures as a markdown table")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    montecarlo.DRAWS = config.getoption("--mc-draws", None) or montecarlo.DRAWS
     if not hasattr(config, "workerinput"):  # where tests run side by side, the process that hears of all of them
         config.pluginmanager.register(Figures())
 

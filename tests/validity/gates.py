@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from stage1_pro.core.policies.gate_maps import calibrated
 
-CASES = 4000
+CASES, LEAST_POSITIVES = 1500, 90
 Thresholds = tuple[float, float]
 """Least gate logit that exits, for answer 0 and answer 1."""
 
@@ -24,10 +24,12 @@ class Gate:
     knowledge: float = 0.0
     spread: float = 1.0
 
-    def draws(self, count: int, seed: int = 0, cases: int = CASES) -> Iterator[Draw]:
+    def draws(self, count: int, seed: int = 0, cases: int = 0) -> Iterator[Draw]:
+        """cases: of a split; 0 for as many as give it positives enough for a certificate."""
+        cases = cases or max(CASES, round(LEAST_POSITIVES / self.population.positive_share))
         rng = np.random.default_rng(seed)
         for _ in range(count):
-            z, labels = self.population.draw(rng, 2, cases)
+            z, labels = self.population.stratified(rng, 2, cases)
             right = (z >= 0) == (labels == 1)
             gate = self.margin * np.abs(z) + self.knowledge * (2 * right - 1)
             gate = (gate + self.spread * rng.standard_normal(z.shape)).astype(np.float32)
@@ -89,8 +91,11 @@ GATES = {
 }
 
 
-def least_logits(params: dict, threshold: float) -> Thresholds:
-    """The gate logits at which the calibrated gate reaches a threshold, by bisection: the maps rise."""
+def least_logits(params: dict, threshold: float, rule: str = "symmetric") -> Thresholds:
+    """The gate logits at which the calibrated gate reaches a threshold, by bisection: the maps rise.
+
+    With one-sided exits every answer 1 exits.
+    """
     params = {  # arrays once, not from lists at every step
         name: {key: np.asarray(value) for key, value in part.items()} if isinstance(part, dict) else part
         for name, part in params.items()
@@ -100,4 +105,4 @@ def least_logits(params: dict, threshold: float) -> Thresholds:
         middle = (low + high) / 2
         exits = calibrated(params, middle, np.array([0, 1])) >= threshold
         low, high = np.where(exits, low, middle), np.where(exits, middle, high)
-    return float(high[0]), float(high[1])
+    return float(high[0]), -np.inf if rule == "one_sided" else float(high[1])

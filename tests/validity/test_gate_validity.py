@@ -10,7 +10,8 @@ from itertools import product
 import numpy as np
 import pytest
 from gates import GATES, INFORMATIVE, Gate, Thresholds, least_logits
-from montecarlo import Draw, Outcomes, demand_valid, softmax_oracle
+from montecarlo import DRAWS, Draw, Outcomes, demand_valid, softmax_oracle
+from montecarlo import repeat as repeat_softmax
 from population import MAIN
 
 from stage1_pro.core.errors import UserError
@@ -19,7 +20,6 @@ from stage1_pro.core.policies.gate import GateCalibration, calibrate_gate
 
 pytestmark = pytest.mark.mc
 
-DRAWS = 1000
 CONTROL_DRAWS = 300
 RISK = Risk(0.05, 0.9)
 
@@ -36,18 +36,20 @@ def naive(gate: GateCalibration) -> Thresholds | None:
 
 
 def thresholds_of(gate: GateCalibration, index: int) -> Thresholds:
-    return least_logits(gate.params, gate.calibration.parameters[index]["threshold"])
+    return least_logits(gate.params, gate.calibration.parameters[index]["threshold"], gate.calibration.rule_name)
 
 
 Choice = Callable[[GateCalibration], Thresholds | None]
 
 
-def repeat(gate: Gate, kind: str, risk: Risk, draws: Iterator[Draw], choose: Choice = certified) -> Outcomes:
+def repeat(
+    gate: Gate, kind: str, risk: Risk, draws: Iterator[Draw], choose: Choice = certified, rule: str = "symmetric"
+) -> Outcomes:
     """A refusal to calibrate (an anti-informative or constant gate) is a draw without a certificate."""
     found = []
     for select, calib in draws:
         try:
-            thresholds = choose(calibrate_gate(select, calib, risk, kind))
+            thresholds = choose(calibrate_gate(select, calib, risk, kind, rule))
         except UserError:
             thresholds = None
         found.append((np.nan, np.nan) if thresholds is None else gate.truth(thresholds))
@@ -68,13 +70,20 @@ def test_closed_form_is_what_cases_show() -> None:
 
 
 MAPPED = ("informative", "knows nothing", "tied", "2 % positives")
-"""Where the quantile map is tried; the pairs of SCRC rest on it in every population."""
+"""Where the other maps are tried; the pairs of SCRC rest on the quantile map in every population."""
 
 
-@pytest.mark.parametrize(("name", "kind"), [*product(GATES, ("platt", "isotonic")), *product(MAPPED, ("quantile",))])
+@pytest.mark.parametrize(("name", "kind"), [*product(GATES, ("platt",)), *product(MAPPED, ("isotonic", "quantile"))])
 def test_certificates_hold(name: str, kind: str) -> None:
     gate = GATES[name]
     demand_valid(repeat(gate, kind, RISK, gate.draws(DRAWS)), RISK)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_one_sided_certificates_hold(name: str) -> None:
+    """Of the map only the order of answers 0 is left, so one kind stands for all."""
+    gate = GATES[name]
+    demand_valid(repeat(gate, "quantile", RISK, gate.draws(DRAWS), rule="one_sided"), RISK)
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic", "quantile"])
@@ -84,6 +93,17 @@ def test_certificates_are_worth_having(kind: str) -> None:
     demand_valid(found, RISK)
     assert found.none_found <= 0.10
     assert found.mean_coverage >= 0.7 * MAIN.oracle_coverage(RISK.target_fnr)
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic", "quantile"])
+def test_one_sided_certificates_are_worth_having(kind: str) -> None:
+    """With 300 positives: more than softmax certifies by the same rule, and more than the symmetric gate."""
+    found = repeat(INFORMATIVE, kind, RISK, INFORMATIVE.draws(100, 1, 1000), rule="one_sided")
+    demand_valid(found, RISK)
+    assert found.none_found <= 0.02
+    softmax = repeat_softmax(INFORMATIVE.draws(100, 1, 1000), RISK, MAIN, rule="one_sided")
+    assert found.mean_coverage >= softmax.mean_coverage + 0.05
+    assert found.mean_coverage >= repeat(INFORMATIVE, kind, RISK, INFORMATIVE.draws(100, 1, 1000)).mean_coverage
 
 
 def test_control_naive_threshold() -> None:

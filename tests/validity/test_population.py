@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from population import EVEN, MAIN, NULL, RARE, TIED, Population
+from population import EVEN, FLAT, HEAVY, LEVELS, MAIN, NULL, RARE, SURE, TIED, Population
 
 pytestmark = pytest.mark.mc
 
@@ -13,18 +13,34 @@ def test_closed_form_has_the_published_values(threshold: float, fnr: float) -> N
     assert RARE.fnr(threshold) == EVEN.fnr(threshold) == MAIN.fnr(threshold)
 
 
-@pytest.mark.parametrize("population", [MAIN, TIED, EVEN, NULL])
-def test_closed_form_is_what_cases_show(population: Population) -> None:
-    z, labels = population.draw(np.random.default_rng(0), 10**6)
-    for threshold in (0, 0.3, 0.5, 1, 2):
-        exits = np.abs(z) >= threshold
+@pytest.mark.parametrize("population", [MAIN, TIED, EVEN, NULL, HEAVY, LEVELS, SURE])
+@pytest.mark.parametrize("shift", [0.0, 0.7, -0.55])
+@pytest.mark.parametrize("rule", ["symmetric", "one_sided"])
+def test_closed_form_is_what_cases_show(population: Population, rule: str, shift: float) -> None:
+    z, labels = population.stratified(np.random.default_rng(0), 10**6)
+    u = z + shift
+    for threshold in (0, 0.3, 0.6, 1.1, 2.1):
+        exits = (u >= (0 if rule == "one_sided" else threshold)) | ((u < 0) & (u <= -threshold))
         exited_positives = exits & (labels == 1)
-        share = population.fnr(threshold)
+        share = population.fnr(threshold, rule, shift)
         spread = np.sqrt(share * (1 - share) / exited_positives.sum())
-        assert (z[exited_positives] < 0).mean() == pytest.approx(share, abs=4 * spread)
-        assert exits.mean() == pytest.approx(population.coverage(threshold), abs=0.002)
+        assert (u[exited_positives] < 0).mean() == pytest.approx(share, abs=4.5 * spread)
+        assert exits.mean() == pytest.approx(population.coverage(threshold, rule, shift), abs=0.002)
+        alarms = exits & (u >= 0) & (labels == 0)
+        utility = exits.mean() - 5 * alarms.mean()
+        assert utility == pytest.approx(population.utility(threshold, rule, shift), abs=0.005)
 
 
 def test_oracle_and_null() -> None:
     assert MAIN.oracle_coverage(0.05) == pytest.approx(0.6856, abs=1e-4)
     assert min(NULL.fnr(t) for t in np.linspace(0, 6, 100)) > 0.05
+    assert all(0.05 < FLAT.fnr(t) < 0.0514 for t in np.linspace(0, 6, 100))
+    assert HEAVY.fnr(20) > HEAVY.fnr(3)
+    assert SURE.fnr(0) == pytest.approx(0.009, abs=0.0005)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_one_sided_fnr_grows_with_coverage(shift: float) -> None:
+    for population in (MAIN, HEAVY, LEVELS):
+        fnr = [population.fnr(t, "one_sided", shift) for t in np.linspace(6, 0, 50)]
+        assert (np.diff(fnr) >= 0).all()

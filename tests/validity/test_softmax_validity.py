@@ -8,52 +8,116 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from montecarlo import Draw, Outcomes, certified_threshold, demand_valid, naive_threshold, outcomes, repeat
-from population import EVEN, MAIN, NULL, RARE, TIED, Population, case_names, scores
+from montecarlo import (
+    DRAWS,
+    Draw,
+    Outcomes,
+    certified_threshold,
+    demand_valid,
+    naive_threshold,
+    outcomes,
+    repeat,
+)
+from population import EVEN, FLAT, HEAVY, LEVELS, MAIN, NULL, RARE, SURE, TIED, Population, case_names, scores
 from sklearn.linear_model import LogisticRegression
 
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.certification import Calibration
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
+from stage1_pro.core.policies.nested_boundary import windows
 from stage1_pro.core.policies.softmax import answers, calibrate_softmax
 from stage1_pro.core.records.scores import Scores
 
 pytestmark = pytest.mark.mc
 
-DRAWS = 1000
 CONTROL_DRAWS = 300
 RISK = Risk(0.05, 0.9)
+POWER_DRAWS = 200
+SURER = Risk(0.05, 0.95)
 LOOSE = Risk(0.1, 0.9)
+STRICT = Risk(0.02, 0.95)
+FEW = 1000
+"""Cases of a split with 300 positives, where the walk's start is not sure and the boundary is taken."""
 
 
 def draws(population: Population, cases: int, count: int, seed: int = 0) -> Iterator[Draw]:
-    """(val_select, val_calib) pairs of fresh cases."""
+    """(val_select, val_calib) pairs of fresh cases, with fixed numbers of positives."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        z, labels = population.draw(rng, 2, cases)
+        z, labels = population.stratified(rng, 2, cases)
         yield scores(z[0], labels[0]), scores(z[1], labels[1])
 
 
-@pytest.mark.parametrize(
-    ("population", "cases", "risk"),
-    [
-        pytest.param(MAIN, 4000, RISK, id="main"),
-        pytest.param(MAIN, 4000, Risk(0.05, 0.95), id="main, delta .05"),
-        pytest.param(TIED, 4000, RISK, id="tied scores"),
-        pytest.param(RARE, 10_000, LOOSE, id="2 % positives"),
-        pytest.param(EVEN, 4000, RISK, id="50 % positives"),
-        pytest.param(NULL, 4000, RISK, id="target out of reach"),
-        pytest.param(NULL, 4000, Risk(0.05, 0.95), id="target out of reach, delta .05"),
-    ],
-)
-def test_certificates_hold(population: Population, cases: int, risk: Risk) -> None:
+CELLS = [
+    pytest.param(MAIN, FEW, RISK, id="main"),
+    pytest.param(MAIN, FEW, SURER, id="main, delta .05"),
+    pytest.param(TIED, FEW, RISK, id="tied scores"),
+    pytest.param(RARE, 10_000, LOOSE, id="2 % positives"),
+    pytest.param(EVEN, FEW, RISK, id="50 % positives"),
+    pytest.param(NULL, FEW, RISK, id="target out of reach"),
+    pytest.param(NULL, FEW, SURER, id="target out of reach, delta .05"),
+    pytest.param(FLAT, FEW, RISK, id="above the target by a hair"),
+    pytest.param(HEAVY, FEW, LOOSE, id="heavy tails"),
+    pytest.param(LEVELS, FEW, RISK, id="ten score levels"),
+    pytest.param(SURE, FEW, STRICT, id="nearly sure"),
+]
+"""Every population, with evidence as scarce as users have it."""
+MANY = [
+    pytest.param(MAIN, 4000, RISK, id="main, many"),
+    pytest.param(TIED, 4000, RISK, id="tied scores, many"),
+    pytest.param(NULL, 4000, RISK, id="target out of reach, many"),
+]
+
+
+@pytest.mark.parametrize(("population", "cases", "risk"), [*CELLS, *MANY])
+def test_symmetric_certificates_hold(population: Population, cases: int, risk: Risk) -> None:
+    """By the nested boundary or by the walk, whichever val_select chooses."""
     demand_valid(repeat(draws(population, cases, DRAWS), risk, population), risk)
+
+
+@pytest.mark.parametrize(("population", "cases", "risk"), [*CELLS, *MANY])
+def test_one_sided_certificates_of_placed_answers_hold(population: Population, cases: int, risk: Risk) -> None:
+    demand_valid(repeat(draws(population, cases, DRAWS), risk, population, rule="one_sided", place=True), risk)
+
+
+@pytest.mark.parametrize(("population", "cases", "risk"), [CELLS[0], CELLS[3], *MANY[:2]])
+def test_one_sided_certificates_of_answers_as_trained_hold(population: Population, cases: int, risk: Risk) -> None:
+    demand_valid(repeat(draws(population, cases, DRAWS), risk, population, rule="one_sided"), risk)
 
 
 def test_certificates_are_worth_having() -> None:
     """Always deferring is valid too; with 3,000 positives it is no longer an excuse."""
-    found = repeat(draws(MAIN, 10_000, DRAWS, seed=1), RISK, MAIN)
+    found = repeat(draws(MAIN, 10_000, POWER_DRAWS, seed=1), RISK, MAIN)
     demand_valid(found, RISK)
     assert found.none_found <= 0.10
     assert found.mean_coverage >= 0.7 * MAIN.oracle_coverage(RISK.target_fnr)
+
+
+def test_the_boundary_certifies_where_the_walk_fails_at_its_start() -> None:
+    """300 positives, a true rate of .9 % and a target of 2 %: every case may exit."""
+    found = repeat(draws(SURE, FEW, POWER_DRAWS), STRICT, SURE)
+    walked = repeat(draws(SURE, FEW, POWER_DRAWS), STRICT, SURE, walked_threshold)
+    assert found.none_found <= 0.10
+    assert walked.none_found >= found.none_found + 0.1
+    assert found.mean_coverage >= walked.mean_coverage + 0.1
+
+
+@pytest.mark.parametrize(
+    ("population", "risk", "gain"), [(MAIN, RISK, 0.2), (SURE, STRICT, 0.02), (TIED, RISK, 0.2), (HEAVY, LOOSE, 0.1)]
+)
+def test_one_sided_exits_are_worth_more_than_symmetric_ones(population: Population, risk: Risk, gain: float) -> None:
+    """At five deferrals for each false alarm, with 300 positives."""
+    one_sided = repeat(draws(population, FEW, POWER_DRAWS), risk, population, rule="one_sided", place=True)
+    symmetric = repeat(draws(population, FEW, POWER_DRAWS), risk, population)
+    assert one_sided.none_found <= 0.02
+    assert one_sided.mean_utility >= symmetric.mean_utility + gain
+
+
+def walked_threshold(calibration: Calibration) -> float | None:
+    """What the walk alone certifies."""
+    start, passed = calibration.walk.start, calibration.walk.p_values <= calibration.risk.delta
+    run = int(np.logical_and.accumulate(passed[start:]).sum())
+    return calibration.parameters[start + run - 1]["threshold"] if run else None
 
 
 def test_target_out_of_reach_certifies_nothing() -> None:
@@ -94,6 +158,28 @@ def test_certificates_hold_on_correlated_frames(correlation: float) -> None:
     assert found.none_found <= 0.9
 
 
+@pytest.mark.parametrize("rule", EXIT_RULES)
+def test_certificates_hold_on_groups_of_1_to_50(rule: str) -> None:
+    """A frame of a long track is as good a draw as one of a short track; one of each counts."""
+    found = repeat(uneven_tracks(DRAWS), LOOSE, MAIN, rule=rule)
+    demand_valid(found, LOOSE)
+    assert found.none_found <= 0.5
+
+
+def uneven_tracks(count: int, seed: int = 0) -> Iterator[Draw]:
+    """Pairs of splits of 300 tracks of 1 to 50 frames, of which 90 are positive; frames are strongly correlated."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        splits = []
+        for _ in range(2):
+            track = np.repeat(np.arange(300), rng.integers(1, 51, 300))
+            hard, noise = rng.random(300) < MAIN.hard_share, rng.standard_normal(300)
+            centre = np.where(np.arange(300) < 90, np.where(hard, MAIN.hard_mean, MAIN.mean), -MAIN.mean)
+            z = centre[track] + np.sqrt(0.9) * noise[track] + np.sqrt(0.1) * rng.standard_normal(track.size)
+            splits.append(scores(z, (track < 90).astype(np.int64), case_names(300)[track]))
+        yield splits[0], splits[1]
+
+
 @pytest.mark.parametrize("correlation", [1.0, 0.7])
 def test_control_frames_counted_as_independent(correlation: float) -> None:
     pairs = (tuple(map(ungrouped, pair)) for pair in tracks(CONTROL_DRAWS, 6, correlation))
@@ -122,6 +208,19 @@ def test_control_best_of_twenty_checkpoints_by_val_calib() -> None:
         covered = [c.every.coverage[c.walk.answer] if c.walk.answer is not None else -1.0 for c in tried]
         chosen.append(certified_threshold(tried[int(np.argmax(covered))]))
     demand_broken(outcomes(MAIN, chosen))
+
+
+def windowed_threshold(calibration: Calibration) -> float | None:
+    """What the best of all windows certifies, chosen with val_calib at hand."""
+    counts, risk = calibration.walk.calib, calibration.risk
+    options = windows(counts.positives, risk.target_fnr, risk.delta)
+    within = [np.flatnonzero(counts.misses <= option.allowed(counts.exited_positives)) for option in options]
+    last = max(int(found[-1]) if found.size else -1 for found in within)
+    return calibration.parameters[last]["threshold"] if last >= 0 else None
+
+
+def test_control_boundary_fixed_after_looking_at_val_calib() -> None:
+    demand_broken(repeat(draws(FLAT, FEW, CONTROL_DRAWS), RISK, FLAT, windowed_threshold))
 
 
 def test_control_labels_replaced_by_predictions() -> None:
