@@ -98,7 +98,7 @@ def test_one_arm_that_crashes_takes_no_other_with_it_and_what_ended_is_not_repea
     out = tmp_path / "runs" / "ab" / "first"
     words = command(config, arms, ["plain", "tiny", "broken"], out)
     outcome = script("43_ab_test", *words)
-    refused(outcome, "1 runs failed: broken-seed42")
+    refused(outcome, "1 run failed: broken-seed42")
     assert "absent.safetensors does not exist" in outcome.out
     record = json.loads((out / "ab.json").read_text())
     assert [arm["verdict"] for arm in record["arms"]] == ["reference", "one seed", "incomplete"]
