@@ -8,7 +8,7 @@ writes  runs/<id>/scores/val_test.parquet, eval.json, figures/*.png, report.html
 reads   policy file, eval.json and scores of each run; all must have the same splits
 writes  OUT/comparison.html, comparison.json, figures/*.png
 
-Differences are from the first run. A run for which nothing was certified takes part with coverage 0.
+Differences are from the first run. A run for which nothing was certified takes part without exits.
 """
 
 from dataclasses import dataclass, field

@@ -7,7 +7,7 @@ writes  OUT/splits.json, OUT/runs/ARM-seedN/ (whole runs), OUT/logs/, OUT/ab.jso
 
 Every run is trained, certified once and evaluated by the scripts of the chain, as processes of their own. The same
 command goes on where it stopped and repeats nothing; more seeds or arms may be added. Nothing certified counts as
-coverage 0. Exits with status 2 where runs failed, after comparing those that ended.
+no right exits. Exits with status 2 where runs failed, after comparing those that ended.
 """
 
 from dataclasses import dataclass, field

@@ -78,6 +78,9 @@ def test_what_training_fills_in_is_no_change():
     assert changed_settings(filled, replace(base, backbone_license="Apache-2.0")) == []
     assert changed_settings(filled, replace(base, backbone_license="mit")) == ["backbone_license"]
     assert changed_settings(replace(filled, epochs=3), base) == ["epochs"]
+    scored = replace(base, forward_batch=8)
+    assert changed_settings(scored, base) == []
+    assert changed_settings(scored, replace(base, forward_batch=64)) == ["forward_batch"]
 
 
 def test_an_arm_that_would_not_train_is_refused(overlay, tmp_path):

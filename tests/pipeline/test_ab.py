@@ -33,7 +33,7 @@ def arms(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("arms")
     for name, text in (
         ("plain", "phase: 2\n"),
-        ("tiny", "phase: 2\nlr_head: 1.0e-7\nuse_ema: false\ntarget_fnr_exit: 0.1\n"),
+        ("tiny", "phase: 2\nlr_head: 1.0e-7\nuse_ema: true\ntarget_fnr_exit: 0.1\n"),
         ("broken", "phase: 2\nmodel_path: file:absent.safetensors:test_efficientnet\n"),
     ):
         (folder / f"{name}.yaml").write_text(text)
@@ -98,7 +98,7 @@ def test_one_arm_that_crashes_takes_no_other_with_it_and_what_ended_is_not_repea
     out = tmp_path / "runs" / "ab" / "first"
     words = command(config, arms, ["plain", "tiny", "broken"], out)
     outcome = script("43_ab_test", *words)
-    refused(outcome, "1 runs failed: broken-seed42")
+    refused(outcome, "1 run failed: broken-seed42")
     assert "absent.safetensors does not exist" in outcome.out
     record = json.loads((out / "ab.json").read_text())
     assert [arm["verdict"] for arm in record["arms"]] == ["reference", "one seed", "incomplete"]
@@ -111,7 +111,7 @@ def test_one_arm_that_crashes_takes_no_other_with_it_and_what_ended_is_not_repea
 
     before, rows = files_of(out / "runs"), ledger(out)
     assert sorted(row["run"] for row in rows) == ["plain-seed42", "tiny-seed42"]
-    assert script("43_ab_test", *words).status == 2
+    refused(script("43_ab_test", *words), "1 run failed: broken-seed42")
     assert files_of(out / "runs") == before
     assert ledger(out) == rows
 

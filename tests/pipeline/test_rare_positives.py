@@ -84,7 +84,9 @@ def make(run: Run, loss: str) -> None:
             logits = head(features(at)).numpy()
         if split == "val_select" and loss == "ours":
             everyone = np.ones(CASES, bool)
-            shift = place_answers(class_margin(logits), LABELS, everyone, POSITIVES, RISK, Prices(), 42).shift
+            shift = place_answers(
+                class_margin(logits), LABELS.astype(np.int64), everyone, POSITIVES, RISK, Prices(), 42
+            ).shift
         placed = (logits + np.array([-shift / 2, shift / 2])).astype(np.float32)
         scores = Scores(split, ids, ids, LABELS, placed, None, run.model_digest, run.splits.digest)
         replace(scores, answer_shift=shift).write(run.scores_path(split))

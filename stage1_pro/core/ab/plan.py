@@ -124,15 +124,17 @@ def write_arms(plan: Plan) -> None:
         artifacts.write_json(path, to_dict(arm.config), "config")
 
 
-FILLED_IN = ("backbone_license",)
+FILLED_IN = ("backbone_license", "forward_batch")
 """Settings that training writes into the run's config where the config leaves them open."""
+UNSAID = {None, "auto"}
+"""Values of such a setting that leave it open."""
 
 
 def changed_settings(one: Stage1ProConfig, other: Stage1ProConfig) -> list[str]:
     """Dotted names of the settings in which two configs differ. What training fills in counts where both say it."""
     first, second = _flat(to_dict(one)), _flat(to_dict(other))
     said = {name: (first[name], second[name]) for name in FILLED_IN}
-    open_ones = {name for name, (a, b) in said.items() if None in (a, b) or a.lower() == b.lower()}
+    open_ones = {name for name, (a, b) in said.items() if {a, b} & UNSAID or str(a).lower() == str(b).lower()}
     return sorted(name for name in first if first[name] != second.get(name) and name not in open_ones)
 
 

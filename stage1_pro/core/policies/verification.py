@@ -294,8 +294,8 @@ def _promised(file: PolicyFile) -> dict[str, str]:
 
 
 def _certificate_words(policy: dict[str, Any]) -> str:
-    bound = bound_text(policy["fnr_upper_bound"])
-    return f"{policy['misses']} of {policy['exited_positives']} exited positives missed; FNR on exits <= {bound}"
+    missed = f"{policy['misses']} of {policy['exited_positives']} exited positives missed"
+    return f"{missed}, bound at this threshold alone {bound_text(policy['fnr_upper_bound'])}"
 
 
 # ---- checks of a promise in expectation

@@ -87,6 +87,13 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
         f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} "
         f"at confidence {config.fnr_confidence:g}"
     )
+    if config.places_answers:
+        say(
+            f"exits       one-sided; answers placed on val_select at {config.false_alarm_price:g} deferrals a "
+            f"false alarm, {config.miss_price:g} a miss"
+        )
+    else:
+        say(f"exits       {config.exit_rule.replace('_', '-')}; answers as they are trained")
     say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
     say(f"parameters  {counts['trainable']:,} trainable of {counts['total']:,}; adapters: {config.peft_words}")
     stages = config.incremental_params
