@@ -36,7 +36,7 @@ def main(args: Args) -> None:
     if args.golden and not args.verify:
         raise UserError("--golden checks an exported bundle: name it with --verify.")
     if args.verify:
-        contents = verify_bundle(Path(args.verify))
+        contents = verify_bundle(args.verify)
     else:
         run = Run.open(args.run)
         target = Path(args.out) if args.out else run.bundle_path

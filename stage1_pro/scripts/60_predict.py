@@ -39,6 +39,7 @@ def main(args: Args) -> None:
     from pathlib import Path
 
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
+    from stage1_pro.core.inference.closing import closing_lines
     from stage1_pro.core.inference.decisions import decide_files, find_images, write_decisions
     from stage1_pro.core.inference.predictor import Stage1Predictor
 
@@ -49,11 +50,11 @@ def main(args: Args) -> None:
     decisions = decide_files(predictor, images.paths, batch_size=args.batch_size, workers=args.num_workers)
     out = Path(args.out or f"decisions.{args.format}")
     write_decisions(decisions, out, args.format)
-    counts = decisions["decision"].value_counts()
     unreadable = int((decisions["answer"] == "").sum())
     if images.left_out():
         console.say(f"left out of the folders: {images.left_out()}")
-    console.say(f"{len(decisions)} images: {counts.get('exit', 0)} exit, {counts.get('defer', 0)} deferred")
+    for line in closing_lines(decisions, Path(args.bundle)):
+        console.say(line)
     console.say(f"decisions {out}")
     if unreadable:
         raise SomeInputsUnreadable(

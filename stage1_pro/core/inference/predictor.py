@@ -47,10 +47,23 @@ class RawOutputs:
 
 
 class Stage1Predictor:
-    """A trained model with an optional exit policy, in float32 on one device.
+    """A trained model and its exit policy: images in, decisions out, in float32 on one device.
 
-    Without a policy it scores; with one it also decides. forward_batch: images of every forward pass, filled up with
-    zeros, so that equal images get equal scores on one machine, whatever stands beside them; None: as many as come.
+    `load` takes a bundle; `predict` decides images. `outputs` and `decide` are its two halves, for streams: raw outputs
+    batch after batch, then decisions. A predictor made without a policy scores and does not decide. forward_batch:
+    images of every forward pass, filled up with zeros, so that equal images get equal scores on one machine, whatever
+    stands beside them; None: as many as come.
+
+    >>> from stage1_pro import Stage1Predictor
+    >>> predictor = Stage1Predictor.load("runs/smoke/p2/bundle", device="cpu")
+    >>> predictor.class_names
+    ('blue', 'red')
+    >>> for outputs in predictor.outputs(["data/smoke/images/0000.png", "data/smoke/images/none.png"]):
+    ...     decisions = predictor.decide(outputs)
+    >>> outputs.logits.shape, outputs.unreadable
+    ((2, 2), {1: 'no such file'})
+    >>> decisions.exits.shape, bool(decisions.exits[1])  # what cannot be read is deferred
+    ((2,), False)
     """
 
     def __init__(
@@ -69,21 +82,27 @@ class Stage1Predictor:
 
     @classmethod
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
-        """The run's model, with its policy where one is certified."""
+        """Load a run's model, with its policy where one is certified."""
         policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
         return cls(load_model(run.model_path), policy, device, run.config.forward_shape)
 
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "Stage1Predictor":
-        """A verified bundle. Raises UserError where it is not whole."""
-        contents = verify_bundle(Path(bundle))
+        """Load the model and the policy of a bundle, after every file of it has been verified.
+
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, … Raises UserError where the bundle is not whole or
+        the device is not there.
+        """
+        contents = verify_bundle(bundle)
         model = load_model(contents.model_path)
+        # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
             raise UserError(f"{bundle}: bundle.json and the model file name different preprocessing. Export again.")
         return cls(model, contents.policy, device, contents.manifest.get("forward_batch"))
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits' columns."""
         return self.model.class_names
 
     def predict(self, images: Any, *, workers: int = 0) -> list[Decision]:
@@ -110,10 +129,12 @@ class Stage1Predictor:
 
     @torch.inference_mode()
     def outputs(self, images: Any, *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
-        """Raw outputs of images, batch after batch, in the order given.
+        """Yield raw outputs of images, batch after batch, in the order given.
 
         images: as `predict` takes them; batch_size: images that are decoded before they go through the model; None:
-        forward_batch, or 64 without one.
+        forward_batch, or 64 without one; workers: processes that decode, 0 for this one. Yields RawOutputs:
+        `logits` (N, C) float32, `gate_logit` (N,) or None, `unreadable`, the reason for each position that could not be
+        read; its logits are NaN.
         """
         batch_size = batch_size or self.forward_batch or 64
         for decoded, readable, reasons in self._batches(_sources(images), batch_size, workers):
@@ -121,7 +142,7 @@ class Stage1Predictor:
 
     @torch.inference_mode()
     def features(self, paths: Sequence[str], *, batch_size: int, workers: int, progress: Progress) -> Tensor:
-        """(N, D) what the backbone makes of image files, float32 on the CPU. Raises UserError for an unreadable one."""
+        """Return the features of image files, (N, D) float32 on the CPU. Raises UserError for an unreadable one."""
         parts, done = [], 0
         for images, _, reasons in self._batches(paths, batch_size, workers):
             _demand_readable(paths, done, reasons)
@@ -140,7 +161,11 @@ class Stage1Predictor:
         )
 
     def decide(self, outputs: RawOutputs) -> ExitDecisions:
-        """What the policy says of raw outputs. Raises ValueError without a policy."""
+        """Decide raw outputs: `exits` (N,) bool, `predictions` (N,) int, `scores` and `probabilities` (N,) float64.
+
+        prediction_sets: (N, C) bool with an SCRC policy, else None. Cases with NaN logits are deferred. Raises
+        ValueError without a policy.
+        """
         return self._demand_policy().decide(outputs)
 
     def _demand_policy(self) -> ExitPolicy:
@@ -180,6 +205,7 @@ class Stage1Predictor:
         )
 
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:
+        # NaN never exits: every policy defers an image that could not be read
         logits = np.full((len(readable), len(self.class_names)), np.nan, dtype=np.float32)
         gate = None if self.model.heads is None else np.full(len(readable), np.nan, dtype=np.float32)
         places, done = np.flatnonzero(readable), 0
