@@ -1,7 +1,7 @@
 """50: export what an inference host loads, or verify a bundle.
 
     python stage1_pro/scripts/50_export_bundle.py --run runs/demo
-    python stage1_pro/scripts/50_export_bundle.py --verify runs/demo/bundle
+    python stage1_pro/scripts/50_export_bundle.py --verify runs/demo/bundle --golden
 reads   runs/<id>: model_best.pth, the policy file, splits, config, metrics, eval.json
 writes  runs/<id>/bundle/
 """
@@ -19,6 +19,8 @@ class Args:
     """Folder of the new bundle; without it runs/<id>/bundle."""
     verify: str | None = None
     """Only check this bundle, every file of it, and write nothing."""
+    golden: bool = False
+    """With verify: also decide the bundle's synthetic images, and check that this machine gets the recorded outputs."""
 
 
 def main(args: Args) -> None:
@@ -26,13 +28,22 @@ def main(args: Args) -> None:
 
     from stage1_pro.core.bundle.contents import verify_bundle
     from stage1_pro.core.bundle.export import export_bundle
+    from stage1_pro.core.errors import UserError
+    from stage1_pro.core.inference.golden import TOLERANCE, check_golden, golden_file
+    from stage1_pro.core.inference.predictor import Stage1Predictor
     from stage1_pro.core.records.run import Run
 
+    if args.golden and not args.verify:
+        raise UserError("--golden checks an exported bundle: name it with --verify.")
     if args.verify:
         contents = verify_bundle(args.verify)
     else:
         run = Run.open(args.run)
-        contents = export_bundle(run, Path(args.out) if args.out else run.bundle_path)
+        target = Path(args.out) if args.out else run.bundle_path
+        contents = export_bundle(run, target, lambda: golden_file(Stage1Predictor.from_run(run, "cpu")))
+    if args.golden:
+        worst = check_golden(contents)
+        console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")
     manifest = contents.manifest
     console.say(
         f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"

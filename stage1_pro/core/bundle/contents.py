@@ -21,7 +21,11 @@ MANIFEST = "bundle.json"
 
 
 COMPANIONS = ("model_best.pth", "splits.json", "config.json", "metrics.csv", "eval.json", "README.md")
-"""Every file of a bundle beside the manifest and the one policy file."""
+"""Every file that a bundle must hold beside the manifest and the one policy file."""
+
+GOLDEN = "golden.npz"
+OPTIONAL = (GOLDEN,)
+"""What it may hold besides: bundles from before these files are whole without them."""
 
 
 ROLES = ("policy_file", "model_file", "splits_file", "config_file", "metrics_file")
@@ -108,7 +112,9 @@ def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
         f"{role} names {manifest[role]}, which is not listed in files" for role in ROLES if manifest[role] not in listed
     ]
     expected = POLICY_TABLE[manifest["active_exit_policy"]].file
-    problems += [f"{name} has no place in a bundle" for name in sorted(set(listed) - {*COMPANIONS, expected})]
+    problems += [
+        f"{name} has no place in a bundle" for name in sorted(set(listed) - {*COMPANIONS, *OPTIONAL, expected})
+    ]
     problems += [f"{name} is not listed in files" for name in sorted({*COMPANIONS, expected} - set(listed))]
     if manifest["policy_file"] != expected:
         problems.append(

@@ -1,11 +1,12 @@
 """The bundle: the closed set of files that an inference host loads, verified before it is parsed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stage1_pro import __version__
 from stage1_pro.core import artifacts
-from stage1_pro.core.bundle.contents import MANIFEST, BundleContents, _eval_summary, verify_bundle
+from stage1_pro.core.bundle.contents import GOLDEN, MANIFEST, BundleContents, _eval_summary, verify_bundle
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.models.licenses import derivative_notice
@@ -17,9 +18,10 @@ from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
 
 
-def export_bundle(run: Run, target: Path) -> BundleContents:
+def export_bundle(run: Run, target: Path, golden: Callable[[], bytes] | None = None) -> BundleContents:
     """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
 
+    golden: makes the content of golden.npz with the run's model, as `inference.golden` does; None: a bundle without.
     Raises UserError where the run is not complete or its parts do not belong together.
     """
     if target.exists():
@@ -44,6 +46,8 @@ def export_bundle(run: Run, target: Path) -> BundleContents:
             _copy(file, building / file.name)
         license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
         artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation, license).encode())
+        if golden is not None:
+            artifacts.write_bytes(building / GOLDEN, golden())
         manifest = _manifest(run, evaluation, building)
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
@@ -128,7 +132,9 @@ This calibration split has been used {policy["calib_use_count"]} time(s); each f
 2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
    images at a time, filled up with zeros: then a score does not depend on what else is in the batch.
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
-4. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
+4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
+   more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
+5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
 
 ## Licence of the weights
 {derivative_notice(license)}

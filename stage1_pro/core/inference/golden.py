@@ -1,0 +1,97 @@
+"""Golden inputs: synthetic image files with the outputs that a host must get from them.
+
+A host that decodes, resizes or computes otherwise still gives plausible answers; these say that it does.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from stage1_pro.core.bundle.contents import GOLDEN, BundleContents
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.predictor import Stage1Predictor
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit that another device or CPU may make."""
+
+COUNT = 8
+_EXIF_ORIENTATION = 274
+
+
+def golden_file(predictor: Stage1Predictor) -> bytes:
+    """The content of golden.npz: `image_0` … `image_7` (bytes of a file as uint8), `logits` (8, C), `gate_logit` (8,)
+    with a gate, both float32."""
+    files = list(golden_images())
+    logits, gate = _outputs(predictor, files)
+    arrays: dict[str, Any] = {
+        f"image_{number}": np.frombuffer(content, dtype=np.uint8) for number, content in enumerate(files)
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays, logits=logits, **({} if gate is None else {"gate_logit": gate}))
+    return buffer.getvalue()
+
+
+def check_golden(contents: BundleContents, device: str = "auto") -> float:
+    """Return the largest difference of this machine's outputs from the bundle's. Raises UserError above TOLERANCE."""
+    path = contents.path / GOLDEN
+    if GOLDEN not in contents.manifest["files"]:
+        raise UserError(f"{contents.path} has no {GOLDEN}: it was exported before there was one. Export it again.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            files = [arrays[f"image_{number}"].tobytes() for number in range(COUNT)]
+            expected = arrays["logits"], arrays.get("gate_logit", None)
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a whole file of golden inputs ({error}). Export the bundle again.") from None
+    found = _outputs(Stage1Predictor.load(contents.path, device), files)
+    worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
+    if worst > TOLERANCE:
+        raise UserError(
+            f"{path}: outputs differ by up to {worst:.2g}, allowed {TOLERANCE:g}. This machine decodes, resizes or "
+            "computes otherwise than the one that certified: install the versions that bundle.json names in provenance."
+        )
+    return worst
+
+
+def _difference(found: np.ndarray | None, expected: np.ndarray | None) -> float:
+    if found is None or expected is None:
+        return 0.0 if found is expected else np.inf
+    gap = np.abs(found.astype(np.float64) - expected) if found.shape == expected.shape else np.array(np.inf)
+    return float(np.where(np.isnan(gap), np.inf, gap).max())
+
+
+def _outputs(predictor: Stage1Predictor, files: list[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
+    parts = list(predictor.outputs(files))
+    gates = [part.gate_logit for part in parts if part.gate_logit is not None]
+    return np.concatenate([part.logits for part in parts]), np.concatenate(gates) if gates else None
+
+
+def golden_images() -> Iterator[bytes]:
+    """Eight small image files, the same every time: formats, sizes and metadata that hosts get wrong."""
+    turned, lossless = Image.Exif(), {"lossless": True, "exact": True}
+    turned[_EXIF_ORIENTATION] = 6
+    yield _file(_scene(0, 96, 128), "PNG")
+    yield _file(_scene(1, 240, 180), "PNG")  # larger than most inputs: the antialias shows
+    yield _file(_scene(2, 97, 131), "JPEG", quality=90)
+    yield _file(_scene(3, 80, 120), "JPEG", quality=90, exif=turned)
+    yield _file(np.dstack([_scene(4, 64, 64), _scene(5, 64, 64)[..., :1]]), "PNG")  # alpha
+    yield _file((_scene(6, 64, 90)[..., 0].astype(np.uint16) << 8) + 77, "PNG")  # 16 bits
+    yield _file(_scene(7, 33, 50), "WEBP", **lossless)
+    yield _file(_scene(8, 70, 70)[..., 0], "TIFF")
+
+
+def _scene(number: int, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) uint8: waves of several lengths, and some noise."""
+    rng = np.random.default_rng(number)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / rng.uniform(3, 30) + y / rng.uniform(3, 30) + rng.uniform(0, 6)) for _ in range(3)]
+    return np.clip(np.dstack(waves) * 90 + 128 + rng.normal(0, 12, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def _file(pixels: np.ndarray, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
