@@ -26,8 +26,9 @@ class Args:
     """Format of the decisions."""
     out: str | None = None
     """File to write; without it decisions.<format>."""
-    batch_size: int = 64
-    """Images per forward pass, 1 or more."""
+    batch_size: int | None = None
+    """Images decoded before they go through the model, 1 or more; null: the bundle's forward_batch. The forward passes
+    of a bundle with forward_batch always have that size, so this changes the time and no decision."""
     num_workers: int = 0
     """Processes that decode images; 0: this one."""
     device: str = "auto"
@@ -38,21 +39,22 @@ def main(args: Args) -> None:
     from pathlib import Path
 
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
+    from stage1_pro.core.inference.closing import closing_lines
     from stage1_pro.core.inference.decisions import decide_files, find_images, write_decisions
     from stage1_pro.core.inference.predictor import Stage1Predictor
 
-    if args.batch_size < 1 or args.num_workers < 0:
+    if (args.batch_size is not None and args.batch_size < 1) or args.num_workers < 0:
         raise UserError("--batch_size must be 1 or more, --num_workers 0 or more.")
     predictor = Stage1Predictor.load(args.bundle, args.device)
     images = find_images(args.images)
     decisions = decide_files(predictor, images.paths, batch_size=args.batch_size, workers=args.num_workers)
     out = Path(args.out or f"decisions.{args.format}")
     write_decisions(decisions, out, args.format)
-    counts = decisions["decision"].value_counts()
     unreadable = int((decisions["answer"] == "").sum())
     if images.left_out():
         console.say(f"left out of the folders: {images.left_out()}")
-    console.say(f"{len(decisions)} images: {counts.get('exit', 0)} exit, {counts.get('defer', 0)} deferred")
+    for line in closing_lines(decisions, Path(args.bundle)):
+        console.say(line)
     console.say(f"decisions {out}")
     if unreadable:
         raise SomeInputsUnreadable(

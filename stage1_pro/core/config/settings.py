@@ -133,7 +133,7 @@ class Stage1ProConfig:
     """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
     freeze_backbone: bool = True
     """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
-    epochs: int = 10
+    epochs: int = 30
     """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
     warmup_epochs: float = 1
     """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`."""
@@ -141,19 +141,20 @@ class Stage1ProConfig:
     """Images per step and device, 1 or more."""
     grad_accum_steps: int = 1
     """Steps whose gradients are summed before the optimizer moves, 1 or more."""
-    lr_head: float = 1e-4
+    lr_head: float = 3e-4
     """Peak learning rate of the heads, above 0."""
     lr_backbone: float = 1e-5
     """Peak learning rate of an unfrozen backbone, above 0."""
     weight_decay: float = 0.01
     """AdamW weight decay of matrices (never of biases and norms), 0 or more."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over the other classes, 0 to 0.5."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over the other classes, 0 to 0.5; it flattens the ranking of sure negatives, which is
+    what exits depend on."""
     dropout: float = 0.3
     """Dropout in the head, 0 to 0.9."""
     max_grad_norm: float = 1.0
     """Global gradient norm above which gradients are scaled down; 0: no clipping."""
-    use_ema: bool = True
+    use_ema: bool = False
     """Validate and ship an exponential moving average of the trainable tensors."""
     ema_decay: float = 0.9999
     """Final decay of the moving average of the weights (use_ema), 0 to below 1; ramps up so that short runs work."""
@@ -172,6 +173,9 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    forward_batch: int | str = "auto"
+    """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
+    to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
     feature_cache: Literal["auto", "off"] = "auto"
     """Read features of a frozen, unaugmented backbone from a memory map instead of recomputing them."""
     gate_loss_weight: float = 1.0
@@ -296,8 +300,8 @@ class Stage1ProConfig:
             if self.phase >= SETTINGS_FROM[name]
         ]
         sentences = (
-            f"gate_refit fits the gate again on val_select: {', '.join(settings[:-1])} and {settings[-1]} shape the "
-            "gate trained jointly, and change neither the answers nor the gate that ships",
+            f"the gate is fitted again on val_select (gate_refit): {', '.join(settings[:-1])} and {settings[-1]} shape "
+            "the gate trained jointly, and change neither the answers nor the gate that ships",
         )
         if self.phase == 3 or self.adapted or (not self.freeze_backbone and self.layer_decay != 1):
             return sentences
@@ -306,6 +310,11 @@ class Stage1ProConfig:
             f"with these settings phase {self.phase} ships the model that phase 3 would ship; what it adds is in the "
             "policies that it allows and in the settings that this config leaves off",
         )
+
+    @property
+    def forward_shape(self) -> int | None:
+        """Images per forward pass of scoring; None for a run from before they were recorded."""
+        return None if isinstance(self.forward_batch, str) else self.forward_batch
 
     @property
     def monitor(self) -> str:

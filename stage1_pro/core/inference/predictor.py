@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from stage1_pro.core.bundle.contents import verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
-from stage1_pro.core.data.decoding import ImageContract, decode
+from stage1_pro.core.data.decoding import ImageContract, decode, demand_source
 from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.records import Decision, decision_records
 from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
@@ -48,15 +49,16 @@ class RawOutputs:
 class Stage1Predictor:
     """A trained model and its exit policy: images in, decisions out, in float32 on one device.
 
-    `load` takes a bundle. `outputs` turns image files into raw outputs, batch after batch, and `decide` turns those
-    into decisions. A predictor made without a policy scores and does not decide.
+    `load` takes a bundle; `predict` decides images. `outputs` and `decide` are its two halves, for streams: raw outputs
+    batch after batch, then decisions. A predictor made without a policy scores and does not decide. forward_batch:
+    images of every forward pass, filled up with zeros, so that equal images get equal scores on one machine, whatever
+    stands beside them; None: as many as come.
 
     >>> from stage1_pro import Stage1Predictor
     >>> predictor = Stage1Predictor.load("runs/smoke/p2/bundle", device="cpu")
     >>> predictor.class_names
     ('blue', 'red')
-    >>> paths = ["data/smoke/images/0000.png", "data/smoke/images/none.png"]
-    >>> for outputs in predictor.outputs(paths, batch_size=64):
+    >>> for outputs in predictor.outputs(["data/smoke/images/0000.png", "data/smoke/images/none.png"]):
     ...     decisions = predictor.decide(outputs)
     >>> outputs.logits.shape, outputs.unreadable
     ((2, 2), {1: 'no such file'})
@@ -64,10 +66,16 @@ class Stage1Predictor:
     ((2,), False)
     """
 
-    def __init__(self, model: Stage1Model, policy: ExitPolicy | None = None, device: str = "auto"):
+    def __init__(
+        self,
+        model: Stage1Model,
+        policy: ExitPolicy | None = None,
+        device: str = "auto",
+        forward_batch: int | None = None,
+    ):
         self.device = _chosen(device)
         self.model = model.to(self.device).eval()
-        self.policy = policy
+        self.policy, self.forward_batch = policy, forward_batch
         self.transform = model.spec.preprocessing.transform()
         # TF32 would move logits by a thousandth; scores are promised to a ten-thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -76,7 +84,7 @@ class Stage1Predictor:
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
         """Load a run's model, with its policy where one is certified."""
         policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
-        return cls(load_model(run.model_path), policy, device)
+        return cls(load_model(run.model_path), policy, device, run.config.forward_shape)
 
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "Stage1Predictor":
@@ -90,23 +98,47 @@ class Stage1Predictor:
         # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
             raise UserError(f"{bundle}: bundle.json and the model file name different preprocessing. Export again.")
-        return cls(model, contents.policy, device)
+        return cls(model, contents.policy, device, contents.manifest.get("forward_batch"))
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits' columns."""
         return self.model.class_names
 
-    @torch.inference_mode()
-    def outputs(self, paths: Sequence[str], *, batch_size: int = 64, workers: int = 0) -> Iterator[RawOutputs]:
-        """Yield raw outputs of image files, batch after batch, in the order given.
+    def predict(self, images: Any, *, workers: int = 0) -> list[Decision]:
+        """Decide images: one Decision each, in the order given.
 
-        paths: image files; batch_size: images per forward pass; workers: processes that decode, 0 for this one.
-        Yields RawOutputs of up to batch_size images: `logits` (N, C) float32, `gate_logit` (N,) or None, `unreadable`,
-        the reason for each position that could not be read; its logits are NaN.
+        images: a path, the bytes of an image file, a PIL image, a uint8 array (H, W, 3) in RGB, or a list or tuple of
+        such; workers: processes that decode, 0 for this one. An image that cannot be read is deferred, and its reason
+        says why. Raises TypeError for anything else than these, and ValueError without a policy.
+
+        >>> from stage1_pro import Stage1Predictor
+        >>> predictor = Stage1Predictor.load("runs/smoke/p2/bundle", device="cpu")
+        >>> first, second = predictor.predict(["data/smoke/images/0000.png", b"no image"])
+        >>> first.answer in predictor.class_names, first.decision in ("exit", "defer")
+        (True, True)
+        >>> second.answer, second.decision, second.reason
+        ('', 'defer', 'the content is not an image')
         """
-        for images, readable, reasons in self._batches(paths, batch_size, workers):
-            yield self._forward(images, readable, reasons)
+        self._demand_policy()
+        return [record for part in self.outputs(images, workers=workers) for record in self.records(part)]
+
+    def records(self, outputs: RawOutputs) -> list[Decision]:
+        """Decide raw outputs: one Decision an image. Raises ValueError without a policy."""
+        return decision_records(self.decide(outputs), outputs.unreadable, self.class_names)
+
+    @torch.inference_mode()
+    def outputs(self, images: Any, *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
+        """Yield raw outputs of images, batch after batch, in the order given.
+
+        images: as `predict` takes them; batch_size: images that are decoded before they go through the model; None:
+        forward_batch, or 64 without one; workers: processes that decode, 0 for this one. Yields RawOutputs:
+        `logits` (N, C) float32, `gate_logit` (N,) or None, `unreadable`, the reason for each position that could not be
+        read; its logits are NaN.
+        """
+        batch_size = batch_size or self.forward_batch or 64
+        for decoded, readable, reasons in self._batches(_sources(images), batch_size, workers):
+            yield self._forward(decoded, readable, reasons)
 
     @torch.inference_mode()
     def features(self, paths: Sequence[str], *, batch_size: int, workers: int, progress: Progress) -> Tensor:
@@ -114,14 +146,14 @@ class Stage1Predictor:
         parts, done = [], 0
         for images, _, reasons in self._batches(paths, batch_size, workers):
             _demand_readable(paths, done, reasons)
-            parts.append(self.model.backbone(images.to(self.device, non_blocking=True)).float().cpu())
+            parts += [self.model.backbone(whole)[:count].float().cpu() for whole, count in self._passes(images)]
             done += len(images)
             progress(done, len(paths))
         return torch.cat(parts)
 
-    def _batches(self, paths: Sequence[str], batch_size: int, workers: int) -> DataLoader:
+    def _batches(self, images: Sequence[Any], batch_size: int, workers: int) -> DataLoader:
         return DataLoader(
-            _Files(paths, self.model.spec.preprocessing.images, self.transform),
+            _Images(images, self.model.spec.preprocessing.images, self.transform),
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=_collate,
@@ -134,9 +166,12 @@ class Stage1Predictor:
         prediction_sets: (N, C) bool with an SCRC policy, else None. Cases with NaN logits are deferred. Raises
         ValueError without a policy.
         """
+        return self._demand_policy().decide(outputs)
+
+    def _demand_policy(self) -> ExitPolicy:
         if self.policy is None:
             raise ValueError("this predictor has no exit policy")
-        return self.policy.decide(outputs)
+        return self.policy
 
     def score(
         self,
@@ -173,12 +208,35 @@ class Stage1Predictor:
         # NaN never exits: every policy defers an image that could not be read
         logits = np.full((len(readable), len(self.class_names)), np.nan, dtype=np.float32)
         gate = None if self.model.heads is None else np.full(len(readable), np.nan, dtype=np.float32)
-        if len(images):
-            outputs = self.model(images.to(self.device, non_blocking=True))
-            logits[readable] = outputs.logits.float().cpu().numpy()  # as score files hold them, so decisions agree
+        places, done = np.flatnonzero(readable), 0
+        for whole, count in self._passes(images):
+            outputs, at = self.model(whole), places[done : done + count]
+            logits[at] = outputs.logits[:count].float().cpu().numpy()
             if gate is not None and outputs.gate_logit is not None:
-                gate[readable] = outputs.gate_logit.float().cpu().numpy()
+                gate[at] = outputs.gate_logit[:count].float().cpu().numpy()
+            done += count
         return RawOutputs(logits, gate, reasons)
+
+    def _passes(self, images: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Images (B, 3, H, W) as whole forward passes on the device, each with the number of images in it."""
+        size = self.forward_batch or max(1, len(images))
+        for part in images.split(size) if len(images) else ():
+            missing = size - len(part)
+            whole = torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) if missing else part
+            yield whole.to(self.device, non_blocking=True), len(part)
+
+
+def _sources(images: Any) -> list[Any]:
+    """The images as a list; all are looked at before the first is decoded. Raises TypeError."""
+    if not isinstance(images, list | tuple):
+        demand_source(images)
+        return [images]
+    for position, image in enumerate(images):
+        try:
+            demand_source(image)
+        except TypeError as error:
+            raise TypeError(f"images[{position}]: {error}") from None
+    return list(images)
 
 
 def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -> None:
@@ -186,18 +244,18 @@ def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -
         raise UserError(f"{paths[done + position]} cannot be read ({reason}). Restore the file and run again.")
 
 
-class _Files(Dataset):
-    """Transformed images, or the reason why a file gives none."""
+class _Images(Dataset):
+    """Transformed images, or the reason why one cannot be read."""
 
-    def __init__(self, paths: Sequence[str], contract: ImageContract, transform: Callable):
-        self.paths, self.contract, self.transform = list(paths), contract, transform
+    def __init__(self, images: Sequence[Any], contract: ImageContract, transform: Callable):
+        self.images, self.contract, self.transform = list(images), contract, transform
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, position: int) -> Tensor | str:
         try:
-            image = decode(self.paths[position], self.contract)
+            image = decode(self.images[position], self.contract)
         except BadImage as bad:
             return str(bad)
         return self.transform(image)  # outside of the try: an error in there is a bug, never a bad image

@@ -136,7 +136,7 @@ class Calibration:
         if not met.size:
             return {"certified": False, "note": "no candidate meets the target even empirically"}
         row = self.row(int(met[-1]))
-        unused = ("p_value", "fpr_on_exits", "accuracy_on_exits", "right_exits")
+        unused = ("p_value", "fpr_on_exits", "accuracy_on_exits")
         kept = {name: value for name, value in row.items() if name not in unused}
         return {
             **kept,
