@@ -197,7 +197,7 @@ def warnings(test: ABTest) -> list[str]:
     lines = []
     failed = {name: why for one in test.standings for name, why in one.failures.items()}
     if failed:
-        lines.append(f"{len(failed)} of {len(failed) + test.runs} runs failed, and are left out: {', '.join(failed)}.")
+        lines.append(f"{len(failed)} of {len(failed) + test.runs} runs failed; left out: {', '.join(failed)}.")
     if 1 < len(test.seeds) < 5:
         lines.append(
             f"{len(test.seeds)} seeds: Student's interval has {len(test.seeds) - 1} "
