@@ -78,7 +78,7 @@ compare: $(COMPARED:%=runs/compare/p%/.tried)  ## phases side by side on the dem
 runs/compare/p%/scores/val_calib.parquet: | data/demo/labels.csv
 	if test -f runs/compare/p$*/config.json; then $(PYTHON) $(SCRIPTS)/20_train.py --resume runs/compare/p$*; \
 	else $(MAKE) train PHASE=$* RUN=runs/compare/p$* ARGS="--config configs/demo.yaml $(ARGS)"; fi
-# Tried once, since a second look at val_calib spends the confidence again. That nothing was certified, status 3, is an
+# Tried once, since reusing val_calib weakens the guarantee. That nothing was certified, status 3, is an
 # outcome too.
 CERTIFIED = ls $(RUN)/thresholds.json $(RUN)/*params.json 2> /dev/null | grep -q json
 runs/compare/p%/.tried: override RUN = $(@D)

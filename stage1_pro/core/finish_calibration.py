@@ -80,5 +80,5 @@ def _say_policy(policy: dict[str, Any]) -> None:
     if policy["calib_use_count"] > 1:
         say(
             f"warning: this val_calib split was used {policy['calib_use_count']} times; "
-            "each use spends the confidence again"
+            "reusing it weakens the guarantee"
         )

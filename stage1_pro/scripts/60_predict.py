@@ -26,8 +26,9 @@ class Args:
     """Format of the decisions."""
     out: str | None = None
     """File to write; without it decisions.<format>."""
-    batch_size: int = 64
-    """Images per forward pass, 1 or more."""
+    batch_size: int | None = None
+    """Images decoded before they go through the model, 1 or more; null: the bundle's forward_batch. The forward passes
+    of a bundle with forward_batch always have that size, so this changes the time and no decision."""
     num_workers: int = 0
     """Processes that decode images; 0: this one."""
     device: str = "auto"
@@ -42,7 +43,7 @@ def main(args: Args) -> None:
     from stage1_pro.core.inference.decisions import decide_files, find_images, write_decisions
     from stage1_pro.core.inference.predictor import Stage1Predictor
 
-    if args.batch_size < 1 or args.num_workers < 0:
+    if (args.batch_size is not None and args.batch_size < 1) or args.num_workers < 0:
         raise UserError("--batch_size must be 1 or more, --num_workers 0 or more.")
     predictor = Stage1Predictor.load(args.bundle, args.device)
     images = find_images(args.images)

@@ -372,7 +372,7 @@ def test_the_floor_is_below_the_largest_rate_that_trains() -> None:
 
 def test_a_gate_needs_two_classes() -> None:
     message = refusal(phase=3, exit_policy="gate", dataset_params={"class_names": ["a", "b", "c"]})
-    assert "class_names holds 3 classes; phase 3 trains a gate, which needs two" in message
+    assert "class_names holds 3 names; phase 3 trains a gate, which needs exactly two classes" in message
 
 
 def test_placement_that_is_asked_for_needs_two_classes() -> None:

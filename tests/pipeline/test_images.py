@@ -13,6 +13,7 @@ from odd_images import HEIC, TURNED
 from PIL import Image
 
 from stage1_pro.core.data.decoding import ImageContract
+from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.models.stage1 import read_tensors
 
 BACK = {6: 8, 8: 6}
@@ -48,7 +49,7 @@ def test_all_eight_orientations_give_the_decisions_of_the_upright_picture(bundle
     upright = turned.loc[[f"{name[0]}-1.png" for name in turned.index]]
     assert list(turned["decision"]) == list(upright["decision"])
     assert list(turned["answer"]) == list(upright["answer"])
-    np.testing.assert_allclose(turned["score"], upright["score"], atol=1e-6)
+    assert list(turned["score"]) == list(upright["score"])
     assert np.abs(lying["score"].to_numpy() - upright["score"].to_numpy()).max() > 1e-3  # the turn matters
 
 
@@ -105,3 +106,34 @@ def test_every_image_of_a_folder_is_a_row_whatever_it_is_called(bundle, script, 
         ["defer", "no such file"],
     ]
     assert table.loc[[0, 1, 2, 5], "score"].nunique() == 1
+
+
+def test_equal_images_give_equal_bytes_however_they_are_grouped(bundle, images, tmp_path):
+    paths = sorted(map(str, images.glob("*.png")))[:40]
+    out = tmp_path / "d.csv"
+
+    def rows(*words: object) -> list[str]:
+        done("60_predict", bundle, *words, "--out", out)
+        return out.read_text().splitlines()[1:]
+
+    together = rows(*paths)
+    assert len(set(together)) == 40
+    assert [row for path in paths for row in rows(path)] == together
+    assert [row for at in range(0, 40, 7) for row in rows(*paths[at : at + 7])] == together
+    assert rows(*paths, "--batch_size", 7) == rows(*paths, "--num_workers", 2) == together
+
+
+def test_forward_passes_have_the_size_that_training_recorded(bundle, images):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    recorded = json.loads((bundle.parent / "config.json").read_text())["forward_batch"]
+    assert manifest["forward_batch"] == recorded == 8
+    for known, sizes in ((True, [8, 8]), (False, [7, 3])):
+        if not known:  # as bundles were before the size was recorded
+            del manifest["forward_batch"]
+            (bundle / "bundle.json").write_text(json.dumps(manifest))
+        predictor, seen = Stage1Predictor.load(bundle, "cpu"), []
+        predictor.model.backbone.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(len(inputs[0])))
+        paths = sorted(map(str, images.glob("*.png")))[:10]
+        parts = list(predictor.outputs(paths, batch_size=7))
+        assert [len(part) for part in parts] == [7, 3]
+        assert seen == sizes

@@ -109,7 +109,7 @@ def test_it_warns_where_no_tilt_keeps_fpr_and_takes_the_least() -> None:
     given, softmax = answers(select.logits), softmax_ranked(select)
     steep = replace(plain_map(select), params={**plain_map(select).params, "answer_1": {"x": [0.0], "y": [1.0]}})
     found = guarded(steep, select.gate_logit.astype(float), given, softmax, 1000, RISK)
-    assert "paid for with false alarms" in found.warnings[-1]
+    assert "the extra coverage raises FPR" in found.warnings[-1]
     assert found.warnings[:-1] == steep.warnings
 
 

@@ -106,7 +106,7 @@ def test_a_gate_reads_the_log_odds_before_the_answers_were_placed() -> None:
         sign = torch.where(flipped, -1.0, 1.0)
         np.testing.assert_allclose(after.gate_logit, sign * before.gate_logit, atol=2e-4)
         if refits:
-            np.testing.assert_allclose(own[1], sign * own[0], atol=2e-4)
+            np.testing.assert_allclose(own[1], sign.numpy() * own[0], atol=2e-4)
 
 
 @pytest.mark.parametrize("labels", [[1] + [0] * 29, [0] * 30, [1] * 30, [1, 0], [1, 0, 1, 0]])

@@ -119,8 +119,8 @@ def _certified_in_vain(run: Run) -> list[str] | None:
     """Where nothing was certified the test images are scored all the same: the scores still rank them."""
     if refused_attempt(run) is None:
         raise UserError(
-            f"{run.path}: val_calib was looked at, and the policy was not written before an interruption. A second "
-            "look would spend its confidence again: remove this run to train it anew."
+            f"{run.path}: val_calib was looked at, and the policy was not written before an interruption. Reusing "
+            "it would weaken the guarantee: remove this run to train it anew."
         )
     return (
         None

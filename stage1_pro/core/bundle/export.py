@@ -68,6 +68,7 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, A
             for file in sorted(folder.iterdir())
         },
         "preprocessing": preprocessing,
+        **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,
         "provenance": {**environment, "run_id": run.name},
@@ -124,7 +125,8 @@ This calibration split has been used {policy["calib_use_count"]} time(s); each f
 ## Contract for the host
 1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
    files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
-2. Preprocess as bundle.json says, compute logits in float32, decide in float64.
+2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
+   images at a time, filled up with zeros: then a score does not depend on what else is in the batch.
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
 4. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
 

@@ -19,7 +19,7 @@ class Phase:
 
     @property
     def gated(self) -> bool:
-        """Whether the model has a gate: then there are two classes, and gate_logit in the scores."""
+        """Return whether the model has a gate: then there are two classes, and gate_logit in the scores."""
         return "gate" in self.heads
 
 

@@ -14,7 +14,7 @@ from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.image_files import BadImage, list_images, read_file, shown
-from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.records.splits import SPLITS
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
@@ -80,7 +80,7 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
         )
     elif len(bad):
         warnings += (_counted(bad, "unreadable image left out", "unreadable images left out"),)
-    raise_problems(f"{len(frame)} cases: {len(problems)} kinds of problems", problems)
+    raise_problems(f"{counted(len(frame), 'case')}: {counted(len(problems), 'kind')} of problems", problems)
     frame = frame[unreadable.isna()].reset_index(drop=True)
     grouped = bool((frame["group"] != "").any())
     frame["group"] = _independent_groups(frame)
@@ -113,6 +113,7 @@ def _read_csv(source: Source) -> pd.DataFrame:
     path = Path(source.labels or "")
     artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels.")
     try:
+        # all strings, none a gap: `NA` is a label and `007` an id
         rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(
@@ -150,13 +151,16 @@ def _read_folders(source: Source) -> tuple[pd.DataFrame, list[str]]:
     """The images below the folders of the classes, and words on what else lies there."""
     root = Path(source.root or ".")
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder. Mend sources[{source.name}].root; it holds one folder a class.")
+        raise UserError(
+            f"{root} is not a folder. Set sources[{source.name}].root to a folder that holds one folder per class."
+        )
     listing = list_images(root)
     every = [Path(path).relative_to(root) for path in listing.paths]
     relative = [path for path in every if len(path.parts) > 1 or (root / path).is_dir()]  # or a folder nobody may enter
     if not relative:
         raise UserError(
-            f"{root}: no images in class folders. Mend sources[{source.name}].root, or name a CSV in labels."
+            f"{root}: no images in class folders. Set sources[{source.name}].root to a folder that holds one folder "
+            "per class, or name a CSV in labels."
         )
     frame = pd.DataFrame(
         {"path": [p.as_posix() for p in relative], "label": [shown(p.parts[0]) for p in relative]}, dtype=object
@@ -245,6 +249,7 @@ def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
 def _independent_groups(frame: pd.DataFrame) -> pd.Series:
     """Group of each case, so that no image is in two groups: its own id where it has no group, and
     groups that share an identical image are one."""
+    # the same image in two splits would be trained on and certified on, whatever the column says
     group = frame["group"].where(frame["group"] != "", frame["case_id"])
     shared = frame["content"].duplicated(keep=False)
     if not shared.any():

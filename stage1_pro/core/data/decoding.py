@@ -111,6 +111,15 @@ class ImageContract:
 CONTRACT = ImageContract()
 
 
+def demand_source(source: Any) -> None:
+    """Raise TypeError for what `decode` does not take for an image."""
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
+            raise TypeError(f"an array must be uint8 of shape (H, W, 3), not {source.dtype} of shape {source.shape}")
+    elif not isinstance(source, str | os.PathLike | bytes | Image.Image):
+        raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(source).__name__}")
+
+
 def decode(source: Any, contract: ImageContract = CONTRACT) -> Image.Image:
     """Return one image as upright RGB of its own size.
 
@@ -184,12 +193,9 @@ def _demand_format(name: str, contract: ImageContract) -> None:
 
 def _from_memory(source: Any, contract: ImageContract) -> Image.Image:
     """A PIL image, or an array as one. Raises TypeError for anything else."""
+    demand_source(source)
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
-            raise TypeError(f"an array must be uint8 of shape (H, W, 3), not {source.dtype} of shape {source.shape}")
         return Image.fromarray(np.ascontiguousarray(source))
-    if not isinstance(source, Image.Image):
-        raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(source).__name__}")
     if source.format is not None:
         _demand_format("JPEG" if source.format == "MPO" else source.format, contract)
     if isinstance(source, ImageFile.ImageFile) and source.tile and source.fp is None:

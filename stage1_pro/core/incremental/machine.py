@@ -137,7 +137,7 @@ class Rules:
         return metric >= best if self.mode == "max" else metric <= best
 
     def room(self, active: int) -> int:
-        """How many cases may be admitted next."""
+        """Return how many cases may be admitted next."""
         limit = self.pool_cases if self.params.max_active is None else self.params.max_active
         return max(0, min(self.params.add_cases, limit - active))
 
@@ -172,6 +172,7 @@ def epoch_ended(state: State, event: EpochEnd, rules: Rules) -> State:
 
 
 AFTER_STAGE: dict[str, Callable[[State, Rules], bool]] = {
+    # before the others: the user asked for this stop, the others would come anyway
     "lr_floor": lambda state, rules: state.stage.end == "lr_floor" and rules.params.lr_floor_action == "stop_run",
     "max_stages": lambda state, rules: state.stage.number >= rules.params.max_stages,
     "pool_exhausted": lambda state, rules: len(state.active) >= rules.pool_cases,

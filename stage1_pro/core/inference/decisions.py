@@ -4,9 +4,9 @@ import io
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from stage1_pro.core import artifacts
@@ -14,9 +14,6 @@ from stage1_pro.core.console import bar
 from stage1_pro.core.data.image_files import Listing, list_images, shown
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
-from stage1_pro.core.policies.base import ExitDecisions
-
-COLUMNS = ["id", "answer", "probability", "decision", "score", "reason"]
 
 
 def find_images(names: list[str]) -> Listing:
@@ -38,7 +35,9 @@ def find_images(names: list[str]) -> Listing:
     return found
 
 
-def decide_files(predictor: Stage1Predictor, paths: Sequence[str], *, batch_size: int, workers: int) -> pd.DataFrame:
+def decide_files(
+    predictor: Stage1Predictor, paths: Sequence[str], *, batch_size: int | None, workers: int
+) -> pd.DataFrame:
     """Decide every file: columns id (its path, as `shown` writes it), answer, probability, decision, score, reason,
     and prediction_set (the classes that remain possible) where the policy has such sets.
 
@@ -68,37 +67,9 @@ def write_decisions(decisions: pd.DataFrame, path: Path, format: str) -> None:
 
 
 def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: Sequence[str]) -> pd.DataFrame:
-    decisions = predictor.decide(outputs)
-    readable = np.ones(len(outputs), dtype=bool)
-    readable[list(outputs.unreadable)] = False
-    names = np.array(predictor.class_names, dtype=object)[decisions.predictions]
-    reasons = _reasons(decisions)
-    for position, reason in outputs.unreadable.items():
-        reasons[position] = reason
-    columns = {
-        "id": list(map(shown, paths)),
-        "answer": np.where(readable, names, ""),
-        "probability": decisions.probabilities,
-        "decision": np.where(decisions.exits, "exit", "defer"),
-        "score": decisions.scores,
-        "reason": reasons,
-    }
-    table = pd.DataFrame(columns)[COLUMNS]
-    if decisions.prediction_sets is not None:
-        table["prediction_set"] = _set_words(decisions.prediction_sets, predictor.class_names)
+    table = pd.DataFrame([asdict(record) for record in predictor.records(outputs)])
+    table.insert(0, "id", list(map(shown, paths)))
+    if table["prediction_set"].isna().all():
+        return table.drop(columns="prediction_set")
+    table["prediction_set"] = table["prediction_set"].map("|".join)
     return table
-
-
-def _reasons(decisions: ExitDecisions) -> np.ndarray:
-    """(N,) why each case exits or defers."""
-    reasons = np.where(decisions.exits, "score reaches the certified threshold", "score below the certified threshold")
-    if decisions.prediction_sets is not None:
-        open_sets = decisions.prediction_sets.sum(axis=1) > 1
-        reasons = np.where(open_sets, "the prediction set holds more than one class", reasons)
-    return reasons.astype(object)
-
-
-def _set_words(sets: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
-    """Names of the classes in each set (N, C), with a bar between them."""
-    words = {tuple(row): "|".join(np.array(class_names, dtype=object)[row]) for row in np.unique(sets, axis=0)}
-    return [words[tuple(row)] for row in sets]

@@ -106,7 +106,7 @@ def feature_dim(backbone: Backbone, size: int, device: torch.device | str = "cpu
             f"$.dataset_params.image_size is {size}; allowed a multiple of the backbone's patch, such as "
             f"{size // patch * patch} or {(size // patch + 1) * patch}."
         )
-    training = backbone.training
+    training = backbone.training  # in training mode the pass over zeros would enter the norms' statistics
     try:
         with torch.inference_mode():
             width = backbone.eval()(torch.zeros(1, 3, size, size, device=device)).shape[1]
@@ -236,7 +236,7 @@ def _demand_architecture(file: str, name: str, model_path: str) -> None:
 
 
 def _said(file: str) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing for any other file."""
+    """Return the metadata of a safetensors file; nothing for any other file."""
     if not file.endswith(".safetensors"):
         return {}
     from safetensors import SafetensorError, safe_open

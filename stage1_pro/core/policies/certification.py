@@ -136,7 +136,7 @@ class Calibration:
         if not met.size:
             return {"certified": False, "note": "no candidate meets the target even empirically"}
         row = self.row(int(met[-1]))
-        unused = ("p_value", "fpr_on_exits", "accuracy_on_exits", "right_exits")
+        unused = ("p_value", "fpr_on_exits", "accuracy_on_exits")
         kept = {name: value for name, value in row.items() if name not in unused}
         return {
             **kept,
@@ -285,9 +285,7 @@ def demand_binary(split: Scores) -> None:
     """Raise UserError for scores that no exit policy can be certified on."""
     classes = split.logits.shape[1]
     if classes != 2:
-        raise UserError(
-            f"exit policies are binary, and this run has {classes} classes: name the positive class against the rest."
-        )
+        raise UserError(f"exit policies are binary, and this run has {classes} classes: relabel as positive and rest.")
     if not split.positives:
         raise UserError(
             f"{split.split} holds no positives, so nothing can be certified. Begin a new run with other splits."

@@ -10,7 +10,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import SHOWN_NAMES, CaseTable, inspect_files
 from stage1_pro.core.data.image_files import SUFFIXES, list_images
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.records.splits import Splits
 
 PROTECTED = ("val_calib", "val_test")
@@ -63,12 +63,12 @@ def find_pool(source: str, protected: Mapping[str, str], on_bad_image: str) -> P
     frame = pd.DataFrame({"path": paths, "content": digests, "reason": unreadable})
     _demand_readable(frame, source, on_bad_image)
     readable = frame[frame["reason"].isna()]
-    split = readable["content"].map(dict(protected))
+    split = readable["content"].map(dict(protected))  # without labels too, a test image that was learnt from is spent
     kept = readable[split.isna()].drop_duplicates("content").sort_values("content", kind="stable")
     excluded = {name: int((split == name).sum()) for name in PROTECTED}
     if len(kept) < LEAST:
         raise UserError(
-            f"{source}: {len(kept)} images are left of {len(frame)} ({sum(excluded.values())} belong to "
+            f"{source}: {len(kept)} of {counted(len(frame), 'image')} left ({sum(excluded.values())} belong to "
             f"{' or '.join(PROTECTED)}); learning needs {LEAST} at least. Name a folder with other images."
         )
     duplicates = int(split.isna().sum()) - len(kept)
@@ -88,7 +88,7 @@ def _demand_readable(frame: pd.DataFrame, source: str, on_bad_image: str) -> Non
     ]
     shown = ", ".join(names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
     mend = "" if missing.any() else " dataset_params.on_bad_image skip leaves them out."
-    raise UserError(f"{source}: {len(wrong)} of {len(frame)} images cannot be read: {shown}.{mend}")
+    raise UserError(f"{source}: {len(wrong)} of {counted(len(frame), 'image')} cannot be read: {shown}.{mend}")
 
 
 def _listed(source: Path) -> list[str]:

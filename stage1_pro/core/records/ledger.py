@@ -1,6 +1,6 @@
 """The ledger of certification attempts: every look at a val_calib split, over all runs.
 
-Repeated looks at one split spend its confidence again, so an attempt is written down before its
+Reusing a split weakens its guarantee, so an attempt is written down before its
 outcome is used, also one that certified nothing.
 """
 

@@ -19,8 +19,8 @@ def demand_uncalibrated(run: "Run", policy: str) -> None:
         raise UserError(f"{run.path}: exit_policy is '{row.name}'. Run {row.script} --run {run.path} instead.")
     for path in run.policy_files():
         raise UserError(
-            f"{path} exists: this run is calibrated already. A second look at val_calib spends the confidence "
-            "again; to calibrate anew, train a new run with new splits."
+            f"{path} exists: this run is calibrated already. Reusing val_calib weakens the "
+            "guarantee; to calibrate anew, train a new run with new splits."
         )
 
 

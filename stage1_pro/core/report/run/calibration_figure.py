@@ -48,7 +48,7 @@ def _sweep_fnr(axes: Axes, policy: dict[str, Any]) -> None:
     certified = np.array([row.get("certified", False) for row in rows], dtype=bool)
     axes.plot(coverage, fnr, color=style.BLUE, label="FNR on exits")
     if np.isfinite(bound).any():  # a promise in expectation has no bound at each candidate
-        axes.plot(coverage, bound, color=style.MUTED, linewidth=1.2, label="bound at each threshold alone")
+        axes.plot(coverage, bound, color=style.MUTED, linewidth=1.2, label="pointwise bound")
         axes.plot(coverage[certified], bound[certified], "o", color=style.GREEN, markersize=3.2, label="certified")
     style.target_line(axes, target)
     for mark in _sweep_marks(policy):

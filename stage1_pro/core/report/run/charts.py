@@ -91,7 +91,8 @@ CHARTS = (
         "test",
         "Reliability of the calibrated gate",
         "On the diagonal a score means that share of right answers; the quantile map gives the gate softmax's scale "
-        "instead, and aims at its diagonal only. One map per answer, fitted on val_select.",
+        "instead, and aims at its diagonal only. One map per answer, fitted on val_select; with one-sided exits "
+        "only the negative answers are shown, about which it decides.",
         3.5,
         draw_gate_reliability,
         lambda evidence: "calibrator_params" in evidence.policy,

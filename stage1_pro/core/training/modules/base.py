@@ -113,7 +113,7 @@ class Stage1Module(pl.LightningModule):
         return loss
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What training descends, and the batch's figures for metrics.csv, `train_loss` among them."""
+        """Return what training descends, and the batch's figures for metrics.csv, `train_loss` among them."""
         loss = self.class_loss(self(batch.inputs).logits, batch.labels)
         return loss, {"train_loss": loss}
 
@@ -128,7 +128,7 @@ class Stage1Module(pl.LightningModule):
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """What computing the loss draws from."""
+        """Return what computing the loss draws from."""
         cuda = [torch.cuda.default_generators[self.device.index or 0]] if self.device.type == "cuda" else []
         return [torch.default_generator, *cuda]
 
@@ -147,7 +147,7 @@ class Stage1Module(pl.LightningModule):
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
 
     def _kept(self, outputs: Outputs) -> tuple[Tensor, ...]:
-        """What validation keeps of a batch's outputs, float32."""
+        """Return what validation keeps of a batch's outputs, float32."""
         return (outputs.logits.float(),)
 
     def _figures(self, labels: Tensor, logits: Tensor) -> dict[str, float]:
