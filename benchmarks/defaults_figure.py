@@ -24,13 +24,8 @@ def write_figure(rows: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
     edge = [0, MOST_ALARMS]
     axes.fill_between(edge, [0, 0], [PRICES.false_alarm * alarms for alarms in edge], color=RED, alpha=0.08, lw=0)
-    axes.text(
-        0.97 * MOST_ALARMS,
-        40,
-        f"worth less than deferring everything, at {PRICES.false_alarm:g} deferrals a false alarm",
-        color=RED,
-        ha="right",
-    )
+    words = f"worth less than deferring everything, at {PRICES.false_alarm:g} deferrals a false alarm"
+    axes.text(0.97 * MOST_ALARMS, 40, words, color=RED, ha="right")
     outside = [cell for cell in before.index if before.alarms[cell] > MOST_ALARMS]
     for cell in now.index.intersection(before.index):
         end, start = now.loc[cell], before.loc[cell]

@@ -79,9 +79,7 @@ def pick(rows: pd.DataFrame, fields: dict[str, Any]) -> pd.DataFrame:
 def _overall(rows: pd.DataFrame) -> str:
     """Each column over all cells, and the default less it, paired by cell, evidence and split."""
     base = _means(pick(rows, CHOSEN))
-    lines = [
-        ("", "right exits", "utility", "certified", "useless", "FPR on exits", "the default's right exits", "wins")
-    ]
+    lines = [("way", "right exits", "utility", "certified", "useless", "FPR on exits", "default's right exits", "wins")]
     for name, fields in COLUMNS.items():
         chosen = pick(rows, fields)
         both = base.join(_means(chosen), rsuffix="_other", how="inner")

@@ -97,6 +97,15 @@ def test_decisions_are_the_same_from_scores_run_and_bundle(bundle, script, image
     np.testing.assert_allclose(table["score"], expected.scores, atol=1e-5)
 
 
+def test_decisions_close_with_their_count_their_cost_and_the_report(bundle, script, images, tmp_path):
+    outcome = script("60_predict", bundle, images, "--out", tmp_path / "d.csv")
+    table, exits = pd.read_csv(tmp_path / "d.csv"), read(bundle / "eval.json")["exits"]
+    assert f"{(table['decision'] == 'exit').sum()} exit, {(table['decision'] == 'defer').sum()} deferred" in outcome.out
+    assert f" = {1000 * (1 - exits['utility']['value']):,.0f}; without stage 1 1,000" in outcome.out
+    assert f"right exits {exits['right_exits']['value']:.1%}" in outcome.out
+    assert str(bundle.parent / "report.html") in outcome.out
+
+
 def test_logits_do_not_depend_on_batch_size_workers_or_source(bundle, images):
     paths = sorted(map(str, images.glob("*.png")))[:40]
     predictors = [Stage1Predictor.load(bundle, "cpu"), Stage1Predictor.from_run(Run(bundle.parent), "cpu")]
