@@ -27,11 +27,10 @@ def golden_file(predictor: Stage1Predictor) -> bytes:
     with a gate, both float32."""
     files = list(golden_images())
     logits, gate = _outputs(predictor, files)
-    arrays: dict[str, Any] = {
-        f"image_{number}": np.frombuffer(content, dtype=np.uint8) for number, content in enumerate(files)
-    }
+    arrays: dict[str, Any] = {"logits": logits, **({} if gate is None else {"gate_logit": gate})}
+    arrays |= {f"image_{number}": np.frombuffer(content, dtype=np.uint8) for number, content in enumerate(files)}
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, logits=logits, **({} if gate is None else {"gate_logit": gate}))
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
