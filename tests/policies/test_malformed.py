@@ -180,7 +180,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     for name, policy in POLICIES.items():
         run = make_run(tmp_path_factory.mktemp("runs") / name, policy, step=STEPS[name])
         content = calibrate(run) if policy != "scrc" else None
-        content = content or {**policy_header(run, run.risk(), 1), **scrc_fields(run, name)}
+        content = content or {**policy_header(run, run.risk()), **scrc_fields(run, name)}
         write_policy(run, content)
         evaluate_run(run, content)
         made[name] = run

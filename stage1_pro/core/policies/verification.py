@@ -9,7 +9,7 @@ from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
 from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, p_value
 from stage1_pro.core.metrics.exits import count_decisions
-from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.certification import (
     GROUP_WORDS,
@@ -20,6 +20,7 @@ from stage1_pro.core.policies.certification import (
     split_metrics,
 )
 from stage1_pro.core.policies.exit_rules import boundary_problems, method_of
+from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE
 from stage1_pro.core.policies.scrc_transductive import Selection, allowed_losses, cut, promise_in_expectation
 from stage1_pro.core.records.scores import Scores
 
@@ -30,6 +31,8 @@ DEMANDED = (
 DEMANDED_OF_SCRC = ("dirichlet_params", "calibrator_params", "calibrator_type")
 THRESHOLDS = {"threshold": ("exit_threshold", "gate_threshold"), "lambda1": ("lambda1",), "lambda2": ("lambda2",)}
 """What a row of the sweep calls a parameter, and the fields that hold the chosen one."""
+SPENT = ("earlier_confidences", "remaining_confidence")
+"""The other looks at the same positives, and what all of them leave of the confidence."""
 COUNTS = ("misses", "exited_positives", "fnr_upper_bound", "coverage")
 
 
@@ -59,8 +62,8 @@ def demand_consistent(policy: dict[str, Any], where: Path) -> None:
         f"{where}: incomplete, so nothing shows that it was certified:", missing, "Calibrate the run with our script."
     )
     (_demand_expectation if in_expectation(policy) else _demand_certificate)(policy, where)
-    guarantee = policy["guarantee"]
-    if {**guarantee, "words": guarantee["words"].replace(GROUP_WORDS_OF_2026, GROUP_WORDS)} != _promised(policy):
+    _demand_spent(policy, where)
+    if _as_of_today(policy["guarantee"], policy) != promised(policy):
         raise _altered(where, "$.guarantee does not say what its numbers do")
     if policy.get("fnr_bound") not in (
         None,
@@ -160,13 +163,43 @@ GROUP_WORDS_OF_2026 = (
 """They said more than was certified; bundles that hold them are in use."""
 
 
-def _promised(policy: dict[str, Any]) -> dict[str, str]:
+def _as_of_today(guarantee: dict[str, str], policy: dict[str, Any]) -> dict[str, str]:
+    """A guarantee in the words of now; files of before the confidence that remains was recorded said less."""
+    words = guarantee["words"].replace(GROUP_WORDS_OF_2026, GROUP_WORDS)
+    if "remaining_confidence" not in policy and ALL_DRAWS not in words and not in_expectation(policy):
+        sentence = GUARANTEE.format(confidence=policy["fnr_confidence"], target=policy["target_fnr_exit"])
+        words = words.replace(sentence, sentence + ALL_DRAWS)
+    return {**guarantee, "words": words}
+
+
+def _demand_spent(policy: dict[str, Any], where: Path) -> None:
+    """What remains of the confidence must follow from the looks that are counted."""
+    recorded = [name for name in SPENT if name in policy]
+    if not recorded:
+        return  # a file of before it was recorded
+    raise_problems(
+        f"{where}: incomplete, so nothing shows which confidence remains:",
+        [f"$.{name} is missing" for name in SPENT if name not in policy],
+        "Calibrate the run with our script.",
+    )
+    earlier = policy["earlier_confidences"]
+    if policy["calib_use_count"] != 1 + len(earlier):
+        raise _altered(
+            where, f"$.calib_use_count is {policy['calib_use_count']}, and {len(earlier)} other looks are listed"
+        )
+    if policy["remaining_confidence"] != remaining_confidence([*earlier, policy["fnr_confidence"]]):
+        raise _altered(where, "$.remaining_confidence is not what the looks leave of $.fnr_confidence")
+
+
+def promised(policy: dict[str, Any]) -> dict[str, str]:
+    """Return the guarantee that the numbers of a policy file carry."""
     metrics, risk = policy["val_calib_metrics"], Risk(policy["target_fnr_exit"], policy["fnr_confidence"])
-    grouped = metrics["groups"] < metrics["cases"]
+    grouped, earlier = metrics["groups"] < metrics["cases"], policy.get("earlier_confidences", [])
     if not in_expectation(policy):
-        return promise(risk, method_of(policy), grouped=grouped)
+        return promise(risk, method_of(policy), grouped=grouped, earlier=earlier)
     facts = policy["transductive"]
-    return promise_in_expectation(risk, facts["alpha_prime"], facts["singleton_share_lower_bound"], grouped=grouped)
+    shares = facts["alpha_prime"], facts["singleton_share_lower_bound"]
+    return promise_in_expectation(risk, *shares, grouped=grouped, looks=1 + len(earlier))
 
 
 def _altered(where: Path, what: str) -> UserError:
