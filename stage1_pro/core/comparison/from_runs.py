@@ -19,7 +19,7 @@ from stage1_pro.core.policies.certification import one_case_per_group
 from stage1_pro.core.policies.defer_all import decide_without_certificate
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import in_expectation
-from stage1_pro.core.records.looks import refused_attempt
+from stage1_pro.core.records.looks import confidences_spent, refused_attempt
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.seeds import rng_of
@@ -110,7 +110,8 @@ def shared_cases(runs: Sequence[Run]) -> SharedCases:
                 f"splits are equal: one of them has been altered. {RESCORE.format(run=run.path)}"
             )
     groups = group_index(first.group.astype(str), len(first))
-    return SharedCases(first.labels.astype(np.int64), groups, one_case_per_group(first), runs[0].splits.digest)
+    looks = max((confidences_spent(run) for run in runs), key=len)  # runs in several folders have several ledgers
+    return SharedCases(first.labels.astype(np.int64), groups, one_case_per_group(first), runs[0].splits.digest, looks)
 
 
 RESCORE = "Remove scores/val_test.parquet and run 40_eval_selective.py --run {run} again."
@@ -132,6 +133,7 @@ def _certified(run: Run) -> tuple[Risk, Certificate, ExitDecisions, str]:
         policy["calib_use_count"],
         IN_EXPECTATION if in_expectation(policy) else BINOMIAL,
         policy.get("scrc_variant"),
+        policy.get("remaining_confidence"),
     )
     return risk, certificate, decisions, "score of the exit policy"
 
