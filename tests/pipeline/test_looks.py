@@ -118,10 +118,21 @@ def test_a_bundle_is_of_the_look_that_is_on_record(evaluated, script, change, to
     assert not (evaluated / "bundle").exists()
 
 
-def test_looks_that_were_hidden_from_the_policy_are_found_at_export(evaluated, script):
-    first = (evaluated / "thresholds.json").read_text()
-    (evaluated / "thresholds.json").unlink()
+def test_report_and_bundle_state_what_two_looks_leave_and_a_policy_of_before_the_second_is_refused(evaluated, script):
+    path = evaluated / "thresholds.json"
+    first = path.read_text()
+    path.unlink()
     chain.done("25_threshold_sweep", "--run", evaluated)
-    assert read(evaluated / "thresholds.json")["calib_use_count"] == 2
-    (evaluated / "thresholds.json").write_text(first)
+    second = path.read_text()
+    path.write_text(first)
     refused(script("50_export_bundle", "--run", evaluated), "$.calib_use_count is 1, and 2 looks are in")
+    path.write_text(second)
+    chain.done("40_eval_selective", "--run", evaluated)
+    assert (
+        "looked at 2 times, and each look spends confidence: 90% of 95% remains"
+        in (evaluated / "report.html").read_text()
+    )
+    chain.done("50_export_bundle", "--run", evaluated)
+    readme = (evaluated / "bundle" / "README.md").read_text()
+    assert "With probability at least 0.9 over" in readme
+    assert "looked at 2 times: 0.9 of 0.95 confidence remains" in readme
