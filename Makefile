@@ -78,7 +78,7 @@ compare: $(COMPARED:%=runs/compare/p%/.tried)  ## phases side by side on the dem
 runs/compare/p%/scores/val_calib.parquet: | data/demo/labels.csv
 	if test -f runs/compare/p$*/config.json; then $(PYTHON) $(SCRIPTS)/20_train.py --resume runs/compare/p$*; \
 	else $(MAKE) train PHASE=$* RUN=runs/compare/p$* ARGS="--config configs/demo.yaml $(ARGS)"; fi
-# Tried once, since a second look at val_calib spends the confidence again. That nothing was certified, status 3, is an
+# Tried once, since reusing val_calib weakens the guarantee. That nothing was certified, status 3, is an
 # outcome too.
 CERTIFIED = ls $(RUN)/thresholds.json $(RUN)/*params.json 2> /dev/null | grep -q json
 runs/compare/p%/.tried: override RUN = $(@D)
@@ -129,6 +129,9 @@ bench-incremental: $(READY) data/demo/labels.csv  ## how many cases each way of 
 bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on Fashion-MNIST (minutes on a GPU): ARGS="--data … --weights …"
 	$(PYTHON) benchmarks/adaptation.py $(ARGS)
 
+bench-defaults: $(READY) data/demo/labels.csv  ## which defaults are right: a look in minutes; the whole on a GPU: ARGS="--data … --sets fashion"
+	$(PYTHON) benchmarks/defaults.py $(or $(ARGS),--short --out runs/defaults-short)
+
 lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` runs it before each commit
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -138,4 +141,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults lint clean

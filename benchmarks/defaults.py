@@ -1,10 +1,11 @@
 """Which defaults are right: loss, rate, smoothing, epochs, checkpoint and head, at prevalences of 61 to 1 %.
 
-    python benchmarks/defaults.py --short                                    # minutes on two cores, a look
+    python benchmarks/defaults.py --short                                    # minutes on two cores: a look
     python benchmarks/defaults.py --data DIR --sets fashion --minutes 9      # on a GPU, a portion at a time
     python benchmarks/defaults.py --table --page docs/operating-point.md     # the tables, from all portions
 reads   data sets below --data (see defaults_data.py), weights of EfficientNet-Lite0 (`make data`)
-writes  under --out: rows-*.parquet, scores-*.npz of a few networks; with --table the tables into --page
+writes  under --out: rows-*.parquet, scores-*.npz of a few networks; with --table the tables into --page, and a figure
+        into figures/ beside it
 
 Heads on frozen features are trained many at a time by the project's class loss, and judged by its placement and its
 certificate: right exits and utility at the certified bound, means over ten re-splits of what is held out. The peer is
@@ -32,20 +33,32 @@ CNN_TASKS = ("pullover", "shirt", "eight", "speed")
 
 
 def main() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that evaluate
     sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
     args = parse()
-    if args.table:
-        from defaults_table import write_tables
+    if not args.table:
+        study(args)
+    if args.table or args.short:
+        from defaults_figure import write_figure
+        from defaults_table import read_rows, write_tables
 
-        print(write_tables(sorted(args.out.glob("rows-*.parquet")), args.page or args.out / "tables.md"))
-        return
+        rows, page = read_rows(args.out), args.page or args.out / "tables.md"
+        print(write_tables(rows, page))
+        if not args.short:  # which has no cell with evidence enough
+            write_figure(rows, page.parent / "figures" / "operating-point.png")
+
+
+def study(args: argparse.Namespace) -> None:
+    """Train and judge one portion."""
     args.out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that evaluate
     with TemporaryDirectory() as scratch, get_context("spawn").Pool(args.jobs, begin) as pool:
-        study = Study(args, pool, Path(scratch), until=begun + 60 * args.minutes)
+        os.environ.pop("OMP_NUM_THREADS")
+        os.environ.update({"OMP_NUM_THREADS": threads} if threads else {})
+        portion = Portion(args, pool, Path(scratch), until=begun + 60 * args.minutes)
         for data in args.sets:
-            study.run(data)
+            portion.run(data)
     print(f"{time.monotonic() - begun:.0f} s")
 
 
@@ -118,10 +131,10 @@ def members_of(cell, first: bool, args: argparse.Namespace) -> dict[tuple[str, s
     return {kind: list(group) for kind, group in found.items()}
 
 
-# ---- the study
+# ---- a portion of the study
 
 
-class Study:
+class Portion:
     """Trains in this process, evaluates in others."""
 
     def __init__(self, args: argparse.Namespace, pool, scratch: Path, until: float):
@@ -132,7 +145,6 @@ class Study:
 
     def run(self, data: str) -> None:
         """One data set: its rows and a few scores, written at the end of each cell."""
-        import pandas as pd
         from defaults_data import GRID_TASKS, cells_of, read_images
 
         images = read_images(self.args.data, data)
@@ -149,7 +161,14 @@ class Study:
             started = time.monotonic()
             pending += self._cell(cell, features, scores)
             print(f"{cell.name}: trained in {time.monotonic() - started:.0f} s", flush=True)
-        rows = [row for result in pending for row in result.get()]
+            self._write(data, [result for result in pending if result.ready()], scores)
+        self._write(data, pending, scores)
+
+    def _write(self, data: str, results: list, scores: dict[str, np.ndarray]) -> None:
+        """What there is by now, so that a portion cut short is not lost."""
+        import pandas as pd
+
+        rows = [row for result in results for row in result.get()]
         part = "-".join([data, *(self.args.tasks or [])])
         pd.DataFrame(rows).to_parquet(self.args.out / f"rows-{part}.parquet", index=False)
         np.savez_compressed(self.args.out / f"scores-{part}.npz", **scores)
@@ -203,7 +222,7 @@ class Study:
                     np.save(path, z)
                     before = member.arm.loss == "torch"
                     pending.append(self.pool.apply_async(network, (own, path, held[member.split], before)))
-                    if ema and (member.split, member.seed) == (0, 0) and (member.arm.lr, arm["epochs"]) == (1e-3, 30):
+                    if ema and member.both and (member.split, arm["lr"], arm["features"]) == (0, 1e-3, "raw"):
                         scores["-".join([cell.name, *(f"{value}" for value in arm.values())])] = z[-1]
         for split in splits:
             one = held[split]

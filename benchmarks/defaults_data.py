@@ -129,6 +129,7 @@ def lite0_features(pixels: np.ndarray, weights: Path, device: torch.device) -> T
     known = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith("classifier.")}
     net: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     net.load_state_dict(known)
+    torch.backends.cudnn.allow_tf32 = False
     net = net.to(device, memory_format=torch.channels_last).eval()
     return torch.cat([net(_enlarged(part, device)) for part in np.array_split(pixels, -(-len(pixels) // CHUNK))])
 
@@ -146,7 +147,7 @@ def _enlarged(pixels: np.ndarray, device: torch.device) -> Tensor:
 
 def as_floats(pixels: np.ndarray, device: torch.device) -> Tensor:
     """(N, 1 or 3, H, W) from 0 to 1."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255
+    images = torch.from_numpy(pixels.copy()).to(device).float() / 255
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
 
 

@@ -13,12 +13,15 @@ from zlib import crc32
 import numpy as np
 from scipy.special import expit
 
-from stage1_pro.core.metrics.binomial import minimum_positives, p_value
+from stage1_pro.core.metrics.binomial import minimum_positives
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
 from stage1_pro.core.metrics.monitoring import auroc
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.selective import augrc
-from stage1_pro.core.policies.fixed_sequence import certify, threshold_candidates
+from stage1_pro.core.policies.candidates import thresholds_between
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
+from stage1_pro.core.policies.fixed_sequence import certify
+from stage1_pro.core.policies.one_sided import certify_one_sided
 from stage1_pro.core.policies.placement import Prices, one_sided_scores, place_answers
 
 RESPLITS, SEED, CONFIDENCE = 10, 20261129, 0.95
@@ -142,13 +145,13 @@ def kept_of_select(held: Held, positives: int) -> np.ndarray:
 def one_sided(select: np.ndarray, labels: np.ndarray, evidence: Evidence) -> tuple[float, float, Callable]:
     """Placed answers and one-sided exits: the shift, the predicted utility, and a certificate of val_calib."""
     placement = placed(select, labels, evidence.calib, evidence.risk)
-    distinct = np.unique(_scores(select + placement.shift))
-    thresholds = np.append((distinct[:-1] + distinct[1:])[::-1] / 2, 0.5)
+    moved = select + placement.shift
+    thresholds = EXIT_RULES["one_sided"].candidates(_scores(moved), (moved >= 0).astype(int), 0.5)
 
     def certified(z: np.ndarray, own: np.ndarray) -> float | None:
         counts = count_exits(_scores(z), z >= 0, own, thresholds)
-        passed = np.flatnonzero(p_value(counts.misses, counts.exited_positives, evidence.target) <= evidence.risk.delta)
-        return float(thresholds[passed[-1]]) if passed.size else None
+        answer = certify_one_sided(counts, evidence.target, evidence.risk.delta).answer
+        return None if answer is None else float(thresholds[answer])
 
     return placement.shift, placement.predicted()["utility"], certified
 
@@ -156,7 +159,7 @@ def one_sided(select: np.ndarray, labels: np.ndarray, evidence: Evidence) -> tup
 def walked(select: np.ndarray, labels: np.ndarray, evidence: Evidence) -> tuple[float, float, Callable]:
     """Answers as trained, a symmetric threshold, and the walk: the rule before."""
     scores = expit(np.abs(select))
-    thresholds = threshold_candidates(scores)
+    thresholds = thresholds_between(scores, 0.5)
     seen = count_exits(scores, select >= 0, labels, thresholds)
 
     def certified(z: np.ndarray, own: np.ndarray) -> float | None:

@@ -42,7 +42,7 @@ class Task:
     settings: dict[str, Any]
 
     def drawn(self, seed: int, wrong: bool) -> Cases:
-        """The cases dealt out by seed; with `wrong` a tenth of the pool is given another label."""
+        """The cases assigned to splits by seed; with `wrong` a tenth of the pool is given another label."""
         features, labels = self.load()
         rng = np.random.default_rng([seed, 1])
         order = rng.permutation(len(labels))

@@ -18,7 +18,7 @@ from result import Result
 from rivals import RISK, draw, mapie, ours
 from scipy.stats import binom
 
-from stage1_pro.core.policies.fixed_sequence import threshold_candidates
+from stage1_pro.core.policies.candidates import thresholds_between
 
 CASES, DRAWS = 10**4, 400
 NAMED = ("bonferroni", "bonferroni_holm", "fixed_sequence", "split_fixed_sequence")
@@ -58,7 +58,7 @@ def one_draw(seed: int) -> dict[str, float | None]:
 
     rng = np.random.default_rng([2025, seed])
     select, calib = (draw(MAIN, rng, CASES) for _ in range(2))
-    thresholds = threshold_candidates(select.scores)
+    thresholds = thresholds_between(select.scores, 0.5)
     found = {"ours": ours(select, calib, thresholds)}
     for name in NAMED:
         found[name] = mapie(select, calib, thresholds, name)

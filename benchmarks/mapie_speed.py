@@ -10,7 +10,7 @@ from population import MAIN
 from result import Result, fastest
 from rivals import draw, mapie, ours
 
-from stage1_pro.core.policies.fixed_sequence import threshold_candidates
+from stage1_pro.core.policies.candidates import thresholds_between
 
 CASES = 10**5
 
@@ -18,7 +18,7 @@ CASES = 10**5
 def measure() -> list[Result]:
     rng = np.random.default_rng(0)
     select, calib = (draw(MAIN, rng, CASES) for _ in range(2))
-    thresholds = threshold_candidates(select.scores)
+    thresholds = thresholds_between(select.scores, 0.5)
     jobs = {
         "ours": lambda: ours(select, calib, thresholds),
         "mapie": lambda: mapie(select, calib, thresholds, "split_fixed_sequence"),

@@ -1,6 +1,6 @@
 """What a benchmark returns, and how times are taken."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -24,7 +24,7 @@ class Result:
         return self.ratio <= self.target if self.good == "at most" else self.ratio >= self.target
 
 
-def fastest(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def fastest(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Least seconds of each job. They take turns of TURN seconds (or one run), so that a busy moment hits all."""
     best = dict.fromkeys(jobs, float("inf"))
     for _ in range(rounds):

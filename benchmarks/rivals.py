@@ -8,6 +8,7 @@ from population import Population
 
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.certification import Ranked, calibrate_threshold
+from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.softmax import softmax_scores
 
 RISK = Risk(0.05, 0.9)
@@ -20,9 +21,14 @@ def draw(population: Population, rng: np.random.Generator, cases: int) -> Ranked
     return Ranked(softmax_scores(logits), (z >= 0).astype(np.int64), labels, independent, cases)
 
 
-def ours(select: Ranked, calib: Ranked, thresholds: np.ndarray) -> float | None:
-    """The certified threshold; None where nothing is certified."""
-    answer = calibrate_threshold(select, calib, thresholds, RISK, []).walk.answer
+def ours(
+    select: Ranked, calib: Ranked, thresholds: np.ndarray, rule: ExitRule = EXIT_RULES["symmetric"]
+) -> float | None:
+    """Return the certified threshold; None where nothing is certified.
+
+    With the symmetric rule, which is MAPIE's task: a threshold on the score of either answer.
+    """
+    answer = calibrate_threshold(select, calib, thresholds, RISK, rule, []).walk.answer
     return None if answer is None else float(thresholds[answer])
 
 

@@ -1,5 +1,6 @@
-"""How soon the scripts answer: --help against the imports that it cannot do without, and who imports what."""
+"""How soon the package answers: import and --help against what they cannot do without, and who imports what."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,23 +28,38 @@ print(*[name for name in {forbidden!r} if name in sys.modules])
 
 
 def measure() -> list[Result]:
-    return [help_row(), *map(import_row, FORBIDDEN)]
+    return [door_row(), *help_rows(), *map(import_row, FORBIDDEN)]
 
 
-def help_row() -> Result:
+def door_row() -> Result:
+    ratio = time_ratio(["-c", "import stage1_pro"], ["-c", "import importlib.metadata"])
+    return Result("import stage1_pro / importlib.metadata", ratio, 1.2, "at most", f"medians of {ROUNDS} processes")
+
+
+def help_rows() -> list[Result]:
+    """`--help` of a script and of `stage1`, and the list of sub-commands."""
     commands = {
-        "help": [sys.executable, str(SCRIPTS / "20_train.py"), "--help"],
-        "imports": [sys.executable, "-c", "import jsonargparse, yaml"],
+        "20_train.py --help": [str(SCRIPTS / "20_train.py"), "--help"],
+        "stage1 train --help": ["-m", "stage1_pro", "train", "--help"],
+        "stage1 --help": ["-m", "stage1_pro", "--help"],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(ROUNDS):
-        for name, command in commands.items():
-            start = perf_counter()
-            subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-            seconds[name].append(perf_counter() - start)
-    ratio = median(seconds["help"]) / median(seconds["imports"])
     note = f"against importing jsonargparse and yaml, medians of {ROUNDS}"
-    return Result("20_train.py --help / imports", ratio, 2, "at most", note)
+    imports = ["-c", "import jsonargparse, yaml"]
+    return [
+        Result(f"{name} / imports", time_ratio(words, imports), 2, "at most", note) for name, words in commands.items()
+    ]
+
+
+def time_ratio(words: list[str], reference: list[str]) -> float:
+    """How long Python takes with `words`, relative to `reference`: medians of processes started in turn."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for times, command in zip(seconds, (words, reference), strict=True):
+            start = perf_counter()
+            subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=ROOT, env=environment)
+            times.append(perf_counter() - start)
+    return median(seconds[0]) / median(seconds[1])
 
 
 def import_row(script: str) -> Result:

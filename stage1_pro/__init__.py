@@ -1,7 +1,15 @@
 """Train, certify and ship the first stage of a classifier cascade.
 
-The names below are the public interface, and stable: code that uses only them keeps working. They are imported when
-they are first asked for, so that `import stage1_pro` costs nothing, and a host that only reads policies needs no torch.
+The public interface is three names. It is stable: code that uses only them, and what their docstrings name, keeps
+working from one version to the next; everything below `stage1_pro.core` may change.
+
+    Stage1Predictor    images in, decisions out
+    load_exit_policy   the certified rule alone, for a host that computes logits by itself: numpy, no torch
+    verify_bundle      every check of a bundle, and what it says about itself: no torch either
+
+They are imported when they are first asked for, so that `import stage1_pro` costs nothing. They need nothing that only
+POSIX has. A mistake in what they are given raises `stage1_pro.core.errors.UserError`, whose text says what, where and
+what to do.
 """
 
 from importlib import import_module

@@ -19,7 +19,7 @@ from stage1_pro.core.schemas import did_you_mean
 
 HELP = ("-h", "--help")
 STATUSES = (
-    "0 done, 1 a bug of ours, 2 a mistake in the input, 3 nothing certified or nothing gained, 4 some images "
+    "0 done, 1 a bug of ours, 2 a mistake in the input, 3 nothing certified, or nothing worth it, 4 some images "
     "unreadable, 130 and 143 interrupted."
 )
 
@@ -49,7 +49,7 @@ def _run(launcher: str, words: Sequence[str]) -> None:
 
 
 def overview(launcher: str) -> str:
-    """What `stage1 --help` prints: a line for each sub-command."""
+    """Return what `stage1 --help` prints: a line for each sub-command."""
     width = max(map(len, COMMANDS))
     return "\n".join(
         [

@@ -95,8 +95,8 @@ def scores(run: Run, split: str, rng: np.random.Generator, gated: bool, step: fl
     return Scores(split, ids, ids, LABELS, logits, gate, run.model_digest, run.splits.digest)
 
 
-def softmax_fields(run: Run) -> dict[str, Any]:
-    calibration = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), run.risk())
+def softmax_fields(run: Run, exit_rule: str = "symmetric") -> dict[str, Any]:
+    calibration = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), run.risk(), exit_rule)
     record = calibration.record()
     return {**record, "exit_threshold": record["sweep_results"][calibration.demand_certified()]["threshold"]}
 

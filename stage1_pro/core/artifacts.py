@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 
 
 MENDS = {
-    "config": "Mend the config, or start from one in configs/.",
+    "config": "Fix the config, or start from one in configs/.",
     "splits": "Run 00_make_splits.py for a new run.",
     "thresholds": "Run 25_threshold_sweep.py again for this run.",
     "gateparams": "Run 33_calibrate_gate.py again for this run.",
@@ -48,7 +48,7 @@ def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
 
 
 def read_json(path: Path, schema: str) -> dict[str, Any]:
-    """Load an artifact, or raise a UserError that says what is wrong and how to mend it."""
+    """Load an artifact, or raise a UserError that says what is wrong and how to fix it."""
     return parse_json(read_bytes(path, MENDS[schema]), schema, path)
 
 
@@ -92,7 +92,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # a rename may reach the disk before the content does
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         os.replace(temporary, path)
     except BaseException:

@@ -1,7 +1,7 @@
 """The command line of every script: arguments, exit status, and nothing else.
 
 A script is `main(args)` and a frozen dataclass of arguments whose field docstrings are its help.
-Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified or nothing gained, 4 some inputs unreadable,
+Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, or nothing worth it, 4 some inputs unreadable,
 130/143 interrupted.
 """
 
@@ -61,6 +61,7 @@ def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> 
         parser.add_class_arguments(Stage1ProConfig, None)
         parser.parse_args(["--help"])  # prints it and exits
     files, own_words, settings = _sort_out(argv, arguments)
+    # files before flags, wherever they stand: the parser would apply them as they come, and undo a flag in silence
     layers: list[tuple[str, Any]] = [(file, Path(file)) for file in files]
     layers += [("command line", _nested(key, text)) for key, text in settings]
     return _instantiate(parser, own_words, arguments), layers
@@ -78,8 +79,8 @@ def exit_with(job: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # a full disk, a folder that may not be written to: not ours to mend
-        print(f"{current()}: {error.filename}: {error.strerror}. Mend that and run again.", file=sys.stderr)
+    except OSError as error:  # a full disk, a folder that may not be written to: not ours to fix
+        print(f"{current()}: {error.filename}: {error.strerror}. Fix this and run again.", file=sys.stderr)
         sys.exit(UserError.exit_status)
 
 
@@ -88,13 +89,14 @@ def _interrupt(number: int, _frame: Any) -> None:
 
 
 def _parser(doc: str | None):
+    # jsonargparse is imported late: what fails before it need not wait for it
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         """Types and defaults from the dataclass, the description as the script's docstring has it."""
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the string under a field is its help
     return ArgumentParser(
         prog=current(),
         description=described(doc or ""),

@@ -6,7 +6,7 @@ SHOWN_PROBLEMS = 10
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message says what, where and how to mend it."""
+    """A mistake that the user can fix. The message says what is wrong, where, and how to fix it."""
 
     exit_status = 2
 
@@ -45,6 +45,15 @@ class Interrupted(BaseException):
     def __init__(self, exit_status: int):
         super().__init__("Interrupted; the files on disk are whole.")
         self.exit_status = exit_status
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a count with its noun, which agrees in number.
+
+    >>> counted(1, "problem"), counted(3, "problem")
+    ('1 problem', '3 problems')
+    """
+    return f"{number} {noun if number == 1 else noun + 's'}"
 
 
 def raise_problems(title: str, problems: Sequence[str], mend: str = "") -> None:

@@ -59,7 +59,7 @@ def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
             "confidence": config.bootstrap_confidence,
             "unit": "group" if figures["groups"] < figures["cases"] else "case",
         },
-        "promise": _promise(figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence),
+        "promise": agreement(figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence),
         **figures,
     }
     artifacts.write_json(run.eval_path, evaluation, "eval")
@@ -86,8 +86,11 @@ VERDICTS = {
 """By the exact two-sided interval of FNR on exits: all of it at or below the target, on both sides, all above."""
 
 
-def _promise(exits: dict[str, Any], target: float, confidence: float) -> dict[str, Any]:
-    """Say whether the test split agrees with the certificate, in one sentence."""
+def agreement(exits: dict[str, Any], target: float, confidence: float) -> dict[str, Any]:
+    """Say whether the test split agrees with a target that was certified, in one sentence: `promise` of eval.json.
+
+    exits: its figures, as `evaluate` makes them; confidence: of their intervals.
+    """
     fnr = exits["fnr_on_exits"]
     verdict = "agrees" if fnr["high"] <= target else "contradicts" if fnr["low"] > target else "too_few"
     words, held = VERDICTS[verdict]

@@ -63,7 +63,7 @@ class Calibrating:
             )
         header = policy_header(run, self.risk, look.earlier, look.entry.look)
         policy = {**header, **policy, "answer_shift": run.scores("val_select").answer_shift}
-        policy["guarantee"] = promised(policy)
+        policy["guarantee"] = promised(policy, run.policy_path)
         write_policy(run, policy)
         _draw(run, policy)
         _say_policy(policy)
@@ -150,8 +150,6 @@ def _say_policy(policy: dict[str, Any]) -> None:
     if "useless" in policy:
         say(f"warning: {policy['useless']}")
     if policy["calib_use_count"] > 1:
-        looked, remains = (
-            _times(policy["calib_use_count"]),
-            f"{left:g} of {policy['fnr_confidence']:g}" if left else "no",
-        )
+        remains = f"{left:g} of {policy['fnr_confidence']:g}" if left else "no"
+        looked = _times(policy["calib_use_count"])
         say(f"warning: val_calib's positives were looked at {looked}: {remains} confidence remains. {SEEN_FAILURES}")

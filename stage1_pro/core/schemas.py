@@ -15,6 +15,7 @@ SHOWN_VALUE = 60
 
 def schema_problems(data: Any, schema: str) -> Iterator[str]:
     """Every way in which `data` breaks the schema: `$.path is FOUND; allowed …`."""
+    # sorted: the validator's own order is that of a dict
     errors = sorted(validator(schema).iter_errors(data), key=lambda error: (error.json_path, error.message))
     yield from dict.fromkeys(text for error in errors for text in _explain(error))  # `required` comes once a field
 

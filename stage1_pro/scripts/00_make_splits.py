@@ -1,4 +1,4 @@
-"""00: check the labelled images and deal them out to four splits.
+"""00: check the labelled images and assign them to four splits.
 
     python stage1_pro/scripts/00_make_splits.py --config configs/smoke.yaml --run runs/try
 reads   the images and labels of dataset_params.sources

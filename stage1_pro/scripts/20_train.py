@@ -48,13 +48,15 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run) if args.init_from else None
 
-    from stage1_pro.core.inference.scoring import write_scores
+    from stage1_pro.core.inference.scoring import with_forward_batch, write_scores
     from stage1_pro.core.training import fit as training
     from stage1_pro.core.training.trainer import make_trainer
 
     with console.resumable(run.path):
         model = training.build_model(config, cases.class_names, source)
         config = replace(config, backbone_license=model.spec.license)
+        if not args.resume:
+            config = with_forward_batch(config)
         trainer = make_trainer(run, config)
         training.record_begin(run, config, model, source, resume=bool(args.resume))
         training.fit(run, config, model, cases, trainer)

@@ -35,7 +35,7 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     from stage1_pro.core.ab.plan import make_plan, write_arms
     from stage1_pro.core.commands import spoken
-    from stage1_pro.core.errors import UserError
+    from stage1_pro.core.errors import UserError, counted
 
     if args.out is None or args.jobs < 1:
         raise UserError("--out names the folder of the test, and --jobs is 1 or more. See --help.")
@@ -60,7 +60,7 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
     console.say(f"test {page}")
     if failures:
         raise UserError(
-            f"{len(failures)} runs failed: {', '.join(failures)}. Mend that and give the same command again."
+            f"{counted(len(failures), 'run')} failed: {', '.join(failures)}. Fix this and give the same command again."
         )
 
 

@@ -29,7 +29,7 @@ def main(args: Args) -> None:
     from stage1_pro.core.records.run import Run
 
     if args.verify:
-        contents = verify_bundle(Path(args.verify))
+        contents = verify_bundle(args.verify)
     else:
         run = Run.open(args.run)
         contents = export_bundle(run, Path(args.out) if args.out else run.bundle_path)

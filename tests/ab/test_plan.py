@@ -47,7 +47,7 @@ def test_what_must_be_the_same_for_all(overlay, tmp_path):
     for words in (
         "$.seed is 8, and 7 in plain",
         "$.epochs is 4, and 3 in plain: the budget is the same for all arms",
-        "$.target_fnr_exit is 0.1, and 0.05 in plain: coverage compares under one promise only",
+        "$.target_fnr_exit is 0.1, and 0.05 in plain: right exits compare under one promise only",
         "$.dataset_params.val_calib_ratio is 0.2, and 0.15 in plain: the splits are the same for all arms",
     ):
         assert words in text

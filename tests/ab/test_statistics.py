@@ -107,7 +107,7 @@ def test_a_failed_run_leaves_its_pair_out_and_its_arm_without_a_verdict():
     assert other.differences["coverage"].value == pytest.approx(0.9 - (0.50 + 0.51) / 2)
 
 
-def test_nothing_certified_counts_as_coverage_0():
+def test_nothing_certified_counts_as_no_right_exits():
     plan = plan_of(["plain", "other"])
     results = []
     for trial in plan.trials():

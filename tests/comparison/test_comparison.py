@@ -61,6 +61,8 @@ def figures_of(decisions: ExitDecisions, labels: np.ndarray, drawn: np.ndarray) 
     """The measures on repeated cases, each by its definition."""
     exits, answers, label = decisions.exits[drawn], decisions.predictions[drawn], labels[drawn]
     return {
+        "right_exits": (exits & (answers == label)).mean(),
+        "utility": exits.mean() - 5 * (exits & (answers == 1) & (label == 0)).mean(),
         "coverage": exits.mean(),
         "fpr_on_exits": (answers == 1)[exits & (label == 0)].mean(),
         "accuracy_on_exits": (answers == label)[exits].mean(),
@@ -125,6 +127,8 @@ def test_the_order_of_the_runs_is_kept_and_turns_the_signs(cases):
 def test_a_better_model_is_better_by_every_measure(cases):
     differences = compared(cases, contender(cases, 0.5), contender(cases, 2.5)).standings[1].differences
     assert {name: np.sign(difference.value) for name, difference in differences.items()} == {
+        "right_exits": 1,
+        "utility": 1,
         "coverage": 1,
         "fpr_on_exits": -1,
         "accuracy_on_exits": 1,
@@ -165,7 +169,9 @@ def test_fnr_counts_independent_cases_and_its_interval_is_exact(cases):
         (3.5, 0.1, Risk(0.05, 0.9), "other promise"),
     ],
 )
-def test_more_coverage_is_a_gain_only_at_the_same_promise_and_without_a_price(cases, skill, threshold, risk, verdict):
+def test_more_right_exits_are_a_gain_only_at_the_same_promise_and_without_a_price(
+    cases, skill, threshold, risk, verdict
+):
     found = compared(cases, contender(cases, 1.0), contender(cases, skill, threshold, risk=risk))
     assert found.standings[1].verdict == verdict
     assert found.promises_differ == (verdict == "other promise")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stage1_pro.core import schemas
-from stage1_pro.core.config.load import merge_configs, read_config_file, save_config
+from stage1_pro.core.config.load import merge_configs, read_config_file, save_config, to_dict
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
 from stage1_pro.core.errors import UserError
@@ -20,17 +20,17 @@ DEFAULTS = {
     "legacy_exit_threshold_for_logging": 0.88,
     "seed": 42,
     "freeze_backbone": True,
-    "epochs": 10,
+    "epochs": 30,
     "warmup_epochs": 1,
     "batch_size": 64,
     "grad_accum_steps": 1,
-    "lr_head": 1e-4,
+    "lr_head": 3e-4,
     "lr_backbone": 1e-5,
     "weight_decay": 0.01,
-    "label_smoothing": 0.1,
+    "label_smoothing": 0.0,
     "dropout": 0.3,
     "max_grad_norm": 1.0,
-    "use_ema": True,
+    "use_ema": False,
     "ema_decay": 0.9999,
     "early_stop_patience": 3,
     "optimizer": "adamw",
@@ -224,10 +224,14 @@ def test_target_fnr_exit_is_above_zero_up_to_a_tenth(value: object) -> None:
         ({"lr_head": 10**400}, "$.lr_head is 1000"),
         ({"epochs": 10.5}, "$.epochs is 10.5; allowed integer, 1 or more"),
         ({"seed": True}, "$.seed is true"),
+        ({"false_alarm_price": 1.9}, "$.false_alarm_price is 1.9; allowed number, 2 or more"),
+        ({"false_alarm_price": -1}, "$.false_alarm_price is -1"),
+        ({"miss_price": -0.5}, "$.miss_price is -0.5; allowed number, 0 or more"),
+        ({"exit_rule": "onesided"}, "$.exit_rule is"),
         ({"devices": 0}, "$.devices is 0"),
         ({"model_path": "resnet18"}, "$.model_path"),
         ({"model_path": "file:weights.pth"}, "$.model_path"),
-        ({"warmup_epochs": 11}, "$.warmup_epochs is 11; allowed 0 to epochs (10)"),
+        ({"epochs": 10, "warmup_epochs": 11}, "$.warmup_epochs is 11; allowed 0 to epochs (10)"),
         ({"dataset_params": None}, "$.dataset_params is null"),
         ({"dataset_params": {"sources": {"name": "a"}}}, "$.dataset_params.sources"),
         ({"dataset_params": {"sources": [{"nam": "a"}]}}, "sources.nam is not a known setting (did you mean 'name'?)"),
@@ -335,8 +339,8 @@ def incremental(**settings: object) -> dict:
         (incremental(max_active=31), "max_active is 31; allowed initial_cases (32) or more"),
         (incremental(min_epochs_per_stage=151), "min_epochs_per_stage is 151; allowed 1 to max_epochs_per_stage (150)"),
         (
-            incremental(min_lr_to_continue=1e-4),
-            "min_lr_to_continue is 0.0001; allowed 0 to below the largest peak rate",
+            incremental(min_lr_to_continue=3e-4),
+            "min_lr_to_continue is 0.0003; allowed 0 to below the largest peak rate",
         ),
         (incremental(selection_threshold=1.5), "selection_threshold is 1.5; allowed 0 to 1"),
         (incremental(w_dice=-0.1), "w_dice is -0.1; allowed number, 0 or more"),
@@ -368,7 +372,36 @@ def test_the_floor_is_below_the_largest_rate_that_trains() -> None:
 
 def test_a_gate_needs_two_classes() -> None:
     message = refusal(phase=3, exit_policy="gate", dataset_params={"class_names": ["a", "b", "c"]})
-    assert "class_names holds 3 classes; phase 3 trains a gate, which needs two" in message
+    assert "class_names holds 3 names; phase 3 trains a gate, which needs exactly two classes" in message
+
+
+def test_placement_that_is_asked_for_needs_two_classes() -> None:
+    three = {"dataset_params": {"class_names": ["a", "b", "c"]}}
+    assert "answer_placement is auto, and dataset_params.class_names holds 3 classes" in refusal(
+        **three, answer_placement="auto"
+    )
+    config = merge_configs([("a.yaml", three)])
+    assert not config.places_answers
+    assert merge_configs([("saved", to_dict(config))]) == config  # which holds the default, and is accepted again
+    assert not merge_configs([("a.yaml", {**three, "answer_placement": "none"})]).places_answers
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ({}, 0),
+        ({"phase": 3}, 1),
+        ({"phase": 3, "gate_refit": False}, 0),
+        ({"phase": 4, "peft_type": "lora"}, 1),
+        ({"phase": 5, "optimizer": "fsam"}, 0),
+        ({"phase": 5}, 2),
+        ({"phase": 6}, 2),
+    ],
+)
+def test_what_has_no_effect_is_known(settings: dict, counts: int) -> None:
+    sentences = merge_configs([("a.yaml", settings)]).without_effect
+    assert len(sentences) == counts
+    assert ("positive_bank" in " ".join(sentences)) == (settings.get("phase") == 6)
 
 
 @pytest.mark.parametrize(

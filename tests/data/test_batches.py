@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from stage1_pro.core.data.batches import Draw, EpochSampler, FeatureDataset, ImageDataset, make_loader
-from stage1_pro.core.data.transforms import Preprocessing, load_image
+from stage1_pro.core.data.decoding import decode
+from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.devices import isolated_seed
 from stage1_pro.core.seeds import seed_of
 
@@ -98,7 +99,7 @@ def test_no_augmentation_is_the_evaluation_transform(pictures: Path) -> None:
 
     first, second = tensors(images(pictures, "none"), workers=0)
     assert torch.equal(first, second)
-    image = load_image(sorted(pictures.glob("*.png"))[3])
+    image = decode(sorted(pictures.glob("*.png"))[3])
     resized = functional.resize(image, int(16 / 0.9), functional.InterpolationMode.BICUBIC)
     pixels = functional.to_tensor(functional.center_crop(resized, [16, 16]))
     expected = (pixels - torch.tensor(PREPROCESSING.mean).view(3, 1, 1)) / torch.tensor(PREPROCESSING.std).view(3, 1, 1)

@@ -1,5 +1,6 @@
 """The case table: what a CSV or a tree of folders may look like, and every way in which it may not."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,34 @@ def test_folders_are_classes(pictures: Path, tmp_path: Path) -> None:
     assert rows(cases, "case_id", "label") == [("a/0.png", 0), ("a/deep/0.PNG", 0), ("b/0.png", 1)]
 
 
+def test_folders_are_searched_by_content_and_what_is_left_out_is_said(pictures: Path, tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/a/caf\xe9.jpg"
+    targets = [
+        b"/a/1.JPG",
+        b"/a/2.jfif",
+        b"/b/no_suffix",
+        b"/b/4.weird",
+        b"/b/._5.png",
+        b"/loose.png",
+        b"/a/caf\xe9.jpg",
+    ]
+    for number, target in enumerate(targets):
+        path = os.fsencode(tmp_path) + target
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.copy(os.fsencode(pictures / f"{number:02}.png"), path)
+    (tmp_path / "b" / "notes.txt").write_text("no image")
+    cases = load(tmp_path, None)
+    ids = ["a/1.JPG", "a/2.jfif", "a/caf\\xe9.jpg", "b/4.weird", "b/no_suffix"]
+    assert cases.frame["case_id"].tolist() == ids
+    assert os.fsencode(cases.frame["path"][2]) == odd
+    assert cases.digest == load_cases(DatasetParams(sources=(Source("s", str(tmp_path)),)), decode=False).digest
+    left_out, beside = cases.warnings
+    assert left_out == f"{tmp_path}: left out 1 hidden, 1 without an image (1 .txt)"
+    assert beside == f"{tmp_path}: 1 image lies outside the class folders: loose.png; left out"
+    (tmp_path / "b" / "6.heic").write_text("text")
+    assert "1 image cannot be read: b/6.heic (the content is not an image)" in refused(tmp_path, None)
+
+
 def test_several_sources_keep_their_ids_and_groups_apart(pictures: Path, labels_csv: Csv, tmp_path: Path) -> None:
     (tmp_path / "second").mkdir()
     for name in ("00.png", "01.png"):
@@ -198,8 +227,8 @@ def test_sources_that_are_not_there(pictures: Path, tmp_path: Path) -> None:
             ["00.png,a,0,,train", "00.png,a,1,,val_test", "01.png,b,,,train"],
             "identical images occur in different splits: 0, 1",
         ),
-        ([".,a", "01.png,b"], "1 image cannot be read: . (Is a directory)"),
-        (["0\0.png,a", "01.png,b"], "1 image cannot be read"),
+        ([".,a", "01.png,b"], "1 image cannot be read: . (not a file but a folder, a pipe or a device)"),
+        (["0\0.png,a", "01.png,b"], "1 file is missing"),
     ],
 )
 def test_contradictions_name_their_cases(pictures: Path, labels_csv: Csv, lines: list[str], words: str) -> None:
@@ -226,9 +255,16 @@ def test_all_problems_come_in_one_message_with_counts_and_the_first_ten(pictures
         assert words in message
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("empty", "the file is empty"),
+        ("text", "the content is not an image"),
+        ("truncated", "the file is truncated or damaged: PNG"),
+    ],
+)
 def test_an_unreadable_image_is_an_error_or_left_out(
-    pictures: Path, labels_csv: Csv, tmp_path: Path, damage: str
+    pictures: Path, labels_csv: Csv, tmp_path: Path, damage: str, reason: str
 ) -> None:
     whole = (pictures / "59.png").read_bytes()
     content = {"empty": b"", "text": b"no image at all", "truncated": whole[: len(whole) // 2]}[damage]
@@ -238,17 +274,17 @@ def test_an_unreadable_image_is_an_error_or_left_out(
     )  # equal files under different labels: both are out, so no contradiction
     csv = labels_csv(f"{tmp_path}/bad1.png,a,1", f"{tmp_path}/bad2.png,b,2", "00.png,a,3", "01.png,b,4")
     message = refused(pictures, csv)
-    assert "2 images cannot be read: 1 (" in message
+    assert f"2 images cannot be read: 1 ({reason}), 2 ({reason})" in message
     assert "on_bad_image: skip leaves them out" in message
     cases = load(pictures, csv, on_bad_image="skip")
     assert cases.frame["case_id"].tolist() == ["3", "4"]
-    assert cases.warnings[0].startswith("2 unreadable images left out: 1 (")
+    assert cases.warnings[0].startswith(f"2 unreadable images left out: 1 ({reason})")
 
 
 def test_every_mode_is_read_and_a_changed_file_changes_the_digest(labels_csv: Csv, tmp_path: Path) -> None:
-    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK"):
+    for mode, color in {"1": 1, "L": 0, "LA": (0, 128), "P": 0, "RGBA": (0, 0, 0, 128), "CMYK": 0, "I;16": 0}.items():
         suffix = "tif" if mode == "CMYK" else "png"
-        Image.new(mode, (8, 8), 1 if mode == "1" else 0).save(tmp_path / f"{mode.replace(';', '')}.{suffix}")
+        Image.new(mode, (8, 8), color).save(tmp_path / f"{mode.replace(';', '')}.{suffix}")
     names = sorted(path.name for path in tmp_path.glob("*.*") if path.suffix in (".png", ".tif"))
     csv = labels_csv(*(f"{name},{'ab'[index % 2]}" for index, name in enumerate(names)))
     params = DatasetParams(sources=(Source("s", str(tmp_path), csv),))
@@ -259,8 +295,8 @@ def test_every_mode_is_read_and_a_changed_file_changes_the_digest(labels_csv: Cs
 
 
 def test_deep_pixels_are_refused_and_not_clipped(labels_csv: Csv, tmp_path: Path) -> None:
-    for name, mode in (("a.tif", "I;16"), ("b.png", "L")):
+    for name, mode in (("a.tif", "F"), ("b.png", "L")):
         Image.new(mode, (8, 8)).save(tmp_path / name)
     csv = labels_csv("a.tif,0", "b.png,1")
-    with pytest.raises(UserError, match=r"1 image cannot be read: a\.tif"):
+    with pytest.raises(UserError, match=r"a\.tif \(the pixels are signed, 32-bit or float"):
         load_cases(DatasetParams(sources=(Source("s", str(tmp_path), csv),)), decode=True)

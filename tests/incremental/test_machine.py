@@ -49,7 +49,9 @@ class World:
     def epoch(self, state: State) -> EpochEnd:
         done = state.stage.epochs
         metric = self.metrics[min(done, len(self.metrics) - 1)]
-        idle = state.stage.best_epoch is not None and state.stage.first_epoch + done - state.stage.best_epoch >= 2
+        seen = [self.metrics[min(epoch, len(self.metrics) - 1)] for epoch in range(done + 1)]
+        judged = [value for value in seen if value is not None]
+        idle = bool(judged) and done - seen.index(min(judged)) >= 2
         return EpochEnd(state.stage.first_epoch + done, metric, 1e-3, idle, done + 1 >= self.floor_at)
 
     def score(self, state: State) -> Scored:
@@ -153,10 +155,10 @@ def test_min_epochs_hold_a_plateau_back() -> None:
     assert [stage.epochs for stage in state.stages] == [4] * 6
 
 
-@pytest.mark.parametrize(("mode", "best", "epoch"), [("min", 0.2, 2), ("max", 0.5, 1)])
-def test_the_first_of_equal_metrics_is_the_best(mode: str, best: float, epoch: int) -> None:
+@pytest.mark.parametrize(("mode", "best", "epoch"), [("min", 0.2, 3), ("max", 0.5, 2)])
+def test_the_latest_of_equal_metrics_is_the_best(mode: str, best: float, epoch: int) -> None:
     state, told = start(POOL[:8]), Rules(PARAMS, mode, 60)
-    for index, metric in enumerate([None, 0.5, 0.2, 0.2]):
+    for index, metric in enumerate([None, 0.5, best, 0.2]):
         state = epoch_ended(state, EpochEnd(index, metric, 1e-3), told)
     assert (state.stage.best_metric, state.stage.best_epoch) == (best, epoch)
 

@@ -81,5 +81,5 @@ def test_cases_that_are_not_finite_are_recorded_or_an_error() -> None:
 
 def test_an_active_case_that_the_pool_lacks_is_refused() -> None:
     state = replace(after_stages(1), active=("c00", "c01", "c02", "gone"))
-    with pytest.raises(UserError, match="1 active cases are not in the training split \\(gone\\)"):
+    with pytest.raises(UserError, match="the training split lacks 1 active case \\(gone\\)"):
         judge(metrics(), state, RULES, 1, "cpu")

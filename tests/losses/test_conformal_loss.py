@@ -172,7 +172,7 @@ def test_the_loss_is_the_selective_risk_of_the_other_half_at_the_threshold() -> 
         rest = ~calibrates
         exits = ((gate[head] - at) / heat[head]).sigmoid()
         parts = alike.parts(made, labels, None)
-        risk = (exits * parts.risk[head])[rest].sum() / (exits * parts.weights)[rest].sum()
+        risk = (exits * parts.risk[head])[rest].sum() / exits[rest].sum()
         shares = [float(exits[rest & (labels == label)].mean()) for label in (0, 1)]
         expected = risk - 0.15 * np.log(shares).sum() + parts.answers[head] + parts.anchor[head]
         assert float(found[head]) == pytest.approx(float(expected), rel=1e-4)

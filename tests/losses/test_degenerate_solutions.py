@@ -123,7 +123,7 @@ def test_without_reward_the_constraint_closes_the_gate(answering: SelectiveHeads
     exits = []
     for reward in (0.3, 0.0):
         settings = replace(SETTINGS, gate_loss_weight=0.0, coverage_reward=reward)
-        exits.append(behaviour(train(mute, settings, ALIKE, 150, rate=3e-2, labels=labels)))
+        exits.append(behaviour(train(mute, settings, ALIKE, 200, rate=3e-2, labels=labels)))
     rewarded, unrewarded = exits
     assert max(unrewarded.positives, unrewarded.negatives) < 1e-3
     assert min(rewarded.positives, rewarded.negatives) > 0.01
@@ -135,9 +135,9 @@ def test_without_multiplier_the_gate_opens_though_the_constraint_is_broken(answe
     idle = replace(settings, penalty=1e-6, largest_multiplier=0.0)
     held, free = (behaviour(train(answering, one, ALIKE, 300, rate=1e-2)) for one in (settings, idle))
     assert free.fnr > 5 * settings.target
-    assert min(free.missed, free.negatives, free.found) > 0.9
-    assert held.missed < 0.6
-    assert held.fnr < 0.7 * free.fnr
+    assert min(free.missed, free.negatives, free.found) > 0.75
+    assert held.missed < 0.4
+    assert held.fnr < 0.6 * free.fnr
     assert held.found > 0.9
 
 
@@ -160,10 +160,14 @@ def unbalanced_reward(members: Members, labels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("removed", [without_positives_reward, unbalanced_reward])
 def test_without_the_positives_reward_only_predicted_negatives_exit(answering: SelectiveHeads, removed: Extra) -> None:
-    """Then the few exited positives are all misses: the commonest trap under imbalance."""
+    """Then the few exited positives are all misses: the commonest trap under imbalance.
+
+    Seen before the multiplier has grown: at its largest it opens the gate for found positives again, since they
+    relieve the constraint.
+    """
     settings = replace(SETTINGS, gate_loss_weight=0.0)
-    whole = behaviour(train(answering, settings, ALIKE, 120, rate=1e-2))
-    trapped = behaviour(train(answering, settings, ALIKE, 120, rate=1e-2, extra=removed))
+    whole = behaviour(train(answering, settings, ALIKE, 80, rate=1e-2))
+    trapped = behaviour(train(answering, settings, ALIKE, 80, rate=1e-2, extra=removed))
     assert trapped.found < 0.02
     assert trapped.fnr > 0.95
     assert trapped.negatives > 0.7

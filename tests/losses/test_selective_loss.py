@@ -1,5 +1,6 @@
 """SelectiveLoss against plain loops, its gradients and its state."""
 
+import functools
 import math
 
 import pytest
@@ -29,20 +30,18 @@ def by_hand(member: int, made: Members, labels: Tensor, correct: Tensor | None, 
     def weighted_ce(logits: Tensor, label: int) -> float:
         log_p = torch.log_softmax(logits.double(), 0)
         smooth = settings.label_smoothing
-        return float(-(1 - smooth) * WEIGHTS[label] * log_p[label] - smooth / 2 * (WEIGHTS.double() * log_p).sum())
+        return float(WEIGHTS[label] * (-(1 - smooth) * log_p[label] - smooth / 2 * log_p.sum()))
 
-    covered = weighted = answers = anchor = whole = 0.0
+    covered = answers = anchor = 0.0
     exits, misses = [], []
     for i, label in enumerate(labels.tolist()):
         z = float(made.logits[member, i, 1] - made.logits[member, i, 0])
         g = (1 if z >= 0 else -1) * 0.5 * (z + float(made.evidence[member, i]))
         s, weight = 1 / (1 + math.exp(-g)), float(WEIGHTS[label])
         covered += s * weighted_ce(made.logits[member, i], label)
-        weighted += s * weight
         answers += weighted_ce(made.logits[member, i], label) + 0.5 * weighted_ce(made.aux[member, i], label)
         right = float((z >= 0) == (label == 1)) if correct is None else float(correct[i])
         anchor -= weight * (right * math.log(s) + (1 - right) * math.log(1 - s))
-        whole += weight
         exits.append(s)
         misses.append(float(z < 0))
     shares = [[s for s, label in zip(exits, labels.tolist(), strict=True) if label == wanted] for wanted in (0, 1)]
@@ -51,7 +50,8 @@ def by_hand(member: int, made: Members, labels: Tensor, correct: Tensor | None, 
     constraint = sum(terms) / len(terms)
     rho = settings.penalty
     lagrangian = (max(0.0, multiplier + rho * constraint) ** 2 - multiplier**2) / (2 * rho)
-    return answers / whole + covered / weighted + anchor / whole - 0.3 * reward + lagrangian
+    cases = len(labels)
+    return answers / cases + covered / sum(exits) + anchor / cases - 0.3 * reward + lagrangian
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -69,9 +69,10 @@ def test_warm_up_is_class_and_auxiliary_loss_alone() -> None:
     evidence = made.evidence.requires_grad_()
     loss = SelectiveLoss(2, WEIGHTS, SETTINGS)
     found = loss(made._replace(evidence=evidence), labels, warm=True)
+    smoothed = functools.partial(torch.nn.functional.cross_entropy, label_smoothing=0.1, reduction="none")
     plain = [
         sum(
-            weight * float(torch.nn.functional.cross_entropy(part[member], labels, WEIGHTS, label_smoothing=0.1))
+            weight * float((WEIGHTS[labels] * smoothed(part[member], labels)).mean())
             for part, weight in ((made.logits, 1.0), (made.aux, 0.5))
         )
         for member in range(2)

@@ -48,8 +48,8 @@ def test_rates_name_their_denominators() -> None:
     labels = np.array([1, 1, 1, 0, 0, 0, 1, 0])
     answers = np.array([1, 1, 0, 0, 0, 1, 0, 1])
     counts = count_decisions(exits, answers, labels)
-    rates = [counts.coverage, counts.fnr, counts.fpr, counts.accuracy, counts.precision]
-    np.testing.assert_allclose(np.ravel(rates), [6 / 8, 1 / 3, 1 / 3, 4 / 6, 2 / 3])
+    rates = [counts.coverage, counts.fnr, counts.fpr, counts.accuracy, counts.precision, counts.right_exits]
+    np.testing.assert_allclose(np.ravel(rates), [6 / 8, 1 / 3, 1 / 3, 4 / 6, 2 / 3, 4 / 8])
 
 
 def test_nothing_exits() -> None:

@@ -26,7 +26,7 @@ def decide(logits: np.ndarray, threshold: float) -> Decisions:
     return Decisions(scores >= threshold, logits.argmax(axis=1), scores)
 
 
-def figures(logits, labels, groups, decisions) -> dict:
+def figures(logits, labels, groups, decisions, **more) -> dict:
     return evaluate(
         logits,
         labels,
@@ -37,6 +37,7 @@ def figures(logits, labels, groups, decisions) -> dict:
         samples=200,
         confidence=0.95,
         rng=np.random.default_rng(0),
+        **more,
     )
 
 
@@ -67,6 +68,8 @@ def test_figures_match_direct_computation(cases) -> None:
         "fpr_on_exits": (answers == 1)[exits & ~positive].mean(),
         "precision_on_exits": positive[exits & (answers == 1)].mean(),
         "accuracy_on_exits": (answers == labels)[exits].mean(),
+        "right_exits": (exits & (answers == labels)).mean(),
+        "utility": exits.mean() - 5 * (exits & (answers == 1) & ~positive).mean(),
     }
     assert {name: f["value"] for name, f in got["exits"].items()} == pytest.approx(expected)
     for figure in [*got["exits"].values(), got["accuracy"]]:
@@ -80,6 +83,26 @@ def test_figures_match_direct_computation(cases) -> None:
     for name, members in {"exits": exits, "deferred": ~exits}.items():
         table = [[int((members & (labels == y) & (answers == a)).sum()) for a in (0, 1)] for y in (0, 1)]
         assert got["confusion"][name] == table
+
+
+def test_calibration_is_that_before_the_answers_were_placed(cases) -> None:
+    logits, labels, groups = cases
+    placed = logits + np.float32([0, 1.5])
+    before, after = (
+        figures(given, labels, groups, decide(given, 0.8), shift=shift) for given, shift in ((logits, 0), (placed, 1.5))
+    )
+    assert after["calibration"] == pytest.approx(before["calibration"], abs=1e-5)
+    assert after["exits"] != before["exits"]
+
+
+def test_wrong_exits_cost_what_is_stated(cases) -> None:
+    logits, labels, groups = cases
+    decisions = decide(logits, 0.8)
+    wrong = decisions.exits & (decisions.predictions != labels)
+    got = figures(logits, labels, groups, decisions, prices=(3.0, 7.0))["exits"]["utility"]
+    cost = 3 * (wrong & (labels == 0)).mean() + 7 * (wrong & (labels == 1)).mean()
+    assert got["value"] == pytest.approx(decisions.exits.mean() - cost)
+    assert got["low"] < got["value"] < got["high"]
 
 
 def test_fnr_on_exits_is_exact(cases) -> None:

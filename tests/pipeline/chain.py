@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.evaluation import evaluate_run, trusted_policy
 from stage1_pro.core.inference.scoring import score_test
+from stage1_pro.core.models.stage1 import load_model
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.training.callbacks.checkpoints import judged_weights
+from stage1_pro.core.training.fit import build_model
 
 SCRIPTS = Path(__file__).parents[2] / "stage1_pro" / "scripts"
 TIMING = ["images_per_second", "data_wait_share", "epoch_seconds", "peak_rss_mib"]
@@ -130,6 +134,20 @@ def same_result(run: Path, reference: Path) -> None:
         pd.read_csv(run / "metrics.csv").drop(columns=TIMING),
         pd.read_csv(reference / "metrics.csv").drop(columns=TIMING),
     )
+
+
+def demand_placed(run: Path) -> float:
+    """The model that ships is the best checkpoint's judged average with b on its log-odds; returns b."""
+    model, shipped = build_model(Run(run).config, ("blue", "red")).eval(), load_model(run / "model_best.pth")
+    state = judged_weights(run / "checkpoints" / "best.ckpt")
+    weights = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+    model.load_state_dict({**model.state_dict(), **weights})
+    images = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        half = torch.tensor([-0.5, 0.5]) * shipped.answer_shift
+        torch.testing.assert_close(model(images).logits + half, shipped(images).logits, rtol=1e-4, atol=1e-5)
+    assert {Run(run).scores(split).answer_shift for split in ("val_select", "val_calib")} == {shipped.answer_shift}
+    return shipped.answer_shift
 
 
 def refused(outcome: Outcome, *fragments: str) -> None:

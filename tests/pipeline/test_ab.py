@@ -122,7 +122,8 @@ def demand_figures(arm: dict, out: Path) -> None:
     (run,), folder = arm["runs"], out / "runs" / f"{arm['name']}-seed42"
     if run["certified"]:
         evaluation = json.loads((folder / "eval.json").read_text())
-        assert run["figures"]["coverage"] == evaluation["exits"]["coverage"]["value"]
+        for name in ("right_exits", "utility", "coverage"):
+            assert run["figures"][name] == evaluation["exits"][name]["value"]
     else:
         assert (run["figures"]["coverage"], arm["nothing_certified"]) == (0.0, 1)
     assert run["cost"]["trainable"] == arm["cost"]["trainable"] > 0
@@ -182,7 +183,7 @@ def test_a_script_is_judged_by_what_it_left(trained_once, config, arms, tmp_path
     shutil.copy(trained_once / "splits.json", out)
     with pytest.raises(UserError, match=r"25_threshold_sweep\.py left nothing behind"):
         bring_to_end(trial, plan, InThisProcess(skipped="25_threshold_sweep.py"))
-    assert bring_to_end(trial, plan, InThisProcess()).startswith("certified, test coverage")
+    assert bring_to_end(trial, plan, InThisProcess()).startswith("certified, right exits on test")
 
 
 # ---- processes

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from chain import copy, done, killed, resume, same_result, train_run
+from chain import copy, demand_placed, done, killed, resume, same_result, train_run
 
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.config.load import merge_configs
@@ -62,17 +62,8 @@ def test_the_model_file_holds_plain_weights_with_the_adapters_in_them(adapted_on
 
 
 def test_what_ships_is_the_judged_average_merged(adapted_once):
-    """best.ckpt's averaged adapters, put into the wrapped model, answer as model_best.pth does."""
-    from stage1_pro.core.training.callbacks.checkpoints import judged_weights
-
-    model = build_model(Run(adapted_once).config, ("blue", "red")).eval()
-    state = judged_weights(adapted_once / "checkpoints" / "best.ckpt")
-    weights = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
-    model.load_state_dict({**model.state_dict(), **weights})
-    images = torch.rand(4, 3, 32, 32)
-    with torch.inference_mode():
-        shipped = load_model(adapted_once / "model_best.pth")(images).logits
-        torch.testing.assert_close(model(images).logits, shipped, rtol=1e-4, atol=1e-5)
+    """best.ckpt's averaged adapters, put into the wrapped model, answer as model_best.pth does, placed."""
+    demand_placed(adapted_once)
 
 
 def test_every_layer_has_a_column_of_its_own_rate(adapted_once):
@@ -124,6 +115,7 @@ def test_a_phase_3_run_begins_a_phase_4_run(config, runs):
     untrained = load_backbone("random:test_efficientnet", 32)[0].eval()
     with torch.inference_mode():
         features = source.backbone(images)
+        assert begun.answer_shift == 0 != source.answer_shift  # placed for the other run's val_select and prices
         torch.testing.assert_close(begun.backbone(images), features, rtol=1e-5, atol=1e-6)
         assert not torch.allclose(untrained(images), features, rtol=1e-2)
     assert digest_file(third / "model_best.pth") != digest_file(fourth / "model_best.pth")

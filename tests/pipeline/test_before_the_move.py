@@ -8,6 +8,8 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 ARCHIVE = Path(__file__).parents[1] / "records" / "before_the_move.tar.xz"
@@ -25,7 +27,11 @@ def before(tmp_path, monkeypatch) -> Path:
 def test_a_bundle_is_verified_and_decides_as_before(before, script):
     assert script("50_export_bundle", "--verify", "runs/calibrated/bundle").status == 0
     assert script("60_predict", "runs/calibrated/bundle", "images", "--out", "again.csv").status == 0
-    assert (before / "again.csv").read_text() == (before / "decisions.csv").read_text()
+    again, then = (pd.read_csv(before / name) for name in ("again.csv", "decisions.csv"))
+    probabilities = then.select_dtypes("float").columns
+    assert len(probabilities)
+    pd.testing.assert_frame_equal(again.drop(columns=probabilities), then.drop(columns=probabilities))
+    np.testing.assert_allclose(again[probabilities], then[probabilities], atol=1e-4)  # another host rounds otherwise
 
 
 def test_a_run_is_evaluated_and_exported(before, script):

@@ -52,7 +52,7 @@ def test_runs_side_by_side(evaluated, other, nothing_certified, script, tmp_path
     for run, evaluation in ((first, read(evaluated / "eval.json")), (second, read(other / "eval.json"))):
         assert run["fnr_on_exits"] == evaluation["exits"]["fnr_on_exits"]
         assert run["augrc"] == evaluation["selective"]["augrc"]
-        for name in ("coverage", "fpr_on_exits", "accuracy_on_exits"):
+        for name in ("right_exits", "utility", "coverage", "fpr_on_exits", "accuracy_on_exits"):
             assert run[name] == evaluation["exits"][name]
     assert first["fnr_upper_bound"] == read(evaluated / "thresholds.json")["fnr_upper_bound"]
     assert (last["target_fnr_exit"], last["coverage"]["value"], last["policy_digest"]) == (0.001, 0.0, None)

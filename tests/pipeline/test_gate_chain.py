@@ -194,6 +194,6 @@ def test_three_classes_have_no_gate(config, script, images, tmp_path, monkeypatc
     names = ["--dataset_params.class_names", "null"]
     refused(
         script("20_train", "--config", config, *FLAGS, *source, *names, "--dry_run"),
-        "the labels have 3 classes (blue, green, red); phase 3 trains a gate, which needs two",
+        "the labels have 3 classes (blue, green, red); phase 3 trains a gate, which needs exactly two classes",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]

@@ -94,7 +94,7 @@ def test_unreadable_images_are_deferred_with_both_classes(exported, script, tmp_
     assert outcome.status == 4
     (row,) = pd.read_csv(tmp_path / "d.csv").to_dict("records")
     assert (row["decision"], row["prediction_set"]) == ("defer", "blue|red")
-    assert "not a readable image" in row["reason"]
+    assert row["reason"] == "the file is truncated or damaged: PNG"
 
 
 def test_the_wrong_script_is_named(scrc, trained, script):

@@ -1,17 +1,22 @@
-"""The path of pairs against plain loops, with ties and with outputs that are not finite."""
+"""Chains of pairs against plain loops, with ties and with outputs that are not finite."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from stage1_pro.core.metrics.exits import ExitCounts
-from stage1_pro.core.policies.candidate_pairs import RankedPairs, confidence_levels, count_pairs, frontier_pairs
-from stage1_pro.core.policies.fixed_sequence import predicted_p, threshold_candidates
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.candidate_pairs import RankedPairs, chain_pairs, count_pairs
+from stage1_pro.core.policies.certification import predicted
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
+
+RISK = Risk(0.1, 0.9)
 
 
-def ranked(seed: int, cases: int = 700, step: float = 0.05, alike: bool = False) -> RankedPairs:
+def ranked(
+    seed: int, cases: int = 700, step: float = 0.05, alike: bool = False, rule: str = "symmetric"
+) -> RankedPairs:
     """Scores rounded to step, so that they tie; one gate and one confidence are NaN."""
     rng = np.random.default_rng(seed)
     labels = (rng.random(cases) < 0.4).astype(np.int64)
@@ -20,7 +25,10 @@ def ranked(seed: int, cases: int = 700, step: float = 0.05, alike: bool = False)
     gate = confidence if alike else np.clip(rng.normal(np.where(answers == labels, 0.7, 0.5), 0.15), 0, 1)
     gate, confidence = np.round(gate / step) * step, np.maximum(np.round(confidence / step) * step, 0.5)
     gate[0], confidence[1] = np.nan, np.nan
-    return RankedPairs(gate, confidence, answers, labels, np.ones(cases, dtype=bool), cases)
+    scores = EXIT_RULES[rule].exit_scores
+    both = np.isfinite(gate) & np.isfinite(confidence)
+    gate = np.where(both, scores(gate, answers), np.nan)
+    return RankedPairs(gate, scores(confidence, answers), answers, labels, np.ones(cases, dtype=bool), cases)
 
 
 def by_hand(split: RankedPairs, lambda1: float, lambda2: float, kept: np.ndarray | None = None) -> tuple[int, ...]:
@@ -42,6 +50,11 @@ def rows_of(counts: ExitCounts) -> list[tuple[int, ...]]:
     return [tuple(row) for row in np.stack([column.ravel() for column in columns], axis=1).tolist()]
 
 
+def exits(split: RankedPairs, pairs: np.ndarray) -> np.ndarray:
+    """(J, N) bool, which cases exit at each pair."""
+    return (split.gate >= pairs[:, :1]) & (split.confidence >= pairs[:, 1:])
+
+
 def test_counts_of_a_grid_are_those_of_every_pair_by_hand() -> None:
     split = ranked(0)
     lambda1, lambda2 = np.array([0.0, 0.35, 0.5, 0.85, 1.0]), np.array([0.5, 0.55, 0.8, 1.0])
@@ -60,55 +73,59 @@ def test_counts_of_pairs_come_in_their_order_and_of_the_cases_kept() -> None:
     assert rows_of(split.counts(pairs, kept)) == [by_hand(split, *pair, kept) for pair in pairs]
 
 
-@pytest.mark.parametrize("noise", [False, True])
-@pytest.mark.parametrize("step", [0.05, 1e-4])
-def test_the_path_is_the_gates_own_but_for_clearly_better_pairs(noise: bool, step: float) -> None:
-    """Near is within half a two-hundredth of the cases, clearly better a tenth of p without more false alarms."""
-    split, positives, target = ranked(5, 2000, step), 1000, 0.1
-    if noise:
-        split = replace(split, gate=np.round(np.random.default_rng(0).uniform(0, 1, 2000) / step) * step)
-    path = frontier_pairs(split, positives, target, levels=8)
-    own = np.array([(threshold, 0.5) for threshold in threshold_candidates(split.gate)])
-    grid = np.array([(a, b) for a in {0.0, *own[:, 0]} for b in confidence_levels(split.confidence, 8)])
-    of_own, of_grid = split.counts(own), split.counts(grid)
-    p, p_of_grid = (predicted_p(counts, positives, target) for counts in (of_own, of_grid))
-    near = 400 * abs(of_grid.exited - of_own.exited[:, None]) <= 2000  # (own, grid)
-    near &= np.nan_to_num(of_grid.fpr) <= np.nan_to_num(of_own.fpr)[:, None] + 1e-12
-    least = np.where(near, p_of_grid, 1.0).min(axis=1)
-    left = least < 0.1 * p
-    assert among(own[~left], path).all()
-    taken = near & among(grid, path) & (p_of_grid == least[:, None])
-    assert taken[left].any(axis=1).all()
-    explained = taken[left].any(axis=0) | among(grid, own[~left])
-    assert explained[among(grid, path)].all()
-    assert among(grid, path).sum() == len(path)  # each pair once, all from the grid
-    assert left.any() or not noise
-    assert not left.all()
+@pytest.mark.parametrize("rule", EXIT_RULES)
+@pytest.mark.parametrize("step", [0.05, 1e-6])
+@pytest.mark.parametrize("seed", range(6))
+def test_exit_sets_are_nested_on_any_cases_and_no_threshold_lies_on_a_score(seed: int, step: float, rule: str) -> None:
+    """One boundary, or one test, then certifies the chain. The floor alone may be a score."""
+    split, fresh = (ranked(number, 900, step, rule=rule) for number in (seed, seed + 100))
+    if seed % 2:
+        split = replace(split, gate=EXIT_RULES[rule].exit_scores(np.random.default_rng(0).random(900), split.answers))
+    pairs = chain_pairs(split, 400, RISK, EXIT_RULES[rule])
+    assert (np.diff(pairs, axis=0) <= 0).all()
+    for cases in (split, fresh):
+        out = exits(cases, pairs)
+        assert not (out[:-1] & ~out[1:]).any()
+        if rule == "one_sided":
+            assert out[:, (cases.answers == 1) & np.isfinite(cases.gate) & np.isfinite(cases.confidence)].all()
+    assert not out[0, split.answers == 0].all()
+    assert not set(pairs[:, 0].tolist()) & set(split.gate.tolist()) - {0.0}
+    assert not set(pairs[:, 1].tolist()) & set(split.confidence.tolist()) - {0.5}
 
 
-def among(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(J,) which pairs (J, 2) are among these others."""
-    known = set(map(tuple, others.tolist()))
-    return np.array([tuple(pair) in known for pair in pairs.tolist()])
+def test_the_strictest_one_sided_pair_lets_no_answer_0_exit() -> None:
+    split = ranked(3, 4000, 1e-6, rule="one_sided")
+    split = replace(split, gate=np.where(split.answers == 0, 0.9 * split.gate, split.gate))  # none is at 1
+    pairs = chain_pairs(split, 400, RISK, EXIT_RULES["one_sided"])
+    assert len(pairs) <= 200
+    assert not exits(split, pairs)[0, split.answers == 0].any()
 
 
-def test_the_path_grows_in_coverage_and_leaves_the_gate_where_it_knows_little() -> None:
-    """A gate of noise: the class probability is clearly better, and some pairs have no gate at all."""
-    split = ranked(5, 4000, 1e-6)
-    noise = replace(split, gate=np.random.default_rng(0).uniform(0, 1, 4000))
-    pairs = frontier_pairs(noise, 2000, 0.1)
-    assert (np.diff(noise.counts(pairs).exited) >= 0).all()
-    assert (pairs[:, 1] > 0.5).mean() > 0.2
-    same = frontier_pairs(ranked(5, 4000, 1e-6, alike=True), 2000, 0.1)
-    assert (same[:, 1] == 0.5).mean() > 0.95
+@pytest.mark.parametrize("rule", EXIT_RULES)
+def test_the_chain_promises_most_and_is_the_gates_own_where_nothing_is_gained(rule: str) -> None:
+    """A gate of noise: the class probability promises more. A gate that ranks as it does: nothing to add."""
+    split = ranked(5, 4000, 1e-6, rule=rule)
+    scores, rng = EXIT_RULES[rule].exit_scores, np.random.default_rng(0)
+    noise = replace(split, gate=scores(rng.uniform(0, 1, 4000), split.answers))
+    for cases in (split, noise):
+        pairs = chain_pairs(cases, 2000, RISK, EXIT_RULES[rule])
+        own = np.column_stack([EXIT_RULES[rule].candidates(cases.gate, cases.answers, 0.0), np.full(len(pairs), 0.5)])
+        without = EXIT_RULES[rule].candidates(cases.confidence, cases.answers, 0.5)
+        others = own, np.column_stack([np.zeros_like(without), without])
+        chosen, *rivals = (
+            predicted(cases, chain, 2000, RISK, EXIT_RULES[rule]).right_exits for chain in (pairs, *others)
+        )
+        assert chosen >= max(rivals)
+        if cases is noise:
+            assert chosen > rivals[0] + 0.01
+    same = ranked(5, 4000, 1e-6, alike=True, rule=rule)
+    assert (chain_pairs(same, 2000, RISK, EXIT_RULES[rule])[:, 1] == 0.5).all()
 
 
-def test_labels_enter_by_val_select_alone_and_nothing_finite_gives_no_pair() -> None:
-    split = ranked(6)
-    nothing = replace(split, gate=np.full(700, np.nan))
-    assert frontier_pairs(nothing, 100, 0.1).shape == (0, 2)
-    assert confidence_levels(np.full(5, np.nan)).tolist() == [0.5]
-    levels = confidence_levels(split.confidence, 7)
-    assert levels[0] == 0.5
-    assert set(levels.tolist()) <= {0.5, *split.confidence[~np.isnan(split.confidence)].tolist()}
-    assert not any(math.isnan(level) for level in levels)
+@pytest.mark.parametrize("rule", EXIT_RULES)
+def test_of_val_calib_it_takes_a_number_and_nothing_finite_exits_nothing(rule: str) -> None:
+    split = ranked(6, rule=rule)
+    nothing = replace(split, gate=np.full(700, np.nan), confidence=np.full(700, np.nan))
+    pairs = chain_pairs(nothing, 100, RISK, EXIT_RULES[rule])
+    assert pairs.shape[1] == 2
+    assert not exits(nothing, pairs).any()

@@ -12,7 +12,6 @@ from stage1_pro.core.policies.fixed_sequence import (
     power_aware_start,
     predicted_p,
     refusal,
-    threshold_candidates,
 )
 
 EXITED = [50, 100, 200, 400, 800, 1600]
@@ -23,30 +22,6 @@ def refused(exited: list[int], misses: list[int], positives: int, target: float 
     walk = certify(counts, counts, target, 1 - confidence)
     assert walk.answer is None
     return refusal(walk, target, confidence, [f"threshold {j}" for j in range(len(exited))])
-
-
-# ---- candidates
-
-
-@pytest.mark.parametrize("cases", [1, 7, 199, 200, 201, 1000, 4321])
-@pytest.mark.parametrize("levels", [3, 50, 10**9])
-def test_candidates_are_distinct_quantiles(cases: int, levels: int) -> None:
-    rng = np.random.default_rng([cases, levels])
-    scores = rng.integers(0, levels, cases) / levels
-    descending = sorted(scores.tolist(), reverse=True)
-    ranks = [-(-j * cases // 200) for j in range(1, 201)]
-    expected = sorted({descending[rank - 1] for rank in ranks}, reverse=True)
-    assert threshold_candidates(scores).tolist() == expected
-    assert threshold_candidates(rng.permutation(scores)).tolist() == expected
-    assert expected[-1] == scores.min()
-
-
-def test_candidates_leave_out_what_never_exits() -> None:
-    scores = np.array([np.nan, 0.9, np.inf, 0.6, -np.inf, 0.6])
-    assert threshold_candidates(scores).tolist() == [0.9, 0.6]
-    assert threshold_candidates(np.array([np.nan])).size == 0
-    assert threshold_candidates(np.array([])).size == 0
-    assert threshold_candidates(np.arange(1000.0), most=5).tolist() == [800, 600, 400, 200, 0]
 
 
 # ---- start

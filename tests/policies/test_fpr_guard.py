@@ -8,7 +8,9 @@ from policy_cases import gated_split
 from scipy.special import expit, logit
 
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.fixed_sequence import predicted_p, threshold_candidates
+from stage1_pro.core.policies.candidates import thresholds_between
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
+from stage1_pro.core.policies.fixed_sequence import predicted_p
 from stage1_pro.core.policies.fpr_guard import TILTS, Allowance, guarded, tilted
 from stage1_pro.core.policies.gate import calibrate_gate, fit_gate
 from stage1_pro.core.policies.gate_maps import FittedCalibrator, calibrated, demand_sound, fit_calibrator
@@ -36,7 +38,7 @@ def end_by_hand(scores: np.ndarray, given: np.ndarray, labels: np.ndarray, posit
     """(coverage, FPR on exits) where the walk would end, threshold after threshold."""
     softmax = softmax_ranked(gated_split(0, 10))
     ranked = replace(softmax, scores=scores, answers=given, labels=labels, independent=np.ones(len(labels), bool))
-    thresholds = threshold_candidates(scores)
+    thresholds = thresholds_between(scores, 0.0)
     p = predicted_p(ranked.counts(thresholds, labels == 1), positives, RISK.target_fnr)
     end, certified = int(np.argmin(p)), False
     for j in range(end, len(p)):
@@ -66,7 +68,7 @@ def test_the_tilt_is_the_smallest_near_the_best_that_keeps_fpr(seed: int) -> Non
     assert found.tilt == pytest.approx(expected)
     demand_sound(found.params, "gateparams")
     assert found.params["answer_0"] == fitted.params["answer_0"]
-    assert found.params["type"] == "isotonic"
+    assert found.params["type"] == "quantile"
 
 
 def test_it_holds_fpr_where_the_plain_map_spends_it() -> None:
@@ -107,14 +109,14 @@ def test_it_warns_where_no_tilt_keeps_fpr_and_takes_the_least() -> None:
     given, softmax = answers(select.logits), softmax_ranked(select)
     steep = replace(plain_map(select), params={**plain_map(select).params, "answer_1": {"x": [0.0], "y": [1.0]}})
     found = guarded(steep, select.gate_logit.astype(float), given, softmax, 1000, RISK)
-    assert "paid for with false alarms" in found.warnings[-1]
+    assert "the extra coverage raises FPR" in found.warnings[-1]
     assert found.warnings[:-1] == steep.warnings
 
 
 def test_where_softmax_certifies_nothing_its_fpr_at_equal_coverage_counts() -> None:
     """At its start hardly anything exits, so its FPR there would forbid every gate."""
     select = rare(1, 12_000)
-    hopeless = replace(softmax_ranked(select), scores=np.random.default_rng(0).random(len(select)))
+    hopeless = replace(softmax_ranked(select), scores=np.random.default_rng(0).uniform(0.5, 1, len(select)))
     allowance = Allowance.of(hopeless, 1000, Risk(0.02, 0.95))
     assert allowance.end is None
     every = float((answers(select.logits) == 1)[select.labels == 0].mean())
@@ -128,7 +130,16 @@ def test_no_tilt_where_nothing_can_be_certified() -> None:
     """Nothing can be certified at all, so no tilt has a predicted coverage."""
     select = rare(5, 400)
     given = answers(select.logits)
-    found = fit_gate("quantile", select, given, 3, Risk(0.01, 0.95))
+    found = fit_gate("quantile", select, given, 3, Risk(0.01, 0.95), EXIT_RULES["symmetric"])
     assert found.tilt == 0
     assert found.params == plain_map(select).params
     assert TILTS[0] == 0
+
+
+def test_no_tilt_where_every_answer_1_exits() -> None:
+    """No gate moves a false alarm there, also one that the guard would push back."""
+    select, calib = rare(0), rare(1)
+    one_sided = calibrate_gate(select, calib, RISK, exit_rule="one_sided")
+    assert any("moved back" in note for note in calibrate_gate(select, calib, RISK).notes)
+    assert not any("moved back" in note for note in one_sided.notes)
+    assert one_sided.params["answer_0"] == plain_map(select).params["answer_0"]

@@ -47,7 +47,7 @@ def test_isotonic_is_scikit_learns_per_answer() -> None:
 def test_quantile_map_gives_each_answer_softmaxs_shares() -> None:
     gate, answers, right, confidence = drawn(3, 1500)
     fitted = fit_calibrator("quantile", gate, answers, right, confidence)
-    assert fitted.params["type"] == "isotonic"
+    assert fitted.params["type"] == "quantile"
     demand_sound(fitted.params, "gateparams")
     scores = calibrated(fitted.params, gate, answers)
     for answer in (0, 1):
@@ -57,6 +57,32 @@ def test_quantile_map_gives_each_answer_softmaxs_shares() -> None:
         ends = gate[own].min() - np.arange(4), gate[own].max() + np.arange(4)
         beyond = calibrated(fitted.params, np.sort(np.concatenate(ends)), np.full(8, answer))
         assert (np.diff(beyond) > 0).all()  # what lies outside of val_select does not tie
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic", "quantile"])
+def test_of_an_answer_that_always_exits_nothing_is_fitted_and_nothing_asked(kind: str) -> None:
+    """Beside it the other answer's map stays what it is; a gate that is wrong there does not matter."""
+    gate, answers, right, confidence = drawn(12)
+    turned = np.where(answers == 1, -gate, gate)
+    with pytest.raises(UserError, match=r"anti-informative \(answer 1\)"):
+        fit_calibrator(kind, turned, answers, right, confidence)
+    fitted = fit_calibrator(kind, turned, answers, right, confidence, compares=(0,))
+    both = fit_calibrator(kind, gate, answers, right, confidence)
+    assert fitted.params["answer_0"] == both.params["answer_0"]
+    assert not any("answer 1" in warning for warning in fitted.warnings)
+    demand_sound(fitted.params, "gateparams")
+    assert np.isfinite(calibrated(fitted.params, gate, answers)).all()
+    with pytest.raises(UserError, match=r"anti-informative \(answer 0\)"):
+        fit_calibrator(kind, -gate, answers, right, confidence, compares=(0,))
+
+
+@pytest.mark.parametrize("name", ["isotonic", "quantile"])
+def test_knots_are_read_alike_under_either_name(name: str) -> None:
+    """Files of before call the quantile map isotonic."""
+    gate, answers, right, confidence = drawn(13)
+    params = fit_calibrator("quantile", gate, answers, right, confidence).params
+    demand_sound({**params, "type": name}, "gateparams")
+    assert np.array_equal(calibrated({**params, "type": name}, gate, answers), calibrated(params, gate, answers))
 
 
 def test_equal_confidences_make_no_flat_piece() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import calibrate, make_run, scrc_fields
+from made_runs import calibrate, make_run, scrc_fields, softmax_fields
 
 from stage1_pro.core.bundle.export import export_bundle
 from stage1_pro.core.errors import UserError
@@ -19,9 +19,9 @@ from stage1_pro.core.records.run import Run
 
 Damage = Callable[[dict[str, Any]], str]
 """From the content of a policy file to the text that takes its place."""
-STEPS = {"softmax": 0.25, "gate": 0.25, "SCRC-I": 0.25, "SCRC-T": 0.0}
+STEPS = {"softmax": 0.25, "one-sided": 0.25, "gate": 0.25, "SCRC-I": 0.25, "SCRC-T": 0.0}
 """Short sweeps, which are read fast; but SCRC-T allows no ties."""
-POLICIES = {"softmax": "softmax", "gate": "gate", "SCRC-I": "scrc", "SCRC-T": "scrc"}
+POLICIES = {"softmax": "softmax", "one-sided": "softmax", "gate": "gate", "SCRC-I": "scrc", "SCRC-T": "scrc"}
 
 
 def changed(**fields: object) -> Damage:
@@ -58,6 +58,10 @@ def moved(*names: str) -> Damage:
     return damage
 
 
+def without_misses(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "misses"}
+
+
 def plus_one(value: int) -> int:
     return value + 1
 
@@ -88,6 +92,10 @@ EVERY = {
     "better FPR": (changed(val_calib_metrics__fpr_on_exits=0.0), "other values of $.val_calib_metrics.fpr_on_exits"),
     "larger promise": (changed(guarantee__words="Nothing is missed."), "$.guarantee does not say what its numbers do"),
     "misses below 0": (changed(misses=-1), "$.misses is -1; allowed integer, 0 or more"),
+    "other answers": (changed(answer_shift=0.5), "val_calib gives other values of $.answer_shift"),
+    "half a sweep": (changed(sweep_results=lambda rows: [rows[0], without_misses(rows[1])]), "[1].misses is missing"),
+    "no figures": (changed(val_calib_metrics={}), "$.val_calib_metrics.cases is missing"),
+    "dearer": (changed(prices={"false_alarm": 5.0, "miss": 0.0}), "is not what its counts are worth at $.prices"),
 }
 CERTIFIED = {
     "one exit more": (changed(exited_positives=plus_one), "not the last one that its sweep certified"),
@@ -103,10 +111,15 @@ SOFTMAX = {
     "other threshold throughout": (moved("exit_threshold"), "on val_calib it gives"),
     "a gate's file": (changed(gate_threshold=0.9), "$.gate_threshold is not a known field"),
 }
+ONE_SIDED = {
+    "either answer exits": (changed(exit_rule="symmetric"), "$.guarantee does not say what its numbers do"),
+    "no rule": (without("exit_rule"), "$.guarantee does not say what its numbers do"),
+    "another rule": (changed(exit_rule="two_sided"), '$.exit_rule is "two_sided"; allowed one of'),
+}
 FLAT = {"a": 1.0, "b": 0.0}
 CALIBRATOR = {
     "unknown type": (changed(calibrator_type="sigmoid"), '$.calibrator_type is "sigmoid"; allowed one of'),
-    "two types": (changed(calibrator_type="platt"), "$.calibrator_params.type 'isotonic': the file has been altered"),
+    "two types": (changed(calibrator_type="platt"), "$.calibrator_params.type 'quantile': the file has been altered"),
     "no parameters": (changed(calibrator_params={}), "$.calibrator_params.type is missing"),
     "one answer": (changed(calibrator_params={"type": "platt"}), "$.calibrator_params.answer_0 is missing"),
     "falling slope": (
@@ -139,7 +152,7 @@ PAIRS = {
     "unknown variant": (changed(scrc_variant="SCRC-X"), '$.scrc_variant is "SCRC-X"; allowed one of'),
     "other model version": (changed(model_version="f" * 64), "$.model_version and $.model_digest differ"),
     "other splits version": (changed(splits_version="f" * 64), "$.splits_version and $.splits_digest differ"),
-    "two bounds": (changed(fnr_bound=0.001), "$.fnr_bound and $.fnr_upper_bound differ"),
+    "two bounds": (changed(fnr_bound=0.001), "$.fnr_bound is not $.target_fnr_exit"),
     "no Dirichlet map": (without("dirichlet_params"), "$.dirichlet_params is missing"),
     "no calibrator": (without("calibrator_params"), "$.calibrator_params is missing"),
     "W of one row": (changed(dirichlet_params__W=[[1.0, 0.0]]), "$.dirichlet_params.W is"),
@@ -167,6 +180,7 @@ TRANSDUCTIVE = {
 }
 TABLES = {
     "softmax": {**EVERY, **CERTIFIED, **SOFTMAX},
+    "one-sided": {**EVERY, **CERTIFIED, **SOFTMAX, **ONE_SIDED},
     "gate": {**EVERY, **CERTIFIED, **GATE},
     "SCRC-I": {**EVERY, **CERTIFIED, **CALIBRATOR, **PAIRS, **INDUCTIVE},
     "SCRC-T": {**EVERY, **CALIBRATOR, **PAIRS, **TRANSDUCTIVE},
@@ -179,8 +193,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     made = {}
     for name, policy in POLICIES.items():
         run = make_run(tmp_path_factory.mktemp("runs") / name, policy, step=STEPS[name])
-        content = calibrate(run) if policy != "scrc" else None
-        content = content or {**policy_header(run, run.risk()), **scrc_fields(run, name)}
+        header = policy_header(run, run.risk())
+        if name == "one-sided":
+            content = {**header, **softmax_fields(run, "one_sided")}
+        else:
+            content = {**header, **scrc_fields(run, name)} if policy == "scrc" else calibrate(run)
         write_policy(run, content)
         evaluate_run(run, content)
         made[name] = run

@@ -11,6 +11,7 @@ from scipy.special import expit
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.dirichlet import keeping_answers, log_odds
 from stage1_pro.core.policies.gate import calibrate_gate
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.scrc import SCRCCalibration, SCRCExitPolicy, answered, calibrate_scrc
@@ -30,13 +31,24 @@ def policy_of(found: SCRCCalibration) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("variant", "kind"),  # the flat pieces of isotonic maps tie at SCRC-T's cut
-    [("SCRC-I", "quantile"), ("SCRC-I", "platt"), ("SCRC-I", "isotonic"), ("SCRC-T", "quantile"), ("SCRC-T", "platt")],
+    ("variant", "kind", "rule"),  # the flat pieces of isotonic maps tie at SCRC-T's cut
+    [
+        ("SCRC-I", "quantile", "one_sided"),
+        ("SCRC-I", "quantile", "symmetric"),
+        ("SCRC-I", "platt", "symmetric"),
+        ("SCRC-I", "isotonic", "one_sided"),
+        ("SCRC-T", "quantile", "one_sided"),
+        ("SCRC-T", "platt", "symmetric"),
+    ],
 )
 @pytest.mark.parametrize("dirichlet", ["tied", "free"])
-def test_a_policy_read_back_decides_the_same(tmp_path: Path, variant: str, kind: str, dirichlet: str) -> None:
+def test_a_policy_read_back_decides_the_same(
+    tmp_path: Path, variant: str, kind: str, dirichlet: str, rule: str
+) -> None:
     select, calib, fresh = (gated_split(seed) for seed in range(3))
-    policy = policy_of(calibrate_scrc(select, calib, RISK, kind, variant, dirichlet))
+    policy = policy_of(calibrate_scrc(select, calib, RISK, kind, variant, dirichlet, exit_rule=rule))
+    assert policy["exit_rule"] == ("symmetric" if variant == "SCRC-T" else rule)
+    assert policy["calibrator_type"] == kind
     path = tmp_path / "scrcparams.json"
     artifacts.write_json(path, policy, "scrcparams")
     read = artifacts.read_json(path, "scrcparams")
@@ -116,7 +128,60 @@ def test_baselines_are_what_the_other_policies_certify() -> None:
     assert rows["gate"]["coverage"] == calibrate_gate(select, calib, RISK).fields()["coverage"]
     assert fields["coverage"] > rows["softmax"]["coverage"] + 0.01
     assert "one minus" in fields["lambda1_convention"]
-    assert fields["fnr_bound"] == fields["fnr_upper_bound"] <= RISK.target_fnr
+    assert fields["fnr_upper_bound"] <= fields["fnr_bound"] == RISK.target_fnr
+    assert calibrate_scrc(select, calib, RISK, variant="SCRC-T").fields()["fnr_bound"] == RISK.target_fnr
+
+
+# ---- one-sided exits and placed answers
+
+
+@pytest.mark.parametrize("dirichlet", ["tied", "free"])
+def test_every_answer_1_exits_and_the_thresholds_decide_answers_0(dirichlet: str) -> None:
+    select, calib, fresh = (gated_split(seed) for seed in range(3))
+    policy = policy_of(calibrate_scrc(select, calib, RISK, dirichlet=dirichlet, exit_rule="one_sided"))
+    found = policy_from_artifact("scrc", policy).decide(fresh)
+    assert np.array_equal(found.predictions, fresh.logits[:, 1] >= fresh.logits[:, 0])
+    assert found.exits[found.predictions == 1].all()
+    assert (found.prediction_sets[found.predictions == 1] == [False, True]).all()
+    assert 0 < found.exits[found.predictions == 0].mean() < 1
+    assert len({row["exited_positives"] - row["misses"] for row in policy["sweep_results"]}) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_placed_answers_stay_to_the_last_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    params = {"W": np.diag(rng.uniform(0.001, 20, 2)).tolist(), "b": rng.normal(0, 3, 2).tolist()}
+    z = np.concatenate([[0.0, 1e-30, -1e-9, 1e-7, -1e-7], rng.normal(0, 5, 5000)]).astype(np.float32)
+    logits = np.column_stack([np.zeros_like(z), z])
+    z[2] = 0  # where the model's precision ends
+    kept, moved = log_odds(keeping_answers(params), logits), log_odds(params, logits)
+    assert np.array_equal(np.delete(kept, 2) >= 0, np.delete(z, 2) >= 0)
+    assert kept[0] == 0
+    np.testing.assert_allclose(np.diff(kept - moved), 0, atol=1e-9)  # one intercept, no slope
+
+
+@pytest.mark.parametrize("variant", ["SCRC-I", "SCRC-T"])
+def test_a_free_map_moves_no_placed_answer_by_either_rule(variant: str) -> None:
+    """It would undo the placement, and with it the misses that the placement avoids."""
+
+    def placed(split: Scores) -> Scores:
+        return replace(split, logits=split.logits + np.float32([0, 1.5]), answer_shift=1.5)
+
+    few = [gated_split(seed, 1000) for seed in range(2)]
+    free, fixed = (
+        calibrate_scrc(*pair, RISK, variant=variant, dirichlet="free")
+        for pair in ((few[0], few[1]), (placed(few[0]), placed(few[1])))
+    )
+    shifted = placed(gated_split(2))
+    assert np.array_equal(answered(fixed.dirichlet_params, shifted)[0], shifted.logits[:, 1] >= 0)
+    assert not np.array_equal(answered(free.dirichlet_params, shifted)[0], shifted.logits[:, 1] >= 0)
+
+
+def test_a_placed_policy_gives_the_probabilities_of_before() -> None:
+    cases = replace(gated_split(2), logits=gated_split(2).logits + np.float32([0, 1.5]))
+    found = SCRCExitPolicy(0.5, 0.8, PLAIN, PLATT, "one_sided", 1.5).decide(cases)
+    z = gated_split(2).logits[:, 1].astype(float)
+    np.testing.assert_allclose(found.probabilities, expit(np.where(found.predictions == 1, z, -z)), atol=1e-6)
 
 
 def test_gates_that_rank_like_softmax_are_named() -> None:

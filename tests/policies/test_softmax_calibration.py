@@ -10,7 +10,8 @@ from policy_cases import from_z, population, split_of
 
 from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.certification import one_case_per_group
+from stage1_pro.core.policies.certification import Calibration, one_case_per_group
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
 from stage1_pro.core.policies.softmax import calibrate_softmax
 from stage1_pro.core.policies.verification import demand_consistent
 from stage1_pro.core.records.scores import Scores
@@ -67,27 +68,44 @@ def random_split(rng: np.random.Generator, grouped: bool) -> Scores:
     return split_of(logits, split.labels, groups)
 
 
+@pytest.mark.parametrize("rule", EXIT_RULES)
 @pytest.mark.parametrize("grouped", [False, True])
-def test_counts_are_those_of_plain_loops_and_the_walk_ends_before_the_first_that_fails(grouped: bool) -> None:
-    rng, certified, stopped = np.random.default_rng(11), 0, 0
+def test_counts_are_those_of_plain_loops_and_certified_is_what_its_method_allows(grouped: bool, rule: str) -> None:
+    risk = Risk(0.03, 0.95) if rule == "one_sided" else RISK  # which certifies more
+    rng, answered, stopped, methods = np.random.default_rng(11), 0, 0, set()
     for _ in range(40):
         select, calib = random_split(rng, grouped), random_split(rng, grouped)
-        found = calibrate_softmax(select, calib, RISK)
-        thresholds = [row["threshold"] for row in found.parameters]
+        found = calibrate_softmax(select, calib, risk, rule)
         counted = evidence_of(rows(calib))
-        counts = [count_by_hand(counted, threshold) for threshold in thresholds]
+        if rule == "one_sided":
+            counted = [
+                (1.0 if answer == 1 and score == score else score, answer, *rest) for score, answer, *rest in counted
+            ]
+        counts = [count_by_hand(counted, row["threshold"]) for row in found.parameters]
         exits = zip(found.walk.calib.exited_positives.tolist(), found.walk.calib.misses.tolist(), strict=True)
         assert list(exits) == counts
-        passes = [p_by_hand(misses, exited, RISK.target_fnr) <= RISK.delta for exited, misses in counts]
-        start, answer = found.walk.start, found.walk.answer
-        assert passes[start] == (answer is not None)
-        if answer is not None:
-            certified += 1
-            assert all(passes[start : answer + 1])
-            stopped += answer + 1 < len(passes)
-            assert not any(passes[answer + 1 : answer + 2])
-    assert 5 < certified < 40
+        passes = [p_by_hand(misses, exited, risk.target_fnr) <= risk.delta for exited, misses in counts]
+        assert found.walk.certified.tolist() == allowed(found, counts, passes)
+        methods.add(found.found.method)
+        answered += found.certified
+        stopped += found.certified and not found.walk.certified[-1]
+    assert methods == ({"one_sided"} if rule == "one_sided" else {"walk", "boundary"})
+    assert 5 < answered < 40
     assert stopped > 0
+
+
+def allowed(found: Calibration, counts: list[tuple[int, int]], passes: list[bool]) -> list[bool]:
+    """Which candidates the method that was taken certifies, one after the other."""
+    if found.found.method == "one_sided":
+        return passes
+    if found.found.method == "boundary":
+        rises = found.found.facts["boundary"]["rises"]
+        return [misses < sum(rise <= exited for rise in rises) for exited, misses in counts]
+    certified, going = [], True
+    for index, passed in enumerate(passes):
+        going = going and (passed or index < found.walk.start)
+        certified.append(going and index >= found.walk.start)
+    return certified
 
 
 # ---- what may be looked at

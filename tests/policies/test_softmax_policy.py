@@ -8,6 +8,7 @@ from policy_cases import population
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
 from stage1_pro.core.policies.softmax import (
     SoftmaxExitPolicy,
     answers,
@@ -90,6 +91,28 @@ def test_what_is_not_finite_never_exits(bad: float) -> None:
     assert SoftmaxExitPolicy(0.5).decide(outputs(logits)).exits[3]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_sided_every_answer_1_exits_but_what_is_not_finite(bad: float) -> None:
+    logits = np.array([[0, bad], [bad, 0], [0, 0], [0, 9], [9, 0], [0.1, 0]], np.float32)
+    for threshold in (0.5, 0.99, 1.0):
+        found = SoftmaxExitPolicy(threshold, "one_sided").decide(outputs(logits))
+        assert found.exits.tolist() == [False, False, True, True, threshold < 1, threshold == 0.5]
+        assert found.scores[2:4].tolist() == [1.0, 1.0]
+
+
+def test_probabilities_are_those_before_the_answers_were_placed() -> None:
+    z = np.array([-3.0, -0.5, 0.5, 3.0])
+    logits = np.column_stack([np.zeros(4), z + 1]).astype(np.float32)
+    found = SoftmaxExitPolicy(0.9, "one_sided", 1.0).decide(outputs(logits))
+    assert found.predictions.tolist() == [0, 1, 1, 1]
+    np.testing.assert_allclose(found.probabilities, 1 / (1 + np.exp(-np.array([3.0, -0.5, 0.5, 3.0]))), atol=1e-6)
+
+
+def test_a_file_without_a_rule_is_symmetric_and_its_answers_were_not_placed() -> None:
+    policy = SoftmaxExitPolicy.from_artifact({"exit_threshold": 0.7})
+    assert policy == SoftmaxExitPolicy(0.7, "symmetric", 0.0)
+
+
 def test_equal_logits_answer_positive() -> None:
     logits = np.array([[0, 0], [1, 1], [2, 1], [1, 2], [0.0, -0.0]], np.float32)
     assert answers(logits).tolist() == [1, 1, 0, 1, 1]
@@ -104,12 +127,13 @@ def test_saturated_scores_are_named() -> None:
     assert saturation_warnings(softmax_scores(logits[6:])) == []
 
 
+@pytest.mark.parametrize("rule", EXIT_RULES)
 @pytest.mark.parametrize("step", [0.0, 0.5])
-def test_a_policy_read_back_decides_the_same(tmp_path, step: float) -> None:
+def test_a_policy_read_back_decides_the_same(tmp_path, step: float, rule: str) -> None:
     rng = np.random.default_rng(2)
     select, calib, fresh = (population(rng, 2000, step=step) for _ in range(3))
     risk = Risk(0.05, 0.9)
-    calibration = calibrate_softmax(select, calib, risk)
+    calibration = calibrate_softmax(select, calib, risk, rule)
     threshold = calibration.parameters[calibration.demand_certified()]["threshold"]
     header = {
         "schema_version": 1,
@@ -126,7 +150,10 @@ def test_a_policy_read_back_decides_the_same(tmp_path, step: float) -> None:
     policy = SoftmaxExitPolicy.from_artifact(artifacts.read_json(tmp_path / "thresholds.json", "thresholds"))
     assert policy.exit_threshold.hex() == threshold.hex()
     for split in (select, calib, fresh):
-        scores = softmax_scores(split.logits)
+        scores = policy.decide(split).scores
+        always = (rule == "one_sided") & (answers(split.logits) == 1)
+        assert np.array_equal(scores, np.where(always, 1.0, softmax_scores(split.logits)))
         assert np.array_equal(policy.decide(split).exits, scores >= threshold)
-    assert (softmax_scores(select.logits) == policy.exit_threshold).any()
+    assert threshold not in set(softmax_scores(select.logits).tolist()) - {0.5}  # but for the floor
+    assert policy.exit_rule == rule
     assert policy.decide(calib).exits.sum() == calibration.record()["val_calib_metrics"]["exited"]

@@ -89,7 +89,7 @@ def test_sources_without_images(folder, tmp_path) -> None:
             find_pool(str(name), {}, "skip")
         assert words in str(refusal.value)
     every = dict.fromkeys(find_pool(str(folder / "deep"), {}, "error").contents, "val_test")
-    with pytest.raises(UserError, match=r"0 images are left of 30 \(30 belong to val_calib or val_test\)"):
+    with pytest.raises(UserError, match=r"0 of 30 images left \(30 belong to val_calib or val_test\)"):
         find_pool(str(folder / "deep"), every, "error")
 
 

@@ -59,7 +59,7 @@ def test_every_run_and_every_figure_is_on_the_page(written):
     text = Elements((folder / "comparison.html").read_text()).text
     for standing in comparison.standings:
         assert standing.contender.name in text
-        assert f"{standing.figures['coverage'].value:.2%}" in text
+        assert f"{standing.figures['right_exits'].value:.2%}" in text
         assert standing.contender.digests["model"][:12] in text
     assert "Nothing certified" in text
     assert "promise different things" in text  # the refused one was tried at another target

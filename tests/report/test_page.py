@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from stage1_pro.core.evaluation import agreement
+from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.report.common.cells import percent, percent_up
 from stage1_pro.core.report.run.evidence import read_epochs
-from stage1_pro.core.report.run.page import verdict, write_report
+from stage1_pro.core.report.run.page import page, verdict, write_report
 
 NASTY = ('<script>alert("0")</script>', "<img src=https://evil.test/x> $x$ & 日本")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -53,11 +55,24 @@ def test_the_page_opens_with_the_answer(nasty_run):
     run, policy, evaluation = nasty_run
     html = run.report_path.read_text()
     opening = html[html.index("<main>") : html.index("<h2>")]
-    for value in (evaluation["exits"]["coverage"]["value"], evaluation["exits"]["fnr_on_exits"]["value"]):
-        assert f"{value:.2%}" in opening
-    assert percent_up(policy["fnr_upper_bound"]) in opening
+    for name in ("right_exits", "coverage", "fnr_on_exits", "fpr_on_exits"):
+        assert f"{evaluation['exits'][name]['value']:.2%}" in opening
+    assert "<small>≤ </small>5%" in opening  # the target is what was certified
+    assert percent_up(policy["fnr_upper_bound"]) not in opening
+    assert f"bound at this threshold alone ≤ {percent_up(policy['fnr_upper_bound'])}" in html
     assert evaluation["promise"]["words"] in opening
-    assert verdict(evaluation).words in opening
+    assert verdict(policy, evaluation).words in opening
+
+
+def test_a_policy_of_no_use_has_no_green_badge(nasty_run):
+    run, policy, evaluation = nasty_run
+    evaluation = {**evaluation, "promise": {**evaluation["promise"], "verdict": "agrees"}}
+    useless = {**policy, "useless": "its exits are worth nothing"}
+    assert verdict(policy, evaluation).tone == "good"
+    assert verdict(useless, evaluation).tone == "bad"
+    html = page(run, useless, evaluation, [])
+    assert "its exits are worth nothing" in html[html.index("<main>") : html.index("<h2>")]
+    assert '<span class="verdict good">' not in html
 
 
 def test_names_are_escaped_everywhere(nasty_run):
@@ -113,8 +128,8 @@ def test_a_policy_that_lets_nothing_exit_is_reported_as_such(made):
     assert evaluation["exits"]["fnr_on_exits"]["value"] is None
     write_report(run, policy, evaluation)
     html = run.report_path.read_text()
-    assert verdict(evaluation).tone == "unsure"
-    assert "Cannot be judged on test" in html
+    assert verdict(policy, evaluation).tone == "unsure"
+    assert "Too few test positives to tell" in html
     assert not re.search(r"\bnan\b|\bNone\b(?!\.)", Elements(html).text)  # "Warnings: None." is meant
 
 
@@ -124,12 +139,17 @@ def test_gaps_in_metrics_are_read_as_nan(made):
 
 
 @pytest.mark.parametrize(
-    ("held", "low", "tone"),
-    [(True, 0.001, "good"), (None, 0.0, "unsure"), (False, 0.02, "unsure"), (False, 0.021, "bad")],
+    ("misses", "exited", "tone"),
+    [(0, 3, "unsure"), (0, 400, "good"), (6, 100, "unsure"), (9, 100, "unsure"), (12, 100, "bad"), (0, 0, "unsure")],
 )
-def test_the_verdict_is_red_only_where_chance_cannot_explain_it(held, low, tone):
-    exits = {"fnr_on_exits": {"low": low}}
-    assert verdict({"promise": {"held": held}, "exits": exits, "target_fnr_exit": 0.02}).tone == tone
+def test_the_badge_is_green_or_red_only_where_chance_cannot_explain_it(misses, exited, tone):
+    """At a target of .05: by the exact two-sided interval, all of it at or below the target, or all above."""
+    estimate = {"value": None, "low": 0.0, "high": 1.0}
+    low, high = fnr_interval(misses, exited, 0.95)
+    fnr = {"value": misses / exited if exited else None, "low": float(low), "high": float(high)}
+    exits = dict.fromkeys(("coverage", "right_exits", "fpr_on_exits"), estimate)
+    promise = agreement({**exits, "fnr_on_exits": {**fnr, "misses": misses, "exited_positives": exited}}, 0.05, 0.95)
+    assert verdict({}, {"promise": promise}).tone == tone
 
 
 def test_a_bound_is_never_rounded_down():

@@ -18,11 +18,11 @@ def test_the_page_shows_pairs_and_says_what_kind_of_promise_it_is(tmp_path: Path
     write_report(run, policy, evaluate_run(run, policy))
     page = run.report_path.read_text()
     expected = variant == "SCRC-T"
-    for words in ("Bound in expectation", "one in expectation over calibration sets", "In use</th>"):
+    for words in ("bound in expectation ≤", "one in expectation over calibration sets", "In use</th>"):
         assert (words in page) == expected, words
-    for words in ("Certified bound", "may mislead, as the confidence says", "Naive takes the largest"):
+    for words in ("bound at this threshold alone ≤", "may mislead, as the confidence says", "Naive takes the largest"):
         assert (words in page) != expected, words
-    assert ("exact upper bound" in page) != expected
+    assert ("pointwise bound" in page) != expected
     for words in ("λ2, class", "Reliability of the calibrated gate", "softmax (certified)", "gate (certified)"):
         assert words in page, words
     assert f"{policy['lambda1']:.4g}, {policy['lambda2']:.4g}" in page

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from stage1_pro.core.config.load import merge_configs
-from stage1_pro.core.models.heads import gate_inputs, signed_gate
+from stage1_pro.core.models.heads import gate_inputs, margin, signed_gate
 from stage1_pro.core.training.crossfit import FOLDS, group_folds, out_of_fold_correct, refit_gate
 
 
@@ -85,6 +85,28 @@ def test_refit_is_scikit_learn_folded_into_the_head() -> None:
     for found, evidence in ((model.head(features).gate_logit, every), (torch.from_numpy(held_out), own)):
         expected = signed_gate(logits, torch.from_numpy(np.mean(evidence, axis=0)))
         np.testing.assert_allclose(found.detach(), expected, atol=2e-3)
+
+
+def test_a_gate_reads_the_log_odds_before_the_answers_were_placed() -> None:
+    """Trained jointly or fitted again: its evidence is that of the model that was not placed, its sign the answer's."""
+    plain, placed = gated_model(2), gated_model(2)
+    features, labels, groups = cases(1, 240, plain.features)
+    fold = group_folds(labels, groups, 7)
+    with torch.inference_mode():
+        usual = plain.head(features)
+    z = margin(usual.logits)
+    placed.shift_answers(float(-z.quantile(0.4)))
+    for refits in (False, True):
+        own = [refit_gate(model, features, labels, fold) for model in (plain, placed)] if refits else []
+        with torch.inference_mode():
+            before, after = plain.head(features), placed.head(features)
+        np.testing.assert_allclose(after.members.evidence, before.members.evidence, atol=2e-4)
+        flipped = (margin(before.logits) >= 0) != (margin(after.logits) >= 0)
+        assert 0.05 < float(flipped.float().mean()) < 0.95
+        sign = torch.where(flipped, -1.0, 1.0)
+        np.testing.assert_allclose(after.gate_logit, sign * before.gate_logit, atol=2e-4)
+        if refits:
+            np.testing.assert_allclose(own[1], sign.numpy() * own[0], atol=2e-4)
 
 
 @pytest.mark.parametrize("labels", [[1] + [0] * 29, [0] * 30, [1] * 30, [1, 0], [1, 0, 1, 0]])

@@ -76,7 +76,7 @@ def test_out_of_fold_targets_of_a_backbone_that_has_seen_the_cases_are_constant_
 def test_the_monitor_watches_the_answers_where_the_trained_gate_does_not_ship() -> None:
     for phase in (3, 6):
         joint, refitted = (merge_configs([("test", {"phase": phase, "gate_refit": on})]) for on in (False, True))
-        assert (joint.monitor, refitted.monitor) == ("val_gate_augrc", "val_augrc")
+        assert (joint.monitor, refitted.monitor) == ("val_gate_augrc", "val_loss")
 
 
 def test_the_gate_is_clipped_apart_from_the_answers() -> None:

@@ -157,7 +157,9 @@ def test_a_resumed_average_goes_on_where_it_stopped() -> None:
 class Judged(Line):
     """Logs these figures, one an epoch."""
 
-    figures = (math.nan, 0.3, math.inf, 0.2, math.nan)
+    def __init__(self, *figures: float):
+        super().__init__()
+        self.figures = figures
 
     def on_validation_epoch_end(self) -> None:
         self.log("figure", self.figures[self.current_epoch])
@@ -166,13 +168,21 @@ class Judged(Line):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 @pytest.mark.parametrize("at_epoch_end", [True, False])
-@pytest.mark.parametrize(("epochs", "best"), [(1, None), (5, 3)])
-def test_an_epoch_that_is_not_finite_is_never_the_best(
-    epochs: int, best: int | None, at_epoch_end: bool, tmp_path: Path
+@pytest.mark.parametrize(
+    ("mode", "figures", "best"),
+    [
+        ("min", [math.nan], None),
+        ("min", [math.nan, 0.3, math.inf, 0.2, math.nan], 3),
+        ("min", [0.2, 0.0, 0.0, 0.1, 0.0, 0.3], 4),
+        ("max", [0.9, 1.0, 1.0, 0.9], 2),
+    ],
+)
+def test_the_latest_of_the_best_finite_epochs_is_kept(
+    mode: str, figures: list[float], best: int | None, at_epoch_end: bool, tmp_path: Path
 ) -> None:
-    kept = RunCheckpoint(tmp_path, "best", monitor="figure", mode="min", save_on_train_epoch_end=at_epoch_end)
+    kept = RunCheckpoint(tmp_path, "best", monitor="figure", mode=mode, save_on_train_epoch_end=at_epoch_end)
     trainer = pl.Trainer(
-        max_epochs=epochs,
+        max_epochs=len(figures),
         callbacks=[kept],
         accelerator="cpu",
         logger=False,
@@ -180,7 +190,7 @@ def test_an_epoch_that_is_not_finite_is_never_the_best(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(Judged(), DataLoader(torch.randn(4, 3)), DataLoader(torch.zeros(2, 3)))
+    trainer.fit(Judged(*figures), DataLoader(torch.randn(4, 3)), DataLoader(torch.zeros(2, 3)))
     assert [path.name for path in tmp_path.iterdir()] == ([] if best is None else ["best.ckpt"])
     if best is not None:
         assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == best

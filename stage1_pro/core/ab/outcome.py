@@ -17,7 +17,7 @@ from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.seeds import rng_of
 
-FIGURES = ("coverage", "fnr_on_exits", "fpr_on_exits", "accuracy_on_exits", "augrc")
+FIGURES = ("right_exits", "utility", "coverage", "fnr_on_exits", "fpr_on_exits", "accuracy_on_exits", "augrc")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +37,7 @@ class ArmStanding:
 
     @property
     def refused(self) -> int:
-        """Runs for which nothing was certified: their coverage is 0."""
+        """Runs for which nothing was certified: they count as 0 right exits."""
         return sum(result.contender.certificate is None for result in self.results)
 
     def above(self, target: float) -> int:
@@ -74,7 +74,7 @@ class ABTest:
 
     @property
     def false_alarm(self) -> float:
-        """Largest chance that one coverage interval or more misses 0 although no arm differs."""
+        """Largest chance that one interval of right exits or more misses 0 although no arm differs."""
         return false_alarm(len(self.standings) - 1, self.confidence)
 
     def record(self) -> dict[str, Any]:

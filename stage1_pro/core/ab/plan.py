@@ -11,14 +11,14 @@ from typing import Any
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.load import merge_configs, read_config_file, to_dict
 from stage1_pro.core.config.settings import Stage1ProConfig
-from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.errors import UserError, counted, raise_problems
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 COMMON = {
     "seed": "the splits are drawn with it, and --seeds counts training seeds up from it",
     "epochs": "the budget is the same for all arms",
-    "target_fnr_exit": "coverage compares under one promise only",
-    "fnr_confidence": "coverage compares under one promise only",
+    "target_fnr_exit": "right exits compare under one promise only",
+    "fnr_confidence": "right exits compare under one promise only",
     "bootstrap_samples": "all arms are measured alike",
     "bootstrap_confidence": "all arms are measured alike",
     **{
@@ -111,7 +111,7 @@ def make_plan(layers: Sequence[tuple[str, Any]], files: Sequence[str], seeds: in
         problems = [f"{file}: {words}" for arm, file in pairs for words in _differences(arm, arms[0])]
     if len(problems) == 1:
         raise UserError(problems[0])
-    raise_problems(f"--arms: {len(problems)} problems", problems)
+    raise_problems(f"--arms: {counted(len(problems), 'problem')}", problems)
     first = arms[0].config.seed
     return Plan(folder, tuple(arms), tuple(range(first, first + seeds)))
 

@@ -72,7 +72,7 @@ def bring_to_end(trial: Trial, plan: Plan, children: Children) -> str:
         before, run = words, Run(run.path)  # a Run remembers what it has read
     if refused := refused_attempt(run):
         return "nothing certified" if refused.outcome == NOTHING_CERTIFIED else "nothing worth certifying"
-    return f"certified, test coverage {read_evaluation(run)['exits']['coverage']['value']:.1%}"
+    return f"certified, right exits on test {read_evaluation(run)['exits']['right_exits']['value']:.1%}"
 
 
 def prepared(trial: Trial, plan: Plan) -> Run:
@@ -120,8 +120,8 @@ def _certified_in_vain(run: Run) -> list[str] | None:
     """Where nothing was certified the test images are scored all the same: the scores still rank them."""
     if refused_attempt(run) is None:
         raise UserError(
-            f"{run.path}: val_calib was looked at, and the policy was not written before an interruption. A second "
-            "look would spend its confidence again: remove this run to train it anew."
+            f"{run.path}: val_calib was looked at, and the policy was not written before an interruption. Reusing "
+            "it would weaken the guarantee: remove this run to train it anew."
         )
     return (
         None

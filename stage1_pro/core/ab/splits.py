@@ -15,7 +15,8 @@ def draw_splits(plan: Plan) -> None:
     cases, splits = preview(plan.arms[0].config)
     if len(cases.class_names) != 2:
         raise UserError(
-            f"the labels have {len(cases.class_names)} classes; arms are compared by exit policies, which are binary."
+            f"the labels have {len(cases.class_names)} classes; arms are compared by exit policies, which need "
+            "exactly two: relabel as positive and rest."
         )
     if not plan.splits_path.exists():
         plan.folder.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
-from stage1_pro.core.comparison.contender import MEASURES, PRICES, known
+from stage1_pro.core.comparison.contender import HEADLINE, MEASURES, PRICES, known
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.bootstrap import percentile_interval
 
 TOLERANCE = 0.005
-"""How much worse FPR and accuracy on exits may be, on average over seeds, for more coverage to count as a gain."""
+"""How much worse FPR and accuracy on exits may be, on average over seeds, for more right exits to count as a gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ def verdict(differences: Mapping[str, PairedDifference], failed: int) -> str:
 
     failed: runs of either arm that did not end: the seeds that fail may be the ones that do badly.
     """
-    coverage = differences["coverage"]
+    gain = differences[HEADLINE]
     if failed:
         return "incomplete"
-    if coverage.seeds < 2:
+    if gain.seeds < 2:
         return "one seed"
-    if coverage.sense <= 0:
-        return "less" if coverage.sense < 0 else "like"
+    if gain.sense <= 0:
+        return "less" if gain.sense < 0 else "like"
     prices = [differences[name].value for name in PRICES]
     if None in prices:
         return "price unknown"
@@ -75,7 +75,7 @@ def verdict(differences: Mapping[str, PairedDifference], failed: int) -> str:
 
 
 def paid(differences: Mapping[str, PairedDifference], name: str) -> bool:
-    """Whether an arm is worse by this measure than a gain in coverage may cost."""
+    """Whether an arm is worse by this measure than a gain in right exits may cost."""
     value = differences[name].value
     return value is not None and -MEASURES[name] * value > TOLERANCE
 

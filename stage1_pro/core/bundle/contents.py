@@ -29,7 +29,11 @@ ROLES = ("policy_file", "model_file", "splits_file", "config_file", "metrics_fil
 
 @dataclass(frozen=True, slots=True)
 class BundleContents:
-    """A bundle of which every file has been verified."""
+    """A bundle of which every file has been verified.
+
+    path: its folder; manifest: bundle.json, with class_names, positive_class, preprocessing, provenance and, under
+    eval, the test figures; policy: its exit policy, ready to decide; model_path: the file of its weights.
+    """
 
     path: Path
     manifest: dict[str, Any]
@@ -40,12 +44,20 @@ class BundleContents:
         return self.path / self.manifest["model_file"]
 
 
-def verify_bundle(path: Path) -> BundleContents:
+def verify_bundle(path: str | Path) -> BundleContents:
     """Check the whole bundle, the model's tensors aside, and build its policy.
 
-    Sizes and digests first, so that nothing altered is ever parsed. Raises one UserError with every
-    difference: missing, added, altered or linked files, a policy for other weights or splits.
+    path: the bundle's folder. Sizes and digests come first, so that nothing altered is ever parsed. Raises one
+    UserError with every difference: missing, added, altered or linked files, a policy for other weights or splits.
+
+    >>> from stage1_pro import verify_bundle
+    >>> contents = verify_bundle("runs/smoke/p2/bundle")
+    >>> contents.manifest["class_names"], contents.manifest["positive_class"]
+    (['blue', 'red'], 'red')
+    >>> contents.manifest["active_exit_policy"], contents.model_path.name
+    ('softmax', 'model_best.pth')
     """
+    path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a bundle folder. Export one with 50_export_bundle.py.")
     if (path / MANIFEST).is_symlink():
@@ -113,9 +125,10 @@ def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
 
 
 def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The few test figures that the manifest shows."""
+    """The few test figures that the manifest shows; evaluations of before have neither right exits nor utility."""
     exits = evaluation["exits"]
     return {
+        **{name: exits[name]["value"] for name in ("right_exits", "utility") if name in exits},
         "coverage": exits["coverage"]["value"],
         "fnr_on_exits": exits["fnr_on_exits"]["value"],
         "fnr_upper_bound": exits["fnr_on_exits"]["upper_bound"],
@@ -123,13 +136,26 @@ def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
         "accuracy_on_exits": exits["accuracy_on_exits"]["value"],
         "augrc": evaluation["selective"]["augrc"]["value"],
         "promise_held": evaluation["promise"]["held"],
+        **({"verdict": evaluation["promise"]["verdict"]} if "verdict" in evaluation["promise"] else {}),
     }
 
 
 def load_exit_policy(bundle_dir: str | Path) -> ExitPolicy:
     """The one policy of a bundle, after every file of it has been verified.
 
+    bundle_dir: the bundle's folder. Returns a policy whose `decide(outputs)` takes anything with `logits`, (N, C)
+    float32, one column a class of the manifest's class_names, and `gate_logit`, (N,) float32 or None for a model
+    without a gate; it gives ExitDecisions: `exits` (N,) bool, `predictions` (N,) int, `scores` and `probabilities` (N,)
+    float64. The same outputs give the same decisions, bit for bit, and a case whose logits are NaN is deferred.
     Raises UserError where the bundle is not whole, not closed, or not consistent.
-    """
 
-    return verify_bundle(Path(bundle_dir)).policy
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from stage1_pro import load_exit_policy
+    >>> policy = load_exit_policy("runs/smoke/p2/bundle")
+    >>> logits = np.array([[-20, 20], [np.nan, np.nan]], dtype=np.float32)
+    >>> decisions = policy.decide(SimpleNamespace(logits=logits, gate_logit=None))
+    >>> decisions.exits.tolist(), decisions.predictions[0].item()
+    ([True, False], 1)
+    """
+    return verify_bundle(bundle_dir).policy

@@ -11,6 +11,7 @@ from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.models.licenses import derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
+from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, price_words
 from stage1_pro.core.records.looks import look_of, looks_counted
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
@@ -98,6 +99,7 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, A
             for file in sorted(folder.iterdir())
         },
         "preprocessing": preprocessing,
+        **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,
         "provenance": {**environment, "run_id": run.name},
@@ -123,13 +125,33 @@ def _copy(source: Path, target: Path) -> None:
     artifacts.write_bytes(target, artifacts.read_bytes(source, "Finish the run first."))
 
 
+def _warning(policy: dict[str, Any]) -> str:
+    """A paragraph where the policy is of no use, else nothing."""
+    if "useless" not in policy:
+        return ""
+    return f"""
+**Certified, but of no use at the stated prices:** {policy["useless"]}.
+It was exported because --even_if_useless was given.
+"""
+
+
+def _worth(policy: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    utility = evaluation["exits"].get("utility", {}).get("value")
+    if utility is None:
+        return ""
+    return (
+        f"{price_words(policy)} At these prices stage 1 is worth {utility:+.3f} deferrals a case on the test split "
+        "(utility: coverage less the price of wrong exits)."
+    )
+
+
 def _readme(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], license: str) -> str:
     names = run.splits.class_names
     return f"""# Stage 1 bundle: {run.name}
 
 Answers {" / ".join(names)} where it is sure and defers the rest to stage 2. "{names[-1]}" is the class
-that must not be missed.
-
+that must not be missed. {exit_rule_words(policy, names)}
+{_warning(policy)}
 ## What it promises
 {policy["guarantee"]["words"]}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
@@ -137,17 +159,19 @@ On the calibration split {evidence_words(policy)}.
 {_looks(policy)}
 
 {evaluation["promise"]["words"]}
+{_worth(policy, evaluation)}
 
 ## What it does not promise
-- Nothing about images of another kind than the calibration images: another camera, another season, another
-  share of positives among look-alikes. Calibrate anew when the source changes.
+- Nothing about images of another kind than the calibration images: another camera, another season, other
+  look-alikes. Calibrate anew when the source changes. {PREVALENCE}
 - Nothing about a single case, about subgroups, or about the cases that are deferred.
 - Nothing about false alarms: they are reported in eval.json, not bounded.
 
 ## Contract for the host
 1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
    files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
-2. Preprocess as bundle.json says, compute logits in float32, decide in float64.
+2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
+   images at a time, filled up with zeros: then a score does not depend on what else is in the batch.
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
 4. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
 

@@ -14,6 +14,7 @@ import numpy as np
 from stage1_pro.core import artifacts
 from stage1_pro.core.comparison.contender import (
     BINOMIAL,
+    HEADLINE,
     MEASURES,
     PRICES,
     Contender,
@@ -145,7 +146,7 @@ def _verdict(contender: Contender, first: Contender, differences: Mapping[str, D
     if contender.promise != first.promise:
         return "other promise"
     paid = any(differences[name].sense < 0 for name in PRICES)
-    return {1: "more at a price" if paid else "more", -1: "less", 0: "like"}[differences["coverage"].sense]
+    return {1: "more at a price" if paid else "more", -1: "less", 0: "like"}[differences[HEADLINE].sense]
 
 
 def _letter(position: int) -> str:

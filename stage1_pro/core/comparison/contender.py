@@ -13,10 +13,19 @@ from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.metrics.summary import decision_statistics, fnr_evidence
 from stage1_pro.core.policies.base import ExitDecisions
 
-MEASURES = {"coverage": 1, "fpr_on_exits": -1, "accuracy_on_exits": 1, "augrc": -1}
+MEASURES = {
+    "right_exits": 1,
+    "utility": 1,
+    "coverage": 1,
+    "fpr_on_exits": -1,
+    "accuracy_on_exits": 1,
+    "augrc": -1,
+}
 """What is compared, and the sign of a difference for the better."""
+HEADLINE = "right_exits"
+"""The measure that decides a verdict: coverage can be bought by answering every case positive."""
 PRICES = ("fpr_on_exits", "accuracy_on_exits")
-"""What more coverage must not be paid with: answering everything positive covers the most."""
+"""What more right exits must not be paid with."""
 BINOMIAL, IN_EXPECTATION = "binomial certificate", "in expectation"
 """What a promise is: true of this policy with the stated confidence, or on average over calibration splits, and then
 of set loss, and of FNR on exits approximately."""
@@ -27,14 +36,16 @@ class SharedCases:
     """The cases that all runs are measured on.
 
     labels: (N,) int; index: (N,) number of each case's group; independent: (N,) bool, what counts as evidence
-    about FNR on exits; splits_digest: of the splits that they belong to; looks: confidences of all looks so far that
-    share the positives of their val_calib, also those of runs that are not shown.
+    about FNR on exits; splits_digest: of the splits that they belong to; prices: of a false alarm and of a miss on
+    exits, in deferrals, by which all runs' utility is measured; looks: confidences of all looks so far that share the
+    positives of their val_calib, also those of runs that are not shown.
     """
 
     labels: IntArray
     index: IntArray
     independent: BoolArray
     splits_digest: str
+    prices: tuple[float, float] = (5.0, 0.0)
     looks: tuple[float, ...] = ()
 
     @property
@@ -61,6 +72,7 @@ class SharedCases:
             "splits_digest": self.splits_digest,
             "cases": len(self.labels),
             "positives": int(np.count_nonzero(self.labels == 1)),
+            "prices": dict(zip(("false_alarm", "miss"), self.prices, strict=True)),
             "bootstrap": {"samples": samples, "confidence": confidence, "unit": self.unit},
         }
 
@@ -131,7 +143,8 @@ def paired_replicates(
         def renamed(statistic: Statistic) -> Statistic:
             return lambda weights: {f"{position} {name}": values for name, values in statistic(weights).items()}
 
-        return [renamed(statistic) for statistic in decision_statistics(cases.index, cases.labels, decided)]
+        own = decision_statistics(cases.index, cases.labels, decided, cases.prices)
+        return [renamed(statistic) for statistic in own]
 
     statistics = [statistic for position, decided in enumerate(decisions) for statistic in named(position, decided)]
     replicates = bootstrap_replicates(statistics, cases.index, samples, rng)
@@ -143,7 +156,7 @@ def paired_replicates(
 
 def measured(decisions: ExitDecisions, cases: SharedCases) -> dict[str, float]:
     """The figures of decisions by name; NaN where one is undefined."""
-    return point_values(decision_statistics(cases.index, cases.labels, decisions), cases.index)
+    return point_values(decision_statistics(cases.index, cases.labels, decisions, cases.prices), cases.index)
 
 
 def fnr_on_exits(contender: Contender, cases: SharedCases, confidence: float) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def contender_of(run: Run, name: str) -> Contender:
 
 
 def shared_cases(runs: Sequence[Run]) -> SharedCases:
-    """The test cases of runs with equal splits, whose score files must hold the same ones."""
+    """The test cases of runs with equal splits, whose score files must hold the same ones; prices are the first's."""
     first, *others = (run.scores("val_test") for run in runs)
     for run, scores in zip(runs[1:], others, strict=True):
         same = (np.array_equal(getattr(scores, name), getattr(first, name)) for name in ("case_id", "group", "labels"))
@@ -109,9 +109,11 @@ def shared_cases(runs: Sequence[Run]) -> SharedCases:
                 f"{run.scores_path('val_test')} holds other cases than {runs[0].scores_path('val_test')}, although the "
                 f"splits are equal: one of them has been altered. {RESCORE.format(run=run.path)}"
             )
-    groups = group_index(first.group.astype(str), len(first))
+    groups, config = group_index(first.group.astype(str), len(first)), runs[0].config
+    prices = config.false_alarm_price, config.miss_price
     looks = max((confidences_spent(run) for run in runs), key=len)  # runs in several folders have several ledgers
-    return SharedCases(first.labels.astype(np.int64), groups, one_case_per_group(first), runs[0].splits.digest, looks)
+    kept, digest = one_case_per_group(first), runs[0].splits.digest
+    return SharedCases(first.labels.astype(np.int64), groups, kept, digest, prices, looks)
 
 
 RESCORE = "Remove scores/val_test.parquet and run 40_eval_selective.py --run {run} again."
@@ -146,7 +148,8 @@ def _uncertified(run: Run) -> tuple[Risk, None, ExitDecisions, str]:
 
     score_test(run)
     select, scores = run.scores("val_select"), run.scores("val_test")
-    decisions, ranked_by = decide_without_certificate(run.config.exit_policy, select, scores)
+    config = run.config
+    decisions, ranked_by = decide_without_certificate(config.exit_policy, select, scores, config.exit_rule)
     return Risk(attempt.target_fnr_exit, attempt.fnr_confidence), None, decisions, ranked_by
 
 

@@ -16,7 +16,7 @@ from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
-from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.errors import UserError, counted, raise_problems
 
 RETIRED = {
     "exit_threshold": "is not a setting of training: the threshold is certified after it, by the calibration "
@@ -36,22 +36,35 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
     """
     schema = schemas.schema("config")
     problems: list[str] = []
-    merged = to_dict(Stage1ProConfig())
+    merged, asked_by = to_dict(Stage1ProConfig()), ""
     for where, layer in layers:
         settings = _settings_of(layer, problems)
-        artifacts.refuse_newer(settings, where)
+        artifacts.refuse_newer(settings, where)  # a saved config is input too; a newer one may mean other things
         if isinstance(settings, Mapping):
             merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
+            if "answer_placement" in settings:
+                asked_by = "" if "schema_version" in settings else where  # a saved config holds every default
         else:
             problems.append(f"{where}: holds {type(settings).__name__}, not a mapping of settings")
     merged = _coerce(merged, schema)
     broken = list(schemas.schema_problems(merged, "config"))
     config = Stage1ProConfig() if broken else _build(merged)
-    problems += broken or rule_problems(config)
+    problems += broken or [*rule_problems(config), *_placement_problems(config, asked_by)]
     if len(problems) == 1:
         raise UserError(f"config: {problems[0]}")
-    raise_problems(f"config: {len(problems)} problems", problems)
+    raise_problems(f"config: {counted(len(problems), 'problem')}", problems)
     return config
+
+
+def _placement_problems(config: Stage1ProConfig, asked_by: str) -> list[str]:
+    """By default auto means none for more than two classes; who asks for it is told that it cannot be."""
+    classes = len(config.dataset_params.class_names or ())
+    if not asked_by or config.answer_placement != "auto" or classes in (0, 2):
+        return []
+    return [
+        f"{asked_by}: answer_placement is auto, and dataset_params.class_names holds {classes} classes; answers are "
+        "placed between two: set answer_placement: none, or name the positive class against the rest"
+    ]
 
 
 def _settings_of(layer: Any, problems: list[str]) -> Any:
@@ -148,7 +161,7 @@ def _coerce(value: Any, node: dict[str, Any]) -> Any:
 
 def _coerce_scalar(value: Any, node: dict[str, Any]) -> Any:
     kinds = node.get("type", [])  # one word, or a list of them
-    if value is False and "off" in node.get("enum", []):
+    if value is False and "off" in node.get("enum", []):  # YAML 1.1 reads `off` as a boolean
         return "off"
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return value

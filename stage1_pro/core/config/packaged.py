@@ -9,7 +9,7 @@ CONSTRAINTS = SHARED / "constraints.txt"
 
 
 def config_names() -> list[str]:
-    """What `--config` knows by name: demo, phase3, ab/lora."""
+    """Return the names that `--config` knows: demo, phase3, ab/lora."""
     return sorted(file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml"))
 
 

@@ -19,7 +19,7 @@ class Phase:
 
     @property
     def gated(self) -> bool:
-        """Whether the model has a gate: then there are two classes, and gate_logit in the scores."""
+        """Return whether the model has a gate: then there are two classes, and gate_logit in the scores."""
         return "gate" in self.heads
 
 
@@ -50,15 +50,15 @@ class PolicyRow:
         return self.file.removesuffix(".json")
 
 
-ANSWERS_MONITOR = "val_augrc"
-"""The monitor of a gated phase whose trained gate is replaced after training: how well confidence ranks the answers."""
+ANSWERS_MONITOR = "val_loss"
+"""The monitor of a gated phase whose trained gate is replaced after training: the answers' own loss."""
 
 
 PHASES = {
     row.number: row
     for row in (
         Phase(1, "baseline", ("cls",), "cross_entropy", ("softmax",), "val_accuracy", "max"),
-        Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_augrc", "min"),
+        Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_loss", "min"),
         Phase(3, "gate", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
         Phase(4, "adapt", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
         Phase(5, "sharpness", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),

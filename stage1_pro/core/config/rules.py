@@ -8,7 +8,7 @@ from typing import Any
 from stage1_pro.core.config.phases import OPTIMIZERS, PHASES, POLICY_TABLE, SETTINGS_FROM, OptimizerRow, PolicyRow
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Stage1ProConfig
 
-BINARY = "phase {phase} trains a gate, which needs two: name the positive class against the rest"
+BINARY = "phase {phase} trains a gate, which needs exactly two classes: relabel as positive and rest"
 
 SHARDING = ("fsdp", "deepspeed")
 """Prefixes of strategies that shard the weights."""
@@ -78,7 +78,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: when the rule is broken, and the message, which names the setting, its value and the mend."""
+    """One row: when the rule is broken, and the message, which names the setting, its value and the remedy."""
 
     broken: Callable[[Facts], Any]
     message: str
@@ -201,7 +201,7 @@ RULES = (
     ),
     Rule(
         lambda f: f.names and len(f.names) != 2 and f.gated,
-        "$.dataset_params.class_names holds {classes} classes; " + BINARY.format(phase="{c.phase}"),
+        "$.dataset_params.class_names holds {classes} names; " + BINARY.format(phase="{c.phase}"),
     ),
     Rule(lambda f: _twice(f.names), "$.dataset_params.class_names holds a name twice"),
     Rule(

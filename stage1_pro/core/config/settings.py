@@ -6,7 +6,7 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES
+from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DatasetParams:
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be read."""
     class_balanced_sampling: bool = False
-    """Draw training cases so that the classes are met equally often."""
+    """Draw training cases so that all classes are equally frequent."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class IncrementalParams:
     initial_cases: int = 32
     """Cases of the first stage, 1 up to the training split."""
     initial_strategy: Literal["stratified", "random"] = "stratified"
-    """How they are drawn: stratified (each class in proportion, one at least) or random."""
+    """How the cases of the first stage are drawn: stratified (each class in proportion, at least one) or random."""
     add_cases: int = 16
     """Cases admitted after a stage, 1 or more; fewer where fewer are eligible."""
     max_stages: int = 10
@@ -75,10 +75,10 @@ class IncrementalParams:
     early_stopping_min_delta: float = 0.0
     """Improvement of the monitor, in its own unit, that counts as better, 0 or more."""
     min_lr_to_continue: float = 1e-5
-    """Learning rate below which training is not worth going on, 0 to below the largest peak rate; it looks at the
+    """Learning rate below which a stage has no use in going on, 0 to below the largest peak rate; compared with the
     largest rate of all parameter groups, after warm-up."""
     lr_floor_action: Literal["stop_run", "end_stage"] = "stop_run"
-    """What reaching that rate does: stop_run ends training, end_stage goes on with the next admission."""
+    """What happens below min_lr_to_continue: stop_run ends training, end_stage goes on with the next admission."""
     stage_lr: Literal["reset", "keep"] = "reset"
     """Optimizer and learning rate at a new stage: reset (fresh moments, warm-up again) or keep (both go on)."""
     stage_init: Literal["best", "last", "scratch"] = "best"
@@ -86,7 +86,7 @@ class IncrementalParams:
     selection_threshold: float = 0.7
     """Cases whose dice (probability of the true class) is at most this are eligible, 0 to 1."""
     max_difficulty: float = 1.0
-    """Cases more difficult (1 - dice) than this are not eligible, 0 to 1; below 1 it keeps likely wrong labels out."""
+    """Cases whose difficulty (1 - dice) is above this are not eligible, 0 to 1; below 1 wrong labels stay out."""
     w_dice: float = 0.5
     """Weight of difficulty, 1 - dice, in the acquisition score, 0 or more."""
     w_uncertainty: float = 0.3
@@ -108,7 +108,7 @@ class Stage1ProConfig:
     """Everything that decides a training run."""
 
     phase: int = 1
-    """Phase of the programme: 1 baseline, 2 selective, 3 gate, 4 adapt, 5 sharpness, 6 conformal."""
+    """Training phase: 1 baseline, 2 selective, 3 gate, 4 adapt, 5 sharpness, 6 conformal."""
     exit_policy: Literal["softmax", "gate", "scrc"] = "softmax"
     """Exit policy that the run is calibrated for."""
     target_fnr_exit: float = 0.02
@@ -119,8 +119,8 @@ class Stage1ProConfig:
     """Cases that may exit: one_sided (every positive answer, and negative ones by the threshold: the most coverage for
     a given number of calibration positives) or symmetric (either answer by the threshold)."""
     answer_placement: Literal["auto", "none"] = "auto"
-    """Place where a case is answered positive on val_select, at the stated prices; auto: with one-sided exits of two
-    classes; none: leave the answers as training made them."""
+    """Where answers are placed: auto (with one-sided exits of two classes, val_select decides from which log-odds on a
+    case is answered positive, at the stated prices) or none (as training left them)."""
     false_alarm_price: float = 5.0
     """Cost of an exited negative answered positive, in deferrals, 2 or more (at 1 everything would exit)."""
     miss_price: float = 0.0
@@ -132,8 +132,8 @@ class Stage1ProConfig:
     model_path: str = "timm:tf_efficientnet_lite0"
     """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
     freeze_backbone: bool = True
-    """Leave the backbone's own weights as they are: train the heads, and adapters where `peft_type` names some."""
-    epochs: int = 10
+    """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
+    epochs: int = 30
     """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
     warmup_epochs: float = 1
     """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`."""
@@ -141,27 +141,28 @@ class Stage1ProConfig:
     """Images per step and device, 1 or more."""
     grad_accum_steps: int = 1
     """Steps whose gradients are summed before the optimizer moves, 1 or more."""
-    lr_head: float = 1e-4
+    lr_head: float = 3e-4
     """Peak learning rate of the heads, above 0."""
     lr_backbone: float = 1e-5
     """Peak learning rate of an unfrozen backbone, above 0."""
     weight_decay: float = 0.01
     """AdamW weight decay of matrices (never of biases and norms), 0 or more."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over the other classes, 0 to 0.5."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over the other classes, 0 to 0.5; it flattens the ranking of sure negatives, which is
+    what exits depend on."""
     dropout: float = 0.3
     """Dropout in the head, 0 to 0.9."""
     max_grad_norm: float = 1.0
     """Global gradient norm above which gradients are scaled down; 0: no clipping."""
-    use_ema: bool = True
+    use_ema: bool = False
     """Validate and ship an exponential moving average of the trainable tensors."""
     ema_decay: float = 0.9999
-    """Final decay of that average, 0 to below 1; ramps up so that short runs work."""
+    """Final decay of the moving average of the weights (use_ema), 0 to below 1; ramps up so that short runs work."""
     early_stop_patience: int = 3
     """Epochs without a better monitor before training stops, 1 or more."""
     optimizer: Literal["adamw", "sam", "fsam"] = "adamw"
-    """Optimizer; sam and fsam, from phase 5, look for flat weights: AdamW by the gradient at the worst weights nearby,
-    for the price of two passes a step."""
+    """Optimizer: adamw, or from phase 5 sam or fsam, which look for flat minima: AdamW on the gradient at perturbed
+    weights, with two passes a step."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Arithmetic of training; scores are always computed in float32."""
     devices: int | str = "auto"
@@ -172,6 +173,9 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    forward_batch: int | str = "auto"
+    """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
+    to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
     feature_cache: Literal["auto", "off"] = "auto"
     """Read features of a frozen, unaugmented backbone from a memory map instead of recomputing them."""
     gate_loss_weight: float = 1.0
@@ -180,23 +184,25 @@ class Stage1ProConfig:
     aux_weight: float = 0.5
     """Weight of the auxiliary class head, which trains the layer below with the class head, 0 or more; from phase 3."""
     coverage_reward: float = 0.3
-    """Reward of the log share of each class that exits, 0 or more: no target, only a push; from phase 3."""
+    """Weight of the reward for coverage, the mean log share of each class that exits, 0 or more; from phase 3. It is no
+    coverage target: coverage is maximised under target_fnr_exit."""
     gate_refit: bool = True
     """Fit the linear gate again on val_select, cross-fitted, after training, and ship that one; false: ship the gate
     that was trained jointly; from phase 3."""
     head_ensemble: int = 8
     """Heads trained side by side, whose logits are averaged, 1 to 64; from phase 3."""
     fsam_rho: float = 0.05
-    """How far away those worst weights are, the norm over all that fsam_target names, 0 to 10; from phase 5."""
+    """Perturbation radius: L2 norm over all parameters that fsam_target names, 0 to 10; from phase 5."""
     fsam_sigma: float = 1.0
-    """Share of the running average that fsam subtracts from the gradient to find them, 0 (sam) to 1; from phase 5."""
+    """Share of the gradient average that fsam subtracts from the gradient before it perturbs the weights, 0 (as sam)
+    to 1; from phase 5."""
     fsam_lambda: float = 0.9
-    """What a step keeps of that average, 0 to below 1; from phase 5."""
+    """Decay of the gradient average of fsam, per step, 0 to below 1; from phase 5."""
     fsam_target: Literal["all", "heads", "adapter"] = "all"
-    """Which of the trained parameters are moved to find them: all, heads, or adapter (LoRA's); from phase 5."""
+    """Trained parameters that sam and fsam perturb: all, heads, or adapter (LoRA's); from phase 5."""
     conformal_after: int | None = None
-    """Epochs, those of the warm-up included, before ConformalRiskLoss takes over from SelectiveLoss, 0 to below
-    `epochs`, and never before the warm-up ends; null: half of them; from phase 6."""
+    """Epochs, warm-up included, before ConformalRiskLoss takes over from SelectiveLoss, 0 to below `epochs`, and never
+    before the warm-up ends; null: half of the epochs; from phase 6."""
     positive_bank: int = 2048
     """Recent positives that ConformalRiskLoss calibrates its threshold on besides the batch, 1000 to 4096; from
     phase 6."""
@@ -206,7 +212,7 @@ class Stage1ProConfig:
     peft_r: int = 8
     """Rank of the adapters, 1 to 512."""
     peft_alpha: float = 16.0
-    """Scale of what adapters add: it is multiplied by peft_alpha / peft_r; above 0."""
+    """Scale of the adapters: their update is multiplied by peft_alpha / peft_r; above 0."""
     peft_blocks: int | None = None
     """Blocks that get adapters, counted from the last, 1 to the backbone's depth; null: all."""
     peft_targets: str = "all_linear"
@@ -217,18 +223,18 @@ class Stage1ProConfig:
     peft_lr: float = 2e-4
     """Peak learning rate of adapters and of norms trained with them, above 0."""
     layer_decay: float = 1.0
-    """Factor of the learning rate from each layer of the backbone to the one below it, for whatever of it is trained,
-    above 0, up to 1; the last layer has the whole rate; from phase 4."""
+    """Factor from the learning rate of each backbone layer to that of the layer below it, above 0, up to 1; the last
+    layer has the whole rate, and frozen weights have none; from phase 4."""
     intended_use: Literal["unstated", "research", "commercial"] = "unstated"
     """What the model is for; a backbone whose licence is known to forbid it is refused."""
     backbone_license: str | None = None
-    """Licence of the backbone's weights; null: what the weights say of themselves, which training writes here."""
+    """Licence of the backbone's weights; null: read from the weights, and written here by training."""
     bootstrap_samples: int = 1000
     """Bootstrap resamples behind the intervals of the report, 100 or more."""
     bootstrap_confidence: float = 0.95
-    """Confidence of those intervals, 0.5 to below 1."""
+    """Confidence of the bootstrap intervals, 0.5 to below 1."""
     dataset_params: DatasetParams = field(default_factory=DatasetParams)
-    """The data."""
+    """Where the cases come from, how they are split, and how they are fed."""
     incremental_params: IncrementalParams = field(default_factory=IncrementalParams)
     """Training that starts with few cases and admits more of the training split, stage by stage."""
 
@@ -245,7 +251,7 @@ class Stage1ProConfig:
 
     @property
     def adapted(self) -> bool:
-        """Whether the backbone gets adapters."""
+        """Return whether the backbone gets adapters."""
         return self.peft_type != "none"
 
     @property
@@ -264,19 +270,51 @@ class Stage1ProConfig:
 
     @property
     def sharpness_aware(self) -> bool:
-        """Whether a step takes two passes, at the weights and at the worst ones nearby."""
+        """Return whether a step takes two passes, at the weights and at the perturbed ones."""
         return OPTIMIZERS[self.optimizer].sharp
 
     @property
     def reads_cached_features(self) -> bool:
-        """Whether training sees features of the images, computed once, in place of the images."""
+        """Return whether training reads features of the images, computed once, in place of the images."""
         still = self.freeze_backbone and not self.adapted and self.dataset_params.augmentation == "none"
         return still and self.feature_cache != "off"
 
     @property
     def places_answers(self) -> bool:
-        """Whether training ends with placing the answers, where the task has two classes."""
-        return self.answer_placement == "auto" and self.exit_rule == "one_sided"
+        """Return whether training ends with placing the answers: never where more than two classes are named."""
+        binary = len(self.dataset_params.class_names or ()) in (0, 2)
+        return self.answer_placement == "auto" and self.exit_rule == "one_sided" and binary
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Return sentences on what this config trains and then does not ship; none where all of it counts.
+
+        The terms of the gate carry no gradient into the answers, their gradients are clipped apart, and the answers
+        choose the checkpoint. A perturbation of the weights takes its norm over all of them, so there the gate counts.
+        """
+        if not PHASES[self.phase].gated or not self.gate_refit or self.sharpness_aware:
+            return ()
+        settings = [
+            name
+            for name in ("gate_loss_weight", "coverage_reward", "conformal_after", "positive_bank")
+            if self.phase >= SETTINGS_FROM[name]
+        ]
+        sentences = (
+            f"the gate is fitted again on val_select (gate_refit): {', '.join(settings[:-1])} and {settings[-1]} shape "
+            "the gate trained jointly, and change neither the answers nor the gate that ships",
+        )
+        if self.phase == 3 or self.adapted or (not self.freeze_backbone and self.layer_decay != 1):
+            return sentences
+        return (
+            *sentences,
+            f"with these settings phase {self.phase} ships the model that phase 3 would ship; what it adds is in the "
+            "policies that it allows and in the settings that this config leaves off",
+        )
+
+    @property
+    def forward_shape(self) -> int | None:
+        """Images per forward pass of scoring; None for a run from before they were recorded."""
+        return None if isinstance(self.forward_batch, str) else self.forward_batch
 
     @property
     def monitor(self) -> str:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stage1_pro.core.data.transforms import load_image
+from stage1_pro.core.data.decoding import decode
+from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.devices import isolated_seed
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.seeds import rng_of
 
 
@@ -41,8 +43,15 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
         epoch, position = draw
+        try:
+            decoded = decode(self.paths[position])
+        except BadImage as bad:
+            raise UserError(
+                f"{self.paths[position]} cannot be read any more ({bad}). Restore the file and run again."
+            ) from None
+        # transforms draw from torch's global generators: seeded for each case, neither workers nor a resume move them
         with isolated_seed(self.seed, epoch, position):
-            image = self.transform(load_image(self.paths[position]))
+            image = self.transform(decoded)
         return image, int(self.labels[position]), position
 
 
@@ -100,13 +109,14 @@ class EpochSampler(Sampler[Draw]):
             order = (
                 rng.permutation(self.size) if self.weights is None else rng.choice(self.size, self.size, p=self.weights)
             )
+            # every rank takes equally many steps, or the others wait for its gradients for ever
             order = np.resize(order, len(self) * self.world)
         for position in self.subset[order[self.rank :: self.world]].tolist():
             yield Draw(self.epoch, position)
 
 
 class BlockSampler(Sampler[Draw]):
-    """All positions in blocks that never change, for one rank: what a model says of a case may hang on its batch.
+    """All positions in blocks that never change, for one rank: what a model says of a case may depend on its batch.
 
     Every rank gets equally many blocks; where they do not come out even, some repeat the first ones.
     """
@@ -128,7 +138,7 @@ def make_loader(
 ) -> DataLoader:
     """A DataLoader of `Batch`es; feature rows are gathered in this process."""
     features = isinstance(dataset, FeatureDataset)
-    workers = 0 if features else workers
+    workers = 0 if features else workers  # gathering rows is cheaper than sending them between processes
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -144,7 +154,7 @@ def make_loader(
 
 def quiet_worker(_: int) -> None:
     """Ctrl-C is the main process's business; workers end when it closes their pipes."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # one worker a core: more threads would contend for it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,12 @@ import pandas as pd
 
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.settings import DatasetParams, Source
-from stage1_pro.core.data.transforms import load_image
-from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.data.decoding import decode as decode_image
+from stage1_pro.core.data.image_files import BadImage, list_images, read_file, shown
+from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.records.splits import SPLITS
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SHOWN_NAMES = 10
 
 
@@ -65,7 +64,9 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
         raise UserError(
             "dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does."
         )
-    frame = pd.concat([_read_source(source, several=len(params.sources) > 1) for source in params.sources])
+    read = [_read_source(source, several=len(params.sources) > 1) for source in params.sources]
+    frame = pd.concat([rows for rows, _ in read])
+    warnings = tuple(warning for _, found in read for warning in found)
     frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
     class_names, labels = _label_codes(frame["label"], params)
     frame["label"] = labels
@@ -73,31 +74,31 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     problems = [*_table_problems(frame, class_names), *_content_problems(frame[unreadable.isna()])]
     named = zip(frame["case_id"][unreadable.notna()], unreadable.dropna(), strict=True)
     bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
-    warnings = ()
     if len(bad) and params.on_bad_image == "error":
         problems.append(
             _counted(bad, "image cannot be read", "images cannot be read") + "; on_bad_image: skip leaves them out"
         )
     elif len(bad):
-        warnings = (_counted(bad, "unreadable image left out", "unreadable images left out"),)
-    raise_problems(f"{len(frame)} cases: {len(problems)} kinds of problems", problems)
+        warnings += (_counted(bad, "unreadable image left out", "unreadable images left out"),)
+    raise_problems(f"{counted(len(frame), 'case')}: {counted(len(problems), 'kind')} of problems", problems)
     frame = frame[unreadable.isna()].reset_index(drop=True)
     grouped = bool((frame["group"] != "").any())
     frame["group"] = _independent_groups(frame)
     return CaseTable(frame, class_names, grouped, bool((frame["split"] != "").any()), warnings)
 
 
-def _read_source(source: Source, several: bool) -> pd.DataFrame:
-    """One source as a frame of strings; ids and groups carry the source's name where there are several."""
-    frame = _read_csv(source) if source.labels else _read_folders(source)
+def _read_source(source: Source, several: bool) -> tuple[pd.DataFrame, list[str]]:
+    """One source as a frame of strings, and warnings; ids and groups carry its name where there are several."""
+    frame, warnings = (_read_csv(source), []) if source.labels else _read_folders(source)
     root = Path(source.root) if source.root else Path(source.labels or ".").parent
-    inside = [_relative(path, root) for path in frame["path"]]
+    inside = [shown(_relative(path, root)) for path in frame["path"]]
     frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(inside, index=frame.index))
     if several:
         frame["case_id"] = f"{source.name}/" + frame["case_id"]
         frame["group"] = frame["group"].where(frame["group"] == "", f"{source.name}/" + frame["group"])
-    frame["path"] = [str(root / path) for path in frame["path"]]
-    return frame
+    # as objects: pandas' own strings cannot hold a name that is not UTF-8
+    frame["path"] = pd.Series([str(root / path) for path in frame["path"]], index=frame.index, dtype=object)
+    return frame, warnings
 
 
 def _relative(path: str, root: Path) -> str:
@@ -112,6 +113,7 @@ def _read_csv(source: Source) -> pd.DataFrame:
     path = Path(source.labels or "")
     artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels.")
     try:
+        # all strings, none a gap: `NA` is a label and `007` an id
         rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(
@@ -145,23 +147,31 @@ def _demand_no_near_miss(head: list[str], path: Path) -> None:
             raise UserError(f"{path}: the header's '{name}' is not one of our columns{hint}. Rename it.")
 
 
-def _read_folders(source: Source) -> pd.DataFrame:
+def _read_folders(source: Source) -> tuple[pd.DataFrame, list[str]]:
+    """The images below the folders of the classes, and words on what else lies there."""
     root = Path(source.root or ".")
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder. Mend sources[{source.name}].root; it holds one folder a class.")
-    files = [p for p in sorted(root.glob("*/**/*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-    relative = [file.relative_to(root) for file in files]
-    relative = [
-        p for p in relative if not any(part.startswith(".") for part in p.parts)
-    ]  # .ipynb_checkpoints is no class
+        raise UserError(
+            f"{root} is not a folder. Set sources[{source.name}].root to a folder that holds one folder per class."
+        )
+    listing = list_images(root)
+    every = [Path(path).relative_to(root) for path in listing.paths]
+    relative = [path for path in every if len(path.parts) > 1 or (root / path).is_dir()]  # or a folder nobody may enter
     if not relative:
         raise UserError(
-            f"{root}: no images in class folders. Mend sources[{source.name}].root, or name a CSV in labels."
+            f"{root}: no images in class folders. Set sources[{source.name}].root to a folder that holds one folder "
+            "per class, or name a CSV in labels."
         )
     frame = pd.DataFrame(
-        {"path": [p.as_posix() for p in relative], "label": [p.parts[0] for p in relative]}, dtype=object
+        {"path": [p.as_posix() for p in relative], "label": [shown(p.parts[0]) for p in relative]}, dtype=object
     )
-    return frame.reindex(columns=list(COLUMNS), fill_value="")
+    kept = set(relative)
+    beside = pd.Series([shown(path) for path in every if path not in kept], dtype=object)
+    warnings = [f"{root}: left out {listing.left_out()}"] if listing.left_out() else []
+    if len(beside):
+        names = _counted(beside, "image lies outside the class folders", "images lie outside the class folders")
+        warnings.append(f"{root}: {names}; left out")
+    return frame.reindex(columns=list(COLUMNS), fill_value=""), warnings
 
 
 def _label_codes(labels: pd.Series, params: DatasetParams) -> tuple[tuple[str, ...], np.ndarray]:
@@ -224,23 +234,22 @@ def inspect_files(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]
 
 def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
     try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        return "missing", None
-    except (OSError, ValueError) as error:  # a directory, no permission, a path that cannot exist
-        return "unreadable", getattr(error, "strerror", None) or str(error)
+        content = read_file(path)
+    except BadImage as bad:
+        return ("missing", None) if bad.code == "missing" else ("unreadable", str(bad))
     reason = None
     if decode:
         try:
-            load_image(BytesIO(content))
-        except Exception as error:  # Pillow's plugins raise whatever their format suggests
-            reason = type(error).__name__
+            decode_image(content)
+        except BadImage as bad:
+            reason = str(bad)
     return blake2b(content, digest_size=16).hexdigest(), reason
 
 
 def _independent_groups(frame: pd.DataFrame) -> pd.Series:
     """Group of each case, so that no image is in two groups: its own id where it has no group, and
     groups that share an identical image are one."""
+    # the same image in two splits would be trained on and certified on, whatever the column says
     group = frame["group"].where(frame["group"] != "", frame["case_id"])
     shared = frame["content"].duplicated(keep=False)
     if not shared.any():

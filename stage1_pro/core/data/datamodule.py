@@ -34,6 +34,7 @@ class Stage1DataModule(pl.LightningDataModule):
         self.config, self.preprocessing, self.features = config, preprocessing, features
         self.frames = {split: cases.frame.iloc[splits.indices(split)] for split in ("train", "val_select")}
         self.classes = len(cases.class_names)
+        # here and in no dataset or sampler: loaders are made anew every epoch, and this state is restored before them
         self.active = np.arange(len(self.frames["train"]))
 
     @property
@@ -43,7 +44,7 @@ class Stage1DataModule(pl.LightningDataModule):
 
     def activate(self, positions: np.ndarray) -> None:
         """Train on these positions of the `train` split, from the next loader on."""
-        self.active = np.sort(positions)
+        self.active = np.sort(positions)  # the order of admission must not enter the order of batches
 
     def labels(self, split: str) -> np.ndarray:
         return self.frames[split]["label"].to_numpy()
@@ -51,7 +52,7 @@ class Stage1DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         data = self.config.dataset_params
         weights = None
-        if data.class_balanced_sampling:
+        if data.class_balanced_sampling:  # by the cases in training, of which a stage may hold few of a class
             weights = 1 / self.class_counts[self.labels("train")[self.active]]
             weights = weights / weights.sum()
         return self._loader("train", data.augmentation, self.active, shuffle=True, weights=weights)

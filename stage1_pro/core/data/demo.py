@@ -73,7 +73,7 @@ def convert_lite0_weights(target: Path) -> None:
 
 
 def _package_folder(package: str) -> Path:
-    """Where a package lies, without importing it."""
+    """Return the folder of a package, without importing it."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         both = " ".join(name.replace("_", "-") for name in (LIGHTS, WEIGHTS))

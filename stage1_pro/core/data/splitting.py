@@ -14,7 +14,7 @@ from stage1_pro.core.metrics.binomial import minimum_positives
 from stage1_pro.core.records.splits import SPLITS, USAGE, Splits
 
 DRAWN = ("val_calib", "val_select", "val_test", "train")
-"""Order in which a stratum's groups are dealt out: the certificate's split first, the rest trains."""
+"""Order in which a stratum's groups are assigned: the certificate's split first, the rest trains."""
 
 
 def make_splits(cases: CaseTable, config: Stage1ProConfig) -> Splits:
@@ -64,6 +64,7 @@ def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarra
     table["hash"] = [_hash(seed, name) for name in table.index]
     table = table.sort_values(["min", "hash"])
     within = table.groupby("min")["size"]
+    # a group goes where its middle falls: by its end, a large group at an edge would always go to the next split
     middle = (within.cumsum() - table["size"] / 2) / within.transform("sum")
     edges = np.cumsum([shares[name] for name in DRAWN if name in shares])
     table["split"] = np.array(DRAWN)[np.searchsorted(edges, middle.to_numpy(), side="right")]
@@ -71,6 +72,7 @@ def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarra
 
 
 def _hash(seed: int, group: str) -> int:
+    # 7 bytes fit an int64 column; a generator's draw would depend on which other groups there are
     return int.from_bytes(blake2b(f"{seed}\0{group}".encode(), digest_size=7).digest(), "big")
 
 

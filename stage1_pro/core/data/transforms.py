@@ -1,11 +1,10 @@
 """From an image file to a tensor: one preprocessing for training, scoring and inference hosts."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from PIL import Image
+from stage1_pro.core.data.decoding import CONTRACT, ImageContract
 
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "moderate": {"scale": (0.5, 1.0), "hflip": 0.5, "re_prob": 0.1, "color_jitter": None},
@@ -16,9 +15,10 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What the backbone expects: resize the shorter side to size / crop_pct, centre crop, normalise.
+    """What the backbone expects: decode, resize the shorter side to size / crop_pct, centre crop, normalise.
 
-    size: pixels; mean, std: per RGB channel of images scaled to 0–1.
+    size: pixels; mean, std: per RGB channel of images scaled to 0–1; images: how files become pixels. As a mapping the
+    fields of `images` stand beside the others; what it leaves out is as in CONTRACT.
     """
 
     size: int
@@ -27,13 +27,21 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     color_order: str = "RGB"
+    images: ImageContract = CONTRACT
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        plain = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        del plain["images"]
+        return plain | self.images.to_dict()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Preprocessing":
-        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+        """Raises ValueError or TypeError for images that this version cannot read as the mapping says."""
+        own = {field.name for field in fields(cls)} - {"images"}
+        images = CONTRACT.to_dict() | {name: value for name, value in data.items() if name not in own}
+        rest = {name: value for name, value in data.items() if name in own}
+        tuples = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
+        return cls(**{**rest, **tuples}, images=ImageContract.from_dict(images))
 
     def transform(self, augmentation: str = "none") -> Callable[..., Any]:
         """timm's transform: PIL image in, float32 tensor (3, size, size) out."""
@@ -49,11 +57,3 @@ class Preprocessing:
             crop_pct=self.crop_pct,
             **(level or {}),
         )
-
-
-def load_image(path: str | Path | BinaryIO) -> Image.Image:
-    """Decode one file as RGB. Raises OSError, ValueError or Pillow's own errors where it cannot be read."""
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"{image.mode} pixels would be clipped to 8 bits; convert the image first")
-        return image.convert("RGB")

@@ -6,7 +6,7 @@
     acq         = w_dice * difficulty + w_uncertainty * uncertainty + w_diversity * diversity
 
 Greedy: pick the largest acq (ties: the smallest id), update d, repeat. The numbers are rounded to 1e-6, so that the
-order does not hang on the last bits of a device; distances are float64, since in float32 the expansion of the norm
+order does not depend on the last bits of a device; distances are float64, since in float32 the expansion of the norm
 gives a case a distance of .001 to itself.
 """
 
@@ -160,13 +160,13 @@ def _candidates(metrics: CaseMetrics, active: IntArray) -> IntArray:
     outside[active] = False
     outside &= ~np.isin(metrics.content, metrics.content[active])
     positions = np.flatnonzero(outside)
-    # of twins the order would hang on the last bits of their scores, and the second teaches nothing
+    # of twins the order would depend on the last bits of their scores, and the second teaches nothing
     _, first = np.unique(metrics.content[positions], return_index=True)
     return positions[np.sort(first)]
 
 
 def too_difficult(dice: FloatArray, params: IncrementalParams) -> BoolArray:
-    """Which cases max_difficulty keeps out; at random all may be admitted."""
+    """Return the cases that max_difficulty keeps out; at random all may be admitted."""
     return (np.round(1 - dice, DECIMALS) > params.max_difficulty) & (params.strategy != "random")
 
 

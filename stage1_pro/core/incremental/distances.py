@@ -62,7 +62,7 @@ class Distances:
 
 def _unit(rows: np.ndarray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(unit rows (m, D), 1 / norm (m,), squared length of the unit row (m,): 1, or 0 for zeros) in float64."""
-    rows = rows.astype(np.float64)
+    rows = rows.astype(np.float64)  # in float32 the expansion below puts a case .001 away from itself
     norm = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     inverse = np.where(norm > LEAST_NORM, 1 / np.maximum(norm, LEAST_NORM), 0.0)
     return rows * inverse[:, None], inverse, (inverse > 0).astype(np.float64)

@@ -37,6 +37,7 @@ def initial_cases(
 
 def _shares(sizes: IntArray, count: int) -> IntArray:
     """(C,) how many of each class: in proportion to its size, by largest remainders, one at least where it has one."""
+    # one of each class at least: a model that never saw a class cannot be uncertain about it
     shares = np.minimum(np.maximum(count * sizes // sizes.sum(), 1), sizes)
     exact = count * sizes / sizes.sum()
     while shares.sum() != count:

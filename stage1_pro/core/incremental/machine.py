@@ -70,7 +70,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage. first_epoch counts over the whole run; best_epoch too, and it is the first of equals."""
+    """One stage. first_epoch counts over the whole run; best_epoch too, and it is the latest of equals."""
 
     number: int
     first_epoch: int
@@ -130,13 +130,14 @@ class Rules:
     mode: str
     pool_cases: int
 
-    def better(self, metric: float, best: float | None) -> bool:
+    def as_good(self, metric: float, best: float | None) -> bool:
+        """Whether an epoch takes the best one's place: the later of equals does, as in the checkpoint."""
         if best is None:
             return True
-        return metric > best if self.mode == "max" else metric < best
+        return metric >= best if self.mode == "max" else metric <= best
 
     def room(self, active: int) -> int:
-        """How many cases may be admitted next."""
+        """Return how many cases may be admitted next."""
         limit = self.pool_cases if self.params.max_active is None else self.params.max_active
         return max(0, min(self.params.add_cases, limit - active))
 
@@ -152,7 +153,7 @@ def epoch_ended(state: State, event: EpochEnd, rules: Rules) -> State:
     _demand(state, TRAINING)
     stage = replace(state.stage, epochs=state.stage.epochs + 1, lr=event.lr)
     broken = event.metric is not None and event.metric - event.metric != 0  # NaN or infinite
-    if event.metric is not None and not broken and rules.better(event.metric, stage.best_metric):
+    if event.metric is not None and not broken and rules.as_good(event.metric, stage.best_metric):
         stage = replace(stage, best_metric=event.metric, best_epoch=event.epoch)
     params = rules.params
     found = {
@@ -171,6 +172,7 @@ def epoch_ended(state: State, event: EpochEnd, rules: Rules) -> State:
 
 
 AFTER_STAGE: dict[str, Callable[[State, Rules], bool]] = {
+    # before the others: the user asked for this stop, the others would come anyway
     "lr_floor": lambda state, rules: state.stage.end == "lr_floor" and rules.params.lr_floor_action == "stop_run",
     "max_stages": lambda state, rules: state.stage.number >= rules.params.max_stages,
     "pool_exhausted": lambda state, rules: len(state.active) >= rules.pool_cases,

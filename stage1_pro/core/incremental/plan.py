@@ -49,7 +49,7 @@ def _admission(params: IncrementalParams) -> str:
 
 
 def admission_lines(found: Scored) -> Iterator[str]:
-    """What a trained model would admit first."""
+    """Describe what a trained model would admit first."""
     yield f"would admit {len(found.picks)} of {found.eligible} eligible of {found.candidates} candidates:"
     yield "order  difficulty  uncertainty  diversity  acq     case"
     for order, pick in enumerate(found.picks, 1):

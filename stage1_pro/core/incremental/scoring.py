@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.incremental.acquisition import CaseMetrics, admit, too_difficult
 from stage1_pro.core.incremental.machine import Pick, Rules, Scored, State, Suspect
 from stage1_pro.core.metrics.arrays import IntArray
@@ -28,8 +28,8 @@ def judge(metrics: CaseMetrics, state: State, rules: Rules, seed: int, device: s
     if nonfinite and params.nonfinite_policy == "error":
         shown = ", ".join(nonfinite[:SHOWN_CASES]) + (", …" if len(nonfinite) > SHOWN_CASES else "")
         raise UserError(
-            f"stage {state.stage.number}: the outputs of {len(nonfinite)} cases are not finite: {shown}. Look at these "
-            "images, lower the learning rates, or set incremental_params.nonfinite_policy exclude."
+            f"stage {state.stage.number}: the outputs of {counted(len(nonfinite), 'case')} are not finite: {shown}. "
+            "Look at these images, lower the learning rates, or set incremental_params.nonfinite_policy exclude."
         )
     outside = metrics.finite
     outside[active] = False
@@ -56,8 +56,8 @@ def positions_of(case_id: np.ndarray, cases: tuple[str, ...]) -> IntArray:
     missing = [case for case, found in zip(cases, case_id[index], strict=True) if case != found]
     if missing:
         raise UserError(
-            f"{len(missing)} active cases are not in the training split ({', '.join(missing[:SHOWN_CASES])}): the pool "
-            "has changed. Restore it, or begin a new run."
+            f"the training split lacks {counted(len(missing), 'active case')} ({', '.join(missing[:SHOWN_CASES])}): "
+            "the pool has changed. Restore it, or begin a new run."
         )
     return index
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import IncrementalParams
-from stage1_pro.core.errors import raise_problems
+from stage1_pro.core.errors import counted, raise_problems
 from stage1_pro.core.incremental.machine import Pick, Scored, Stage, State, Suspect
 
 STATE, STAGES, SELECTIONS, SUSPECTS = "state.json", "stages.csv", "selections.csv", "suspects.csv"
@@ -83,7 +83,7 @@ def read_state(folder: Path) -> State:
         problems.append("$.active does not end with the picks of the stages, in their order")
     if (state.stop is None) == (state.name == "DONE"):
         problems.append(f"$.stop is {state.stop!r} in phase {state.name}: a run that is DONE has a reason, no other")
-    raise_problems(f"{path}: {len(problems)} problems", problems, artifacts.MENDS["state"])
+    raise_problems(f"{path}: {counted(len(problems), 'problem')}", problems, artifacts.MENDS["state"])
     return state
 
 
@@ -93,6 +93,7 @@ def demand_same_origin(folder: Path, origin: Origin) -> None:
     if not path.exists():
         return
     data, now = artifacts.read_json(path, "state"), dataclasses.asdict(origin)
+    # a run may be renamed or moved; all else decides what is admitted
     different = [name for name in now if name != "run_id" and data[name] != now[name]]
     raise_problems(
         f"{path}: this training cannot go on from it",
@@ -152,7 +153,7 @@ def suspect_rows(state: State) -> list[dict[str, Any]]:
 
 
 def why(suspect: Suspect) -> str:
-    """What made a case suspect: it is in training and fails, or max_difficulty keeps it out."""
+    """Return why a case is suspect: it is in training and fails, or max_difficulty keeps it out."""
     return "kept out" if suspect.admitted_after is None else "failing"
 
 

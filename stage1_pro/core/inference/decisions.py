@@ -1,40 +1,45 @@
 """Decisions on image files as a table, one row an image."""
 
 import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.console import bar
-from stage1_pro.core.data.cases import IMAGE_SUFFIXES
+from stage1_pro.core.data.image_files import Listing, list_images, shown
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
-from stage1_pro.core.policies.base import ExitDecisions
-
-COLUMNS = ["id", "answer", "probability", "decision", "score", "reason"]
 
 
-def find_images(names: list[str]) -> list[str]:
-    """Files as named, and every image below the folders named, sorted. Raises UserError for a name that is neither."""
-    paths: list[str] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            paths += [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
-        elif path.exists():
-            paths.append(name)
-        else:
-            raise UserError(f"{name}: no such image or folder.")
-    if not paths:
-        raise UserError(f"{', '.join(names)}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return paths
+def find_images(names: list[str]) -> Listing:
+    """Files as named, and the images below the folders named, in the order of the names.
+
+    A name without a file stays among the others, to be deferred. Raises UserError where no name leads to an image.
+    """
+    parts = [list_images(name) if os.path.isdir(name) else Listing((name,), 0, Counter()) for name in names]
+    found = Listing(
+        tuple(path for part in parts for path in part.paths),
+        sum(part.hidden for part in parts),
+        sum((part.others for part in parts), Counter()),
+    )
+    words = ", ".join(map(shown, names))
+    if not any(os.path.lexists(name) for name in names):
+        raise UserError(f"{words}: no such image or folder.")
+    if not found.paths:
+        raise UserError(f"{words}: no images there" + (f" ({found.left_out()})." if found.left_out() else "."))
+    return found
 
 
-def decide_files(predictor: Stage1Predictor, paths: list[str], *, batch_size: int, workers: int) -> pd.DataFrame:
-    """Decide every file: columns id (its path), answer, probability, decision, score, reason, and prediction_set (the
-    classes that remain possible) where the policy has such sets.
+def decide_files(
+    predictor: Stage1Predictor, paths: Sequence[str], *, batch_size: int | None, workers: int
+) -> pd.DataFrame:
+    """Decide every file: columns id (its path, as `shown` writes it), answer, probability, decision, score, reason,
+    and prediction_set (the classes that remain possible) where the policy has such sets.
 
     An unreadable file has no answer and is deferred.
     """
@@ -61,38 +66,10 @@ def write_decisions(decisions: pd.DataFrame, path: Path, format: str) -> None:
     artifacts.write_bytes(path, content)
 
 
-def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: list[str]) -> pd.DataFrame:
-    decisions = predictor.decide(outputs)
-    readable = np.ones(len(outputs), dtype=bool)
-    readable[list(outputs.unreadable)] = False
-    names = np.array(predictor.class_names, dtype=object)[decisions.predictions]
-    reasons = _reasons(decisions)
-    for position, reason in outputs.unreadable.items():
-        reasons[position] = reason
-    columns = {
-        "id": paths,
-        "answer": np.where(readable, names, ""),
-        "probability": decisions.probabilities,
-        "decision": np.where(decisions.exits, "exit", "defer"),
-        "score": decisions.scores,
-        "reason": reasons,
-    }
-    table = pd.DataFrame(columns)[COLUMNS]
-    if decisions.prediction_sets is not None:
-        table["prediction_set"] = _set_words(decisions.prediction_sets, predictor.class_names)
+def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: Sequence[str]) -> pd.DataFrame:
+    table = pd.DataFrame([asdict(record) for record in predictor.records(outputs)])
+    table.insert(0, "id", list(map(shown, paths)))
+    if table["prediction_set"].isna().all():
+        return table.drop(columns="prediction_set")
+    table["prediction_set"] = table["prediction_set"].map("|".join)
     return table
-
-
-def _reasons(decisions: ExitDecisions) -> np.ndarray:
-    """(N,) why each case exits or defers."""
-    reasons = np.where(decisions.exits, "score reaches the certified threshold", "score below the certified threshold")
-    if decisions.prediction_sets is not None:
-        open_sets = decisions.prediction_sets.sum(axis=1) > 1
-        reasons = np.where(open_sets, "the prediction set holds more than one class", reasons)
-    return reasons.astype(object)
-
-
-def _set_words(sets: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
-    """Names of the classes in each set (N, C), with a bar between them."""
-    words = {tuple(row): "|".join(np.array(class_names, dtype=object)[row]) for row in np.unique(sets, axis=0)}
-    return [words[tuple(row)] for row in sets]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from stage1_pro.core.bundle.contents import verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
-from stage1_pro.core.data.transforms import load_image
+from stage1_pro.core.data.decoding import ImageContract, decode, demand_source
+from stage1_pro.core.data.image_files import BadImage
+from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.records import Decision, decision_records
 from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
@@ -44,58 +47,113 @@ class RawOutputs:
 
 
 class Stage1Predictor:
-    """A trained model with an optional exit policy, in float32 on one device.
+    """A trained model and its exit policy: images in, decisions out, in float32 on one device.
 
-    Without a policy it scores; with one it also decides.
+    `load` takes a bundle; `predict` decides images. `outputs` and `decide` are its two halves, for streams: raw outputs
+    batch after batch, then decisions. A predictor made without a policy scores and does not decide. forward_batch:
+    images of every forward pass, filled up with zeros, so that equal images get equal scores on one machine, whatever
+    stands beside them; None: as many as come.
+
+    >>> from stage1_pro import Stage1Predictor
+    >>> predictor = Stage1Predictor.load("runs/smoke/p2/bundle", device="cpu")
+    >>> predictor.class_names
+    ('blue', 'red')
+    >>> for outputs in predictor.outputs(["data/smoke/images/0000.png", "data/smoke/images/none.png"]):
+    ...     decisions = predictor.decide(outputs)
+    >>> outputs.logits.shape, outputs.unreadable
+    ((2, 2), {1: 'no such file'})
+    >>> decisions.exits.shape, bool(decisions.exits[1])  # what cannot be read is deferred
+    ((2,), False)
     """
 
-    def __init__(self, model: Stage1Model, policy: ExitPolicy | None = None, device: str = "auto"):
+    def __init__(
+        self,
+        model: Stage1Model,
+        policy: ExitPolicy | None = None,
+        device: str = "auto",
+        forward_batch: int | None = None,
+    ):
         self.device = _chosen(device)
         self.model = model.to(self.device).eval()
-        self.policy = policy
+        self.policy, self.forward_batch = policy, forward_batch
         self.transform = model.spec.preprocessing.transform()
         # TF32 would move logits by a thousandth; scores are promised to a ten-thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @classmethod
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
-        """The run's model, with its policy where one is certified."""
+        """Load a run's model, with its policy where one is certified."""
         policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
-        return cls(load_model(run.model_path), policy, device)
+        return cls(load_model(run.model_path), policy, device, run.config.forward_shape)
 
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "Stage1Predictor":
-        """A verified bundle. Raises UserError where it is not whole."""
-        contents = verify_bundle(Path(bundle))
+        """Load the model and the policy of a bundle, after every file of it has been verified.
+
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, … Raises UserError where the bundle is not whole or
+        the device is not there.
+        """
+        contents = verify_bundle(bundle)
         model = load_model(contents.model_path)
-        if model.spec.preprocessing.to_dict() != contents.manifest["preprocessing"]:
+        # hosts without Python preprocess by the manifest: both must see the same pixels
+        if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
             raise UserError(f"{bundle}: bundle.json and the model file name different preprocessing. Export again.")
-        return cls(model, contents.policy, device)
+        return cls(model, contents.policy, device, contents.manifest.get("forward_batch"))
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits' columns."""
         return self.model.class_names
 
+    def predict(self, images: Any, *, workers: int = 0) -> list[Decision]:
+        """Decide images: one Decision each, in the order given.
+
+        images: a path, the bytes of an image file, a PIL image, a uint8 array (H, W, 3) in RGB, or a list or tuple of
+        such; workers: processes that decode, 0 for this one. An image that cannot be read is deferred, and its reason
+        says why. Raises TypeError for anything else than these, and ValueError without a policy.
+
+        >>> from stage1_pro import Stage1Predictor
+        >>> predictor = Stage1Predictor.load("runs/smoke/p2/bundle", device="cpu")
+        >>> first, second = predictor.predict(["data/smoke/images/0000.png", b"no image"])
+        >>> first.answer in predictor.class_names, first.decision in ("exit", "defer")
+        (True, True)
+        >>> second.answer, second.decision, second.reason
+        ('', 'defer', 'the content is not an image')
+        """
+        self._demand_policy()
+        return [record for part in self.outputs(images, workers=workers) for record in self.records(part)]
+
+    def records(self, outputs: RawOutputs) -> list[Decision]:
+        """Decide raw outputs: one Decision an image. Raises ValueError without a policy."""
+        return decision_records(self.decide(outputs), outputs.unreadable, self.class_names)
+
     @torch.inference_mode()
-    def outputs(self, paths: Sequence[str], *, batch_size: int = 64, workers: int = 0) -> Iterator[RawOutputs]:
-        """Raw outputs of image files, batch after batch, in the order given."""
-        for images, readable, reasons in self._batches(paths, batch_size, workers):
-            yield self._forward(images, readable, reasons)
+    def outputs(self, images: Any, *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
+        """Yield raw outputs of images, batch after batch, in the order given.
+
+        images: as `predict` takes them; batch_size: images that are decoded before they go through the model; None:
+        forward_batch, or 64 without one; workers: processes that decode, 0 for this one. Yields RawOutputs:
+        `logits` (N, C) float32, `gate_logit` (N,) or None, `unreadable`, the reason for each position that could not be
+        read; its logits are NaN.
+        """
+        batch_size = batch_size or self.forward_batch or 64
+        for decoded, readable, reasons in self._batches(_sources(images), batch_size, workers):
+            yield self._forward(decoded, readable, reasons)
 
     @torch.inference_mode()
     def features(self, paths: Sequence[str], *, batch_size: int, workers: int, progress: Progress) -> Tensor:
-        """(N, D) what the backbone makes of image files, float32 on the CPU. Raises UserError for an unreadable one."""
+        """Return the features of image files, (N, D) float32 on the CPU. Raises UserError for an unreadable one."""
         parts, done = [], 0
         for images, _, reasons in self._batches(paths, batch_size, workers):
             _demand_readable(paths, done, reasons)
-            parts.append(self.model.backbone(images.to(self.device, non_blocking=True)).float().cpu())
+            parts += [self.model.backbone(whole)[:count].float().cpu() for whole, count in self._passes(images)]
             done += len(images)
             progress(done, len(paths))
         return torch.cat(parts)
 
-    def _batches(self, paths: Sequence[str], batch_size: int, workers: int) -> DataLoader:
+    def _batches(self, images: Sequence[Any], batch_size: int, workers: int) -> DataLoader:
         return DataLoader(
-            _Files(paths, self.transform),
+            _Images(images, self.model.spec.preprocessing.images, self.transform),
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=_collate,
@@ -103,10 +161,17 @@ class Stage1Predictor:
         )
 
     def decide(self, outputs: RawOutputs) -> ExitDecisions:
-        """What the policy says of raw outputs. Raises ValueError without a policy."""
+        """Decide raw outputs: `exits` (N,) bool, `predictions` (N,) int, `scores` and `probabilities` (N,) float64.
+
+        prediction_sets: (N, C) bool with an SCRC policy, else None. Cases with NaN logits are deferred. Raises
+        ValueError without a policy.
+        """
+        return self._demand_policy().decide(outputs)
+
+    def _demand_policy(self) -> ExitPolicy:
         if self.policy is None:
             raise ValueError("this predictor has no exit policy")
-        return self.policy.decide(outputs)
+        return self.policy
 
     def score(
         self,
@@ -144,14 +209,38 @@ class Stage1Predictor:
         )
 
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:
+        # NaN never exits: every policy defers an image that could not be read
         logits = np.full((len(readable), len(self.class_names)), np.nan, dtype=np.float32)
         gate = None if self.model.heads is None else np.full(len(readable), np.nan, dtype=np.float32)
-        if len(images):
-            outputs = self.model(images.to(self.device, non_blocking=True))
-            logits[readable] = outputs.logits.float().cpu().numpy()
+        places, done = np.flatnonzero(readable), 0
+        for whole, count in self._passes(images):
+            outputs, at = self.model(whole), places[done : done + count]
+            logits[at] = outputs.logits[:count].float().cpu().numpy()
             if gate is not None and outputs.gate_logit is not None:
-                gate[readable] = outputs.gate_logit.float().cpu().numpy()
+                gate[at] = outputs.gate_logit[:count].float().cpu().numpy()
+            done += count
         return RawOutputs(logits, gate, reasons)
+
+    def _passes(self, images: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Images (B, 3, H, W) as whole forward passes on the device, each with the number of images in it."""
+        size = self.forward_batch or max(1, len(images))
+        for part in images.split(size) if len(images) else ():
+            missing = size - len(part)
+            whole = torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) if missing else part
+            yield whole.to(self.device, non_blocking=True), len(part)
+
+
+def _sources(images: Any) -> list[Any]:
+    """The images as a list; all are looked at before the first is decoded. Raises TypeError."""
+    if not isinstance(images, list | tuple):
+        demand_source(images)
+        return [images]
+    for position, image in enumerate(images):
+        try:
+            demand_source(image)
+        except TypeError as error:
+            raise TypeError(f"images[{position}]: {error}") from None
+    return list(images)
 
 
 def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -> None:
@@ -159,22 +248,21 @@ def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -
         raise UserError(f"{paths[done + position]} cannot be read ({reason}). Restore the file and run again.")
 
 
-class _Files(Dataset):
-    """Transformed images, or the reason why a file gives none."""
+class _Images(Dataset):
+    """Transformed images, or the reason why one cannot be read."""
 
-    def __init__(self, paths: Sequence[str], transform: Callable):
-        self.paths, self.transform = list(paths), transform
+    def __init__(self, images: Sequence[Any], contract: ImageContract, transform: Callable):
+        self.images, self.contract, self.transform = list(images), contract, transform
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, position: int) -> Tensor | str:
         try:
-            return self.transform(load_image(self.paths[position]))
-        except FileNotFoundError:
-            return "no such file"
-        except Exception as error:  # Pillow's plugins raise whatever their format suggests
-            return f"not a readable image ({type(error).__name__})"
+            image = decode(self.images[position], self.contract)
+        except BadImage as bad:
+            return str(bad)
+        return self.transform(image)  # outside of the try: an error in there is a bug, never a bad image
 
 
 def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, str]]:

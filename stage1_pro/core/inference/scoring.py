@@ -5,12 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.run_cases import cases_of
+from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.models.stage1 import load_model
 from stage1_pro.core.records.run import Run
+
+
+def with_forward_batch(config: Stage1ProConfig) -> Stage1ProConfig:
+    """The config with a number for forward_batch: where it is auto, the one that suits the device that scores."""
+    if config.forward_shape is not None:
+        return config
+    return replace(config, forward_batch=8 if fastest_device(mps=True).type == "cpu" else 64)
 
 
 def write_scores(
@@ -20,7 +29,8 @@ def write_scores(
 
     held_out: split → (N,) gate logits that take the place of the model's, where its gate was fitted on that split.
     """
-    predictor, config = Stage1Predictor(load_model(run.model_path)), run.config
+    config = run.config
+    predictor = Stage1Predictor(load_model(run.model_path), forward_batch=config.forward_shape)
     for split in splits:
         frame = cases.frame.iloc[run.splits.indices(split)]
         with bar(f"scoring {split}") as progress:

@@ -1,1 +1,1 @@
-"""Losses of our own; cross entropy is torch's."""
+"""Losses: the class loss of every phase, SelectiveLoss, ConformalRiskLoss."""

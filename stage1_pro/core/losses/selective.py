@@ -50,8 +50,6 @@ class Parts(NamedTuple):
     """Class-weighted, smoothed cross entropy of the answer; no gradient."""
     missed: Tensor
     """f, 1 where the answer is 0; no gradient."""
-    weights: Tensor
-    """(B,) class weight of each case."""
     classes: Tensor
     """(2, B) 1 where the label is 0, and where it is 1."""
     answers: Tensor
@@ -130,7 +128,6 @@ class SelectiveLoss(nn.Module):
             gate,
             risk.detach()[0],
             1 - answers,
-            weights,
             classes,
             class_loss + self.settings.aux_weight * auxiliary_loss,
             self.settings.gate_loss_weight * weighted_binary(gate, right, weights).mean(1),

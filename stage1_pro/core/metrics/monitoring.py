@@ -29,7 +29,7 @@ def epoch_metrics(logits: FloatArray, labels: IntArray, exit_threshold: float) -
 
 
 def gate_metrics(logits: FloatArray, labels: IntArray, gate_logit: FloatArray) -> dict[str, float]:
-    """What the gate does to one epoch's validation cases: soft exits are sigma(g), hard ones g >= 0.
+    """Measure what the gate does to one epoch's validation cases: soft exits are sigma(g), hard ones g >= 0.
 
     logits: (N, 2) float64; labels, gate_logit: (N,). Shares of nothing, and correlations with a
     constant, are NaN.

@@ -89,7 +89,7 @@ def evaluate(
             **_pick(estimates, "augrc", "aurc", "e_aurc"),
             **_operating_points(decisions.scores, decisions.predictions != labels),
         },
-        "calibration": _calibration(_before(shift, logits), labels),
+        "calibration": _calibration(before_placement(logits, shift), labels),
         "confusion": confusion(decisions, labels, logits.shape[1]),
     }
     return _json(figures)
@@ -153,8 +153,8 @@ def _operating_points(scores: FloatArray, wrong: BoolArray) -> dict[str, dict[st
     }
 
 
-def _before(shift: float, logits: FloatArray) -> FloatArray:
-    """The logits (N, C) before the answers were placed; of a binary task where shift is not 0."""
+def before_placement(logits: FloatArray, shift: float) -> FloatArray:
+    """The logits (N, C) before `shift` was added to the log-odds; of a binary task where shift is not 0."""
     return logits - np.array([-shift / 2, shift / 2]) if shift else logits
 
 

@@ -1,1 +1,1 @@
-"""Backbone, heads, and the Lightning module that trains them."""
+"""Backbone, heads and adapters, and the one file that holds a trained model. No Lightning here."""

@@ -24,7 +24,7 @@ def add_adapters(backbone: Backbone, config: Stage1ProConfig, size: int) -> None
     """Freeze the backbone and train adapters in it, and norms where the config says so.
 
     size: side of the input, pixels, for one forward and backward pass. Raises UserError for targets or blocks that the
-    backbone has not, and where a tensor would not be trained.
+    backbone does not have, and where a tensor would not be trained.
     """
     net = backbone.net
     targets = places(net).chosen(config.peft_targets, config.peft_blocks)

@@ -12,6 +12,7 @@ from timm.models._hub import load_model_config_from_path, load_state_dict_from_p
 from torch import Tensor, nn
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.data.decoding import CONTRACT
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.licenses import RANDOM, UNKNOWN
@@ -105,7 +106,7 @@ def feature_dim(backbone: Backbone, size: int, device: torch.device | str = "cpu
             f"$.dataset_params.image_size is {size}; allowed a multiple of the backbone's patch, such as "
             f"{size // patch * patch} or {(size // patch + 1) * patch}."
         )
-    training = backbone.training
+    training = backbone.training  # in training mode the pass over zeros would enter the norms' statistics
     try:
         with torch.inference_mode():
             width = backbone.eval()(torch.zeros(1, 3, size, size, device=device)).shape[1]
@@ -141,7 +142,8 @@ def _load_adapted(folder: Path, image_size: int | None) -> tuple[Backbone, Backb
     _demand_known(arch)
     known = record["preprocessing"]
     kwargs = {**record["architecture_args"], **_size_kwargs(arch, image_size)}
-    preprocessing = Preprocessing.from_dict({**known, "size": image_size or known["size"]})
+    images = CONTRACT.to_dict()  # training decodes by today's contract, whatever the weights were adapted on
+    preprocessing = Preprocessing.from_dict({**known, **images, "size": image_size or known["size"]})
     spec = BackboneSpec(arch, kwargs, preprocessing, record["license"])
     try:
         net = _filled(arch, kwargs, load_state_dict(str(file)))
@@ -234,7 +236,7 @@ def _demand_architecture(file: str, name: str, model_path: str) -> None:
 
 
 def _said(file: str) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing for any other file."""
+    """Return the metadata of a safetensors file; nothing for any other file."""
     if not file.endswith(".safetensors"):
         return {}
     from safetensors import SafetensorError, safe_open

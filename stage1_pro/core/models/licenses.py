@@ -72,7 +72,7 @@ def demanded_license(found: str, config: Stage1ProConfig) -> str:
 
 
 def derivative_notice(license: str) -> str:
-    """What a bundle says of the licence of the weights in it."""
+    """Return the words of a bundle on the licence of the weights in it."""
     if license == RANDOM:
         return "The backbone began with random weights: no licence of others covers this model."
     row = LICENSES.get(license.lower())

@@ -11,11 +11,11 @@ def trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """How many numbers the model has, and how many of them training moves."""
+    """Count the numbers that the model has, and those that training moves."""
     moving = sum(parameter.numel() for _, parameter in trainable(model))
     return {"trainable": moving, "total": sum(parameter.numel() for parameter in model.parameters())}
 
 
 def is_adapter(name: str) -> bool:
-    """Whether the tensor of this name is part of an adapter."""
+    """Return whether the tensor of this name is part of an adapter."""
     return "lora_" in name

@@ -68,7 +68,7 @@ class Stage1Model(nn.Module):
             assert self.cls is not None
             return Outputs(self.cls(features))
         members = self.heads(features, self.answer_shift)
-        logits = members.logits.mean(dim=0)
+        logits = members.logits.mean(dim=0)  # of logits: an average of probabilities has no z to shift or calibrate
         gate = signed_gate(logits, members.evidence.mean(dim=0), self.answer_shift)
         return Outputs(logits, gate, members)
 
@@ -89,7 +89,7 @@ class Stage1Model(nn.Module):
         The gate goes on reading the log-odds that it was trained on. Placing anew takes the old shift out first.
         """
         bias = self.get_parameter("cls.3.bias" if self.heads is None else "heads.cls.bias")
-        half = (shift - self.answer_shift) / 2
+        half = (shift - self.answer_shift) / 2  # to either class: z moves, the mean of the logits stays
         bias.view(-1, 2).add_(torch.tensor([-half, half], device=bias.device))
         self.answer_shift = shift
 
@@ -116,7 +116,7 @@ class Stage1Model(nn.Module):
 
     def train(self, mode: bool = True) -> "Stage1Model":
         super().train(mode)
-        if self.frozen:
+        if self.frozen:  # Lightning calls train() on the whole module; batch norms would take up new statistics
             self.backbone.eval()
         return self
 

@@ -1,1 +1,1 @@
-"""Parameter groups and learning-rate schedules."""
+"""Parameter groups, learning-rate schedules, and sharpness-aware steps."""

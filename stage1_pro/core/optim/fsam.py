@@ -74,7 +74,7 @@ class SharpnessAware(torch.optim.Optimizer):
         return self.inner.step(closure)
 
     def _share(self) -> None:
-        """What is read or changed of the one is of the other, too: rates by the schedule, moments."""
+        """Share with the inner optimizer what is read or changed of this one: rates by the schedule, moments."""
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
 
     @contextmanager

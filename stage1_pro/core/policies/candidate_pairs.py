@@ -12,7 +12,7 @@ import numpy as np
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.certification import independence, predicted
+from stage1_pro.core.policies.certification import independence, predicted_of
 from stage1_pro.core.policies.exit_rules import ExitRule
 from stage1_pro.core.records.scores import Scores
 
@@ -70,8 +70,8 @@ def count_pairs(
     return ExitCounts(exited, exited_positives, misses, exited_negatives, false_alarms, gate.size, positives)
 
 
-def picked(counts: ExitCounts, index: tuple[IntArray, ...]) -> ExitCounts:
-    """The counts (J,) at some cells of a grid."""
+def picked(counts: ExitCounts, index: tuple[IntArray, ...] | slice) -> ExitCounts:
+    """The counts (J,) at some cells of a grid, or of a part of the candidates."""
     return ExitCounts(
         counts.exited[index],
         counts.exited_positives[index],
@@ -86,26 +86,30 @@ def picked(counts: ExitCounts, index: tuple[IntArray, ...]) -> ExitCounts:
 def chain_pairs(select: RankedPairs, positives: int, risk: Risk, rule: ExitRule) -> FloatArray:
     """Return the chain (J, 2) of growing val_select coverage that promises most right exits; the gate's own on ties.
 
-    positives: how many val_calib counts, all that is used of it.
+    positives: how many val_calib counts, all that is used of it. All chains are counted together: O(N log N).
     """
-    chains = [*(_chain(select, rule, slack) for slack in SLACKS), _without_gate(select, rule)]
-    worth = [predicted(select, chain, positives, risk, rule).right_exits for chain in chains]
+    chains = _chains(select, rule)
+    every = np.concatenate(chains)
+    counts = select.counts(every)
+    evidence = counts if select.independent.all() else select.counts(every, select.independent)
+    ends = np.cumsum([len(chain) for chain in chains])
+    parts = [slice(end - len(chain), end) for chain, end in zip(chains, ends, strict=True)]
+    worth = [predicted_of(picked(counts, p), picked(evidence, p), positives, risk, rule).right_exits for p in parts]
     return chains[int(np.argmax(worth))]
 
 
-def _chain(select: RankedPairs, rule: ExitRule, slack: float) -> FloatArray:
+def _chains(select: RankedPairs, rule: ExitRule) -> list[FloatArray]:
+    """Return the chains (J, 2) that are tried: one a slack, and last the one without a gate."""
     gates = rule.candidates(select.gate, select.answers, 0.0)
     levels = rule.candidates(select.confidence, select.answers, 0.5)
-    decided = np.isfinite(select.gate) & np.isfinite(select.confidence)
-    decided &= (select.answers == 0) if rule.name == "one_sided" else True
-    shares = _reached(select.gate[decided], gates) + slack
-    last = np.searchsorted(_reached(select.confidence[decided], levels), shares, side="left")
-    return np.column_stack([gates, np.append(levels, 0.5)[last]])
-
-
-def _without_gate(select: RankedPairs, rule: ExitRule) -> FloatArray:
-    levels = rule.candidates(select.confidence, select.answers, 0.5)
-    return np.column_stack([np.zeros_like(levels), levels])
+    decided = np.isfinite(select.gate) & np.isfinite(select.confidence) & np.isin(select.answers, rule.compares)
+    reached_gates, reached_levels = _reached(select.gate[decided], gates), _reached(select.confidence[decided], levels)
+    found = []
+    for slack in SLACKS:
+        last = np.searchsorted(reached_levels, reached_gates + slack, side="left")
+        last[reached_gates + slack >= 1] = levels.size  # the class probability has no say any more
+        found.append(np.column_stack([gates, np.append(levels, 0.5)[last]]))
+    return [*found, np.column_stack([np.zeros_like(levels), levels])]
 
 
 def _reached(scores: FloatArray, thresholds: FloatArray) -> FloatArray:

@@ -137,7 +137,7 @@ class Calibration:
         if not met.size:
             return {"certified": False, "note": "no candidate meets the target even empirically"}
         row = self.row(int(met[-1]))
-        unused = ("p_value", "fpr_on_exits", "accuracy_on_exits", "right_exits")
+        unused = ("p_value", "fpr_on_exits", "accuracy_on_exits")
         kept = {name: value for name, value in row.items() if name not in unused}
         return {
             **kept,
@@ -216,9 +216,15 @@ class Predicted:
 def predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk, rule: ExitRule) -> Predicted:
     """Predict what a rule certifies. positives: how many val_calib counts, all that is used of it."""
     counts = select.counts(candidates)
+    evidence = counts if select.independent.all() else select.counts(candidates, select.independent)
+    return predicted_of(counts, evidence, positives, risk, rule)
+
+
+def predicted_of(counts: ExitCounts, evidence: ExitCounts, positives: int, risk: Risk, rule: ExitRule) -> Predicted:
+    """Predict from counts (J,) on all cases of val_select and on its independent ones."""
     if not counts.exited.size:
         return Predicted()
-    end, certified = rule.predict(counts, positives, risk)
+    end, certified = rule.predict(evidence, positives, risk)
     if not certified:
         return Predicted(fpr=float(np.nan_to_num(counts.fpr[end])))
     return Predicted(float(counts.coverage[end]), float(counts.right_exits[end]), float(np.nan_to_num(counts.fpr[end])))
@@ -292,9 +298,7 @@ def demand_binary(split: Scores) -> None:
     """Raise UserError for scores that no exit policy can be certified on."""
     classes = split.logits.shape[1]
     if classes != 2:
-        raise UserError(
-            f"exit policies are binary, and this run has {classes} classes: name the positive class against the rest."
-        )
+        raise UserError(f"exit policies are binary, and this run has {classes} classes: relabel as positive and rest.")
     if not split.positives:
         raise UserError(
             f"{split.split} holds no positives, so nothing can be certified. Begin a new run with other splits."

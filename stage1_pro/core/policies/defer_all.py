@@ -6,6 +6,7 @@ import numpy as np
 
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.policies.base import ExitDecisions
+from stage1_pro.core.policies.exit_rules import EXIT_RULES
 from stage1_pro.core.policies.gate import gate_scores
 from stage1_pro.core.policies.gate_maps import fit_calibrator
 from stage1_pro.core.policies.softmax import answers, softmax_scores
@@ -18,7 +19,9 @@ Ranking = Callable[[Scores, Scores], tuple[FloatArray, str]]
 """(val_select, other cases) -> (N,) scores of the other cases, and what they are in words."""
 
 
-def decide_without_certificate(exit_policy: str, select: Scores, cases: Scores) -> tuple[ExitDecisions, str]:
+def decide_without_certificate(
+    exit_policy: str, select: Scores, cases: Scores, exit_rule: str = "symmetric"
+) -> tuple[ExitDecisions, str]:
     """Everything defers. Returns the decisions and words for the score that ranks `cases`.
 
     The score is the one that the policy would have compared with a threshold, as far as val_select alone fixes it:
@@ -26,7 +29,8 @@ def decide_without_certificate(exit_policy: str, select: Scores, cases: Scores) 
     """
     scores, words = RANKINGS[exit_policy](select, cases)
     exits, probabilities = np.zeros(len(cases), dtype=bool), softmax_scores(cases.logits)
-    return ExitDecisions(exits, answers(cases.logits), scores, probabilities), words
+    answered = answers(cases.logits)
+    return ExitDecisions(exits, answered, EXIT_RULES[exit_rule].exit_scores(scores, answered), probabilities), words
 
 
 def _softmax(_: Scores, cases: Scores) -> tuple[FloatArray, str]:

@@ -45,10 +45,12 @@ def log_odds(params: dict[str, Any], logits: np.ndarray) -> FloatArray:
 
 
 def keeping_answers(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the map with its intercept moved so that p = ½ stays ½: placed answers stay where they were placed."""
-    at_half = float(log_odds(params, np.zeros((1, 2)))[0])
-    b0, b1 = params["b"]
-    return {**params, "b": [b0, b1 - at_half]}
+    """Return the map with its intercept moved so that p = ½ stays ½: placed answers stay where they were placed.
+
+    Exactly so, as of a tied map: the sums cancel in floating point too.
+    """
+    (w0, _), (_, w1) = params["W"]
+    return {**params, "b": [w0 * LN2, w1 * LN2]}
 
 
 def class_margin(logits: np.ndarray) -> FloatArray:

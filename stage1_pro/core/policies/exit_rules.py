@@ -13,9 +13,9 @@ import numpy as np
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.candidates import thresholds_between
+from stage1_pro.core.policies.candidates import MOST, thresholds_between
 from stage1_pro.core.policies.fixed_sequence import Walk, predicted_end, predicted_p
-from stage1_pro.core.policies.nested_boundary import certify_nested, crossing
+from stage1_pro.core.policies.nested_boundary import certify_nested
 from stage1_pro.core.policies.one_sided import certify_one_sided
 from stage1_pro.core.policies.placement import one_sided_scores
 
@@ -43,13 +43,15 @@ class Certified:
 class ExitRule:
     """One rule.
 
-    exit_scores: (score, answer) (N,) each → (N,) what is compared with a threshold; candidates: scores (N,), answers
-    (N,) and the least value of a score → (J,) thresholds, high to low; certify: counts on val_select's independent
-    positives, on val_calib's, coverage (J,) of val_select, and the risk; predict: counts on val_select's positives, the
-    number of val_calib's, and the risk → (index of the candidate that would be certified, whether any would be).
+    compares: answers whose exits a threshold decides; exit_scores: (score, answer) (N,) each → (N,) what is compared
+    with a threshold; candidates: scores (N,), answers (N,) and the least value of a score → (J,) thresholds, high to
+    low; certify: counts on val_select's independent positives, on val_calib's, coverage (J,) of val_select, and the
+    risk; predict: counts on val_select's positives, the number of val_calib's, and the risk → (index of the candidate
+    that would be certified, whether any would be).
     """
 
     name: str
+    compares: tuple[int, ...]
     exit_scores: Callable[[FloatArray, IntArray], FloatArray]
     candidates: Callable[[FloatArray, IntArray, float], FloatArray]
     certify: Callable[[ExitCounts, ExitCounts, FloatArray, Risk], Certified]
@@ -65,8 +67,16 @@ def _of_either_answer(scores: FloatArray, _: IntArray, floor: float) -> FloatArr
 
 
 def _of_answers_0(scores: FloatArray, answers: IntArray, floor: float) -> FloatArray:
-    """Quantiles of the answers 0 alone, whose exits a threshold decides; the strictest lets none of them exit."""
-    return thresholds_between(np.append(scores[answers == 0], 1.0), floor)
+    """Return thresholds between the scores of answers 0 alone.
+
+    The strictest lets none of them exit, where any float lies between them and 1: a miss among the surest answers 0
+    must not cost the certificate of the answers 1.
+    """
+    own = scores[(answers == 0) & np.isfinite(scores)]
+    found = thresholds_between(np.append(own, 1.0), floor, MOST - 1)
+    top = own.max(initial=floor)
+    above = top + (1 - top) / 2
+    return np.append(above, found) if max(top, found[0]) < above < 1 else found
 
 
 def _certify_one_sided(_: ExitCounts, calib: ExitCounts, __: FloatArray, risk: Risk) -> Certified:
@@ -94,34 +104,7 @@ def _predict_walk(select: ExitCounts, positives: int, risk: Risk) -> tuple[int, 
 EXIT_RULES = {
     row.name: row
     for row in (
-        ExitRule("one_sided", one_sided_scores, _of_answers_0, _certify_one_sided, _predict_one_sided),
-        ExitRule("symmetric", _every_score, _of_either_answer, _certify_nested, _predict_walk),
+        ExitRule("one_sided", (0,), one_sided_scores, _of_answers_0, _certify_one_sided, _predict_one_sided),
+        ExitRule("symmetric", (0, 1), _every_score, _of_either_answer, _certify_nested, _predict_walk),
     )
 }
-
-
-def method_of(policy: dict[str, Any]) -> str:
-    """Return the key of METHODS by which a policy file says that it was certified."""
-    if policy.get("exit_rule") == "one_sided":
-        return "one_sided"
-    return "boundary" if "boundary" in policy["diagnostics"] else "walk"
-
-
-def boundary_problems(policy: dict[str, Any], risk: Risk) -> list[str]:
-    """Return what is wrong with the boundary that a policy file rests on; nothing where it rests on none.
-
-    The crossing probability is computed again from where the boundary rises, and each certified row compared with it.
-    """
-    if method_of(policy) != "boundary":
-        return []
-    rises = np.asarray(policy["diagnostics"]["boundary"]["rises"], dtype=np.int64)
-    if (np.diff(rises) < 1).any() or rises.min(initial=1) < 1:
-        return ["$.diagnostics.boundary.rises does not rise"]
-    if crossing(rises, risk.target_fnr) > risk.delta:
-        return [f"$.diagnostics.boundary is crossed with a probability above {risk.delta:.4g}"]
-    certified = [row for row in policy["sweep_results"] if row["certified"]]
-    return [
-        f"{row['misses']} misses of {row['exited_positives']} exited positives are not within $.diagnostics.boundary"
-        for row in certified
-        if row["misses"] >= np.searchsorted(rises, row["exited_positives"], side="right")
-    ]

@@ -95,7 +95,7 @@ def predicted_end(select: ExitCounts, calib_positives: int, target_fnr: float, d
 
 
 def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) -> str:
-    """Why nothing was certified and what would help. names: (J,) words for the candidates."""
+    """Say why nothing was certified and what would help. names: (J,) words for the candidates."""
     delta, at_hand = 1 - confidence, walk.calib.positives
     head = f"nothing certified: no candidate shows FNR on exits <= {target_fnr:g} at confidence {confidence:g}."
     if not names:

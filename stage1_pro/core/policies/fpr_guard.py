@@ -55,7 +55,7 @@ def guarded(
     chosen, coverage, fpr = min(ends, key=lambda end: end[2])
     warning = (
         f"at its predicted end the gate's FPR on exits is {fpr:.2%} against {allowance.at(coverage):.2%} for softmax, "
-        "however far predicted positives are moved back: its coverage is paid for with false alarms"
+        "however far predicted positives are moved back: the extra coverage raises FPR"
     )
     return replace(fitted, params=tilted(fitted.params, chosen), tilt=chosen, warnings=[*fitted.warnings, warning])
 

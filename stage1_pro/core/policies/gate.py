@@ -20,7 +20,7 @@ from stage1_pro.core.policies.certification import (
 )
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.fpr_guard import guarded
-from stage1_pro.core.policies.gate_maps import STORED_AS, FittedCalibrator, calibrated, demand_matching, fit_calibrator
+from stage1_pro.core.policies.gate_maps import FittedCalibrator, calibrated, demand_matching, fit_calibrator
 from stage1_pro.core.policies.softmax import (
     SATURATED_SHARE,
     answer_probabilities,
@@ -81,7 +81,7 @@ class GateCalibration:
             **record,
             "diagnostics": diagnostics,
             "gate_threshold": self.calibration.parameters[self.calibration.demand_certified()]["threshold"],
-            "calibrator_type": STORED_AS[self.kind],
+            "calibrator_type": self.kind,
             "calibrator_params": self.params,
         }
 
@@ -91,7 +91,7 @@ def baseline_row(calibration: Calibration, name: str) -> dict[str, Any]:
     if not calibration.certified:
         return {"certified": False, "note": f"nothing could be certified with the {name} policy"}
     row = calibration.row(calibration.demand_certified())
-    unused = ("p_value", "fpr_on_exits", "accuracy_on_exits", "right_exits")
+    unused = ("p_value", "fpr_on_exits", "accuracy_on_exits")
     kept = {name: value for name, value in row.items() if name not in unused}
     return {**kept, "note": f"the {name} policy on the same scores, for comparison only"}
 
@@ -131,10 +131,11 @@ def fit_gate(
     """The calibrator of the gate for these answers (N,), from val_select and the number of positives of val_calib."""
     softmax, gate = softmax_ranked(select), np.asarray(select.gate_logit, np.float64)
     own = np.where(answered == softmax.answers, softmax.scores, 1 - softmax.scores)
-    fitted = fit_calibrator(kind, gate, answered, answered == select.labels, own)
-    if kind == "quantile" and rule.name != "one_sided":
+    fitted = fit_calibrator(kind, gate, answered, answered == select.labels, own, rule.compares)
+    if kind == "quantile" and 1 in rule.compares:  # else every answer 1 exits, and no gate moves a false alarm
         fitted = guarded(fitted, gate, answered, softmax, positives, risk)
-    scores = np.where(np.isfinite(own), calibrated(fitted.params, gate, answered), np.nan)
+    compared = np.isfinite(own) & np.isin(answered, rule.compares)
+    scores = calibrated(fitted.params, gate[compared], answered[compared])
     return replace(fitted, warnings=[*fitted.warnings, *_tie_warnings(kind, scores)])
 
 

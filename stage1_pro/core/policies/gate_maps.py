@@ -23,8 +23,8 @@ SIGNIFICANT = 3.0
 """Standard errors below a half at which an AUROC is no chance."""
 ENOUGH_FOR_ISOTONIC = 1000
 MOST_KNOTS = 1000
-STORED_AS = {"platt": "platt", "isotonic": "isotonic", "quantile": "isotonic"}
-"""What can be fitted, and the form in which the policy file holds it."""
+UNUSED = {"platt": {"a": 1.0, "b": 0.0}, "isotonic": {"x": [0.0], "y": [1.0]}, "quantile": {"x": [0.0], "y": [1.0]}}
+"""Map of an answer whose cases exit whatever the gate says, so that no threshold is ever compared with it."""
 ADVICE = (
     "Train a new run with gate_refit: true, a larger gate_loss_weight or for fewer epochs, or with "
     "exit_policy: softmax."
@@ -42,22 +42,31 @@ class FittedCalibrator:
 
 
 def fit_calibrator(
-    kind: str, gate: FloatArray, answers: IntArray, right: BoolArray, confidence: FloatArray
+    kind: str,
+    gate: FloatArray,
+    answers: IntArray,
+    right: BoolArray,
+    confidence: FloatArray,
+    compares: tuple[int, ...] = (0, 1),
 ) -> FittedCalibrator:
     """Fit one map per answer on val_select. kind: platt, isotonic or quantile.
 
-    gate, confidence: (N,) gate logit and softmax probability of the answer, NaN where not finite; answers, right: (N,).
+    gate, confidence: (N,) gate logit and softmax probability of the answer, NaN where not finite; answers, right: (N,);
+    compares: answers whose exits a threshold decides; what the gate says of others is neither fitted nor judged.
     Raises UserError where the gate is constant or ranks wrong answers above right ones.
     """
     warnings: list[str] = []
     known = np.isfinite(gate) & np.isfinite(confidence)
-    maps = {}
+    maps: dict[str, Any] = {}
     for answer, name in enumerate(ANSWERS):
+        if answer not in compares:
+            maps[name] = UNUSED[kind]
+            continue
         cases = known & (answers == answer)
         demand_informative(gate[cases], right[cases], f"answer {answer}")
         fit = {"platt": _fit_platt, "isotonic": _fit_isotonic, "quantile": _fit_quantiles}[kind]
         maps[name] = fit(gate[cases], right[cases], confidence[cases], f"answer {answer}", warnings)
-    return FittedCalibrator({"type": STORED_AS[kind], **maps}, warnings)
+    return FittedCalibrator({"type": kind, **maps}, warnings)
 
 
 def demand_informative(gate: FloatArray, right: BoolArray, name: str) -> None:
@@ -104,7 +113,7 @@ def demand_matching(policy: dict[str, Any], name: str) -> None:
 
 def demand_sound(params: dict[str, Any], name: str) -> None:
     """Raise UserError where knots are not what a schema cannot say: as many y as x, x rising, y not falling."""
-    if params["type"] != "isotonic":
+    if params["type"] == "platt":
         return
     for answer in ANSWERS:
         x, y = params[answer]["x"], params[answer]["y"]

@@ -28,7 +28,7 @@ from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, k
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.fixed_sequence import power_aware_start
 from stage1_pro.core.policies.gate import advice, baseline_row, calibrate_gate, demand_gate, fit_gate, tilt_notes
-from stage1_pro.core.policies.gate_maps import STORED_AS, calibrated, demand_matching
+from stage1_pro.core.policies.gate_maps import calibrated, demand_matching
 from stage1_pro.core.policies.scrc_transductive import Transductive, calibrate_transductive, selection_of
 from stage1_pro.core.policies.softmax import answer_probabilities, calibrate_softmax
 from stage1_pro.core.records.scores import Scores
@@ -123,7 +123,7 @@ class SCRCCalibration:
             "scrc_variant": self.variant,
             "lambda1_convention": CONVENTION,
             "dirichlet_params": self.dirichlet_params,
-            "calibrator_type": STORED_AS[self.kind],
+            "calibrator_type": self.kind,
             "calibrator_params": self.calibrator_params,
         }
 
@@ -160,7 +160,7 @@ def calibrate_scrc(
     rule = EXIT_RULES["symmetric" if variant == "SCRC-T" else exit_rule]  # SCRC-T selects by the gate of either answer
     positives = counted_positives(calib)
     probabilities = fit_dirichlet(dirichlet, select.logits, select.labels, select.group, seed)
-    if rule.name == "one_sided":
+    if rule.name == "one_sided" or select.answer_shift:  # a map fitted freely would move placed answers back
         probabilities = keeping_answers(probabilities)
     predictions, _ = answered(probabilities, select)
     fitted = fit_gate(kind, select, predictions, positives, risk, rule)

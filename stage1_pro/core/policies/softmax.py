@@ -46,7 +46,7 @@ def calibrate_softmax(select: Scores, calib: Scores, risk: Risk, exit_rule: str 
     rule = EXIT_RULES[exit_rule]
     chosen_on, certified_on = softmax_ranked(select, rule), softmax_ranked(calib, rule)
     thresholds = softmax_candidates(chosen_on, rule)
-    warnings = saturation_warnings(softmax_scores(select.logits), chosen_on.answers, rule)
+    warnings = saturation_warnings(softmax_scores(select.logits)[np.isin(chosen_on.answers, rule.compares)])
     return calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, warnings)
 
 
@@ -93,15 +93,9 @@ def answer_probabilities(logits: np.ndarray, answered: IntArray, shift: float) -
     return expit(np.where(answered == 1, z, -z))
 
 
-def saturation_warnings(
-    scores: FloatArray, answered: IntArray | None = None, rule: ExitRule = EXIT_RULES["symmetric"]
-) -> list[str]:
-    """Above |z| = 36.7 the probability is exactly 1 and no threshold can tell cases apart.
-
-    With one-sided exits only answers 0 are told apart.
-    """
-    compared = scores[answered == 0] if rule.name == "one_sided" and answered is not None else scores
-    share = float(np.mean(compared == 1)) if compared.size else 0.0
+def saturation_warnings(scores: FloatArray) -> list[str]:
+    """Warn where many of the scores (N,) that a threshold is compared with are exactly 1, as above |z| = 36.7."""
+    share = float(np.mean(scores == 1)) if scores.size else 0.0
     if share <= SATURATED_SHARE:
         return []
     return [f"{share:.0%} of the val_select scores are exactly 1, and no threshold can tell those cases apart"]

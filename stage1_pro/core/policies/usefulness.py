@@ -15,17 +15,22 @@ def valued(policy: dict[str, Any], config: Stage1ProConfig) -> dict[str, Any]:
     Useless: utility, coverage less the price of each false alarm and miss a case, is not above 0; or no more of the
     exits are right than answering positive to every case would get right.
     """
-    figures = policy["val_calib_metrics"]
-    cost = config.false_alarm_price * figures["false_alarms"] + config.miss_price * figures["misses"]
-    utility = (figures["exited"] - cost) / figures["cases"]
     prices = {"false_alarm": config.false_alarm_price, "miss": config.miss_price}
+    figures = policy["val_calib_metrics"]
+    utility, words = worth(figures, prices)
     valued = {**policy, "prices": prices, "val_calib_metrics": {**figures, "utility": utility}}
-    words = _useless(valued["val_calib_metrics"], prices)
     return {**valued, "useless": words} if words else valued
 
 
-def _useless(figures: dict[str, Any], prices: dict[str, float]) -> str:
-    positives, accuracy = figures["positives"] / figures["cases"], figures["accuracy_on_exits"]
+def worth(figures: dict[str, Any], prices: dict[str, float]) -> tuple[float, str]:
+    """Return utility a case of val_calib_metrics, and in words why the exits are useless; "" where they are not."""
+    cost = prices["false_alarm"] * figures["false_alarms"] + prices["miss"] * figures["misses"]
+    utility = (figures["exited"] - cost) / max(1, figures["cases"])
+    return utility, _useless(figures, prices, utility)
+
+
+def _useless(figures: dict[str, Any], prices: dict[str, float], utility: float) -> str:
+    positives, accuracy = figures["positives"] / max(1, figures["cases"]), figures["accuracy_on_exits"] or 0.0
     if not figures["exited"]:
         return "no case of val_calib exits"
     if accuracy <= positives:
@@ -33,11 +38,11 @@ def _useless(figures: dict[str, Any], prices: dict[str, float]) -> str:
             f"stage 1 answers positive to {figures['fpr_on_exits'] or 0:.0%} of the negatives that exit: {accuracy:.1%}"
             f" of its exits are right, and answering positive to every case would get {positives:.1%} right"
         )
-    if figures["utility"] <= 0:
+    if utility <= 0:
         return (
             f"its exits are worth nothing at the stated prices: coverage {figures['coverage']:.1%}, but "
             f"{figures['false_alarms']} false alarms at {prices['false_alarm']:g} deferrals each (utility "
-            f"{figures['utility']:+.3f} a case)"
+            f"{utility:+.3f} a case)"
         )
     return ""
 

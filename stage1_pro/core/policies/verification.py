@@ -1,5 +1,10 @@
-"""Whether a policy file is what a calibration wrote: complete, in itself consistent, and reproduced by val_calib."""
+"""Whether a policy file is what a calibration wrote: complete, in itself consistent, and reproduced by val_calib.
 
+A file rests on its evidence in one of a few ways, and each is a row of KINDS: what it demands, what is recomputed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,73 +24,160 @@ from stage1_pro.core.policies.certification import (
     share,
     split_metrics,
 )
-from stage1_pro.core.policies.exit_rules import boundary_problems, method_of
 from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE
+from stage1_pro.core.policies.nested_boundary import crossing
 from stage1_pro.core.policies.scrc_transductive import Selection, allowed_losses, cut, promise_in_expectation
+from stage1_pro.core.policies.usefulness import worth
 from stage1_pro.core.records.scores import Scores
 
+MEND = "Calibrate the run with our script."
 DEMANDED = (
     *("schema_version", "run_id", "created_at", "target_fnr_exit", "fnr_confidence", "guarantee", "exited_positives"),
-    *("misses", "fnr_upper_bound", "calib_use_count", "model_digest", "splits_digest", "diagnostics", "sweep_results"),
+    *("misses", "fnr_upper_bound", "fnr_on_exits", "exit_accuracy", "coverage", "calib_use_count", "model_digest"),
+    *("splits_digest", "diagnostics", "sweep_results", "val_calib_metrics"),
 )
-DEMANDED_OF_SCRC = ("dirichlet_params", "calibrator_params", "calibrator_type")
-THRESHOLDS = {"threshold": ("exit_threshold", "gate_threshold"), "lambda1": ("lambda1",), "lambda2": ("lambda2",)}
-"""What a row of the sweep calls a parameter, and the fields that hold the chosen one."""
+OF_SCRC = ("dirichlet_params", "calibrator_params", "calibrator_type")
+OF_METRICS = (
+    *("cases", "positives", "negatives", "groups", "positive_groups", "exited", "coverage", "exited_positives"),
+    *("misses", "fnr_on_exits", "exited_negatives", "false_alarms", "fpr_on_exits", "precision_on_exits"),
+    "accuracy_on_exits",
+)
+"""Demanded of val_calib_metrics; what was added later is compared where a file records it."""
 SPENT = ("earlier_confidences", "remaining_confidence")
 """The other looks at the same positives, and what all of them leave of the confidence."""
-COUNTS = ("misses", "exited_positives", "fnr_upper_bound", "coverage")
+OF_ROWS = ("coverage", "misses", "exited_positives")
+CHOSEN = {"exit_threshold": "threshold", "gate_threshold": "threshold", "lambda1": "lambda1", "lambda2": "lambda2"}
+"""Fields that hold the chosen parameters, and what a row of the sweep calls them."""
+GROUP_WORDS_OF_2026 = (
+    " Cases of one group are not independent, so one positive drawn from each group was counted: the promise is about "
+    "a case drawn at random from a new group."
+)
+"""They said more than was certified; bundles that hold them are in use."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PolicyFile:
+    """A policy file whose demanded fields are all there.
+
+    content: as read, valid by its schema; misses, exited_positives: (J,) of the rows of its sweep, certified: (J,)
+    bool; kind: how it rests on its evidence.
+    """
+
+    content: dict[str, Any]
+    misses: np.ndarray
+    exited_positives: np.ndarray
+    certified: BoolArray
+    kind: "Kind"
+
+    @classmethod
+    def of(cls, content: dict[str, Any], where: Path) -> "PolicyFile":
+        """Raises UserError that lists the fields that are missing."""
+        kind = kind_of(content)
+        demanded = {
+            "$": (content, (*DEMANDED, *kind.demanded, *(OF_SCRC if "scrc_variant" in content else ()))),
+            "$.val_calib_metrics": (content.get("val_calib_metrics", {}), OF_METRICS),
+        }
+        rows = content.get("sweep_results", [])
+        demanded |= {f"$.sweep_results[{index}]": (row, OF_ROWS) for index, row in enumerate(rows)}
+        missing = [
+            f"{path}.{name} is missing"
+            for path, (part, names) in demanded.items()
+            for name in names
+            if name not in part
+        ]
+        raise_problems(f"{where}: incomplete, so nothing shows that it was certified:", missing, MEND)
+        misses, exited = (np.array([row[name] for row in rows], dtype=np.int64) for name in OF_ROWS[1:])
+        return cls(content, misses, exited, np.array([row.get("certified", False) for row in rows], dtype=bool), kind)
+
+    def __getitem__(self, field: str) -> Any:
+        return self.content[field]
+
+    @property
+    def risk(self) -> Risk:
+        return Risk(self["target_fnr_exit"], self["fnr_confidence"])
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The last certified row of the sweep; empty where there is none."""
+        certified = np.flatnonzero(self.certified)
+        return self["sweep_results"][certified[-1]] if certified.size else {}
+
+    @property
+    def grouped(self) -> bool:
+        return self["val_calib_metrics"]["groups"] < self["val_calib_metrics"]["cases"]
+
+    @property
+    def earlier(self) -> list[float]:
+        """Confidences of the other looks at the same positives, as far as they are recorded."""
+        return self.content.get("earlier_confidences", [])
+
+    @property
+    def passes(self) -> BoolArray:
+        """(J,) rows whose own exact test passes."""
+        return p_value(self.misses, self.exited_positives, self.risk.target_fnr) <= self.risk.delta
+
+
+Check = Callable[[PolicyFile], Iterator[str]]
+"""From a policy file to what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way in which a policy file rests on its evidence.
+
+    checks: of this kind's evidence; promised: what `guarantee` must say; counted: (N,) bool, the cases of val_calib
+    that the promise counts; words: the evidence in one line; demanded: fields beside those of every file.
+    """
+
+    name: str
+    checks: tuple[Check, ...]
+    promised: Callable[[PolicyFile], dict[str, str]]
+    counted: Callable[[Scores], BoolArray]
+    words: Callable[[dict[str, Any]], str]
+    demanded: tuple[str, ...] = ()
+
+
+def kind_of(policy: dict[str, Any]) -> Kind:
+    """Return how a policy file says that it rests on its evidence."""
+    if in_expectation(policy):
+        return KINDS["expectation"]
+    if policy.get("exit_rule") == "one_sided":
+        return KINDS["one_sided"]
+    return KINDS["boundary" if "boundary" in policy.get("diagnostics", {}) else "walk"]
 
 
 def in_expectation(policy: dict[str, Any]) -> bool:
-    """Whether the promise is one in expectation (SCRC-T), without a binomial certificate."""
+    """Return whether the promise is one in expectation (SCRC-T), without a binomial certificate."""
     return policy.get("scrc_variant") == "SCRC-T"
 
 
 def evidence_words(policy: dict[str, Any]) -> str:
-    """What the promise of a policy rests on, in one line."""
-    misses, exited, bound = policy["misses"], policy["exited_positives"], bound_text(policy["fnr_upper_bound"])
-    if in_expectation(policy):
-        selected = policy["transductive"]["positives_selected"]
-        return (
-            f"{misses} of {selected} selected positives have a prediction set without the positive class; "
-            f"FNR on exits <= {bound} in expectation, approximately"
-        )
-    return f"{misses} of {exited} exited positives missed; FNR on exits <= {bound}"
+    """Return in one line what the promise of a policy rests on."""
+    return kind_of(policy).words(policy)
 
 
 def demand_consistent(policy: dict[str, Any], where: Path) -> None:
-    """Raise UserError unless the file is complete and its counts really carry what it promises."""
-    demanded = (*DEMANDED, *(DEMANDED_OF_SCRC if "scrc_variant" in policy else ()))
-    demanded += ("transductive",) if in_expectation(policy) else ()
-    missing = [f"$.{name} is missing" for name in demanded if name not in policy]
-    raise_problems(
-        f"{where}: incomplete, so nothing shows that it was certified:", missing, "Calibrate the run with our script."
-    )
-    (_demand_expectation if in_expectation(policy) else _demand_certificate)(policy, where)
-    _demand_spent(policy, where)
-    if _as_of_today(policy["guarantee"], policy) != promised(policy):
-        raise _altered(where, "$.guarantee does not say what its numbers do")
-    if policy.get("fnr_bound") not in (
-        None,
-        policy["target_fnr_exit"],
-        policy["fnr_upper_bound"],
-    ):  # the bound: files of 2026
-        raise _altered(where, "$.fnr_bound is not $.target_fnr_exit, which is what is promised")
-    for version, digest in (("model_version", "model_digest"), ("splits_version", "splits_digest")):
-        if policy.get(version, policy[digest]) != policy[digest]:
-            raise _altered(where, f"$.{version} and $.{digest} differ")
-    certified = [row for row in policy["sweep_results"] if row.get("certified")]
-    chosen = certified[-1] if certified else {}
-    expected = {name: policy[name] for name in COUNTS if name in chosen or not in_expectation(policy)}
-    for name in THRESHOLDS.keys() & chosen.keys():
-        expected[name] = next(policy[field] for field in THRESHOLDS[name] if field in policy)
-    if not chosen or any(chosen.get(name) != value for name, value in expected.items()):
-        raise _altered(where, "its threshold is not the last one that its sweep certified")
+    """Raise UserError unless the file is complete and its counts really carry what it promises.
+
+    policy: content of a policy file, valid by its schema; where: its path, for the message.
+    """
+    file = PolicyFile.of(policy, where)
+    problems = [problem for check in (*file.kind.checks, *EVERY) for problem in check(file)]
+    raise_problems(f"{where}: the file has been altered:", problems, MEND)
+
+
+def promised(policy: dict[str, Any], where: Path) -> dict[str, str]:
+    """Return the guarantee that the numbers of a whole policy file carry. where: its path, for messages."""
+    file = PolicyFile.of(policy, where)
+    return file.kind.promised(file)
 
 
 def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: Scores, where: Path) -> None:
-    """Raise UserError unless the policy, applied to val_calib again, gives the counts that it records."""
-    kept = counted_cases(policy, calib)
+    """Raise UserError unless the policy, applied to val_calib again, gives the counts that it records.
+
+    decisions: those of the policy on calib, which holds the cases of val_calib.
+    """
+    kept = kind_of(policy).counted(calib)
     counts = count_decisions(decisions.exits[kept], decisions.predictions[kept], calib.labels[kept])
     found = int(counts.misses[0]), int(counts.exited_positives[0])
     if found != (policy["misses"], policy["exited_positives"]):
@@ -99,7 +191,8 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
     facts = {"coverage": metrics["coverage"], "exit_accuracy": metrics["accuracy_on_exits"]}
     facts["fnr_on_exits"] = share(counts.fnr[0])
     wrong = [f"$.{name}" for name, value in facts.items() if policy[name] != value]
-    wrong += [f"$.val_calib_metrics.{name}" for name, value in metrics.items() if recorded.get(name) != value]
+    wrong += [f"$.val_calib_metrics.{name}" for name in metrics.keys() & recorded if metrics[name] != recorded[name]]
+    wrong += ["$.answer_shift"] if policy.get("answer_shift", 0.0) != calib.answer_shift else []
     if wrong:
         raise UserError(f"{where}: val_calib gives other values of {', '.join(wrong)}: file or scores were altered.")
     if in_expectation(policy):
@@ -115,92 +208,174 @@ def _demand_cut(policy: dict[str, Any], gate: FloatArray, calib: Scores, kept: B
         raise UserError(f"{where}: val_calib is cut elsewhere than at $.lambda1: file or scores were altered.")
 
 
-def counted_cases(policy: dict[str, Any], calib: Scores) -> BoolArray:
-    """(N,) the cases of val_calib that the promise counts: one a group, where there are groups."""
-    return any_case_per_group(calib) if in_expectation(policy) else one_case_per_group(calib)
+# ---- checks of every file
 
 
-def _demand_certificate(policy: dict[str, Any], where: Path) -> None:
-    misses, exited, delta = policy["misses"], policy["exited_positives"], 1 - policy["fnr_confidence"]
-    if misses > exited or p_value(misses, exited, policy["target_fnr_exit"]) > delta:
-        raise _altered(
-            where,
-            f"{misses} misses of {exited} exited positives do not certify target_fnr_exit "
-            f"{policy['target_fnr_exit']:g} at confidence {policy['fnr_confidence']:g}",
-        )
-    if policy["fnr_upper_bound"] < float(fnr_upper_bound(misses, exited, delta)) - 1e-9:
-        raise _altered(where, "$.fnr_upper_bound is tighter than its counts allow")
-    for problem in boundary_problems(policy, Risk(policy["target_fnr_exit"], policy["fnr_confidence"])):
-        raise _altered(where, problem)
-
-
-def _demand_expectation(policy: dict[str, Any], where: Path) -> None:
-    """No binomial certificate: the number of losses must be what the conformal rule allows."""
-    facts, target = policy["transductive"], policy["target_fnr_exit"]
-    level, singletons, selected = (
-        facts["alpha_prime"],
-        facts["singleton_share_lower_bound"],
-        facts["positives_selected"],
-    )
-    if level != target * singletons:
-        raise _altered(where, f"$.transductive.alpha_prime {level:g} is not target times singleton share")
-    if not policy["misses"] <= policy["exited_positives"] <= selected:
-        raise _altered(where, f"misses, exited and {selected} selected positives do not nest")
-    if policy["misses"] > allowed_losses(selected, level):
-        raise _altered(
-            where,
-            f"{policy['misses']} losses among {selected} selected positives; at alpha_prime {level:.4g} "
-            f"{max(0, allowed_losses(selected, level))} are allowed",
-        )
-    if policy["lambda2"] > facts["lambda2_max"] or policy["fnr_upper_bound"] != target:
-        raise _altered(where, "$.lambda2 is above its maximum, or the bound is not the target")
-
-
-GROUP_WORDS_OF_2026 = (
-    " Cases of one group are not independent, so one positive drawn from each group was counted: the promise is about "
-    "a case drawn at random from a new group."
-)
-"""They said more than was certified; bundles that hold them are in use."""
-
-
-def _as_of_today(guarantee: dict[str, str], policy: dict[str, Any]) -> dict[str, str]:
-    """A guarantee in the words of now; files of before the confidence that remains was recorded said less."""
+def _says_what_its_numbers_do(file: PolicyFile) -> Iterator[str]:
+    guarantee = file["guarantee"]
     words = guarantee["words"].replace(GROUP_WORDS_OF_2026, GROUP_WORDS)
-    if "remaining_confidence" not in policy and ALL_DRAWS not in words and not in_expectation(policy):
-        sentence = GUARANTEE.format(confidence=policy["fnr_confidence"], target=policy["target_fnr_exit"])
+    if not any(name in file.content for name in SPENT) and ALL_DRAWS not in words:  # older files said less
+        sentence = GUARANTEE.format(confidence=file.risk.confidence, target=file.risk.target_fnr)
         words = words.replace(sentence, sentence + ALL_DRAWS)
-    return {**guarantee, "words": words}
+    if {**guarantee, "words": words} != file.kind.promised(file):
+        yield "$.guarantee does not say what its numbers do"
 
 
-def _demand_spent(policy: dict[str, Any], where: Path) -> None:
-    """What remains of the confidence must follow from the looks that are counted."""
-    recorded = [name for name in SPENT if name in policy]
-    if not recorded:
-        return  # a file of before it was recorded
-    raise_problems(
-        f"{where}: incomplete, so nothing shows which confidence remains:",
-        [f"$.{name} is missing" for name in SPENT if name not in policy],
-        "Calibrate the run with our script.",
-    )
-    earlier = policy["earlier_confidences"]
-    if policy["calib_use_count"] != 1 + len(earlier):
-        raise _altered(
-            where, f"$.calib_use_count is {policy['calib_use_count']}, and {len(earlier)} other looks are listed"
+def _states_what_remains(file: PolicyFile) -> Iterator[str]:
+    """What remains of the confidence follows from the looks that are counted; older files state neither."""
+    if not any(name in file.content for name in SPENT):
+        return
+    earlier, left = (file.content.get(name) for name in SPENT)
+    if earlier is None or file["calib_use_count"] != 1 + len(earlier):
+        yield f"$.calib_use_count is {file['calib_use_count']}, and {len(earlier or [])} other looks are listed"
+    elif left != remaining_confidence([*earlier, file.risk.confidence]):
+        yield "$.remaining_confidence is not what the looks leave of $.fnr_confidence"
+
+
+def _promises_the_target(file: PolicyFile) -> Iterator[str]:
+    """`fnr_bound` of SCRC is the target; before exit_rule was recorded it was the pointwise bound."""
+    before = {file["fnr_upper_bound"]} if "exit_rule" not in file.content else set()
+    if file.content.get("fnr_bound", file["target_fnr_exit"]) not in {file["target_fnr_exit"], *before}:
+        yield "$.fnr_bound is not $.target_fnr_exit, which is what is promised"
+
+
+def _names_one_model(file: PolicyFile) -> Iterator[str]:
+    for version, digest in (("model_version", "model_digest"), ("splits_version", "splits_digest")):
+        if file.content.get(version, file[digest]) != file[digest]:
+            yield f"$.{version} and $.{digest} differ"
+
+
+def _holds_the_last_certified_row(file: PolicyFile) -> Iterator[str]:
+    row = file.chosen
+    expected = {name: file[name] for name in ("misses", "exited_positives", "coverage")}
+    expected |= {name: file[field] for field, name in CHOSEN.items() if field in file.content}
+    if "fnr_upper_bound" in row or not in_expectation(file.content):
+        expected["fnr_upper_bound"] = file["fnr_upper_bound"]
+    if any(row.get(name) != value for name, value in expected.items()):
+        yield "its threshold is not the last one that its sweep certified"
+
+
+def _is_worth_what_it_says(file: PolicyFile) -> Iterator[str]:
+    """Utility and uselessness follow from the counts and the stated prices; files without prices state neither."""
+    if "prices" not in file.content:
+        return
+    utility, useless = worth(file["val_calib_metrics"], file["prices"])
+    if file["val_calib_metrics"].get("utility") != utility or file.content.get("useless", "") != useless:
+        yield "$.val_calib_metrics.utility or $.useless is not what its counts are worth at $.prices"
+
+
+EVERY: tuple[Check, ...] = (
+    _says_what_its_numbers_do,
+    _states_what_remains,
+    _promises_the_target,
+    _names_one_model,
+    _holds_the_last_certified_row,
+    _is_worth_what_it_says,
+)
+
+
+# ---- checks of a certificate
+
+
+def _carries_its_certificate(file: PolicyFile) -> Iterator[str]:
+    misses, exited, risk = file["misses"], file["exited_positives"], file.risk
+    if misses > exited or p_value(misses, exited, risk.target_fnr) > risk.delta:
+        yield (
+            f"{misses} misses of {exited} exited positives do not certify target_fnr_exit {risk.target_fnr:g} at "
+            f"confidence {risk.confidence:g}"
         )
-    if policy["remaining_confidence"] != remaining_confidence([*earlier, policy["fnr_confidence"]]):
-        raise _altered(where, "$.remaining_confidence is not what the looks leave of $.fnr_confidence")
+    elif file["fnr_upper_bound"] < float(fnr_upper_bound(misses, exited, risk.delta)) - 1e-9:
+        yield "$.fnr_upper_bound is tighter than its counts allow"
 
 
-def promised(policy: dict[str, Any]) -> dict[str, str]:
-    """Return the guarantee that the numbers of a policy file carry."""
-    metrics, risk = policy["val_calib_metrics"], Risk(policy["target_fnr_exit"], policy["fnr_confidence"])
-    grouped, earlier = metrics["groups"] < metrics["cases"], policy.get("earlier_confidences", [])
-    if not in_expectation(policy):
-        return promise(risk, method_of(policy), grouped=grouped, earlier=earlier)
-    facts = policy["transductive"]
+def _is_one_sided(file: PolicyFile) -> Iterator[str]:
+    """Positives answered 1 exit at every threshold, and certified is all up to the last that passes."""
+    if (np.diff(file.exited_positives - file.misses) != 0).any() or (np.diff(file.misses) < 0).any():
+        yield "$.sweep_results is of no one-sided exits: the positives answered 1 differ, or misses fall"
+    last = np.flatnonzero(file.passes)[-1:]
+    if (file.certified != (np.arange(file.passes.size) <= (last[0] if last.size else -1))).any():
+        yield "$.sweep_results does not certify all up to the last threshold that passes"
+
+
+def _is_a_walk(file: PolicyFile) -> Iterator[str]:
+    """Certified is one run of candidates, each of which passes."""
+    if (file.certified & ~file.passes).any() or np.count_nonzero(np.diff(file.certified, prepend=False)) > 2:
+        yield "$.sweep_results is of no walk: it certifies a threshold that fails, or goes on after one"
+
+
+def _is_within_its_boundary(file: PolicyFile) -> Iterator[str]:
+    """The boundary is crossed rarely enough, and certified is what lies within it."""
+    rises, risk = np.asarray(file["diagnostics"]["boundary"]["rises"], dtype=np.int64), file.risk
+    if (np.diff(rises, prepend=0) < 1).any():
+        yield "$.diagnostics.boundary.rises does not rise"
+    elif crossing(rises, risk.target_fnr) > risk.delta:
+        yield f"$.diagnostics.boundary is crossed with a probability above {risk.delta:.4g}"
+    within = file.misses < np.searchsorted(rises, file.exited_positives, side="right")
+    for index in np.flatnonzero(within != file.certified)[:1]:
+        yield (
+            f"{file.misses[index]} misses of {file.exited_positives[index]} exited positives are "
+            f"{'within' if within[index] else 'not within'} $.diagnostics.boundary, against $.sweep_results[{index}]"
+        )
+
+
+def _promised(file: PolicyFile) -> dict[str, str]:
+    return promise(file.risk, file.kind.name, grouped=file.grouped, earlier=file.earlier)
+
+
+def _certificate_words(policy: dict[str, Any]) -> str:
+    bound = bound_text(policy["fnr_upper_bound"])
+    return f"{policy['misses']} of {policy['exited_positives']} exited positives missed; FNR on exits <= {bound}"
+
+
+# ---- checks of a promise in expectation
+
+
+def _keeps_the_conformal_rule(file: PolicyFile) -> Iterator[str]:
+    """No binomial certificate: the number of losses must be what the conformal rule allows."""
+    facts, target, misses = file["transductive"], file["target_fnr_exit"], file["misses"]
+    level, selected = facts["alpha_prime"], facts["positives_selected"]
+    if level != target * facts["singleton_share_lower_bound"]:
+        yield f"$.transductive.alpha_prime {level:g} is not target times singleton share"
+    if not misses <= file["exited_positives"] <= selected:
+        yield f"misses, exited and {selected} selected positives do not nest"
+    if misses > allowed_losses(selected, level):
+        yield (
+            f"{misses} losses among {selected} selected positives; at alpha_prime {level:.4g} "
+            f"{max(0, allowed_losses(selected, level))} are allowed"
+        )
+    if file["lambda2"] > facts["lambda2_max"] or file["fnr_upper_bound"] != target:
+        yield "$.lambda2 is above its maximum, or the bound is not the target"
+    if file.content.get("exit_rule", "symmetric") != "symmetric":
+        yield "$.exit_rule is not symmetric: SCRC-T selects by the gate of either answer"
+
+
+def _promised_in_expectation(file: PolicyFile) -> dict[str, str]:
+    facts = file["transductive"]
     shares = facts["alpha_prime"], facts["singleton_share_lower_bound"]
-    return promise_in_expectation(risk, *shares, grouped=grouped, looks=1 + len(earlier))
+    return promise_in_expectation(file.risk, *shares, grouped=file.grouped, looks=1 + len(file.earlier))
 
 
-def _altered(where: Path, what: str) -> UserError:
-    return UserError(f"{where}: {what}: the file has been altered. Calibrate the run with our script.")
+def _expectation_words(policy: dict[str, Any]) -> str:
+    return (
+        f"{policy['misses']} of {policy['transductive']['positives_selected']} selected positives have a prediction "
+        f"set without the positive class; FNR on exits <= {bound_text(policy['fnr_upper_bound'])} in expectation, "
+        "approximately"
+    )
+
+
+def _certificate(name: str, check: Check) -> Kind:
+    return Kind(name, (_carries_its_certificate, check), _promised, one_case_per_group, _certificate_words)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        _certificate("one_sided", _is_one_sided),
+        _certificate("boundary", _is_within_its_boundary),
+        _certificate("walk", _is_a_walk),
+        Kind(
+            *("expectation", (_keeps_the_conformal_rule,), _promised_in_expectation, any_case_per_group),
+            *(_expectation_words, ("transductive",)),
+        ),
+    )
+}

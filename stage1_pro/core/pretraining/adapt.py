@@ -49,7 +49,7 @@ def adaptable(backbone: Backbone, spec: BackboneSpec) -> Backbone:
     Raises UserError for anything but a vision transformer of timm.
     """
     _demand_transformer(backbone.net, spec.arch)
-    try:
+    try:  # its position embeddings are interpolated for each size
         net = timm.create_model(spec.arch, num_classes=0, **{**spec.kwargs, "dynamic_img_size": True})
         net.load_state_dict(backbone.net.state_dict())
     except (TypeError, RuntimeError):

@@ -51,12 +51,13 @@ class DinoLoss(nn.Module):
         student: V tensors (B, K), whose first ones are of the views that the teacher saw; teacher: (B, K) each.
         """
         answers = [functional.softmax((scores.float() - self.centre) / temperature, dim=-1) for scores in teacher]
+        # centred and sharper than the student: without both the teacher gives all images one answer
         log_q = [functional.log_softmax(scores.float() / STUDENT_TEMPERATURE, dim=-1) for scores in student]
         terms = [
             -(answer * guess).sum(dim=-1).mean()
             for seen, answer in enumerate(answers)
             for view, guess in enumerate(log_q)
-            if view != seen
+            if view != seen  # matching a view with itself teaches nothing
         ]
         mean = torch.stack(answers).mean(dim=(0, 1))
         entropy = torch.special.entr(mean).sum() / torch.log(torch.tensor(float(mean.numel())))

@@ -53,7 +53,7 @@ def write_backbone(folder: Path, spec: BackboneSpec, weights: dict[str, Tensor],
 
 
 def safetensors_bytes(weights: dict[str, Tensor], said: dict[str, str]) -> bytes:
-    """A safetensors file whose bytes hang on its content alone: the library writes its notes in random order."""
+    """A safetensors file whose bytes depend on its content alone: the library writes its notes in random order."""
     plain = save(weights)
     start = 8 + int.from_bytes(plain[:8], "little")
     header = {"__metadata__": dict(sorted({"format": "pt", **said}.items())), **json.loads(plain[8:start])}

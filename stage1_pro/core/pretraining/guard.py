@@ -65,6 +65,7 @@ class Guard(pl.Callback):
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         probe = self.probe(pl_module).to_dict()
         row = {"step": trainer.global_step, **dict(sorted(figures.items())), **probe, "images_per_second": speed}
+        # collapsed features are all neighbours of each other: their vote may look good and is worth nothing
         if probe["feature_std"] and probe["knn"] > max((row["knn"] for row in self.rows[1:]), default=-1.0):
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.adapted.items()}
             if trainer.is_global_zero:

@@ -51,7 +51,7 @@ class Adaptation:
 
 
 def print_plan(task: Task, adaptation: Adaptation) -> None:
-    """What the adaptation would do, in a few lines."""
+    """Print what the adaptation would do, in a few lines."""
     settings, spec, config = task.settings, adaptation.spec, task.config
     task.pool.describe()
     moving = sum(parameter.numel() for _, parameter in trainable(adaptation.backbone))

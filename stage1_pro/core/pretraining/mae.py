@@ -82,7 +82,7 @@ class MaskedReconstruction(nn.Module):
 
 
 def shown_patches(count: int) -> int:
-    """How many of the patches stay visible: a quarter, one at least."""
+    """Return how many of the patches stay visible: a quarter, one at least."""
     return max(1, round(count * (1 - MASKED)))
 
 

@@ -8,8 +8,9 @@ import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.console import say
-from stage1_pro.core.data.cases import IMAGE_SUFFIXES, SHOWN_NAMES, CaseTable, inspect_files
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.data.cases import SHOWN_NAMES, CaseTable, inspect_files
+from stage1_pro.core.data.image_files import SUFFIXES, list_images
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.records.splits import Splits
 
 PROTECTED = ("val_calib", "val_test")
@@ -62,12 +63,12 @@ def find_pool(source: str, protected: Mapping[str, str], on_bad_image: str) -> P
     frame = pd.DataFrame({"path": paths, "content": digests, "reason": unreadable})
     _demand_readable(frame, source, on_bad_image)
     readable = frame[frame["reason"].isna()]
-    split = readable["content"].map(dict(protected))
+    split = readable["content"].map(dict(protected))  # without labels too, a test image that was learnt from is spent
     kept = readable[split.isna()].drop_duplicates("content").sort_values("content", kind="stable")
     excluded = {name: int((split == name).sum()) for name in PROTECTED}
     if len(kept) < LEAST:
         raise UserError(
-            f"{source}: {len(kept)} images are left of {len(frame)} ({sum(excluded.values())} belong to "
+            f"{source}: {len(kept)} of {counted(len(frame), 'image')} left ({sum(excluded.values())} belong to "
             f"{' or '.join(PROTECTED)}); learning needs {LEAST} at least. Name a folder with other images."
         )
     duplicates = int(split.isna().sum()) - len(kept)
@@ -87,18 +88,19 @@ def _demand_readable(frame: pd.DataFrame, source: str, on_bad_image: str) -> Non
     ]
     shown = ", ".join(names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
     mend = "" if missing.any() else " dataset_params.on_bad_image skip leaves them out."
-    raise UserError(f"{source}: {len(wrong)} of {len(frame)} images cannot be read: {shown}.{mend}")
+    raise UserError(f"{source}: {len(wrong)} of {counted(len(frame), 'image')} cannot be read: {shown}.{mend}")
 
 
 def _listed(source: Path) -> list[str]:
-    kinds = ", ".join(sorted(IMAGE_SUFFIXES))
     if source.is_dir():
-        found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-        found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(source).parts)]
-        if not found:
-            raise UserError(f"--images {source}: no images in this folder ({kinds}).")
-        return [str(path) for path in found]
-    if source.suffix.lower() in IMAGE_SUFFIXES:
+        listing = list_images(source)
+        left_out = listing.left_out()
+        if not listing.paths:
+            raise UserError(f"--images {source}: no images in this folder" + (f" ({left_out})." if left_out else "."))
+        if left_out:
+            say(f"left out of {source}: {left_out}")
+        return list(listing.paths)
+    if source.suffix.lower() in SUFFIXES:
         raise UserError(f"--images {source}: name a folder of images, or a CSV file with a column 'path'.")
     return _from_csv(source)
 

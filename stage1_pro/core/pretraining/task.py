@@ -34,7 +34,7 @@ class Task:
     pool: Pool
 
     def journal(self, weights_digest: str) -> dict[str, Any]:
-        """What a resumed training needs to know, and must find unchanged."""
+        """Return what a resumed adaptation must find unchanged."""
         return {
             "schema_version": artifacts.SCHEMA_VERSION,
             "settings": self.settings.values(),

@@ -1,4 +1,4 @@
-"""What a result depends on beside its config: versions, commit, command, threads."""
+"""Return what a result depends on beside its config: versions, commit, command, threads."""
 
 import os
 import platform

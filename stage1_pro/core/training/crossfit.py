@@ -46,7 +46,7 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> IntArray |
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a label with fewer cases than folds: the fits below tell
         for number, (_, held_out) in enumerate(splitter.split(order, labels[order], index[order])):
-            # cases stood by group name: the folds do not hang on the order in which the splits list them
+            # cases stood by group name: the folds do not depend on the order in which the splits list them
             fold[order[held_out]] = number
     seen = (len(np.unique(labels[fold != number])) for number in range(FOLDS))
     return fold if min(seen) == 2 else None

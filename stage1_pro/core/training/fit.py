@@ -77,7 +77,7 @@ def record_begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: 
 
 
 def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
-    """What training would do, in a few lines."""
+    """Print what training would do, in a few lines."""
     phase, spec, counts = PHASES[config.phase], model.spec, parameter_counts(model)
     say(
         f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "
@@ -92,6 +92,8 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     stages = config.incremental_params
     span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
     say(f"training    {span}, batch {config.batch_size} x {config.grad_accum_steps}, seed {config.seed}")
+    for sentence in config.without_effect:
+        say(f"no effect   {sentence}")
 
 
 def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
@@ -251,7 +253,7 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
     if not config.reads_cached_features:
         return None
     features, stages = {}, config.incremental_params
-    block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: picks hang on no batch_size
+    block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: no pick depends on batch_size
     for split in ("train", "val_select"):
         frame = cases.frame.iloc[run.splits.indices(split)]
         with bar(f"features of {split}") as progress:

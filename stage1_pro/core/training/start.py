@@ -139,7 +139,7 @@ def _pool(cases: CaseTable, splits: Splits) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes, under torchrun, SLURM or Lightning's own launcher."""
+    """Return whether this is the process that writes, under torchrun, SLURM or Lightning's own launcher."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 

@@ -17,45 +17,45 @@ CASES_BELOW = 0.24
 
 
 def draw_arms(figure: Figure, test: ABTest) -> None:
-    """Coverage and FNR on exits: every seed, and the mean with its interval over seeds."""
-    coverage, fnr = figure.subplots(2, sharey=True)
+    """Right exits and FNR on exits: every seed, and the mean with its interval over seeds."""
+    right, fnr = figure.subplots(2, sharey=True)
     for row, one in enumerate(test.standings):
-        for axes, key in ((coverage, "coverage"), (fnr, "fnr_on_exits")):
+        for axes, key in ((right, "right_exits"), (fnr, "fnr_on_exits")):
             _seeds(axes, row, [result.figures[key] for result in one.results])
             panels.interval(axes, row, _estimate(one.figures[key]), style.BLUE, "mean, with interval over seeds")
     fnr.axvline(test.risk.target_fnr, color=style.RED, linewidth=1.4, label="target")
-    panels.name_rows(coverage, [panels.shortened(one.arm.name) for one in test.standings])
+    panels.name_rows(right, [panels.shortened(one.arm.name) for one in test.standings])
     # an interval of few seeds may leave the frame; the seeds may not
-    shown = [result.figures["coverage"] for one in test.standings for result in one.results]
+    shown = [result.figures["right_exits"] for one in test.standings for result in one.results]
     low, high = min(shown), max(shown)
     room = max(0.02, 0.3 * (high - low))
-    left, right, reach = max(0.0, low - room), min(1.0, high + room), _fnr_reach(test)
-    coverage.set_xlim(left - 0.02 * (right - left), right + 0.02 * (right - left))
+    start, end, reach = max(0.0, low - room), min(1.0, high + room), _fnr_reach(test)
+    right.set_xlim(start - 0.02 * (end - start), end + 0.02 * (end - start))
     fnr.set_xlim(-0.02 * reach, reach)
-    style.percent_axis(coverage.xaxis, "coverage (%)")
+    style.percent_axis(right.xaxis, "right exits (%)")
     style.percent_axis(fnr.xaxis, "FNR on exits (%)")
-    style.legend(figure, coverage, fnr)
+    style.legend(figure, right, fnr)
 
 
 def draw_differences(figure: Figure, test: ABTest) -> None:
     """Every measure of the other arms less that of the first."""
     others = test.standings[1:]
-    for axes, (key, measure) in zip(figure.subplots(2, 2, sharey=True).flat, MEASURES.items(), strict=True):
+    for axes, (key, measure) in zip(figure.subplots(3, 2, sharey=True).flat, MEASURES.items(), strict=True):
         axes.axvline(0, color=style.INK, linewidth=0.9)
         for row, one in enumerate(others):
             _difference(axes, row, one.differences[key])
-        panels.change_axis(axes, measure.name, shares=key != "augrc")
+        panels.change_axis(axes, measure.name, shares=key not in ("utility", "augrc"))
     panels.name_rows(axes, [panels.shortened(one.arm.name) for one in others])
     style.legend(figure, *figure.axes, columns=2)
 
 
 def draw_cost(figure: Figure, test: ABTest) -> None:
-    """Coverage against training time, arm by arm."""
+    """Right exits against training time, arm by arm."""
     axes = figure.subplots()
-    ended = [one for one in test.standings if one.cost and one.figures["coverage"].value is not None]
+    ended = [one for one in test.standings if one.cost and one.figures["right_exits"].value is not None]
     for row, one in enumerate(ended):
         colour = style.RUN_COLOURS[row % len(style.RUN_COLOURS)]
-        mean, seconds = one.figures["coverage"], one.cost["seconds"]
+        mean, seconds = one.figures["right_exits"], one.cost["seconds"]
         axes.errorbar([seconds], [mean.value or 0.0], yerr=[mean.error or 0.0], color=colour, elinewidth=1.4)
         style.mark(axes, (seconds, float(mean.value or 0.0)), "osD^v"[row % 5], colour, panels.shortened(one.arm.name))
     axes.set_xscale("log")
@@ -64,7 +64,7 @@ def draw_cost(figure: Figure, test: ABTest) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("training time (seconds, mean over seeds)")
-    style.percent_axis(axes.yaxis, "coverage (%)")
+    style.percent_axis(axes.yaxis, "right exits (%)")
     style.legend(figure, axes, columns=3)
 
 
@@ -73,7 +73,7 @@ def arms_height(arms: int) -> float:
 
 
 def differences_height(arms: int) -> float:
-    return 2.4 + 0.6 * (arms - 1)
+    return 3.3 + 0.9 * (arms - 1)
 
 
 def _seeds(axes: Axes, row: int, values: list[float]) -> None:

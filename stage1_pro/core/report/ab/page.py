@@ -51,14 +51,14 @@ def page_of(test: ABTest, command: str) -> SidesPage:
 
 
 GAIN = (
-    "More coverage is a gain where FPR and accuracy on exits are no worse: answering every case positive would cover "
-    "much and miss nothing."
+    "Right exits are the cases that exit and are answered rightly. More of them are a gain where FPR and accuracy on "
+    "exits are no worse: answering every case positive would cover much and miss nothing."
 )
 
 
 def _card(test: ABTest, number: int, one: ArmStanding) -> Card:
     tone, verdict = tables.VERDICTS[one.verdict]
-    coverage = one.figures["coverage"]
+    right = one.figures["right_exits"]
     return Card(
         id=f"arm-{number}",
         letter="",
@@ -66,8 +66,8 @@ def _card(test: ABTest, number: int, one: ArmStanding) -> Card:
         label=tables.settings(one),
         tone=tone,
         verdict=verdict,
-        coverage=percent(coverage.value),
-        error="" if coverage.error is None else f" ± {percent(coverage.error)}",
+        right_exits=percent(right.value),
+        error="" if right.error is None else f" ± {percent(right.error)}",
         sentence=tables.sentence(test, one),
     )
 
@@ -78,8 +78,8 @@ def _runs(one: ArmStanding) -> str:
     for result in one.results:
         certificate = result.contender.certificate
         bound = "nothing certified" if certificate is None else f"bound {percent_up(certificate.bound)}"
-        covered, model = percent(result.figures["coverage"]), str(result.contender.digests["model"])[:DIGEST_SHOWN]
-        ended.append(f"seed {result.trial.seed}: {bound}, coverage {covered}, model {model}")
+        right, model = percent(result.figures["right_exits"]), str(result.contender.digests["model"])[:DIGEST_SHOWN]
+        ended.append(f"seed {result.trial.seed}: {bound}, right exits {right}, model {model}")
     return "; ".join([*ended, *(f"{name} failed: {why}" for name, why in one.failures.items())])
 
 
@@ -89,23 +89,23 @@ def _charts() -> tuple[Chart, ...]:
     return (
         Chart(
             "arms",
-            "Coverage and FNR on exits",
+            "Right exits and FNR on exits",
             "On the test split, at the certified threshold of each run. A run for which nothing was certified counts "
-            "as coverage 0.",
+            "as 0 right exits.",
             drawings.arms_height,
             drawings.draw_arms,
         ),
         Chart(
             "differences",
             "Differences from the reference",
-            "Paired by seed, in percentage points, AUGRC as it is. Better is right of zero for coverage and accuracy, "
-            "left of it for FPR and AUGRC.",
+            "Paired by seed, in percentage points, utility and AUGRC as they are. Better is right of zero for right "
+            "exits, utility, coverage and accuracy, left of it for FPR and AUGRC.",
             drawings.differences_height,
             drawings.draw_differences,
         ),
         Chart(
             "cost",
-            "Coverage against training time",
+            "Right exits against training time",
             "Bars are standard errors over seeds. Time is that of the epochs, validation included.",
             lambda arms: 3.0 + 0.2 * (arms // 3),
             drawings.draw_cost,

@@ -5,8 +5,8 @@ from typing import Any
 
 from stage1_pro.core.ab.outcome import ABTest, ArmStanding
 from stage1_pro.core.ab.statistics import TOLERANCE, PairedDifference, SeedMean, paid
+from stage1_pro.core.comparison.contender import HEADLINE, PRICES
 from stage1_pro.core.comparison.contender import MEASURES as BETTER
-from stage1_pro.core.comparison.contender import PRICES
 from stage1_pro.core.report.common.cells import (
     MEASURES,
     SHOWN,
@@ -24,10 +24,10 @@ VERDICTS = {
     "reference": ("plain", "Reference"),
     "incomplete": ("bad", "Runs failed: no verdict"),
     "one seed": ("plain", "One seed: no verdict"),
-    "more": ("good", "Covers more"),
-    "at a price": ("unsure", "Covers more, and errs more"),
-    "price unknown": ("unsure", "Covers more, price unknown"),
-    "less": ("bad", "Covers less"),
+    "more": ("good", "More right exits"),
+    "at a price": ("unsure", "More right exits, and errs more"),
+    "price unknown": ("unsure", "More right exits, price unknown"),
+    "less": ("bad", "Fewer right exits"),
     "like": ("plain", "No difference seen"),
 }
 """(tone, words) of an arm's verdict."""
@@ -44,7 +44,7 @@ def figure_rows(test: ABTest) -> list[MeasureRow]:
     above = [Cell(f"{one.above(test.risk.target_fnr)} of {len(one.results)}") for one in test.standings]
     return [
         *measure_rows(SHOWN, test.standings, _mean),
-        MeasureRow("Nothing certified", "runs; their coverage counts as 0", refused),
+        MeasureRow("Nothing certified", "runs; they count as 0 right exits", refused),
         MeasureRow("Above the target", "runs whose FNR on exits on the test split, an estimate, is", above),
     ]
 
@@ -145,17 +145,17 @@ def _certified(one: ArmStanding) -> str:
         return "No run ended."
     if not refused:
         return f"Certified in {f'all {count} runs' if count > 1 else 'its one run'}."
-    return f"Nothing certified in {refused} of {count} runs, which count as coverage 0."
+    return f"Nothing certified in {refused} of {count} runs, which count as 0 right exits."
 
 
 def _ending(test: ABTest, one: ArmStanding) -> str:
-    first, coverage = test.standings[0], one.differences["coverage"]
+    first, gain = test.standings[0], one.differences[HEADLINE]
     if one.verdict == "incomplete":
         failed = ", ".join([*one.failures, *first.failures])
         return f"No verdict: {failed} failed, and the seeds that fail may be those that do badly."
     if one.verdict == "one seed":
-        return f"{_gain(coverage)}{_at(one)}; one seed says nothing of another, so no verdict: take more seeds."
-    return f"{_gain(coverage)} {_over(test, coverage)}{_at(one)}: {_conclusion(one)}"
+        return f"{_gain(gain)}{_at(one)}; one seed says nothing of another, so no verdict: take more seeds."
+    return f"{_gain(gain)} {_over(test, gain)}{_at(one)}: {_conclusion(one)}"
 
 
 def _conclusion(one: ArmStanding) -> str:
@@ -178,14 +178,14 @@ def _price(one: ArmStanding, name: str) -> str:
     return f"{row.name} {'rose' if BETTER[name] < 0 else 'fell'} by {100 * abs(value):.2f} points"
 
 
-def _gain(coverage: PairedDifference) -> str:
-    return f"{_change(coverage, MEASURES['coverage'])} points of coverage"
+def _gain(right: PairedDifference) -> str:
+    return f"{_change(right, MEASURES[HEADLINE])} points of right exits"
 
 
-def _over(test: ABTest, coverage: PairedDifference) -> str:
-    row = MEASURES["coverage"]
+def _over(test: ABTest, right: PairedDifference) -> str:
+    row = MEASURES[HEADLINE]
     confidence = f"{100 * test.confidence:g}%"
-    return f"({confidence} over {coverage.seeds} {_bounds(coverage, row)}, over test {_case_bounds(coverage, row)})"
+    return f"({confidence} over {right.seeds} {_bounds(right, row)}, over test {_case_bounds(right, row)})"
 
 
 def _at(one: ArmStanding) -> str:

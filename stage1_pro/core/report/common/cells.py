@@ -81,6 +81,15 @@ def points(value: float | None) -> str:
     return UNDEFINED if value is None else _signed(f"{100 * value:+.2f}")
 
 
+def gain(value: float | None) -> str:
+    """Utility, in deferrals a case."""
+    return UNDEFINED if value is None else _minus(f"{value:.3f}")
+
+
+def gain_change(value: float | None) -> str:
+    return UNDEFINED if value is None else _signed(f"{value:+.3f}")
+
+
 def area(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.5f}"
 
@@ -91,11 +100,21 @@ def area_change(value: float | None) -> str:
 
 def _signed(text: str) -> str:
     """With a minus as wide as the plus, and none before a zero."""
-    return text[1:] if float(text) == 0 else text.replace("-", "−", 1)
+    return text[1:] if float(text) == 0 else _minus(text)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−", 1)
 
 
 FNR = Measure("FNR on exits", "of the positives that exit, those answered negative", percent, points, ("", ""))
 MEASURES = {
+    "right_exits": Measure(
+        "Right exits", "of all cases, those that exit and are answered rightly", percent, points, ("more", "fewer")
+    ),
+    "utility": Measure(
+        "Utility", "coverage less the price of wrong exits, a case", gain, gain_change, ("higher", "lower")
+    ),
     "coverage": Measure("Coverage", "of all cases, those that exit", percent, points, ("more", "less")),
     "fpr_on_exits": Measure(
         "FPR on exits", "of the negatives that exit, those answered positive", percent, points, ("higher", "lower")
@@ -106,7 +125,10 @@ MEASURES = {
     "augrc": Measure("AUGRC", "how well scores rank; lower is better", area, area_change, ("higher", "lower")),
 }
 """What is compared; differences are of these."""
-SHOWN = {"coverage": MEASURES["coverage"], "fnr_on_exits": FNR, **MEASURES}
+SHOWN = {
+    name: FNR if name == "fnr_on_exits" else MEASURES[name]
+    for name in ("right_exits", "utility", "coverage", "fnr_on_exits", "fpr_on_exits", "accuracy_on_exits", "augrc")
+}
 """What is shown of each run: FNR on exits too, which the promise holds down in all of them."""
 TONES = {1: "good", -1: "bad", 0: ""}
 """Of a difference for the better, for the worse, within chance."""

@@ -26,7 +26,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The answer about one run. id: unique on the page; error: after the word coverage, or nothing."""
+    """The answer about one run. id: unique on the page; error: after the words right exits, or nothing."""
 
     id: str
     letter: str
@@ -34,7 +34,7 @@ class Card:
     label: str
     tone: str
     verdict: str
-    coverage: str
+    right_exits: str
     error: str
     sentence: str
 

@@ -8,6 +8,7 @@ TEMPLATES = [Path(__file__).parents[1] / room for room in ("common", "run")]
 FILTERS = {
     "percent": cells.percent,
     "percent_up": cells.percent_up,
+    "gain": cells.gain,
     "thousands": cells.thousands,
 }
 

@@ -13,38 +13,36 @@ from stage1_pro.core.report.common import style
 from stage1_pro.core.report.common.cells import MEASURES
 
 BOUNDS = {
-    BINOMIAL: ("D", style.GREEN, "certified bound"),
+    BINOMIAL: ("D", style.GREEN, "bound at the threshold alone"),
     IN_EXPECTATION: ("v", style.PINK, "bound in expectation"),
 }
 LINES = [(colour, dashes) for dashes in ("-", ":", "-.") for colour in style.RUN_COLOURS]
 
 
 def draw_standings(figure: Figure, comparison: Comparison) -> None:
-    """Coverage, and FNR on exits with its certified bound and target, run by run."""
-    coverage, fnr = figure.subplots(2, sharey=True)
+    """Right exits, and FNR on exits with its target and the bound at the threshold alone, run by run."""
+    right, fnr = figure.subplots(2, sharey=True)
     for row, standing in enumerate(comparison.standings):
-        panels.interval(coverage, row, standing.figures["coverage"], style.BLUE, "test, with interval")
+        panels.interval(right, row, standing.figures["right_exits"], style.BLUE, "test, with interval")
         panels.interval(fnr, row, _fnr(standing), style.BLUE, "test, with interval")
         if standing.contender.certificate is not None:
             _promise(fnr, row, standing.contender.risk.target_fnr, standing.contender.certificate)
         else:
             fnr.text(0.02, row, "nothing certified", transform=fnr.get_yaxis_transform(), va="center", color=style.RED)
-    panels.name_rows(
-        coverage, [f"{one.letter}  {panels.shortened(one.contender.name)}" for one in comparison.standings]
-    )
-    least = min(one.figures["coverage"].low or 0.0 for one in comparison.standings)
+    panels.name_rows(right, [f"{one.letter}  {panels.shortened(one.contender.name)}" for one in comparison.standings])
+    least = min(one.figures["right_exits"].low or 0.0 for one in comparison.standings)
     start = max(0.0, 1.25 * least - 0.27)
-    coverage.set_xlim(start - 0.02 * (1 - start), 1 + 0.02 * (1 - start))
+    right.set_xlim(start - 0.02 * (1 - start), 1 + 0.02 * (1 - start))
     fnr.set_xlim(-0.02 * fnr.get_xlim()[1], fnr.get_xlim()[1])
-    style.percent_axis(coverage.xaxis, "coverage (%)")
+    style.percent_axis(right.xaxis, "right exits (%)")
     style.percent_axis(fnr.xaxis, "FNR on exits (%)")
-    style.legend(figure, coverage, fnr)
+    style.legend(figure, right, fnr)
 
 
 def draw_differences(figure: Figure, comparison: Comparison) -> None:
     """Every measure of the other runs minus that of the first one."""
     first, *others = comparison.standings
-    for axes, (key, measure) in zip(figure.subplots(2, 2, sharey=True).flat, MEASURES.items(), strict=True):
+    for axes, (key, measure) in zip(figure.subplots(3, 2, sharey=True).flat, MEASURES.items(), strict=True):
         axes.axvline(0, color=style.INK, linewidth=0.9)
         for row, standing in enumerate(others):
             difference = standing.differences[key]
@@ -52,7 +50,7 @@ def draw_differences(figure: Figure, comparison: Comparison) -> None:
             panels.interval(axes, row, difference, colour, words)
             if difference.value is None:
                 axes.text(0, row, " undefined", va="center", fontsize=8, color=style.MUTED)
-        panels.change_axis(axes, measure.name, shares=key != "augrc")
+        panels.change_axis(axes, measure.name, shares=key not in ("utility", "augrc"))
     panels.name_rows(axes, [f"{one.letter} − {first.letter}" for one in others])
     style.legend(figure, *figure.axes, columns=3)
 
@@ -82,7 +80,7 @@ def standings_height(runs: int) -> float:
 
 
 def differences_height(runs: int) -> float:
-    return 2.3 + 0.44 * (runs - 1)
+    return 3.2 + 0.66 * (runs - 1)
 
 
 def _promise(axes: Axes, row: int, target: float, certificate: Certificate) -> None:

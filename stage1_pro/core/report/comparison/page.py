@@ -64,8 +64,8 @@ def page_of(comparison: Comparison) -> SidesPage:
 
 
 GAIN = (
-    "More coverage is a gain where the promise is the same and FPR and accuracy on exits are no worse: answering every "
-    "case positive would cover much and miss nothing."
+    "Right exits are the cases that exit and are answered rightly. More of them are a gain where the promise is the "
+    "same and FPR and accuracy on exits are no worse: answering every case positive would cover much and miss nothing."
 )
 
 
@@ -78,7 +78,7 @@ def _card(comparison: Comparison, one: Standing) -> Card:
         label=f"{tables.label(one)} · seed {one.contender.seed}",
         tone=tone,
         verdict=verdict,
-        coverage=percent(one.figures["coverage"].value),
+        right_exits=percent(one.figures["right_exits"].value),
         error="",
         sentence=tables.sentence(comparison, one),
     )
@@ -97,17 +97,18 @@ def _charts() -> tuple[Chart, ...]:
     return (
         Chart(
             "standings",
-            "Coverage and FNR on exits",
-            "On the test split. FNR on exits is promised to stay left of the target; the bound comes from "
-            "val_calib, the interval from the test cases alone.",
+            "Right exits and FNR on exits",
+            "On the test split. FNR on exits is promised to stay left of the target; the bound at the threshold alone "
+            "comes from val_calib, the interval from the test cases alone.",
             drawings.standings_height,
             drawings.draw_standings,
         ),
         Chart(
             "differences",
             "Differences from the first run",
-            "In percentage points, AUGRC as it is. Paired: each resample of the test cases measures both runs. Better "
-            "is right of zero for coverage and accuracy, left of it for FPR and AUGRC.",
+            "In percentage points, utility and AUGRC as they are. Paired: each resample of the test cases measures "
+            "both runs. Better is right of zero for right exits, utility, coverage and accuracy, left of it for FPR "
+            "and AUGRC.",
             drawings.differences_height,
             drawings.draw_differences,
         ),

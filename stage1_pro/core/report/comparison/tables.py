@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from stage1_pro.core.comparison.compare import Comparison, Difference, Standing
-from stage1_pro.core.comparison.contender import PRICES, Contender
+from stage1_pro.core.comparison.contender import HEADLINE, PRICES, Contender
 from stage1_pro.core.config.phases import POLICY_TABLE
 from stage1_pro.core.report.common.cells import (
     MEASURES,
@@ -24,10 +24,10 @@ VERDICTS = {
     "first": ("plain", "Baseline"),
     "uncertified": ("bad", "Nothing certified"),
     "other promise": ("unsure", "Another promise"),
-    "more": ("good", "Covers more"),
-    "more at a price": ("unsure", "Covers more, and errs more"),
-    "less": ("bad", "Covers less"),
-    "like": ("plain", "No clear difference in coverage"),
+    "more": ("good", "More right exits"),
+    "more at a price": ("unsure", "More right exits, and errs more"),
+    "less": ("bad", "Fewer right exits"),
+    "like": ("plain", "No clear difference in right exits"),
 }
 """(tone, words) of a standing's verdict."""
 SENSES = {1: "better", -1: "worse", 0: "within chance"}
@@ -61,7 +61,9 @@ def figure_rows(comparison: Comparison) -> list[MeasureRow]:
     standings = comparison.standings
     return [
         MeasureRow("Promise", "FNR on exits sought, and with which confidence", [_promise(one) for one in standings]),
-        MeasureRow("Bound", "on FNR on exits, by val_calib", [_bound(one) for one in standings]),
+        MeasureRow(
+            "Bound", "on FNR on exits at this threshold alone, by val_calib", [_bound(one) for one in standings]
+        ),
         *measure_rows(SHOWN, standings, _figure),
     ]
 
@@ -126,9 +128,9 @@ def sentence(comparison: Comparison, standing: Standing) -> str:
         return f"No certificate: {bound} in expectation, approximately." if in_expectation else f"Certified: {bound}."
     if standing.verdict == "other promise":
         own, firsts = _stands_on(standing.contender), _stands_on(first.contender)
-        return f"{own.capitalize()}; {first.letter} {firsts}: their coverages do not compare."
+        return f"{own.capitalize()}; {first.letter} {firsts}: their right exits do not compare."
     clear = [_clear(key, standing) for key in (*PRICES, "augrc") if standing.differences[key].sense]
-    return " ".join([_coverage_words(standing.differences["coverage"], first.letter), *clear])
+    return " ".join([_headline(standing.differences[HEADLINE], first.letter), *clear])
 
 
 def _stands_on(contender: Contender) -> str:
@@ -139,12 +141,12 @@ def _stands_on(contender: Contender) -> str:
     return f"has a certificate for {promise(contender)}"
 
 
-def _coverage_words(difference: Difference, first: str) -> str:
+def _headline(difference: Difference, first: str) -> str:
     if not difference.value:
-        return f"Covers as much as {first}."
-    amount = f"{100 * abs(difference.value):.2f} points {MEASURES['coverage'].higher[difference.value < 0]}"
+        return f"As many right exits as {first}."
+    amount = f"{100 * abs(difference.value):.2f} points {MEASURES[HEADLINE].higher[difference.value < 0]}"
     chance = "" if difference.sense else ", within chance"
-    return f"Covers {amount} than {first} {_interval(difference, 'coverage')}{chance}."
+    return f"Right exits: {amount} than {first} {_interval(difference, HEADLINE)}{chance}."
 
 
 def _clear(key: str, standing: Standing) -> str:
@@ -163,7 +165,7 @@ def warnings(comparison: Comparison) -> list[str]:
     listed = "; ".join(f"{', '.join(letters)} {words}" for words, letters in made.items())
     unlike = any(one.contender.in_expectation for one in comparison.standings)
     return [
-        f"The runs promise different things ({listed}). A looser promise carries more coverage, so coverage compares "
+        f"The runs promise different things ({listed}). A looser promise carries more right exits, which compare "
         "between runs with the same promise only."
         + (" A promise in expectation is no certificate, whatever its target." if unlike else "")
     ]

@@ -48,7 +48,7 @@ def _sweep_fnr(axes: Axes, policy: dict[str, Any]) -> None:
     certified = np.array([row.get("certified", False) for row in rows], dtype=bool)
     axes.plot(coverage, fnr, color=style.BLUE, label="FNR on exits")
     if np.isfinite(bound).any():  # a promise in expectation has no bound at each candidate
-        axes.plot(coverage, bound, color=style.MUTED, linewidth=1.2, label="exact upper bound")
+        axes.plot(coverage, bound, color=style.MUTED, linewidth=1.2, label="pointwise bound")
         axes.plot(coverage[certified], bound[certified], "o", color=style.GREEN, markersize=3.2, label="certified")
     style.target_line(axes, target)
     for mark in _sweep_marks(policy):
@@ -61,8 +61,9 @@ def _sweep_marks(policy: dict[str, Any]) -> list[tuple[tuple[float, float], str,
     """(place, marker, colour, label) of the candidates that have a name."""
     rows, diagnostics = policy["sweep_results"], policy.get("diagnostics", {})
     start, naive = diagnostics.get("start"), diagnostics.get("naive", {})
+    walked = policy.get("exit_rule", "symmetric") == "symmetric" and "boundary" not in diagnostics
     marks = []
-    if start is not None:
+    if walked and start is not None:
         row = rows[start["index"]]
         marks.append(((row["coverage"], row["fnr_upper_bound"]), ">", style.INK, "start of the walk"))
     marks.append(((policy["coverage"], policy["fnr_upper_bound"]), "D", style.GREEN, "chosen"))

@@ -81,7 +81,8 @@ CHARTS = (
         "reliability",
         "test",
         "Reliability",
-        "On the diagonal the softmax probability means what it says. Below: how many test cases each bin holds.",
+        "On the diagonal the softmax probability, as it was before the answers were placed, means what it says. Below: "
+        "how many test cases each bin holds.",
         3.5,
         draw_reliability,
     ),
@@ -90,7 +91,8 @@ CHARTS = (
         "test",
         "Reliability of the calibrated gate",
         "On the diagonal a score means that share of right answers; the quantile map gives the gate softmax's scale "
-        "instead, and aims at its diagonal only. One map per answer, fitted on val_select.",
+        "instead, and aims at its diagonal only. One map per answer, fitted on val_select; with one-sided exits "
+        "only the negative answers are shown, about which it decides.",
         3.5,
         draw_gate_reliability,
         lambda evidence: "calibrator_params" in evidence.policy,
@@ -100,8 +102,8 @@ CHARTS = (
         "test",
         "Scores by class",
         "Test cases by the score of the exit policy, on a logarithmic scale of cases. What is right of the threshold "
-        "exits (with SCRC unless its prediction set holds both classes); orange there are the errors that stage 1 "
-        "keeps, misses above and false alarms below.",
+        "exits (with SCRC unless its prediction set holds both classes); with one-sided exits every positive answer "
+        "stands at the right end. Orange there are the errors that stage 1 keeps, misses above and false alarms below.",
         3.5,
         draw_scores,
     ),
@@ -109,9 +111,9 @@ CHARTS = (
         "threshold_sweep",
         "calibration",
         "How the policy was certified",
-        "Candidates were fixed on val_select and tested on val_calib one after the other, from the start toward more "
-        "coverage, until one failed. Chosen is the last that passed. (SCRC-T instead takes the smallest prediction "
-        "sets whose loss its rule allows.)",
+        "Candidates were fixed on val_select and tested on val_calib; chosen is the certified one of the largest "
+        "coverage. The guarantee above names the test. (SCRC-T instead takes the smallest prediction sets whose loss "
+        "its rule allows.)",
         SWEEP_HEIGHT,
         lambda figure, evidence: draw_sweep(figure, evidence.policy),
     ),

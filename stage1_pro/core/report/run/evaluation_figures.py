@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from scipy.special import expit, logit
 
-from stage1_pro.core.metrics.arrays import FloatArray, IntArray
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.metrics.calibration import ReliabilityBins, reliability_bins
 from stage1_pro.core.metrics.exits import count_exits, fnr_coverage_curve
@@ -46,7 +46,7 @@ def draw_fnr_coverage(figure: Figure, evidence: Evidence) -> None:
     style.target_line(axes, policy["target_fnr_exit"])
     style.operating_point(axes, coverage, fnr)
     if coverage is not None:
-        words = "bound in expectation" if in_expectation(policy) else "certified bound"
+        words = "bound in expectation" if in_expectation(policy) else "bound at this threshold alone"
         style.mark(axes, (coverage, policy["fnr_upper_bound"]), "v", style.GREEN, words)
     style.coverage_axis(axes)
     style.fnr_axis(axes, policy["target_fnr_exit"], policy["fnr_upper_bound"], fnr)
@@ -88,8 +88,11 @@ def draw_reliability(figure: Figure, evidence: Evidence) -> None:
 
 
 def draw_gate_reliability(figure: Figure, evidence: Evidence) -> None:
-    """The same of the calibrated gate: does a score of .9 mean nine right answers in ten?"""
-    finite = np.isfinite(evidence.scores)
+    """The same of the calibrated gate: does a score of .9 mean nine right answers in ten?
+
+    With one-sided exits of the negative answers alone: the gate does not decide about the others.
+    """
+    finite = np.isfinite(evidence.scores) & ~_always_exit(evidence)
     right = (evidence.answers == evidence.labels)[finite]
     _reliability(figure, reliability_bins(evidence.scores[finite], right), evidence.confidence_level)
 
@@ -131,8 +134,11 @@ def draw_scores(figure: Figure, evidence: Evidence) -> None:
     panels = figure.subplots(2, sharex=True, sharey=True)
     finite = np.isfinite(evidence.scores)
     places, labels = _spread(evidence.scores[finite]), evidence.labels[finite]
-    wrong = (evidence.answers != evidence.labels)[finite]
+    wrong, always = (evidence.answers != evidence.labels)[finite], _always_exit(evidence)[finite]
     threshold = _spread(np.array([next(evidence.policy[name] for name in THRESHOLDS if name in evidence.policy)]))
+    if always.any():  # beside the others, whose scores fill the figure
+        compared = np.append(places[~always], threshold)
+        places = np.where(always, compared.max() + 0.12 * max(np.ptp(compared), 0.1), places)
     edges = _edges(np.append(places, threshold))
     for axes, label, words in zip(panels, (1, 0), ("positives", "negatives"), strict=True):
         members = labels == label
@@ -150,6 +156,13 @@ def _histogram(axes: Axes, places: FloatArray, edges: FloatArray, colour: str, a
 
 
 # ---- helpers
+
+
+def _always_exit(evidence: Evidence) -> BoolArray:
+    """(N,) cases whose exit no threshold decides: with one-sided exits the positive answers."""
+    return (evidence.answers == 1) & (evidence.policy.get("exit_rule") == "one_sided")
+
+
 def _thinned(points: int) -> IntArray:
     return np.linspace(0, points - 1, min(points, CURVE_POINTS)).round().astype(np.int64)
 

@@ -15,6 +15,7 @@ from stage1_pro.core.incremental.machine import State
 from stage1_pro.core.incremental.state import STATE, read_state
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.calibration import top_label
+from stage1_pro.core.metrics.summary import before_placement
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.records.run import Run
 
@@ -42,9 +43,9 @@ def staged(run: Run, monitor: str) -> Staged | None:
 class Evidence:
     """What the figures of a report show.
 
-    scores: (N,) float64, what the policy ranks test cases by; answers, labels: (N,) int; confidence (K,),
-    correct (K,) of the class probabilities, where finite; epochs: columns of metrics.csv, NaN in its gaps;
-    chosen_epoch: position of the checkpoint's epoch, or None; stages: of an incremental training.
+    scores: (N,) float64, what the policy ranks test cases by; answers, labels: (N,) int; confidence (K,), correct (K,)
+    of the class probabilities before the answers were placed, where finite; epochs: columns of metrics.csv, NaN in its
+    gaps; chosen_epoch: position of the checkpoint's epoch, or None; stages: of an incremental training.
     """
 
     policy: dict[str, Any]
@@ -71,7 +72,8 @@ def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evi
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
     logits, labels = np.asarray(scores.logits, np.float64), np.asarray(scores.labels, np.int64)
     finite = np.isfinite(logits).all(axis=1)
-    confidence, correct = top_label(softmax(logits[finite], axis=1), labels[finite])
+    trained = before_placement(logits[finite], scores.answer_shift)  # where answers stand is no part of calibration
+    confidence, correct = top_label(softmax(trained, axis=1), labels[finite])
     epochs = read_epochs(run.metrics_path)
     return Evidence(
         policy=policy,
@@ -99,8 +101,10 @@ def read_epochs(path: Path) -> dict[str, FloatArray]:
 
 
 def _chosen_epoch(epochs: dict[str, FloatArray], config: Stage1ProConfig) -> int | None:
-    """Where the run's monitor is best; the first of equals, as ModelCheckpoint keeps it."""
+    """Where the run's monitor is best; the latest of equals, as the checkpoint keeps it."""
     values = epochs.get(config.monitor, np.zeros(0))
-    if not np.isfinite(values).any():
+    finite = values[np.isfinite(values)]
+    if not finite.size:
         return None
-    return int(np.nanargmax(values) if PHASES[config.phase].mode == "max" else np.nanargmin(values))
+    best = finite.max() if PHASES[config.phase].mode == "max" else finite.min()
+    return int(np.flatnonzero(values == best)[-1])

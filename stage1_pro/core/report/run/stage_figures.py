@@ -131,10 +131,10 @@ def _sheet(figure: Figure, rows: int) -> np.ndarray:
 
 
 def _thumbnail(axes: Axes, path: str | None, words: str) -> None:
-    from stage1_pro.core.data.transforms import load_image
+    from stage1_pro.core.data.decoding import decode
 
     if path is not None and Path(path).exists():
-        image = load_image(path)
+        image = decode(path)
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         axes.imshow(np.asarray(image))
     axes.set_title(words, fontsize=6, pad=2)

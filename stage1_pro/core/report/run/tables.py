@@ -8,7 +8,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.models.licenses import UNKNOWN, derivative_notice
 from stage1_pro.core.policies.verification import in_expectation
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.report.common.cells import UNDEFINED, Form, number, percent, percent_up, short
+from stage1_pro.core.report.common.cells import UNDEFINED, Form, gain, number, percent, percent_up, short
 
 DIGESTS = ("model", "splits", "policy", "scores")
 
@@ -33,6 +33,8 @@ def _row(name: str, estimate: Any, form: Form, meaning: str = "") -> Row:
 
 
 EXITS = (
+    ("right_exits", "Right exits", "of all cases, those that exit and are answered rightly"),
+    ("utility", "Utility", "coverage less the price of wrong exits, in deferrals a case"),
     ("coverage", "Coverage", "of all cases, those that exit"),
     ("fnr_on_exits", "FNR on exits", "of the positives that exit, those answered negative"),
     ("fpr_on_exits", "FPR on exits", "of the negatives that exit, those answered positive"),
@@ -63,11 +65,11 @@ CONFUSIONS = (("exits", "Exits: answered by stage 1"), ("deferred", "Deferred: s
 
 def _exit_rows(evaluation: dict[str, Any]) -> Iterator[Row]:
     for key, name, meaning in EXITS:
-        yield _row(name, evaluation["exits"][key], percent, meaning)
+        yield _row(name, evaluation["exits"][key], gain if key == "utility" else percent, meaning)
     upper = evaluation["exits"]["fnr_on_exits"].get("upper_bound")
     confidence = evaluation["fnr_confidence"]
-    meaning = f"one-sided exact bound on FNR on exits at {100 * confidence:g}% confidence"
-    yield _row("Upper bound on test", upper, percent_up, meaning)
+    meaning = f"one-sided exact bound on FNR on exits at this threshold alone, at {100 * confidence:g}% confidence"
+    yield _row("Bound on test", upper, percent_up, meaning)
 
 
 def _selective_rows(evaluation: dict[str, Any]) -> Iterator[Row]:
@@ -107,10 +109,16 @@ def confusions(evaluation: dict[str, Any]) -> list[tuple[str, list[list[int]]]]:
 PARAMETERS = ("exit_threshold", "gate_threshold", "threshold", "lambda1", "lambda2")
 
 
+def _right_exits(row: dict[str, Any]) -> float | None:
+    """Of the policy in use, or of one beside it, which older files do not record."""
+    return row.get("val_calib_metrics", row).get("right_exits")
+
+
 COMPARED: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("Right exits", lambda row: percent(_right_exits(row))),
     ("Coverage", lambda row: percent(row.get("coverage"))),
     ("FNR on exits", lambda row: percent(row.get("fnr_on_exits"))),
-    ("Upper bound", lambda row: "≤ " + percent_up(row.get("fnr_upper_bound"))),
+    ("Bound at the threshold alone", lambda row: "≤ " + percent_up(row.get("fnr_upper_bound"))),
     ("Missed", lambda row: f"{row['misses']:,} of {row['exited_positives']:,}" if "misses" in row else UNDEFINED),
     ("Threshold", lambda row: ", ".join(f"{row[name]:.4g}" for name in PARAMETERS if name in row)),
 )

@@ -24,7 +24,7 @@ def draw_conformal_training(figure: Figure, evidence: Evidence) -> None:
 
 
 def draw_sharpness(figure: Figure, evidence: Evidence) -> None:
-    """How much higher the loss was at the worst weights nearby, by epoch, and how the gradients lay."""
+    """Draw how much higher the loss was at the perturbed weights, by epoch, and how the gradients lay."""
     _by_epoch(figure, evidence, SHARPNESS)
 
 

@@ -32,7 +32,8 @@ class RunCheckpoint(ModelCheckpoint):
     """Lightning's checkpoint callback, whose state stays valid when the run directory is moved or copied.
 
     By itself it would forget the best score, and let a worse epoch overwrite best.ckpt. An epoch that does
-    not log the monitor (a gate's warm-up), or logs NaN, is no candidate.
+    not log the monitor (a gate's warm-up), or logs NaN, is no candidate. Of equally good epochs the latest is kept:
+    where classes separate perfectly all epochs tie, and the first one's probabilities have hardly left one half.
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -42,6 +43,12 @@ class RunCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._is_candidate(trainer):
             super().on_validation_end(trainer, pl_module)
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        kept = self.best_k_models.get(self.kth_best_model_path)
+        tied = current is not None and kept is not None and bool(current == kept)
+        # all ranks have decided the first question together, so they also ask the second one together
+        return super().check_monitor_top_k(trainer, current) or trainer.strategy.reduce_boolean_decision(tied)
 
     def _is_candidate(self, trainer: pl.Trainer) -> bool:
         return self.monitor is None or math.isfinite(trainer.callback_metrics.get(self.monitor, math.nan))

@@ -71,7 +71,7 @@ def snapshot(module: pl.LightningModule) -> dict[str, Tensor]:
 
 
 def _moving(module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
-    """What training moves: trainable tensors, and the running statistics of norms that are not frozen.
+    """Return what training moves: trainable tensors, and the running statistics of norms that are not frozen.
 
     Averaged weights with raw statistics would be a network that was never trained.
     """

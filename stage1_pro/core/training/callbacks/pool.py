@@ -13,7 +13,7 @@ from stage1_pro.core.training.modules.base import Stage1Module
 
 
 def score_pool(module: Stage1Module, data: Stage1DataModule, to_device: Callable[[Batch], Batch]) -> CaseMetrics | None:
-    """What the module's present weights say of every case of the training split, in float32, in fixed blocks.
+    """Score with the module's present weights every case of the training split, in float32, in fixed blocks.
 
     Every rank scores its blocks; the first one has them all, the others have None.
     """

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.datamodule import Stage1DataModule
-from stage1_pro.core.errors import Interrupted, UserError
+from stage1_pro.core.errors import Interrupted, UserError, counted
 from stage1_pro.core.incremental import machine
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.scoring import judge, positions_of
@@ -239,10 +239,10 @@ class IncrementalStageController(pl.Callback):
             write_state(self.folder, self.state, self.origin, self.rules.params, utc_now())
 
     def _words(self, number: int) -> str:
-        """What became of the stage of this number, in a line."""
+        """Say what became of the stage of this number, in a line."""
         stage = self.state.stages[number - 1]
         best = "" if stage.best_metric is None else f", best {self.origin.monitor} {stage.best_metric:.5f}"
-        words = f"  stage {number} ended: {stage.end or 'broken off'}; {stage.epochs} epochs{best}"
+        words = f"  stage {number} ended: {stage.end or 'broken off'}; {counted(stage.epochs, 'epoch')}{best}"
         if stage.scored:
             words += (
                 f"; {len(stage.scored.picks)} of {stage.scored.eligible} eligible cases admitted, "

@@ -58,6 +58,7 @@ class Stage1Module(pl.LightningModule):
         self.model, self.config, self.from_features = model, config, from_features
         # its weights are not in checkpoints: they follow from the cases in training, which the datamodule restores
         self.class_loss = ClassLoss(self._weights(class_counts), config.label_smoothing)
+        self.validation_loss = ClassLoss(balanced_weights(class_counts), config.label_smoothing)
         self.sharp = SharpTraining(self) if config.sharpness_aware else None
         self.automatic_optimization = self.sharp is None  # Lightning's own step makes one pass, not two
         self._validated: list[tuple[Tensor, ...]] = []
@@ -79,6 +80,7 @@ class Stage1Module(pl.LightningModule):
     def train_on(self, active: IntArray, class_counts: np.ndarray) -> None:
         """Take up the cases in training. active: (A,) their positions in `train`; class_counts: (C,)."""
         self.class_loss.weigh(self._weights(class_counts))
+        self.validation_loss.weigh(balanced_weights(class_counts))
 
     def rate(self, step: int) -> float:
         """Factor of the peak learning rates at an optimizer step of an incremental training."""
@@ -111,7 +113,7 @@ class Stage1Module(pl.LightningModule):
         return loss
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What training descends, and the batch's figures for metrics.csv, `train_loss` among them."""
+        """Return what training descends, and the batch's figures for metrics.csv, `train_loss` among them."""
         loss = self.class_loss(self(batch.inputs).logits, batch.labels)
         return loss, {"train_loss": loss}
 
@@ -126,7 +128,7 @@ class Stage1Module(pl.LightningModule):
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """What computing the loss draws from."""
+        """Return what computing the loss draws from."""
         cuda = [torch.cuda.default_generators[self.device.index or 0]] if self.device.type == "cuda" else []
         return [torch.default_generator, *cuda]
 
@@ -145,12 +147,13 @@ class Stage1Module(pl.LightningModule):
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
 
     def _kept(self, outputs: Outputs) -> tuple[Tensor, ...]:
-        """What validation keeps of a batch's outputs, float32."""
+        """Return what validation keeps of a batch's outputs, float32."""
         return (outputs.logits.float(),)
 
     def _figures(self, labels: Tensor, logits: Tensor) -> dict[str, float]:
         """Columns of metrics.csv from a whole validation pass."""
-        loss = self.class_loss(logits.to(self.device), labels.to(self.device))
+        # balanced by weights, whether training is by weights or by draws: val_select is as it comes
+        loss = self.validation_loss(logits.to(self.device), labels.to(self.device))
         threshold = self.config.legacy_exit_threshold_for_logging
         figures = epoch_metrics(logits.double().numpy(), labels.numpy(), threshold)
         return {"val_loss": float(loss), **{f"val_{name}": value for name, value in figures.items()}}

@@ -1,0 +1,286 @@
+"""One decoder for training, scoring and inference: what counts as an image, and which pixels it has.
+
+Pillow's own `Image.open` is not used: it tries every plugin that it knows, of which one hands PostScript to
+Ghostscript, and its limit on pixels is a warning.
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+from stage1_pro.core.data.image_files import HEAD, BadImage, file_problem, open_file, sniff
+
+OPENERS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,  # the first picture where phones append previews and depth maps (MPO)
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+"""The accepted formats. Pillow cannot read HEIC, and of JPEG 2000 it does not read the orientation."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LA", "La", "PA", "RGBA", "RGBa"}
+_SUBFILE, _BITS, _POLARITY, _SAMPLES = 254, 258, 262, 339  # TIFF tags
+_PLAIN = {_SUBFILE: (0,), _BITS: (8,), _POLARITY: (1,), _SAMPLES: (1,)}  # their values where absent
+_KEY_STEPS = {"L;2": 85, "L;4": 17}  # levels between neighbouring greys of two and four bits
+_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageContract:
+    """How the pixels that a model sees come from a file; a host in another language has to do likewise.
+
+    formats: accepted contents. max_pixels, and max_aspect (longer side by shorter side, since a resize makes a thin
+    image huge): an image above them is refused. alpha_color: RGB behind transparent pixels, blended as
+    round((alpha * color + (255 - alpha) * alpha_color) / 255).
+
+    Every other field has one value. `orientation` applies the EXIF tag, or XMP's where EXIF has none; `depth` keeps
+    the eight highest bits of a longer sample; `frames` refuses animations and documents; `color_profile` leaves ICC
+    profiles and gamma unread. `resize` brings the shorter side to floor(size / crop_pct) and the longer one to the
+    truncated proportion; `resampler` with `antialias` is Pillow's, which rounds to `rounding` after the horizontal
+    and after the vertical pass; `crop` cuts size × size from the middle, offsets rounded half to even.
+    """
+
+    formats: tuple[str, ...] = tuple(OPENERS)
+    max_pixels: int = 100_000_000
+    max_aspect: int = 100
+    alpha_color: tuple[int, int, int] = (255, 255, 255)
+    decoder: str = "pillow"
+    orientation: str = "exif"
+    depth: str = "high_byte"
+    frames: str = "one"
+    color_profile: str = "ignored"
+    resize: str = "shorter_side"
+    resampler: str = "pillow"
+    antialias: bool = True
+    rounding: str = "uint8"
+    crop: str = "center"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a value that this code cannot keep to."""
+        right = {field.name: getattr(self, field.name) == field.default for field in fields(self)} | {
+            "formats": bool(self.formats) and set(self.formats) <= set(OPENERS),
+            "max_pixels": self.max_pixels >= 1,
+            "max_aspect": self.max_aspect >= 1,
+            "alpha_color": len(self.alpha_color) == 3 and all(0 <= level <= 255 for level in self.alpha_color),
+        }
+        wrong = [f"{name} {getattr(self, name)!r}" for name, fits in right.items() if not fits]
+        if wrong:
+            raise ValueError(f"this version cannot read images with {', '.join(wrong)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"formats": list(self.formats), "alpha_color": list(self.alpha_color)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "ImageContract":
+        """The contract that a file records. Raises ValueError or TypeError for one that this version does not know."""
+        return cls(**{**data, "formats": tuple(data["formats"]), "alpha_color": tuple(data["alpha_color"])})
+
+
+CONTRACT = ImageContract()
+
+
+def demand_source(source: Any) -> None:
+    """Raise TypeError for what `decode` does not take for an image."""
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
+            raise TypeError(f"an array must be uint8 of shape (H, W, 3), not {source.dtype} of shape {source.shape}")
+    elif not isinstance(source, str | os.PathLike | bytes | Image.Image):
+        raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(source).__name__}")
+
+
+def decode(source: Any, contract: ImageContract = CONTRACT) -> Image.Image:
+    """Return one image as upright RGB of its own size.
+
+    source: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) in RGB. Raises BadImage where it
+    cannot be read, and TypeError for any other kind of source. `decode("photo.jpg").mode` is "RGB".
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, and half a file passes for an image. Turn it off."
+        )
+    with _no_remarks():
+        if isinstance(source, str | os.PathLike):
+            with open_file(source) as stream:
+                return _from_stream(stream, contract)
+        if isinstance(source, bytes):
+            return _from_stream(BytesIO(source), contract)
+        return _to_rgb(_from_memory(source, contract), contract)
+
+
+@contextmanager
+def _no_remarks() -> Iterator[None]:
+    """Keep what Pillow remarks on metadata from becoming an error, or noise, by somebody's warning filters.
+
+    warnings.catch_warnings would do, but not in several threads: there it leaves filters behind.
+    """
+    filters: list[Any] = warnings.filters  # pyright: ignore[reportAssignmentType]
+    filters.insert(0, _REMARKS)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            filters.remove(_REMARKS)
+
+
+@contextmanager
+def _pillow_on(name: str) -> Iterator[None]:
+    """Raise BadImage for whatever Pillow raises inside; nothing else may happen there, lest our bug look like that."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImage("too_large", name) from None
+    except OSError as error:
+        raise (BadImage("damaged", name) if error.errno is None else file_problem(error)) from error
+    except Exception as error:  # the plugins raise whatever their format suggests
+        raise BadImage("damaged", name) from error
+
+
+def _from_stream(stream: BinaryIO, contract: ImageContract) -> Image.Image:
+    with _pillow_on("file"):
+        head = stream.read(HEAD)
+        stream.seek(0)
+    if not head:
+        raise BadImage("empty")
+    name = sniff(head)
+    if name is None:
+        raise BadImage("no_image")
+    _demand_format(name, contract)
+    with _pillow_on(name):
+        image = OPENERS[name](stream)
+    return _to_rgb(image, contract)
+
+
+def _demand_format(name: str, contract: ImageContract) -> None:
+    if name not in contract.formats:
+        raise BadImage("format", name)
+    if name in ("WEBP", "AVIF") and not features.check(name.lower()):
+        raise BadImage("format", f"{name}, which this build of Pillow cannot read")
+
+
+def _from_memory(source: Any, contract: ImageContract) -> Image.Image:
+    """A PIL image, or an array as one. Raises TypeError for anything else."""
+    demand_source(source)
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(np.ascontiguousarray(source))
+    if source.format is not None:
+        _demand_format("JPEG" if source.format == "MPO" else source.format, contract)
+    if isinstance(source, ImageFile.ImageFile) and source.tile and source.fp is None:
+        raise ValueError("the file of this PIL image was closed before its pixels were read: call load() first")
+    return source
+
+
+def _to_rgb(image: Image.Image, contract: ImageContract) -> Image.Image:
+    name = image.format or "PIL image"
+    _demand_size(image.size, contract)
+    with _pillow_on(name):
+        tags = _tiff_tags(image)
+        several = name != "MPO" and getattr(image, "is_animated", False)
+    if several:
+        raise BadImage("frames", name)
+    stored = _stored_as(image)
+    _demand_kind(image, stored, tags)
+    with _pillow_on(name):
+        image.load()
+    orientation = _orientation(image)  # of TIFF Pillow has turned the pixels by now, and forgotten the tag
+    image = _eight_bits(image, stored, tags)
+    image = _composite(image, contract) if image.has_transparency_data else image.convert("RGB")
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _demand_size(size: tuple[int, int], contract: ImageContract) -> None:
+    short, long = sorted(size)
+    if short < 1:
+        raise BadImage("damaged", "no pixels")
+    if short * long > contract.max_pixels:
+        raise BadImage("too_large", f"{size[0]} × {size[1]}; max_pixels is {contract.max_pixels}")
+    if long > contract.max_aspect * short:
+        raise BadImage("too_thin", f"{size[0]} × {size[1]}; max_aspect is {contract.max_aspect}")
+
+
+def _demand_kind(image: Image.Image, stored: str, tags: dict[int, tuple[int, ...]]) -> None:
+    if tags[_SUBFILE][0] & 1:
+        raise BadImage("preview")
+    if image.mode in ("I", "F") or set(tags[_SAMPLES]) != {1}:
+        raise BadImage("depth")
+    if ";16" in stored and "transparency" in image.info:
+        raise BadImage("key_depth")
+    if image.mode not in _MODES and not image.mode.startswith("I;16"):
+        raise BadImage("colors", image.mode)
+
+
+def _tiff_tags(image: Image.Image) -> dict[int, tuple[int, ...]]:
+    found = getattr(image, "tag_v2", {})
+    return _PLAIN | {tag: tuple(int(value) for value in np.ravel(found[tag])) for tag in _PLAIN if tag in found}
+
+
+def _stored_as(image: Image.Image) -> str:
+    """Pillow's name for the samples in a PNG file, such as "L;2" for two bits of grey; "" elsewhere."""
+    tiles = getattr(image, "tile", [])
+    return str(tiles[0][3]) if image.format == "PNG" and tiles else ""
+
+
+def _eight_bits(image: Image.Image, stored: str, tags: dict[int, tuple[int, ...]]) -> Image.Image:
+    """Bring samples to eight bits where Pillow does not: the transparent grey of a PNG, and long greys."""
+    if stored in _KEY_STEPS and "transparency" in image.info:
+        image = image.copy()
+        image.info["transparency"] *= _KEY_STEPS[stored]
+    if not image.mode.startswith("I;16"):
+        return image
+    bits = tags[_BITS][0] if tags[_BITS][0] > 8 else 16
+    grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags[_POLARITY][0] == 0 else grey)
+
+
+def _composite(image: Image.Image, contract: ImageContract) -> Image.Image:
+    """Blend with the contract's colour: beneath transparent pixels files keep colours that nobody sees."""
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    alpha = rgba.getchannel("A")
+    if alpha.getextrema() == (0, 0):
+        raise BadImage("transparent")
+    ground = Image.new("RGB", image.size, contract.alpha_color)
+    ground.paste(rgba.convert("RGB"), mask=alpha)
+    return ground
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8. Metadata that nobody can read turns nothing, since no viewer would turn the image either."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's parser raises whatever the bytes suggest
+        return 1

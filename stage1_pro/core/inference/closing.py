@@ -1,0 +1,64 @@
+"""The closing lines of a set of decisions: who exits, what the bundle's test split says of them, what it all costs."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stage1_pro.core import artifacts
+
+MEASURES = (
+    ("coverage", "coverage"),
+    ("right exits", "right_exits"),
+    ("FNR on exits", "fnr_on_exits"),
+    ("FPR on exits", "fpr_on_exits"),
+)
+CASES = 1000
+"""Cases that the cost is stated for."""
+
+
+def closing_lines(decisions: pd.DataFrame, bundle: Path) -> list[str]:
+    """Return the lines on a table of decisions that this bundle made; prices are those it was calibrated with."""
+    evaluation = artifacts.read_json(bundle / "eval.json", "eval")
+    config = artifacts.read_json(bundle / "config.json", "config")
+    exits = evaluation["exits"]
+    return [*_counted(decisions), *_measured(exits), *_cost(exits, config), *_report(bundle)]
+
+
+def _counted(decisions: pd.DataFrame) -> list[str]:
+    exiting = decisions.loc[decisions["decision"] == "exit", "answer"]
+    deferred = len(decisions) - len(exiting)
+    answers = ", ".join(f"{count} '{name}'" for name, count in exiting.value_counts().items())
+    share = f" ({deferred / len(decisions):.1%} go to stage 2)" if deferred else ""
+    found = [f"{len(decisions)} images: {len(exiting)} exit, {deferred} deferred{share}"]
+    return [*found, f"exits     {answers}"] if answers else found
+
+
+def _measured(exits: dict[str, Any]) -> list[str]:
+    """The test split's figures. Bundles made by older versions lack some."""
+    found = [(words, exits[name]["value"]) for words, name in MEASURES if name in exits]
+    return ["test set  " + ", ".join(f"{words} {_percent(value)}" for words, value in found)]
+
+
+def _cost(exits: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """The price of deferrals and wrong exits, in deferrals, as on the test split."""
+    if "utility" not in exits:
+        return []
+    total = CASES * (1 - exits["utility"]["value"])
+    deferred = CASES * (1 - exits["coverage"]["value"])
+    wrong = [f"a false alarm priced {config['false_alarm_price']:g}"]
+    wrong += [f"a miss {config['miss_price']:g}"] if config["miss_price"] else []
+    return [
+        f"cost      of {CASES:,} such images, in deferrals: {deferred:,.0f} to stage 2 + {total - deferred:,.0f} for "
+        f"wrong exits ({', '.join(wrong)}) = {total:,.0f}; without stage 1 {CASES:,}"
+    ]
+
+
+def _report(bundle: Path) -> list[str]:
+    """Where the report lies, as long as the bundle lies in its run."""
+    report = bundle.parent / "report.html"
+    return [f"report    {report}"] if report.exists() else []
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.1%}"
