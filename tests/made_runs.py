@@ -10,6 +10,7 @@ from stage1_pro.core.config.settings import DatasetParams, Source, Stage1ProConf
 from stage1_pro.core.policies.gate import calibrate_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax
+from stage1_pro.core.records.looks import Look, begin
 from stage1_pro.core.records.policy_file import policy_header
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
@@ -52,6 +53,13 @@ def make_run(
     for split in SPLITS[1:]:
         scores(run, split, rng, gated=policy != "softmax", step=step).write(run.scores_path(split))
     return run
+
+
+def looked(run: Run, policy: str, outcome: str = "certified", target: float | None = None) -> Look:
+    """A look at the run's val_calib that ended so."""
+    look = begin(run, policy, run.risk(target))
+    look.settle(outcome)
+    return look
 
 
 def splits(class_names: tuple[str, str]) -> dict[str, Any]:
@@ -108,4 +116,4 @@ FIELDS_OF = {"softmax": softmax_fields, "gate": gate_fields, "scrc": scrc_fields
 
 def calibrate(run: Run) -> dict[str, Any]:
     """The content of the run's policy file, as its script would write it."""
-    return {**policy_header(run, run.risk(), 1), **FIELDS_OF[run.config.exit_policy](run)}
+    return {**policy_header(run, run.risk()), **FIELDS_OF[run.config.exit_policy](run)}

@@ -1,54 +1,123 @@
-"""How every calibration script ends: the attempt is recorded, then the policy is written or refused."""
+"""How every calibration script looks at val_calib: alone, on record, and to an end in words.
 
-from collections.abc import Callable
+The look is written down before anything is made of it; then the policy is written or refused.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from stage1_pro.core.console import say, say_next
-from stage1_pro.core.errors import NotWorthIt
-from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.errors import NothingCertified, NotWorthIt, UserError
+from stage1_pro.core.metrics.risk import Risk, remaining_confidence
+from stage1_pro.core.policies.certification import demand_binary
+from stage1_pro.core.policies.gate import demand_gate
 from stage1_pro.core.policies.usefulness import exit_figures, valued
-from stage1_pro.core.policies.verification import evidence_words
-from stage1_pro.core.records.looks import record_attempt
-from stage1_pro.core.records.policy_file import policy_header, write_policy
+from stage1_pro.core.policies.verification import evidence_words, in_expectation, promised
+from stage1_pro.core.records import ledger
+from stage1_pro.core.records.looks import Look, alone, begin
+from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, write_policy
 from stage1_pro.core.records.run import Run
 
+SEEN_FAILURES = (
+    "A model trained anew is another look. If it is changed after seeing which calibration cases failed, no number "
+    "covers that: give it a val_calib of other positives."
+)
 
-def conclude(
-    run: Run,
-    name: str,
-    risk: Risk,
-    *,
-    certified: bool,
-    notes: list[str],
-    warnings: list[str],
-    fields: Callable[[], dict[str, Any]],
-    even_if_useless: bool = False,
-) -> None:
-    """Record the attempt, then write the policy file and its figure, and say what is promised.
 
-    fields: the policy's part of its file. Raises what it raises where nothing was certified, after notes and warnings
-    have been said: they may tell why. Raises NotWorthIt, and writes nothing, for a policy that is of no use, unless
-    even_if_useless.
+@dataclass(slots=True)
+class Calibrating:
+    """A calibration under way, whose look is on record. concluded: its outcome has been used."""
+
+    run: Run
+    risk: Risk
+    look: Look
+    even_if_useless: bool
+    concluded: bool = False
+
+    def conclude(
+        self, *, certified: bool, notes: list[str], warnings: list[str], fields: Callable[[], dict[str, Any]]
+    ) -> None:
+        """Write down the outcome, then the policy file and its figure, and say what is promised.
+
+        fields: the policy's part of its file. Raises what it raises where nothing was certified, after notes and
+        warnings have been said: they may tell why. Raises NotWorthIt, and writes nothing, for a policy that is of no
+        use, unless even_if_useless.
+        """
+        run, look, self.concluded = self.run, self.look, True
+        policy = valued(fields(), run.config) if certified else {}
+        refused = "useless" in policy and not self.even_if_useless
+        look.settle(ledger.USELESS if refused else ledger.CERTIFIED if certified else ledger.NOTHING_CERTIFIED)
+        for note in notes:
+            say(note)
+        for warning in [*warnings, *_stale_placement(run, self.risk)]:
+            say(f"warning: {warning}")
+        if not certified:
+            _refuse(fields, look)
+        if refused:
+            raise NotWorthIt(
+                f"certified, but {policy['useless']}. No policy is written. Train a better model, or state other "
+                "prices; --even_if_useless writes this one all the same, marked as what it is, and is no further look. "
+                f"{SEEN_FAILURES}"
+            )
+        header = policy_header(run, self.risk, look.earlier, look.entry.look)
+        policy = {**header, **policy, "answer_shift": run.scores("val_select").answer_shift}
+        policy["guarantee"] = promised(policy, run.policy_path)
+        write_policy(run, policy)
+        _draw(run, policy)
+        _say_policy(policy)
+        say_next(run.path, "40_eval_selective.py")
+
+
+@contextmanager
+def calibrating(
+    run: Run, policy: str, risk: Risk, *, even_if_useless: bool = False, **options: Any
+) -> Iterator[Calibrating]:
+    """Look at val_calib within the block, which calibrates and concludes.
+
+    options: settings that decide the outcome beside the config. Raises UserError, and writes down nothing, for a run
+    that is not ready for this policy or is being calibrated by another process. A look that ends any other way is on
+    record, and counts unless a mistake was found before val_calib was read.
     """
-    policy = valued(fields(), run.config) if certified else {}
-    refused = "useless" in policy and not even_if_useless
-    uses = record_attempt(run, name, risk, certified and not refused)
-    for note in notes:
-        say(note)
-    for warning in [*warnings, *_stale_placement(run, risk)]:
-        say(f"warning: {warning}")
-    if not certified:
-        fields()  # raises with the evidence and the remedies
-    if refused:
-        raise NotWorthIt(
-            f"certified, but {policy['useless']}. No policy is written. Train a better model, or state other prices; "
-            "--even_if_useless writes this one all the same, marked as what it is."
-        )
-    policy = {**policy_header(run, risk, uses), **policy, "answer_shift": run.scores("val_select").answer_shift}
-    write_policy(run, policy)
-    _draw(run, policy)
-    _say_policy(policy)
-    say_next(run.path, "40_eval_selective.py")
+    demand_uncalibrated(run, policy)
+    with alone(run):
+        demand_uncalibrated(run, policy)  # again: another process may have ended in between
+        for split in ("val_select", "val_calib"):
+            demand_binary(run.scores(split))
+            if policy != "softmax":
+                demand_gate(run.scores(split), split)
+        look = begin(run, policy, risk, options=options, repeat=even_if_useless)
+        calibration = Calibrating(run, risk, look, even_if_useless)
+        try:
+            yield calibration
+        except UserError:
+            if not calibration.concluded:
+                look.settle(ledger.NOT_READ)
+            raise
+
+
+def _refuse(fields: Callable[[], dict[str, Any]], look: Look) -> None:
+    """Raise with the evidence, the remedies, and what trying one of them costs."""
+    try:
+        fields()
+    except NothingCertified as nothing:
+        raise NothingCertified(f"{nothing}\n  {_next_look(look)} {SEEN_FAILURES}") from None
+
+
+def _next_look(look: Look) -> str:
+    """Say what a further look at the same positives costs."""
+    nominal, looks = look.entry.fnr_confidence, 1 + len(look.earlier)
+    left = remaining_confidence([*look.earlier, nominal, nominal])
+    costs = f"leaves {left:g} of that confidence" if left else "leaves no confidence"
+    return (
+        f"Cost: these calibration positives were looked at {_times(looks)}; one more look at confidence {nominal:g}, "
+        f"with whatever target, {costs}."
+    )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _stale_placement(run: Run, risk: Risk) -> list[str]:
@@ -70,15 +139,17 @@ def _draw(run: Run, policy: dict[str, Any]) -> None:
 
 def _say_policy(policy: dict[str, Any]) -> None:
     """Say what was certified, the promise in words, and what it is worth."""
-    figures = policy["val_calib_metrics"]
-    promised = f"FNR on exits <= {policy['target_fnr_exit']:g} at confidence {policy['fnr_confidence']:g}"
-    say(f"certified: {promised}; {evidence_words(policy)}")
+    figures, left = policy["val_calib_metrics"], policy["remaining_confidence"]
+    sought = f"FNR on exits <= {policy['target_fnr_exit']:g}"
+    if left or in_expectation(policy):
+        say(f"certified: {sought} at confidence {left:g}; {evidence_words(policy)}")
+    else:
+        say(f"no confidence remains for {sought}; {evidence_words(policy)}")
     say(f"on val_calib: {exit_figures(figures)}")
     say(policy["guarantee"]["words"])
     if "useless" in policy:
         say(f"warning: {policy['useless']}")
     if policy["calib_use_count"] > 1:
-        say(
-            f"warning: this val_calib split was used {policy['calib_use_count']} times; "
-            "reusing it weakens the guarantee"
-        )
+        remains = f"{left:g} of {policy['fnr_confidence']:g}" if left else "no"
+        looked = _times(policy["calib_use_count"])
+        say(f"warning: val_calib's positives were looked at {looked}: {remains} confidence remains. {SEEN_FAILURES}")

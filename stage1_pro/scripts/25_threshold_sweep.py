@@ -2,7 +2,7 @@
 
     python stage1_pro/scripts/25_threshold_sweep.py --run runs/demo
 reads   runs/<id>/scores/val_select.parquet, val_calib.parquet
-writes  runs/<id>/thresholds.json, figures/threshold_sweep.png, one row of runs/calibrations.csv
+writes  runs/<id>/thresholds.json, figures/threshold_sweep.png, looks/, one row of runs/calibrations.csv and runs/looks/
 
 Exits with status 3, and writes no policy, where nothing can be certified.
 """
@@ -26,23 +26,17 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.finish_calibration import conclude
+    from stage1_pro.core.finish_calibration import calibrating
     from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
-    from stage1_pro.core.records.policy_file import demand_uncalibrated
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-    demand_uncalibrated(run, "softmax")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
-    found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
-    conclude(
-        *(run, "softmax", risk),
-        certified=found.certified,
-        notes=[],
-        warnings=found.warnings,
-        fields=lambda: softmax_fields(found),
-        even_if_useless=args.even_if_useless,
-    )
+    with calibrating(run, "softmax", risk, even_if_useless=args.even_if_useless) as calibration:
+        found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
+        calibration.conclude(
+            certified=found.certified, notes=[], warnings=found.warnings, fields=lambda: softmax_fields(found)
+        )
 
 
 if __name__ == "__main__":

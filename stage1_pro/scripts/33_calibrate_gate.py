@@ -2,7 +2,7 @@
 
     python stage1_pro/scripts/33_calibrate_gate.py --run runs/demo
 reads   runs/<id>/scores/val_select.parquet, val_calib.parquet
-writes  runs/<id>/gateparams.json, figures/threshold_sweep.png, one row of runs/calibrations.csv
+writes  runs/<id>/gateparams.json, figures/threshold_sweep.png, looks/, one row of runs/calibrations.csv and runs/looks/
 
 Exits with status 3, and writes no policy, where nothing can be certified.
 """
@@ -31,26 +31,17 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.finish_calibration import conclude
+    from stage1_pro.core.finish_calibration import calibrating
     from stage1_pro.core.policies.gate import calibrate_gate
-    from stage1_pro.core.records.policy_file import demand_uncalibrated
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-    demand_uncalibrated(run, "gate")
-    risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
-    gate = calibrate_gate(
-        run.scores("val_select"), run.scores("val_calib"), risk, args.calibrator, run.config.exit_rule
-    )
-    found = gate.calibration
-    conclude(
-        *(run, "gate", risk),
-        certified=found.certified,
-        notes=gate.notes,
-        warnings=found.warnings,
-        fields=gate.fields,
-        even_if_useless=args.even_if_useless,
-    )
+    risk, chosen = run.risk(args.target_fnr_exit, args.fnr_confidence), {"calibrator": args.calibrator}
+    with calibrating(run, "gate", risk, even_if_useless=args.even_if_useless, **chosen) as calibration:
+        select, calib = run.scores("val_select"), run.scores("val_calib")
+        gate = calibrate_gate(select, calib, risk, args.calibrator, run.config.exit_rule)
+        found = gate.calibration
+        calibration.conclude(certified=found.certified, notes=gate.notes, warnings=found.warnings, fields=gate.fields)
 
 
 if __name__ == "__main__":

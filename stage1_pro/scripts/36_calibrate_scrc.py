@@ -2,7 +2,7 @@
 
     python stage1_pro/scripts/36_calibrate_scrc.py --run runs/demo
 reads   runs/<id>/scores/val_select.parquet, val_calib.parquet
-writes  runs/<id>/scrcparams.json, figures/threshold_sweep.png, one row of runs/calibrations.csv
+writes  runs/<id>/scrcparams.json, figures/threshold_sweep.png, looks/, one row of runs/calibrations.csv and runs/looks/
 
 Exits with status 3, and writes no policy, where nothing can be certified.
 """
@@ -37,27 +37,25 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.finish_calibration import conclude
+    from stage1_pro.core.finish_calibration import calibrating
     from stage1_pro.core.policies.scrc import calibrate_scrc
-    from stage1_pro.core.records.policy_file import demand_uncalibrated
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-    demand_uncalibrated(run, "scrc")
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
-    scrc = calibrate_scrc(
-        *(run.scores("val_select"), run.scores("val_calib"), risk),
-        *(args.calibrator, args.scrc_variant, args.dirichlet, run.config.seed, run.config.exit_rule),
-    )
-    found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
-    conclude(
-        *(run, "scrc", risk),
-        certified=found.certified,
-        notes=scrc.notes,
-        warnings=found.warnings,
-        fields=lambda: {**versions, **scrc.fields()},
-        even_if_useless=args.even_if_useless,
-    )
+    chosen = {"calibrator": args.calibrator, "variant": args.scrc_variant, "dirichlet": args.dirichlet}
+    with calibrating(run, "scrc", risk, even_if_useless=args.even_if_useless, **chosen) as calibration:
+        scrc = calibrate_scrc(
+            *(run.scores("val_select"), run.scores("val_calib"), risk),
+            *(*chosen.values(), run.config.seed, run.config.exit_rule),
+        )
+        found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
+        calibration.conclude(
+            certified=found.certified,
+            notes=scrc.notes,
+            warnings=found.warnings,
+            fields=lambda: {**versions, **scrc.fields()},
+        )
 
 
 if __name__ == "__main__":

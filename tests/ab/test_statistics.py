@@ -10,6 +10,7 @@ from ab_results import CASES, decided, plan_of, result_of
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.ab.outcome import stand
 from stage1_pro.core.ab.statistics import PairedDifference, SeedMean, false_alarm
+from stage1_pro.core.report.ab.tables import remarks
 
 NOBODY = np.zeros((3, 5))
 
@@ -144,6 +145,11 @@ def test_many_looks_spend_the_confidence():
     assert test.runs == 8
     assert test.joint_confidence == pytest.approx(0.6)
     assert compared({name: [0.5] * 5 for name in "abcd"}).joint_confidence == pytest.approx(0.0)
+    looks = replace(CASES, looks=(0.95,) * 11)  # one before the test, two of trials that failed after it
+    spent = replace(test, cases=looks)
+    assert spent.joint_confidence == pytest.approx(0.45)
+    assert "looked at 3 more times" in " ".join(remarks(spent))
+    assert "45% at least" in " ".join(remarks(spent))
 
 
 def test_the_record_is_what_the_schema_allows(tmp_path):

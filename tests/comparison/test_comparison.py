@@ -182,6 +182,8 @@ def test_certificates_hold_together_with_less_confidence(cases):
     assert compared(cases, one, one, samples=2).joint_confidence == pytest.approx(0.9)
     assert compared(cases, one, loose, uncertified(one), samples=2).joint_confidence == pytest.approx(0.8)
     assert compared(cases, *[loose] * 12, samples=2).joint_confidence == 0
+    seen = replace(cases, looks=(0.95, 0.95, 0.9, 0.95))  # two of runs that are not shown
+    assert compared(seen, one, one, samples=2).joint_confidence == pytest.approx(0.75)
 
 
 def test_a_promise_in_expectation_is_another_one_than_a_certificate(cases):

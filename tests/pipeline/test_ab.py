@@ -18,13 +18,14 @@ from pathlib import Path
 import chain
 import pytest
 from chain import SCRIPTS, files_of, refused
+from made_runs import looked
 
 from stage1_pro.core.ab import processes, runner
 from stage1_pro.core.ab.plan import make_plan
 from stage1_pro.core.ab.processes import Children, Stopped
 from stage1_pro.core.ab.runner import bring_to_end, next_step
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.records.looks import record_attempt
+from stage1_pro.core.records import ledger
 from stage1_pro.core.records.run import Run
 
 
@@ -88,7 +89,7 @@ def in_this_process(monkeypatch) -> None:
     monkeypatch.setattr(runner, "ThreadPoolExecutor", AtOnce)
 
 
-def ledger(out: Path) -> list[dict[str, str]]:
+def rows_of(out: Path) -> list[dict[str, str]]:
     with open(out.parents[1] / "calibrations.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -109,11 +110,11 @@ def test_one_arm_that_crashes_takes_no_other_with_it_and_what_ended_is_not_repea
     for arm in record["arms"][:2]:
         demand_figures(arm, out)
 
-    before, rows = files_of(out / "runs"), ledger(out)
+    before, rows = files_of(out / "runs"), rows_of(out)
     assert sorted(row["run"] for row in rows) == ["plain-seed42", "tiny-seed42"]
     refused(script("43_ab_test", *words), "1 run failed: broken-seed42")
     assert files_of(out / "runs") == before
-    assert ledger(out) == rows
+    assert rows_of(out) == rows
 
 
 def demand_figures(arm: dict, out: Path) -> None:
@@ -163,9 +164,10 @@ def test_what_a_run_lacks_next(trained_once, config, arms, tmp_path):
     assert step() == ["20_train.py", "--resume", str(path)]
     (tmp_path / "kept").rename(path / "scores" / "val_calib.parquet")
     run = Run(path)
-    record_attempt(run, "softmax", run.risk(), certified=False)
-    assert step() == ["40_eval_selective.py", "--run", str(path), "--scores_only"]
-    record_attempt(run, "softmax", run.risk(), certified=True)
+    for outcome in (ledger.NOTHING_CERTIFIED, ledger.USELESS):
+        looked(run, "softmax", outcome)
+        assert step() == ["40_eval_selective.py", "--run", str(path), "--scores_only"]
+    looked(run, "softmax", ledger.BEGUN)
     with pytest.raises(Exception, match="val_calib was looked at, and the policy was not written"):
         step()
     (path / "config.json").unlink()

@@ -146,5 +146,5 @@ def test_nothing_certified_is_status_3_and_may_be_tried_again(scrc, script, vari
     assert "nothing certified" in (scrc.parent / "calibrations.csv").read_text()
     again = script("36_calibrate_scrc", *flags)
     assert again.status == 0, again
-    assert "was used 2 times" in again.out
+    assert "were looked at 2 times: 0.9 of 0.95 confidence remains" in again.out
     refused(script("36_calibrate_scrc", *flags), "is calibrated already")

@@ -193,7 +193,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     made = {}
     for name, policy in POLICIES.items():
         run = make_run(tmp_path_factory.mktemp("runs") / name, policy, step=STEPS[name])
-        header = policy_header(run, run.risk(), 1)
+        header = policy_header(run, run.risk())
         if name == "one-sided":
             content = {**header, **softmax_fields(run, "one_sided")}
         else:

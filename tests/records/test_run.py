@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,15 +15,15 @@ import pandas as pd
 import pytest
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records import ledger
-from stage1_pro.core.records.looks import record_attempt, refused_attempt
+from stage1_pro.core.records.looks import alone, begin, refused_attempt
 from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, read_policy, write_policy
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.records.scores import Scores
+from stage1_pro.core.records.scores import Scores, hashes
 from stage1_pro.core.records.splits import read_splits
 
 ENTRY = ledger.Entry("2026-01-01T00:00:00Z", "d" * 64, "p1", "softmax", 0.02, 0.95, "certified")
@@ -45,37 +46,49 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def some_cases(size: int = 80) -> CaseTable:
-    ids = [f"{index:03}" for index in range(size)]
-    columns = {"case_id": ids, "path": ids, "label": np.arange(size) % 2, "group": ids, "split": "", "content": ids}
+def some_cases(size: int = 80, prefix: str = "") -> CaseTable:
+    """Cases without groups; prefix: of their ids, not of their images."""
+    names = [f"{index:03}" for index in range(size)]
+    ids = [prefix + name for name in names]
+    columns = {"case_id": ids, "path": ids, "label": np.arange(size) % 2, "group": ids, "split": "", "content": names}
     return CaseTable(pd.DataFrame(columns), ("no", "yes"), False, False)
 
 
-def prepared(path: str | None = "runs/a", config: Stage1ProConfig | None = None) -> Run:
+def prepared(path: str | None = "runs/a", config: Stage1ProConfig | None = None, cases: CaseTable | None = None) -> Run:
     config = config or Stage1ProConfig()
     run = Run.create(path, config.phase)
-    artifacts.write_json(run.splits_path, make_splits(some_cases(), config).data, "splits")
+    artifacts.write_json(run.splits_path, make_splits(cases or some_cases(), config).data, "splits")
     return run
 
 
-def trained(path: str = "runs/a", weights: bytes = b"weights", config: Stage1ProConfig | None = None) -> Run:
-    run = prepared(path, config)
+def trained(
+    path: str = "runs/a",
+    weights: bytes = b"weights",
+    config: Stage1ProConfig | None = None,
+    cases: CaseTable | None = None,
+) -> Run:
+    """A run with scores of val_select and val_calib."""
+    run = prepared(path, config, cases)
     run.begin_training(config or Stage1ProConfig(), FACTS)
     artifacts.write_bytes(run.model_path, weights)
+    for split in ("val_select", "val_calib"):
+        scores_of(run, split, cases).write(run.scores_path(split))
     return run
 
 
-def scores_of(run: Run, split: str) -> Scores:
-    table = some_cases().frame.iloc[run.splits.indices(split)]
+def scores_of(run: Run, split: str, cases: CaseTable | None = None) -> Scores:
+    table = (cases or some_cases()).frame.iloc[run.splits.indices(split)]
     size = len(table)
     logits = np.random.default_rng(5).normal(size=(size, 2)).astype(np.float32)
     ids, labels = table["case_id"].to_numpy(), table["label"].to_numpy().astype(np.int8)
-    return Scores(split, ids, ids, labels, logits, None, run.model_digest, run.splits.digest)
+    groups, content = table["group"].to_numpy(), hashes(table["content"])
+    digests = run.model_digest, run.splits.digest
+    return Scores(split, ids, groups, labels, logits, None, *digests, content=content)
 
 
 def policy_of(run: Run) -> dict:
     figures = {"fnr_on_exits": 0.0, "coverage": 0.5, "exit_accuracy": 1.0, "sweep_results": [], "val_calib_metrics": {}}
-    return {**policy_header(run, run.risk(), 1), **figures, "exit_threshold": 0.9}
+    return {**policy_header(run, run.risk()), **figures, "exit_threshold": 0.9}
 
 
 def refused(job: Callable[[], object]) -> str:
@@ -107,12 +120,12 @@ def test_a_run_without_a_name_is_named_by_phase_and_time() -> None:
 
 def test_a_run_is_never_overwritten() -> None:
     run = trained()
-    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     assert refused(lambda: Run.create("runs/a", 1)) == (
         "runs/a already holds a run, and runs are never overwritten. Choose another --run."
     )
     assert "has been trained already" in refused(run.demand_untrained)
-    assert {path: path.read_bytes() for path in run.path.iterdir()} == before
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_that_cannot_be_made_or_opened() -> None:
@@ -232,8 +245,8 @@ def test_a_case_scored_twice_is_our_bug() -> None:
     scores = scores_of(run, "val_calib")
     twice = dataclasses.replace(scores, case_id=np.array(["x"] * len(scores)))
     with pytest.raises(ValueError, match="scored twice"):
-        twice.write(run.scores_path("val_calib"))
-    assert not run.scores_path("val_calib").exists()
+        twice.write(run.scores_path("val_test"))
+    assert not run.scores_path("val_test").exists()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +274,6 @@ def test_scores_that_are_missing_or_damaged_name_the_mend() -> None:
 
 def test_a_parquet_file_that_is_no_score_file_is_refused() -> None:
     run = trained()
-    run.scores_path("val_calib").parent.mkdir()
     pd.DataFrame({"case_id": ["a"], "label": [1]}).to_parquet(run.scores_path("val_calib"))
     assert "not a whole score file" in refused(lambda: run.scores("val_calib"))
 
@@ -293,37 +305,166 @@ def test_splits_that_contradict_themselves_are_refused() -> None:
 # ---- the ledger
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
+def table_of(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_attempts_are_counted_over_runs_also_those_that_failed() -> None:
+def look(run: Run, outcome: str | None = ledger.CERTIFIED, target: float | None = None, **options: object) -> int:
+    """How many looks at its positives this one makes; outcome: None for a look that crashed."""
+    found = begin(run, "softmax", run.risk(target), **options)
+    if outcome:
+        found.settle(outcome)
+    assert found.remaining == pytest.approx(max(0, 1 - 0.05 * (1 + len(found.earlier))))
+    return 1 + len(found.earlier)
+
+
+def test_looks_are_counted_over_runs_also_those_that_failed_or_crashed() -> None:
     first, second = trained("runs/a"), trained("runs/b", weights=b"other")
-    assert record_attempt(first, "softmax", first.risk(), certified=False) == 1
-    assert record_attempt(second, "softmax", second.risk(0.1), certified=True) == 2  # equal cases, equal splits
-    third = trained("runs/c", config=Stage1ProConfig(seed=1))
-    assert record_attempt(third, "softmax", third.risk(), certified=True) == 1  # another val_calib
-    assert record_attempt(Run.open("runs/latest"), "softmax", third.risk(), certified=True) == 2
-    lines = Path("runs/calibrations.csv").read_text().splitlines()
-    assert lines[0] == ("time,val_calib_digest,run,policy,target_fnr_exit,fnr_confidence,outcome,run_path,model_digest")
-    rows = rows_of(Path("runs/calibrations.csv"))
-    assert [row["run"] for row in rows] == ["a", "b", "c", "c"]
-    assert [row["outcome"] for row in rows] == ["nothing certified", "certified", "certified", "certified"]
+    assert look(first, ledger.NOTHING_CERTIFIED) == 1
+    assert look(second, None, 0.1) == 2  # equal cases, equal splits
+    assert look(Run.open("runs/a"), ledger.NOT_READ) == 3  # counts until it is known that val_calib was not read
+    assert look(Run.open("runs/latest"), ledger.USELESS) == 3
+    rows = table_of(Path("runs/calibrations.csv"))
+    assert list(rows[0]) == ledger.COLUMNS
+    assert [row["run"] for row in rows] == ["a", "b", "a", "b"]
+    assert [row["outcome"] for row in rows] == ["nothing certified", "begun", "val_calib not read", "useless"]
     assert [row["target_fnr_exit"] for row in rows] == ["0.02", "0.1", "0.02", "0.02"]
+    for row in rows:
+        seen = np.load(f"runs/looks/{row['look']}.npy")
+        assert len(seen) == first.splits.counts("val_calib")["yes"]
+        np.testing.assert_array_equal(seen, np.load(f"runs/{row['run']}/looks/{row['look']}.npy"))
+
+
+def ratios(calib: float, seed: int = 1) -> Stage1ProConfig:
+    return Stage1ProConfig(seed=seed, dataset_params=DatasetParams(val_calib_ratio=calib))
+
+
+def without(cases: CaseTable, left_out: int) -> CaseTable:
+    kept = np.sort(np.random.default_rng(0).permutation(len(cases))[left_out:])
+    return dataclasses.replace(cases, frame=cases.frame.iloc[kept].reset_index(drop=True))
+
+
+MANY = some_cases(1500)
+
+
+@pytest.mark.parametrize(
+    ("config", "cases"),
+    [
+        (ratios(0.331), MANY),
+        (ratios(0.33), without(MANY, 50)),
+        (ratios(0.33), some_cases(1500, "a source/")),
+        (ratios(0.33, seed=2), MANY),
+    ],
+    ids=["ratio .331", "50 images removed", "prefixed ids", "drawn again"],
+)
+def test_a_look_at_much_the_same_positives_counts(config: Stage1ProConfig, cases: CaseTable) -> None:
+    first, second = trained("runs/a", config=ratios(0.33), cases=MANY), trained("runs/b", config=config, cases=cases)
+    assert first.splits.metadata["val_calib_digest"] != second.splits.metadata["val_calib_digest"]
+    assert [look(first), look(second)] == [1, 2]
+    assert look(trained("runs/c", config=ratios(0.33), cases=MANY)) == 3
+
+
+def test_a_look_at_other_positives_does_not_count() -> None:
+    kept = np.arange(1500)
+    halves = [
+        dataclasses.replace(MANY, frame=MANY.frame[kept % 4 // 2 == half].reset_index(drop=True)) for half in (0, 1)
+    ]
+    runs = [trained(f"runs/{half}", config=ratios(0.33), cases=cases) for half, cases in enumerate(halves)]
+    assert [look(run) for run in runs] == [1, 1]
+
+
+def test_a_group_is_known_again_by_its_name_and_by_any_draw_of_it() -> None:
+    """Twenty frames a group: other frames of the same groups, and the same frames under other names."""
+    size = 4000
+    names = [f"{index:04}" for index in range(size)]
+    groups = [f"g{index // 20}" for index in range(size)]
+    columns = {"case_id": names, "path": names, "label": (np.arange(size) // 20) % 2, "split": ""}
+
+    def grouped(groups: list[str], content: list[str], ids: list[str] = names) -> CaseTable:
+        frame = pd.DataFrame({**columns, "case_id": ids, "group": groups, "content": content})
+        return CaseTable(frame.sort_values("case_id", ignore_index=True), ("no", "yes"), True, False)
+
+    one = trained("runs/one", config=ratios(0.33), cases=grouped(groups, names))
+    other_frames = trained("runs/two", config=ratios(0.33), cases=grouped(groups, [f"new {name}" for name in names]))
+    renamed = grouped([f"s/{name}" for name in groups], names, [f"s/{name}" for name in names])
+    assert [look(one), look(other_frames)] == [1, 2]
+    assert look(trained("runs/three", config=ratios(0.33), cases=renamed)) == 2  # it shares frames with the first alone
+    strangers = grouped([f"x{name}" for name in groups], [f"x{name}" for name in names])
+    assert look(trained("runs/four", config=ratios(0.33), cases=strangers)) == 1
+
+
+def test_a_copied_run_carries_the_looks_that_its_count_rests_on() -> None:
+    first, second = trained("runs/a"), trained("runs/b", weights=b"other")
+    assert [look(first), look(second)] == [1, 2]
+    shutil.copytree("runs/b", "elsewhere/b")
+    assert look(Run.open("elsewhere/b")) == 3
+    shutil.copytree("runs/b", "runs/c")
+    assert look(Run.open("runs/c")) == 3
+
+
+def test_scores_without_contents_are_counted_by_their_split() -> None:
+    run = trained()
+    dataclasses.replace(run.scores("val_calib"), content=None).write(run.scores_path("val_calib"))
+    assert [look(run), look(Run.open("runs/a"))] == [1, 2]
+    assert not Path("runs/looks").exists()
+
+
+def test_the_same_test_again_is_no_further_look() -> None:
+    run = trained()
+    assert look(run, ledger.USELESS) == 1
+    assert look(run, repeat=True) == 1
+    (row,) = table_of(Path("runs/calibrations.csv"))
+    assert (row["outcome"], row["repeated"]) == ("certified", "1")
+    assert look(run, target=0.05, repeat=True) == 2  # another target
+    assert look(run, options={"calibrator": "platt"}, repeat=True) == 3
+    scores = run.scores("val_calib")
+    dataclasses.replace(scores, logits=scores.logits + np.float32(1)).write(run.scores_path("val_calib"))
+    assert look(run, repeat=True) == 4
+    assert look(run) == 5  # without being told that it is the same
+
+
+def test_one_calibration_at_a_time() -> None:
+    run = trained()
+    job = (
+        "import sys, time; from pathlib import Path\n"
+        "from stage1_pro.core.records.looks import alone; from stage1_pro.core.records.run import Run\n"
+        "with alone(Run(Path('runs/a'))): print('in', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, text=True)
+    assert other.stdout
+    with other.stdout:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="another calibration of this run is under way"), alone(run):
+            pytest.fail("two at once")
+        other.kill()
+        other.wait()
+    with alone(run):  # the lock of a killed process has ended with it
+        pass
+
+
+def test_the_ledger_lies_in_the_innermost_folder_of_runs() -> None:
+    look(trained("runs/project/runs/a"))
+    assert Path("runs/project/runs/calibrations.csv").exists()
+    shutil.copy("runs/project/runs/a/splits.json", "runs/project/runs/splits.json")
+    look(trained("runs/project/runs/runs/a-seed1"))  # as the runs of an A/B test, which count with those around it
+    assert [row["run"] for row in table_of(Path("runs/project/runs/calibrations.csv"))] == ["a", "a-seed1"]
+    assert not Path("runs/calibrations.csv").exists()
 
 
 def test_a_refused_attempt_is_of_this_run_and_of_no_other_of_its_name() -> None:
     refused_run = trained("runs/x/a")
-    record_attempt(refused_run, "softmax", refused_run.risk(), certified=False)
+    look(refused_run, ledger.NOTHING_CERTIFIED)
     assert refused_attempt(refused_run) is not None
     same_name = trained("runs/y/a")  # equal weights and splits, one ledger for both
     assert refused_attempt(same_name) is None
-    record_attempt(same_name, "softmax", same_name.risk(), certified=True)
+    look(same_name)
     assert refused_attempt(refused_run) is not None
     Path("elsewhere").mkdir()
     Path("runs").rename("elsewhere/runs")
     assert refused_attempt(Run.open("elsewhere/runs/x/a")) is not None
+    look(Run.open("elsewhere/runs/y/a"), ledger.USELESS)
+    assert refused_attempt(Run.open("elsewhere/runs/y/a")) is not None
     artifacts.write_bytes(Path("elsewhere/runs/x/a/model_best.pth"), b"a later run in the same place")
     assert refused_attempt(Run.open("elsewhere/runs/x/a")) is None
 
@@ -341,9 +482,9 @@ def test_a_ledger_of_before_runs_were_told_apart_is_counted_and_says_nothing_abo
     path.write_text(OLD_LEDGER.format(digest=run.splits.metadata["val_calib_digest"]))
     assert [entry.run for entry in ledger.read(path)] == ["a"]
     assert refused_attempt(run) is None
-    assert record_attempt(run, "softmax", run.risk(), certified=False) == 3  # a fragment was a look as well
+    assert look(run, ledger.NOTHING_CERTIFIED) == 3  # a fragment was a look as well
     assert refused_attempt(run) is not None
-    assert record_attempt(run, "softmax", run.risk(), certified=False) == 4
+    assert look(run, ledger.NOTHING_CERTIFIED) == 4
     table = pd.read_csv(path)  # still one table
     assert table["run_path"].tolist()[2:] == ["a", "a"]
     assert table["run_path"].isna().tolist() == [True, True, False, False]
@@ -352,17 +493,16 @@ def test_a_ledger_of_before_runs_were_told_apart_is_counted_and_says_nothing_abo
 def test_awkward_names_stay_in_their_cell() -> None:
     path = Path("calibrations.csv")
     name = 'a,"b"\nc'
-    for count in (1, 2):
-        assert ledger.append(path, dataclasses.replace(ENTRY, run=name)) == count
-    assert [row["run"] for row in rows_of(path)] == [name, name]
+    for count in (0, 1):
+        assert len(ledger.append(path, dataclasses.replace(ENTRY, run=name))) == count
+    assert [row["run"] for row in table_of(path)] == [name, name]
 
 
 def test_a_row_cut_off_by_a_crash_takes_no_other_with_it() -> None:
     path = Path("calibrations.csv")
     ledger.append(path, ENTRY)
     path.write_text(path.read_text() + "2026-01-01T00:00:00Z,ddd")
-    assert ledger.append(path, ENTRY) == 2
-    assert ledger.append(path, ENTRY) == 3
+    assert [len(ledger.append(path, ENTRY)) for _ in "ab"] == [2, 3]
 
 
 @pytest.mark.parametrize("before", ["", OLD_LEDGER.splitlines(keepends=True)[0]])
@@ -372,13 +512,14 @@ def test_four_processes_keep_every_row_whole(before: str) -> None:
         "import sys; from dataclasses import replace; from pathlib import Path\n"
         "from stage1_pro.core.records import ledger\n"
         f"entry = ledger.{ENTRY!r}\n"
-        "for _ in range(25): print(ledger.append(Path('calibrations.csv'), replace(entry, run=sys.argv[1] * 3000)))"
+        "path, mine = Path('calibrations.csv'), replace(entry, run=sys.argv[1] * 3000)\n"
+        "for _ in range(25): print(len(ledger.append(path, mine)))"
     )
     writers = [
         subprocess.Popen([sys.executable, "-c", job, name], stdout=subprocess.PIPE, text=True) for name in "abcd"
     ]
     counts = [int(line) for writer in writers for line in writer.communicate()[0].split()]
-    assert sorted(counts) == list(range(1, 101))
-    rows = rows_of(Path("calibrations.csv"))
+    assert sorted(counts) == list(range(100))
+    rows = table_of(Path("calibrations.csv"))
     assert sorted(row["run"] for row in rows) == sorted(name * 3000 for name in "abcd" * 25)
     assert {tuple(row.values())[3:7] for row in rows} == {("softmax", "0.02", "0.95", "certified")}

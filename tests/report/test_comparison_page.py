@@ -8,14 +8,14 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from made_runs import make_run, scrc_fields, softmax_fields
+from made_runs import looked, make_run, scrc_fields, softmax_fields
 from test_page import NASTY, Elements
 
 from stage1_pro.core.comparison.compare import Comparison
 from stage1_pro.core.comparison.from_runs import compare_runs
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.evaluation import evaluate_run
-from stage1_pro.core.records.looks import record_attempt
+from stage1_pro.core.records import ledger
 from stage1_pro.core.records.policy_file import policy_header, write_policy
 from stage1_pro.core.report.common.cells import area_change, points
 from stage1_pro.core.report.comparison.page import free_folder, write_comparison
@@ -31,7 +31,7 @@ def written(made, tmp_path_factory):
     runs = [made(name=name, class_names=NASTY)[0] for name in names]
     refused = runs[4]
     refused.policy_path.unlink()
-    record_attempt(refused, "softmax", refused.risk(0.02), certified=False)
+    looked(refused, "softmax", ledger.NOTHING_CERTIFIED, 0.02)
     comparison = compare_runs([str(run.path) for run in runs])
     folder = tmp_path_factory.mktemp("out") / "new"
     write_comparison(comparison, folder)
@@ -88,10 +88,10 @@ def evaluated(path, kind):
     """A run with a promise of that kind, or one where nothing was certified."""
     run = make_run(path, "scrc" if kind.startswith("SCRC") else "softmax")
     if kind == "nothing":
-        record_attempt(run, "softmax", run.risk(), certified=False)
+        looked(run, "softmax", ledger.NOTHING_CERTIFIED)
         return run
     certified = scrc_fields(run, kind) if kind.startswith("SCRC") else softmax_fields(run)
-    policy = {**policy_header(run, run.risk(), 1), **certified}
+    policy = {**policy_header(run, run.risk()), **certified}
     write_policy(run, policy)
     evaluate_run(run, policy)
     return run

@@ -13,7 +13,7 @@ from stage1_pro.core.report.run.page import write_report
 @pytest.mark.parametrize("variant", ["SCRC-I", "SCRC-T"])
 def test_the_page_shows_pairs_and_says_what_kind_of_promise_it_is(tmp_path: Path, variant: str) -> None:
     run = make_run(tmp_path / "run", "scrc")
-    policy = {**policy_header(run, run.risk(), 1), **scrc_fields(run, variant)}
+    policy = {**policy_header(run, run.risk()), **scrc_fields(run, variant)}
     write_policy(run, policy)
     write_report(run, policy, evaluate_run(run, policy))
     page = run.report_path.read_text()

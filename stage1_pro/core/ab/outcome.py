@@ -61,13 +61,16 @@ class ABTest:
 
     @property
     def runs(self) -> int:
-        """Runs that looked at the one val_calib."""
+        """Runs that ended, each of which looked at the one val_calib."""
         return sum(len(one.results) for one in self.standings)
 
     @property
     def joint_confidence(self) -> float:
-        """With this probability at least all certificates hold together, whichever run is then picked (union bound)."""
-        return max(0.0, 1 - self.runs * self.risk.delta)
+        """With this probability at least all certificates hold together, whichever run is then picked (union bound).
+
+        Every trial that looked counts, a failed one too, and so do looks before the test.
+        """
+        return self.cases.joint_confidence([self.risk.delta] * self.runs)
 
     @property
     def false_alarm(self) -> float:

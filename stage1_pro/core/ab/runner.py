@@ -14,6 +14,7 @@ from stage1_pro.core.ab.plan import Plan, Trial, changed_settings
 from stage1_pro.core.ab.processes import Children, Stopped
 from stage1_pro.core.errors import Interrupted, NothingCertified, UserError
 from stage1_pro.core.evaluation import read_evaluation
+from stage1_pro.core.records.ledger import NOTHING_CERTIFIED
 from stage1_pro.core.records.looks import attempts, refused_attempt
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import read_splits
@@ -69,8 +70,8 @@ def bring_to_end(trial: Trial, plan: Plan, children: Children) -> str:
         if status not in (0, NothingCertified.exit_status):
             raise UserError(f"{words[0]} ended with status {status}: {_last_line(log)} (see {log})")
         before, run = words, Run(run.path)  # a Run remembers what it has read
-    if refused_attempt(run):
-        return "nothing certified"
+    if refused := refused_attempt(run):
+        return "nothing certified" if refused.outcome == NOTHING_CERTIFIED else "nothing worth certifying"
     return f"certified, right exits on test {read_evaluation(run)['exits']['right_exits']['value']:.1%}"
 
 

@@ -7,12 +7,13 @@ from typing import Any
 from stage1_pro import __version__
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.contents import GOLDEN, MANIFEST, BundleContents, _eval_summary, verify_bundle
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.models.licenses import derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
 from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, price_words
+from stage1_pro.core.records.looks import look_of, looks_counted
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
@@ -33,6 +34,7 @@ def export_bundle(run: Run, target: Path, golden: Callable[[], bytes] | None = N
     calib = run.scores("val_calib")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)
+    _demand_look(policy, run)
     evaluation = read_evaluation(run)
     with artifacts.new_folder(target) as building:
         for file in (
@@ -52,6 +54,35 @@ def export_bundle(run: Run, target: Path, golden: Callable[[], bytes] | None = N
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
     return verify_bundle(target)
+
+
+def _demand_look(policy: dict[str, Any], run: Run) -> None:
+    """Raise UserError unless the look that the policy comes from is on record, and no more looks than it counts.
+
+    Policies that older versions wrote name no look.
+    """
+    if "look" not in policy:
+        return
+    entry, counted = look_of(run, policy["look"]), looks_counted(run)
+    if entry is None:
+        raise UserError(
+            f"{run.policy_path}: its look {policy['look']} is neither in {run.path / 'looks'} nor in the ledger of its "
+            "runs. Copy the whole run, with looks/."
+        )
+    told = (
+        ("run_id", policy["run_id"], entry.run),
+        ("target_fnr_exit", policy["target_fnr_exit"], entry.target_fnr_exit),
+        ("fnr_confidence", policy["fnr_confidence"], entry.fnr_confidence),
+        ("model_digest", policy["model_digest"], entry.model_digest),
+    )
+    problems = [
+        f"$.{name} is {found}, and {known} in the record of its look" for name, found, known in told if found != known
+    ]
+    if policy["calib_use_count"] < counted:
+        problems.append(
+            f"$.calib_use_count is {policy['calib_use_count']}, and {counted} looks are in {run.path / 'looks'}"
+        )
+    raise_problems(f"{run.policy_path}: altered after it was calibrated:", problems, "Restore the policy file.")
 
 
 def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -78,6 +109,20 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, A
         "provenance": {**environment, "run_id": run.name},
         "eval": _eval_summary(evaluation),
     }
+
+
+def _looks(policy: dict[str, Any]) -> str:
+    """Say how often the positives of val_calib were looked at, and what that leaves."""
+    count, nominal = policy["calib_use_count"], policy["fnr_confidence"]
+    if count == 1:
+        return (
+            "The positives of this calibration split had been looked at once. Every further look weakens the promise."
+        )
+    left = policy.get("remaining_confidence")
+    remains = (
+        "" if left is None else f": {left:g} of {nominal:g} confidence remains" if left else ": no confidence remains"
+    )
+    return f"The positives of this calibration split had been looked at {count} times{remains}."
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -115,7 +160,7 @@ that must not be missed. {exit_rule_words(policy, names)}
 {policy["guarantee"]["words"]}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
-This calibration split has been used {policy["calib_use_count"]} time(s); each further use weakens the promise.
+{_looks(policy)}
 
 {evaluation["promise"]["words"]}
 {_worth(policy, evaluation)}

@@ -84,13 +84,13 @@ class Comparison:
         """With this probability at least every binomial certificate here is true, whichever run is chosen; None where
         there is none.
 
-        Union bound over the runs that were tried for one: those that certified nothing are counted too, since which
-        ones would fail was not known before.
+        Union bound over the looks at their val_calib: those that certified nothing are counted too, since which ones
+        would fail was not known before, and those of runs that are not shown.
         """
         tried = [one.contender for one in self.standings if not one.contender.in_expectation]
         if all(contender.certificate is None for contender in tried):
             return None
-        return max(0.0, 1 - sum(contender.risk.delta for contender in tried))
+        return self.cases.joint_confidence(contender.risk.delta for contender in tried)
 
     def record(self) -> dict[str, Any]:
         """The content of comparison.json."""

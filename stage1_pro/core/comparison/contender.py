@@ -1,6 +1,6 @@
 """Runs measured on the same test cases and the same resamples of them, so that their figures may be subtracted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.bootstrap import Statistic, bootstrap_replicates, percentile_interval, point_values
 from stage1_pro.core.metrics.exits import count_decisions
-from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.metrics.summary import decision_statistics, fnr_evidence
 from stage1_pro.core.policies.base import ExitDecisions
 
@@ -37,7 +37,8 @@ class SharedCases:
 
     labels: (N,) int; index: (N,) number of each case's group; independent: (N,) bool, what counts as evidence
     about FNR on exits; splits_digest: of the splits that they belong to; prices: of a false alarm and of a miss on
-    exits, in deferrals, by which all runs' utility is measured.
+    exits, in deferrals, by which all runs' utility is measured; looks: confidences of all looks so far that share the
+    positives of their val_calib, also those of runs that are not shown.
     """
 
     labels: IntArray
@@ -45,6 +46,7 @@ class SharedCases:
     independent: BoolArray
     splits_digest: str
     prices: tuple[float, float] = (5.0, 0.0)
+    looks: tuple[float, ...] = ()
 
     @property
     def groups(self) -> int:
@@ -54,6 +56,14 @@ class SharedCases:
     def unit(self) -> str:
         """What a resample draws."""
         return "group" if self.groups < len(self.labels) else "case"
+
+    def joint_confidence(self, deltas: Iterable[float]) -> float:
+        """Return the least probability that the certificates of all looks hold, whichever is picked (union bound).
+
+        deltas: of the runs that are shown, some of which may have looked from elsewhere.
+        """
+        shown = max(0.0, 1 - sum(deltas))
+        return min(shown, remaining_confidence(self.looks)) if self.looks else shown
 
     def record(self, samples: int, confidence: float) -> dict[str, Any]:
         """What a result of `samples` resamples says of the cases that it was found on."""
@@ -76,6 +86,8 @@ class Certificate:
     calib_uses: int
     kind: str = BINOMIAL
     scrc_variant: str | None = None
+    remaining: float | None = None
+    """Confidence that the looks leave; None in files of before it was recorded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ from stage1_pro.core.policies.certification import one_case_per_group
 from stage1_pro.core.policies.defer_all import decide_without_certificate
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import in_expectation
-from stage1_pro.core.records.looks import refused_attempt
+from stage1_pro.core.records.looks import confidences_spent, refused_attempt
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.seeds import rng_of
@@ -111,7 +111,9 @@ def shared_cases(runs: Sequence[Run]) -> SharedCases:
             )
     groups, config = group_index(first.group.astype(str), len(first)), runs[0].config
     prices = config.false_alarm_price, config.miss_price
-    return SharedCases(first.labels.astype(np.int64), groups, one_case_per_group(first), runs[0].splits.digest, prices)
+    looks = max((confidences_spent(run) for run in runs), key=len)  # runs in several folders have several ledgers
+    kept, digest = one_case_per_group(first), runs[0].splits.digest
+    return SharedCases(first.labels.astype(np.int64), groups, kept, digest, prices, looks)
 
 
 RESCORE = "Remove scores/val_test.parquet and run 40_eval_selective.py --run {run} again."
@@ -133,6 +135,7 @@ def _certified(run: Run) -> tuple[Risk, Certificate, ExitDecisions, str]:
         policy["calib_use_count"],
         IN_EXPECTATION if in_expectation(policy) else BINOMIAL,
         policy.get("scrc_variant"),
+        policy.get("remaining_confidence"),
     )
     return risk, certificate, decisions, "score of the exit policy"
 

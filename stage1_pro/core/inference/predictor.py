@@ -23,7 +23,7 @@ from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.records.policy_file import read_policy
-from stage1_pro.core.records.scores import Scores
+from stage1_pro.core.records.scores import Scores, hashes
 
 if TYPE_CHECKING:  # an inference host has no runs
     from stage1_pro.core.records.run import Run
@@ -184,7 +184,10 @@ class Stage1Predictor:
         workers: int,
         progress: Progress,
     ) -> Scores:
-        """Score labelled cases (columns case_id, group, label, path). Raises UserError for an unreadable image."""
+        """Score labelled cases (columns case_id, group, label, path, content).
+
+        Raises UserError for an unreadable image.
+        """
         logits, gates, done = [], [], 0
         for part in self.outputs(list(cases["path"]), batch_size=batch_size, workers=workers):
             _demand_readable(list(cases["path"]), done, part.unreadable)
@@ -202,6 +205,7 @@ class Stage1Predictor:
             model_digest=model_digest,
             splits_digest=splits_digest,
             answer_shift=self.model.answer_shift,
+            content=hashes(cases["content"]),
         )
 
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:

@@ -1,5 +1,6 @@
 """From a walk over candidates to the record in a policy file, the same for every policy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -9,9 +10,9 @@ import numpy as np
 from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
-from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.exit_rules import METHODS, Certified, ExitRule
-from stage1_pro.core.policies.fixed_sequence import GUARANTEE, Walk, refusal
+from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE, NO_CONFIDENCE, Walk, refusal
 from stage1_pro.core.records.scores import Scores
 
 
@@ -151,14 +152,26 @@ GROUP_WORDS = (
 )
 
 
-def promise(risk: Risk, method: str, *, grouped: bool) -> dict[str, str]:
+SPENT_WORDS = (
+    " This calibration set was looked at {looks} times, and each look spends confidence: {left} of {nominal:g} "
+    "remains, if the other looks changed only target, policy or confidence."
+)
+
+
+def promise(risk: Risk, method: str, *, grouped: bool, earlier: Sequence[float] = ()) -> dict[str, str]:
     """Return the `guarantee` of a policy file.
 
-    method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts.
+    method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts; earlier:
+    confidences of the other looks at the same positives, which leave less than the nominal confidence.
     """
-    words = GUARANTEE.format(confidence=risk.confidence, target=risk.target_fnr)
+    left = remaining_confidence([*earlier, risk.confidence])
+    words = (GUARANTEE + ALL_DRAWS if left else NO_CONFIDENCE).format(confidence=left, target=risk.target_fnr)
     if grouped:
         words += GROUP_WORDS
+    if earlier:
+        words += SPENT_WORDS.format(
+            looks=1 + len(earlier), left=f"{left:g}" if left else "none", nominal=risk.confidence
+        )
     return {
         "words": words,
         "method": METHODS[method],

@@ -19,6 +19,14 @@ GUARANTEE = (
     "With probability at least {confidence:g} over the draw of the calibration set, FNR on exits (the share answered "
     "negative among positives that exit) is at most {target:g} on new cases exchangeable with it."
 )
+NO_CONFIDENCE = (
+    "No confidence remains that FNR on exits (the share answered negative among positives that exit) is at most "
+    "{target:g}."
+)
+ALL_DRAWS = (
+    " That probability is over all draws, refused ones included: where most attempts fail, a larger share of the "
+    "issued certificates may be false."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

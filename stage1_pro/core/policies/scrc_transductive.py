@@ -198,13 +198,23 @@ class Transductive:
         return "\n".join([head, missing, remedies])
 
 
-def promise_in_expectation(risk: Risk, level: float, singleton_share: float, *, grouped: bool) -> dict[str, str]:
-    """The `guarantee` of an SCRC-T file. level: alpha'; grouped: whether one case of each group counts."""
+def promise_in_expectation(
+    risk: Risk, level: float, singleton_share: float, *, grouped: bool, looks: int = 1
+) -> dict[str, str]:
+    """Return the `guarantee` of an SCRC-T file.
+
+    level: alpha'; grouped: whether one case of each group counts; looks: at the same positives, this one included.
+    """
     words = WORDS.format(level=level, share=singleton_share, confidence=risk.confidence, target=risk.target_fnr)
     if grouped:
         words += (
             " Cases of one group are not exchangeable with a new case, so one case drawn from each group was "
             "counted: the promise is about a case drawn at random from a new group."
+        )
+    if looks > 1:
+        words += (
+            f" This calibration set was looked at {looks} times. The expectation is that of a single look; no number "
+            "covers a choice among several."
         )
     return {
         "words": words,

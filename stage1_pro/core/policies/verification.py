@@ -14,7 +14,7 @@ from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
 from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, p_value
 from stage1_pro.core.metrics.exits import count_decisions
-from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.certification import (
     GROUP_WORDS,
@@ -24,6 +24,7 @@ from stage1_pro.core.policies.certification import (
     share,
     split_metrics,
 )
+from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE
 from stage1_pro.core.policies.nested_boundary import crossing
 from stage1_pro.core.policies.scrc_transductive import Selection, allowed_losses, cut, promise_in_expectation
 from stage1_pro.core.policies.usefulness import worth
@@ -42,6 +43,8 @@ OF_METRICS = (
     "accuracy_on_exits",
 )
 """Demanded of val_calib_metrics; what was added later is compared where a file records it."""
+SPENT = ("earlier_confidences", "remaining_confidence")
+"""The other looks at the same positives, and what all of them leave of the confidence."""
 OF_ROWS = ("coverage", "misses", "exited_positives")
 CHOSEN = {"exit_threshold": "threshold", "gate_threshold": "threshold", "lambda1": "lambda1", "lambda2": "lambda2"}
 """Fields that hold the chosen parameters, and what a row of the sweep calls them."""
@@ -104,6 +107,11 @@ class PolicyFile:
         return self["val_calib_metrics"]["groups"] < self["val_calib_metrics"]["cases"]
 
     @property
+    def earlier(self) -> list[float]:
+        """Confidences of the other looks at the same positives, as far as they are recorded."""
+        return self.content.get("earlier_confidences", [])
+
+    @property
     def passes(self) -> BoolArray:
         """(J,) rows whose own exact test passes."""
         return p_value(self.misses, self.exited_positives, self.risk.target_fnr) <= self.risk.delta
@@ -158,6 +166,12 @@ def demand_consistent(policy: dict[str, Any], where: Path) -> None:
     raise_problems(f"{where}: the file has been altered:", problems, MEND)
 
 
+def promised(policy: dict[str, Any], where: Path) -> dict[str, str]:
+    """Return the guarantee that the numbers of a whole policy file carry. where: its path, for messages."""
+    file = PolicyFile.of(policy, where)
+    return file.kind.promised(file)
+
+
 def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: Scores, where: Path) -> None:
     """Raise UserError unless the policy, applied to val_calib again, gives the counts that it records.
 
@@ -200,8 +214,22 @@ def _demand_cut(policy: dict[str, Any], gate: FloatArray, calib: Scores, kept: B
 def _says_what_its_numbers_do(file: PolicyFile) -> Iterator[str]:
     guarantee = file["guarantee"]
     words = guarantee["words"].replace(GROUP_WORDS_OF_2026, GROUP_WORDS)
+    if not any(name in file.content for name in SPENT) and ALL_DRAWS not in words:  # older files said less
+        sentence = GUARANTEE.format(confidence=file.risk.confidence, target=file.risk.target_fnr)
+        words = words.replace(sentence, sentence + ALL_DRAWS)
     if {**guarantee, "words": words} != file.kind.promised(file):
         yield "$.guarantee does not say what its numbers do"
+
+
+def _states_what_remains(file: PolicyFile) -> Iterator[str]:
+    """What remains of the confidence follows from the looks that are counted; older files state neither."""
+    if not any(name in file.content for name in SPENT):
+        return
+    earlier, left = (file.content.get(name) for name in SPENT)
+    if earlier is None or file["calib_use_count"] != 1 + len(earlier):
+        yield f"$.calib_use_count is {file['calib_use_count']}, and {len(earlier or [])} other looks are listed"
+    elif left != remaining_confidence([*earlier, file.risk.confidence]):
+        yield "$.remaining_confidence is not what the looks leave of $.fnr_confidence"
 
 
 def _promises_the_target(file: PolicyFile) -> Iterator[str]:
@@ -238,6 +266,7 @@ def _is_worth_what_it_says(file: PolicyFile) -> Iterator[str]:
 
 EVERY: tuple[Check, ...] = (
     _says_what_its_numbers_do,
+    _states_what_remains,
     _promises_the_target,
     _names_one_model,
     _holds_the_last_certified_row,
@@ -290,7 +319,7 @@ def _is_within_its_boundary(file: PolicyFile) -> Iterator[str]:
 
 
 def _promised(file: PolicyFile) -> dict[str, str]:
-    return promise(file.risk, file.kind.name, grouped=file.grouped)
+    return promise(file.risk, file.kind.name, grouped=file.grouped, earlier=file.earlier)
 
 
 def _certificate_words(policy: dict[str, Any]) -> str:
@@ -323,7 +352,7 @@ def _keeps_the_conformal_rule(file: PolicyFile) -> Iterator[str]:
 def _promised_in_expectation(file: PolicyFile) -> dict[str, str]:
     facts = file["transductive"]
     shares = facts["alpha_prime"], facts["singleton_share_lower_bound"]
-    return promise_in_expectation(file.risk, *shares, grouped=file.grouped)
+    return promise_in_expectation(file.risk, *shares, grouped=file.grouped, looks=1 + len(file.earlier))
 
 
 def _expectation_words(policy: dict[str, Any]) -> str:

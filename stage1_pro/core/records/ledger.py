@@ -1,28 +1,37 @@
 """The ledger of certification attempts: every look at a val_calib split, over all runs.
 
-Reusing a split weakens its guarantee, so an attempt is written down before its
-outcome is used, also one that certified nothing.
+Repeated looks at the same positives spend confidence again, so a look is written down before its outcome is used, also
+one that certified nothing or crashed.
 """
 
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from stage1_pro.core import artifacts
 
 NUMBERS = ("target_fnr_exit", "fnr_confidence")
-NOTHING_CERTIFIED = "nothing certified"
+BEGUN, CERTIFIED, NOTHING_CERTIFIED, USELESS, NOT_READ = (
+    *("begun", "certified", "nothing certified", "useless", "val_calib not read"),
+)
+"""Outcomes. BEGUN: the calibration was cut off, and counts; NOT_READ: it ended before val_calib was read, and does not
+count; USELESS: certified, and refused for being worth nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of runs/calibrations.csv. run_path: relative to the ledger's folder, since runs in different folders
-    may have one name; model_digest: a later run in the same place has other weights. Both are empty in rows of
-    before they were recorded."""
+    """One row of runs/calibrations.csv.
+
+    run_path: relative to the ledger's folder, since runs in different folders may have one name; model_digest: a later
+    run in the same place has other weights; look: names looks/<look>.npy, the positives that were seen; test: digest of
+    all that determines the outcome; repeated: how often the same test was made again, which spends nothing. These are
+    empty in rows of before they were recorded.
+    """
 
     time: str
     val_calib_digest: str
@@ -33,22 +42,22 @@ class Entry:
     outcome: str
     run_path: str = ""
     model_digest: str = ""
+    look: str = ""
+    test: str = ""
+    repeated: int = 0
 
 
 COLUMNS = [field.name for field in fields(Entry)]
+Row = dict[str, Any]
 
 
 def read(path: Path) -> list[Entry]:
     """Every whole row, in order; none where there is no ledger yet."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        entries = [_entry(row) for row in csv.DictReader(file)]
-    return [entry for entry in entries if entry is not None]
+    return [entry for row in rows_of(path) if (entry := entry_of(row)) is not None]
 
 
-def append(path: Path, entry: Entry) -> int:
-    """Append one row, whole or not at all; returns the number of rows with its val_calib digest.
+def append(path: Path, entry: Entry) -> list[Row]:
+    """Append one row, whole or not at all; returns the rows before it, the fragments of crashed writers too.
 
     A ledger that lacks a column is written anew with it, so that it stays one table.
     """
@@ -58,12 +67,22 @@ def append(path: Path, entry: Entry) -> int:
         table = csv.DictReader(io.StringIO(written, newline=""))
         earlier, found = list(table), list(table.fieldnames or [])
         if lacking := [name for name in COLUMNS if name not in found]:
-            columns = found + lacking
-            artifacts.write_bytes(path, (",".join(columns) + "\n" + _text([*earlier, asdict(entry)], columns)).encode())
+            _rewrite(path, [*earlier, asdict(entry)], found + lacking)
         else:
             # an earlier writer may have been cut off: its fragment must not swallow this row
             _add(path, ("" if written.endswith("\n") else "\n") + _text([asdict(entry)], found))
-    return 1 + sum(other.get("val_calib_digest") == entry.val_calib_digest for other in earlier)
+    return earlier
+
+
+def change(path: Path, look: str, changed: Callable[[Entry], Row]) -> None:
+    """Change the row of a look. changed: from its entry to the fields that become others."""
+    path = path.resolve()
+    with _locked(path):
+        rows = rows_of(path)
+        for row in rows:
+            if row.get("look") == look and (entry := entry_of(row)):
+                row.update(changed(entry))
+                _rewrite(path, rows, [*dict.fromkeys([*filter(None, rows[0]), *COLUMNS])])
 
 
 @contextmanager
@@ -74,8 +93,20 @@ def _locked(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock  # deferred: who only reads the ledger takes no lock
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         yield
+
+
+def rows_of(path: Path) -> list[Row]:
+    """Every row as it stands, the fragments of crashed writers too."""
+    if not path.exists():
+        return []
+    return list(csv.DictReader(io.StringIO(artifacts.read_bytes(path).decode(), newline="")))
+
+
+def _rewrite(path: Path, rows: list[Row], columns: list[str]) -> None:
+    artifacts.write_bytes(path, (",".join(columns) + "\n" + _text(rows, columns)).encode())
 
 
 def _add(path: Path, text: str) -> None:
@@ -85,14 +116,16 @@ def _add(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _text(rows: list[dict], columns: list[str]) -> str:
+def _text(rows: list[Row], columns: list[str]) -> str:
     """Lines of CSV; a column that a row does not know is empty."""
     return artifacts.csv_text([{name: row.get(name) for name in columns} for row in rows], columns, header=False)
 
 
-def _entry(row: dict[str, str]) -> Entry | None:
-    """One row, or None for the fragment of a writer that was cut off."""
+def entry_of(row: Row) -> Entry | None:
+    """One row, or None for the fragment of a writer that was cut off. Columns of a later version are left alone."""
+    known = {name: row[name] for name in COLUMNS if row.get(name) is not None}
     try:
-        return Entry(**{**row, **{name: float(row[name]) for name in NUMBERS}})  # type: ignore[arg-type]
+        numbers = {name: float(row[name]) for name in NUMBERS}
+        return Entry(**{**known, **numbers, "repeated": int(row.get("repeated") or 0)})
     except (KeyError, TypeError, ValueError):
         return None

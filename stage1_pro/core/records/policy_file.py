@@ -1,11 +1,12 @@
 """The one policy file of a run: when it may be written, what every policy says of its origin, and reading it back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.records.provenance import utc_now
 
 if TYPE_CHECKING:  # an inference host reads policies, and needs nothing else of runs
@@ -19,20 +20,26 @@ def demand_uncalibrated(run: "Run", policy: str) -> None:
         raise UserError(f"{run.path}: exit_policy is '{row.name}'. Run {row.script} --run {run.path} instead.")
     for path in run.policy_files():
         raise UserError(
-            f"{path} exists: this run is calibrated already. Reusing val_calib weakens the "
-            "guarantee; to calibrate anew, train a new run with new splits."
+            f"{path} exists: this run is calibrated already. Another look at val_calib weakens the guarantee; to "
+            "calibrate anew at full confidence, train a run whose val_calib holds other positives."
         )
 
 
-def policy_header(run: "Run", risk: Risk, calib_use_count: int) -> dict[str, Any]:
-    """Return the fields that every policy file carries about where it came from."""
+def policy_header(run: "Run", risk: Risk, earlier: Sequence[float] = (), look: str | None = None) -> dict[str, Any]:
+    """Return the fields that every policy file carries about where it came from.
+
+    earlier: confidences of the other looks at the same positives; look: id of the look that this policy comes from.
+    """
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "run_id": run.name,
         "created_at": utc_now(),
         "target_fnr_exit": risk.target_fnr,
         "fnr_confidence": risk.confidence,
-        "calib_use_count": calib_use_count,
+        "calib_use_count": 1 + len(earlier),
+        "earlier_confidences": list(earlier),
+        "remaining_confidence": remaining_confidence([*earlier, risk.confidence]),
+        **({"look": look} if look else {}),
         "model_digest": run.model_digest,
         "splits_digest": run.splits.digest,
     }

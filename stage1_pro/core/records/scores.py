@@ -1,7 +1,9 @@
 """Score files: one row a case, the only thing that calibration and evaluation read about a model."""
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,8 @@ class Scores:
     """Raw model outputs of one split, sorted by case id.
 
     case_id, group: (N,) str; labels: (N,) int8; logits: (N, C) float32, C-contiguous; gate_logit: (N,)
-    float32, or None for a model without a gate. The digests name the weights and the splits they
-    belong to.
+    float32, or None for a model without a gate; content: (N,) uint64, hashes of the image files, or None in files of
+    before they were kept. The digests name the weights and the splits they belong to.
     """
 
     split: str
@@ -29,6 +31,7 @@ class Scores:
     splits_digest: str
     answer_shift: float = 0.0
     """b, which training added to the log-odds to place the answers; the logits hold it."""
+    content: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +58,8 @@ class Scores:
             columns[f"logit_{index}"] = pa.array(self.logits[order, index], pa.float32())
         if self.gate_logit is not None:
             columns["gate_logit"] = pa.array(self.gate_logit[order], pa.float32())
+        if self.content is not None:
+            columns["content"] = pa.array(self.content[order], pa.uint64())
         labels = {"split": self.split, "model_digest": self.model_digest, "splits_digest": self.splits_digest}
         labels["answer_shift"] = repr(self.answer_shift)
         table = pa.table(columns).replace_schema_metadata(labels)
@@ -62,6 +67,11 @@ class Scores:
         pq.write_table(table, buffer)
         path.parent.mkdir(parents=True, exist_ok=True)
         artifacts.write_bytes(path, buffer.getvalue())
+
+
+def hashes(names: Iterable[str]) -> np.ndarray:
+    """Return (N,) uint64, 8-byte hashes of digests or ids."""
+    return np.frombuffer(b"".join(blake2b(str(name).encode(), digest_size=8).digest() for name in names), "<u8")
 
 
 def read_scores(path: Path, mend: str) -> Scores:
@@ -94,4 +104,5 @@ def _from_table(table) -> Scores:
         model_digest=metadata["model_digest"],
         splits_digest=metadata["splits_digest"],
         answer_shift=float(metadata.get("answer_shift", 0.0)),
+        content=column["content"].astype(np.uint64) if "content" in column else None,
     )

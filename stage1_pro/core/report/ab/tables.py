@@ -234,8 +234,10 @@ def _looks(test: ABTest) -> str:
 
 
 def _selection(test: ABTest) -> str:
+    others = len(test.cases.looks) - test.runs
+    more = f", whose positives were looked at {others} more time{'' if others == 1 else 's'}" if others > 0 else ""
     return (
-        f"Selection: {test.runs} runs were certified, or tried, on one val_calib. Each certificate holds by itself at "
+        f"Selection: {test.runs} runs were certified, or tried, on one val_calib{more}. Each certificate is tested at "
         f"{100 * test.risk.confidence:g}%; {_joint(test)} The test figures of an arm that is chosen for its test "
         "figures are a little too good."
     )

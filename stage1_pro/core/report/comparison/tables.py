@@ -35,10 +35,18 @@ SENSES = {1: "better", -1: "worse", 0: "within chance"}
 
 def promise(contender: Contender) -> str:
     """What a run promises, or sought, in a few words."""
-    target, confidence = (f"{100 * share:g}%" for share in (contender.risk.target_fnr, contender.risk.confidence))
+    target, confidence = f"{100 * contender.risk.target_fnr:g}%", _confidence(contender)
     if contender.in_expectation:
         return f"≤ {target} in expectation (share of single answers at {confidence})"
     return f"≤ {target} at {confidence}"
+
+
+def _confidence(contender: Contender) -> str:
+    """At which confidence a run was tested, and what the looks at its positives left of it."""
+    nominal, left = contender.risk.confidence, contender.certificate and contender.certificate.remaining
+    if left is None or left >= round(nominal, 12):
+        return f"{100 * nominal:g}%"
+    return f"{100 * nominal:g}%, of which {f'{100 * left:g}%' if left else 'nothing'} remains"
 
 
 def label(standing: Standing) -> str:
@@ -67,7 +75,7 @@ def difference_rows(comparison: Comparison) -> list[MeasureRow]:
 
 def _promise(standing: Standing) -> Cell:
     contender = standing.contender
-    target, confidence = (f"{100 * share:g}%" for share in (contender.risk.target_fnr, contender.risk.confidence))
+    target, confidence = f"{100 * contender.risk.target_fnr:g}%", _confidence(contender)
     if contender.in_expectation:
         return Cell(f"≤ {target}", "in expectation", "approximately")
     return Cell(f"≤ {target}", f"at {confidence}")
@@ -186,7 +194,7 @@ def _joint(comparison: Comparison) -> Iterator[str]:
         yield (
             f"The {len(standings)} runs were tried on one val_calib. Each certificate holds with the confidence it "
             "states; whichever run with a certificate is chosen, its certificate holds with "
-            f"{100 * comparison.joint_confidence:.4g}% at least{_other_uses(comparison)}."
+            f"{100 * comparison.joint_confidence:.4g}% at least{_other_looks(comparison)}."
             + (f" Tried in vain, and counted too: {refused}." if refused else "")
         )
     if unlike := ", ".join(f"{one.letter} ({label(one)})" for one in standings if one.contender.in_expectation):
@@ -196,13 +204,10 @@ def _joint(comparison: Comparison) -> Iterator[str]:
         )
 
 
-def _other_uses(comparison: Comparison) -> str:
-    uses = max(
-        (one.contender.certificate.calib_uses for one in comparison.standings if one.contender.certificate), default=0
-    )
-    if uses <= len(comparison.standings):
-        return ""
-    return f", and with less where they were picked among more: this val_calib had been used {uses} times by then"
+def _other_looks(comparison: Comparison) -> str:
+    """Say that looks of other runs are counted too, where there were any."""
+    looks = len(comparison.cases.looks)
+    return f", all {looks} looks at its positives counted" if looks > len(comparison.standings) else ""
 
 
 # ---- console

@@ -90,8 +90,10 @@ VERDICTS = {
 def verdict(policy: dict[str, Any], evaluation: dict[str, Any]) -> Verdict:
     """By the exact interval of FNR on exits: a rate above the target says little where it reaches down to the target.
 
-    A policy that is of no use never gets a green badge.
+    A policy that is of no use, or of whose confidence nothing remains, never gets a green badge.
     """
+    if policy.get("remaining_confidence", 1) == 0 and not in_expectation(policy):
+        return Verdict("bad", "No confidence remains after so many looks")
     if "useless" in policy:
         return Verdict("bad", "Certified, but of no use at the stated prices")
     return VERDICTS[evaluation["promise"]["verdict"]]
