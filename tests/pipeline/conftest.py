@@ -44,6 +44,7 @@ epochs: 12
 batch_size: 32
 lr_head: 3e-3
 early_stop_patience: 12
+use_ema: true
 bootstrap_samples: 100
 dataset_params:
   sources: [{{name: noise, labels: {images}/labels.csv}}]

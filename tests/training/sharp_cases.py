@@ -24,7 +24,10 @@ from stage1_pro.core.training.trainer import make_trainer
 
 FEATURES, CASES = 5, 72
 PREPROCESSING = Preprocessing(8, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3)
-SMALL = {"batch_size": 16, "epochs": 3, "lr_head": 0.01, "head_ensemble": 2, "early_stop_patience": 9, "devices": 1}
+SMALL = {
+    **{"batch_size": 16, "epochs": 3, "lr_head": 0.01, "head_ensemble": 2, "early_stop_patience": 9, "devices": 1},
+    "use_ema": True,  # one more state to come back
+}
 Weights = dict[str, torch.Tensor]
 
 
