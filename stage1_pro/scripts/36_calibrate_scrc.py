@@ -45,10 +45,9 @@ def main(args: Args) -> None:
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     chosen = {"calibrator": args.calibrator, "variant": args.scrc_variant, "dirichlet": args.dirichlet}
     with calibrating(run, "scrc", risk, even_if_useless=args.even_if_useless, **chosen) as calibration:
-        scrc = calibrate_scrc(
-            *(run.scores("val_select"), run.scores("val_calib"), risk),
-            *(*chosen.values(), run.config.seed, run.config.exit_rule),
-        )
+        splits = run.scores("val_select"), run.scores("val_calib")
+        maps = args.calibrator, args.scrc_variant, args.dirichlet
+        scrc = calibrate_scrc(*splits, risk, *maps, run.config.seed, run.config.exit_rule)
         found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
         calibration.conclude(
             certified=found.certified,
