@@ -96,9 +96,9 @@ def train(config: Stage1ProConfig, fitted: tuple[np.ndarray, np.ndarray], select
     counts, cached = np.bincount(labels, minlength=2), inputs if frozen else None
     module = make_module(config, model, counts, cached, labels, _names(labels))
     module.train_on(np.arange(len(labels)), counts)
-    best = Best(config.monitor, phase.mode)
+    best = Best(config.monitor, config.monitor_mode)
     stopping = Patience(
-        config.monitor, mode=phase.mode, patience=config.early_stop_patience, check_on_train_epoch_end=False
+        config.monitor, mode=config.monitor_mode, patience=config.early_stop_patience, check_on_train_epoch_end=False
     )
     callbacks = [best, ExponentialMovingAverage(config.ema_decay), stopping]
     trainer = pl.Trainer(max_epochs=config.epochs, gradient_clip_val=config.max_grad_norm, callbacks=callbacks, **QUIET)

@@ -11,6 +11,9 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")  # a fork of this process would share its threads
 CONTEXT.set_forkserver_preload(["stage1_pro.core.training.trainer"])  # imported once for all ranks of all tests
 WORLD = 2
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = iter(range(20_000 + 200 * WORKER, 20_200 + 200 * WORKER))
+"""Of this worker alone, and below those that the system gives out: it may give one port to two who ask."""
 
 
 def on_two_ranks(work: Callable[[int], Any]) -> list[Any]:
@@ -18,9 +21,7 @@ def on_two_ranks(work: Callable[[int], Any]) -> list[Any]:
 
     work: a function of a module, which finds the address that the ranks meet at in the environment.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = next(port for port in PORTS if _free(port))
     queue = CONTEXT.Queue()
     ranks = [CONTEXT.Process(target=_on_rank, args=(work, rank, port, queue)) for rank in range(WORLD)]
     for process in ranks:
@@ -30,6 +31,11 @@ def on_two_ranks(work: Callable[[int], Any]) -> list[Any]:
         process.join(30)
     assert [process.exitcode for process in ranks] == [0, 0]
     return [pickle.loads(found[rank]) for rank in range(WORLD)]
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _on_rank(work: Callable[[int], Any], rank: int, port: int, queue: Any) -> None:

@@ -51,7 +51,7 @@ def test_the_bundle_decides_as_calibration_did(scrc, script, variant, dirichlet)
     policy = json.loads((scrc / "scrcparams.json").read_text())
     assert policy["model_version"] == Run(scrc).model_digest
     assert policy["splits_version"] == Run(scrc).splits.digest
-    assert policy["fnr_bound"] == policy["fnr_upper_bound"] <= 0.1
+    assert policy["fnr_bound"] == policy["target_fnr_exit"] == 0.1 >= policy["fnr_upper_bound"]
     assert set(policy["diagnostics"]["baselines"]) == {"softmax", "gate"}
     assert ("in expectation, approximately" in outcome.out) == (variant == "SCRC-T")
     evaluate(scrc)

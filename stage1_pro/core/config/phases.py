@@ -14,8 +14,6 @@ class Phase:
     policies: tuple[str, ...]
     monitor: str
     """Column of metrics.csv that chooses the checkpoint."""
-    mode: str
-    """`min` or `max`: which way the monitor is better."""
 
     @property
     def gated(self) -> bool:
@@ -54,17 +52,19 @@ ANSWERS_MONITOR = "val_loss"
 """The monitor of a gated phase whose trained gate is replaced after training: the answers' own loss."""
 
 
+MONITOR_OF_2026 = "val_augrc"
+"""Of a run from before `checkpoint_by` was a setting, from phase 2 on: it chose the checkpoint."""
+
+
 PHASES = {
     row.number: row
     for row in (
-        Phase(1, "baseline", ("cls",), "cross_entropy", ("softmax",), "val_accuracy", "max"),
-        Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_loss", "min"),
-        Phase(3, "gate", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
-        Phase(4, "adapt", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
-        Phase(5, "sharpness", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc", "min"),
-        Phase(
-            6, "conformal", ("cls", "gate", "aux"), "conformal", ("softmax", "gate", "scrc"), "val_gate_augrc", "min"
-        ),
+        Phase(1, "baseline", ("cls",), "cross_entropy", ("softmax",), "val_accuracy"),
+        Phase(2, "selective", ("cls",), "cross_entropy", ("softmax",), "val_loss"),
+        Phase(3, "gate", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc"),
+        Phase(4, "adapt", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc"),
+        Phase(5, "sharpness", ("cls", "gate", "aux"), "selective", ("softmax", "gate"), "val_gate_augrc"),
+        Phase(6, "conformal", ("cls", "gate", "aux"), "conformal", ("softmax", "gate", "scrc"), "val_gate_augrc"),
     )
 }
 

@@ -158,6 +158,8 @@ class Stage1ProConfig:
     """Validate and ship an exponential moving average of the trainable tensors."""
     ema_decay: float = 0.9999
     """Final decay of the moving average of the weights (use_ema), 0 to below 1; ramps up so that short runs work."""
+    checkpoint_by: Literal["auto", "val_accuracy", "val_augrc", "val_loss", "val_gate_augrc"] = "auto"
+    """Column of metrics.csv that chooses the checkpoint and ends training; auto: the phase's own."""
     early_stop_patience: int = 3
     """Epochs without a better monitor before training stops, 1 or more."""
     optimizer: Literal["adamw", "sam", "fsam"] = "adamw"
@@ -319,5 +321,12 @@ class Stage1ProConfig:
     @property
     def monitor(self) -> str:
         """Column of metrics.csv that chooses the checkpoint: of the answers where the gate is fitted again."""
+        if self.checkpoint_by != "auto":
+            return self.checkpoint_by
         phase = PHASES[self.phase]
         return ANSWERS_MONITOR if phase.gated and self.gate_refit else phase.monitor
+
+    @property
+    def monitor_mode(self) -> str:
+        """Which way the monitor is better: min or max."""
+        return "max" if self.monitor == "val_accuracy" else "min"

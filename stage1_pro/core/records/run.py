@@ -8,7 +8,7 @@ import numpy as np
 
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.load import merge_configs, save_config
-from stage1_pro.core.config.phases import POLICY_TABLE, PolicyRow
+from stage1_pro.core.config.phases import MONITOR_OF_2026, POLICY_TABLE, PolicyRow
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
@@ -61,7 +61,10 @@ class Run(RunPaths):
     def config(self) -> Stage1ProConfig:
         if not self.config_path.exists():
             raise UserError(f"{self.path} is not trained yet. Run 20_train.py --run {self.path} first.")
-        return merge_configs([(str(self.config_path), artifacts.read_json(self.config_path, "config"))])
+        settings = artifacts.read_json(self.config_path, "config")
+        if settings["phase"] > 1 and settings.get("gate_refit", True):
+            settings.setdefault("checkpoint_by", MONITOR_OF_2026)
+        return merge_configs([(str(self.config_path), settings)])
 
     @cached_property
     def splits(self) -> Splits:

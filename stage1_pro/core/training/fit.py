@@ -81,7 +81,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
     phase, spec, counts = PHASES[config.phase], model.spec, parameter_counts(model)
     say(
         f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "
-        f"checkpoint by {config.monitor} ({phase.mode})"
+        f"checkpoint by {config.monitor} ({config.monitor_mode})"
     )
     say(
         f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} "

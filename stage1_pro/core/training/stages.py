@@ -5,7 +5,6 @@ import numpy as np
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.load import to_dict
-from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.batches import Batch
@@ -61,7 +60,7 @@ def _origin(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> Origin
         pool_cases=len(frame),
         seed=config.seed,
         monitor=config.monitor,
-        mode=PHASES[config.phase].mode,
+        mode=config.monitor_mode,
     )
 
 
@@ -79,6 +78,6 @@ def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: S
     assert metrics is not None
     params = config.incremental_params
     initial = metrics.case_id[initial_cases(data.labels("train"), metrics.content, data.classes, params, config.seed)]
-    rules = Rules(params, PHASES[config.phase].mode, len(np.unique(metrics.content)))
+    rules = Rules(params, config.monitor_mode, len(np.unique(metrics.content)))
     for line in admission_lines(judge(metrics, start(initial.tolist()), rules, config.seed, "cpu")):
         say(line)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.incremental.machine import State
 from stage1_pro.core.incremental.state import STATE, read_state
@@ -106,5 +105,5 @@ def _chosen_epoch(epochs: dict[str, FloatArray], config: Stage1ProConfig) -> int
     finite = values[np.isfinite(values)]
     if not finite.size:
         return None
-    best = finite.max() if PHASES[config.phase].mode == "max" else finite.min()
+    best = finite.max() if config.monitor_mode == "max" else finite.min()
     return int(np.flatnonzero(values == best)[-1])

@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
 from stage1_pro.core.training.modules.base import Stage1Module
@@ -112,14 +111,14 @@ def patience(config: Stage1ProConfig, epochs: int, min_delta: float = 0.0) -> Pa
     """Early stopping by the phase's monitor after this many epochs without a better one."""
     # by itself it would look after the other callbacks of the epoch, too late for the stage controller
     counted: dict[str, Any] = {"patience": epochs, "min_delta": min_delta, "check_on_train_epoch_end": False}
-    return Patience(config.monitor, mode=PHASES[config.phase].mode, **counted)
+    return Patience(config.monitor, mode=config.monitor_mode, **counted)
 
 
 def checkpoint(
     kind: type[Kind], folder: Path, name: str, *, at_epoch_end: bool = True, judged_by: Stage1ProConfig | None = None
 ) -> Kind:
     """A checkpoint of this name: the best by the config's monitor, or every epoch's where none is given."""
-    monitored = {} if judged_by is None else {"monitor": judged_by.monitor, "mode": PHASES[judged_by.phase].mode}
+    monitored = {} if judged_by is None else {"monitor": judged_by.monitor, "mode": judged_by.monitor_mode}
     # a version counter would put last-v1.ckpt beside a file that a resumed run must overwrite
     settings: dict[str, Any] = {"save_on_train_epoch_end": at_epoch_end, "enable_version_counter": False, **monitored}
     return kind(folder, filename=name, **settings)
