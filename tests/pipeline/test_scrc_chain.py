@@ -60,7 +60,8 @@ def test_the_bundle_decides_as_calibration_did(scrc, script, variant, dirichlet)
     assert sorted(path.name for path in (scrc / "bundle").glob("*params.json")) == ["scrcparams.json"]
     run = Run(scrc)
     scores = run.scores("val_calib")
-    found = calibrate_scrc(run.scores("val_select"), scores, run.risk(), "quantile", variant, dirichlet, 42).fields()
+    how = "quantile", variant, dirichlet, 42, run.config.exit_rule
+    found = calibrate_scrc(run.scores("val_select"), scores, run.risk(), *how).fields()
     deciding = Stage1Predictor.from_run(run, "cpu").policy, load_exit_policy(scrc / "bundle")
     for chosen in deciding:
         decisions = chosen.decide(scores)
