@@ -47,7 +47,7 @@ data/smoke/labels.csv: | $(READY)
 
 demo: data/demo/labels.csv  ## the whole chain on real images, from training to decisions
 	$(MAKE) pipeline PHASE=$(PHASE) RUN=$(RUN) ARGS="--config configs/demo.yaml $(ARGS)"
-	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle data/demo/images --out $(LAST_RUN)/decisions.csv
+	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle data/demo/images --out $(LAST_RUN)/decisions.csv --overwrite
 
 train: $(READY) $(DEMO_DATA)  ## train a run: PHASE=, CONFIG= (without it on the demo's images), ARGS=
 	$(if $(RUN),test -f $(RUN)/splits.json || $(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --run $(RUN))
@@ -102,7 +102,7 @@ smoke: data/smoke/labels.csv  ## every script in every phase on generated images
 	OMP_NUM_THREADS=1 $(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(SMOKES) smoke-stages
 $(SMOKES): smoke-p%:
 	$(MAKE) pipeline PHASE=$* RUN=runs/smoke/p$* ARGS="--config configs/smoke.yaml"
-	$(PYTHON) $(SCRIPTS)/60_predict.py runs/smoke/p$*/bundle data/smoke/images --out runs/smoke/p$*/decisions.csv
+	$(PYTHON) $(SCRIPTS)/60_predict.py runs/smoke/p$*/bundle data/smoke/images --out runs/smoke/p$*/decisions.csv --overwrite
 smoke-stages:
 	$(MAKE) train PHASE=2 RUN=runs/smoke/stages ARGS="--config configs/smoke.yaml --incremental_params.enabled true \
 	  --incremental_params.max_stages 2 --incremental_params.max_epochs_per_stage 6"
