@@ -109,3 +109,89 @@ def test_a_text_that_stands_for_nothing_and_names_that_are_alike_are_warned_of(b
     assert cases is not None
     assert "warning: label 'nan' is taken as a class (10 cases)" in said
     assert "labels 'A-1', 'a_1' are classes of their own" in said
+
+
+# ---- splits that somebody has made
+
+
+def folders(**classes: str) -> dict[str, int]:
+    """Pictures below folders: `folders(train="a b", val="a b")` gives six of each class in each split."""
+    places = [f"{split}/{name}" for split, names in classes.items() for name in names.split()]
+    return {f"{place}/{i}.png": 6 * number + i for number, place in enumerate(places) for i in range(6)}
+
+
+def kept(cases: Any, splits: Any, prefix: str) -> set[str]:
+    """The splits of the cases whose id begins so."""
+    inside = cases.frame["case_id"].str.startswith(prefix).to_numpy().nonzero()[0]
+    names = ("train", "val_select", "val_calib", "val_test")
+    found = {name for name in names if set(splits.indices(name)) & set(inside.tolist())}
+    assert sum(len(set(splits.indices(name)) & set(inside.tolist())) for name in names) == len(inside) > 0
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        (
+            {"train": "a b", "val": "a b", "test": "a b"},
+            {"train": {"train"}, "val": {"val_select", "val_calib"}, "test": {"val_test"}},
+        ),
+        (
+            {"Train": "a b", "valid": "a b"},
+            {"Train": {"train"}, "valid": {"val_select", "val_calib", "val_test"}},
+        ),
+        (
+            {"train": "a b", "testing": "a b"},
+            {"train": {"train", "val_select", "val_calib"}, "testing": {"val_test"}},
+        ),
+        (
+            {"train": "a b", "val_select": "a b", "val_calib": "a b", "val_test": "a b"},
+            {name: {name} for name in ("train", "val_select", "val_calib", "val_test")},
+        ),
+    ],
+)
+def test_folders_of_splits_over_folders_of_classes(bring, tree: dict, expected: dict) -> None:
+    cases, splits, said = bring(folders(**tree), positive_class="b", val_calib_ratio=0.3)
+    assert cases is not None, said
+    assert cases.class_names == ("a", "b")
+    assert {top: kept(cases, splits, f"{top}/") for top in tree} == expected
+    assert f"the folders {', '.join(sorted(tree))} are taken as splits" in said
+    assert ("is divided into" in said) == ("val_calib" not in tree)
+
+
+@pytest.mark.parametrize("word", ["val", "valid", "dev", "Validation"])
+def test_a_column_of_common_splits(bring, word: str) -> None:
+    rows = [f"{i:02}.png,{'ab'[i % 2]},{('train', word, 'test')[i // 2 % 3]}" for i in range(60)]
+    cases, splits, said = bring("\n".join(["path,label,split", *rows]), positive_class="b")
+    assert cases is not None, said
+    assert "the given split 'val' is divided into val_calib and val_select" in said
+    assert len(splits.indices("val_test")) == len(splits.indices("train")) == 20
+    assert len(splits.indices("val_calib")) > 0
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({f"{top}/{i}.png": 10 * n + i for n, top in enumerate(("train", "val")) for i in range(9)}, "named like splits"),
+        ({f"{top}/{i}.png": 10 * n + i for n, top in enumerate(("images", "masks")) for i in range(9)}, "are no classes"),
+        (
+            "path,label,split\n00.png,a,val\n01.png,b,val_select\n02.png,a,val_calib\n03.png,b,train\n04.png,a,test",
+            "split 'val' stands beside val_select and val_calib",
+        ),
+        (table(row="{i:02}.png,{label},,g", count=9) + "\n" + "\n".join(f"{i}.png,a" for i in range(10, 40)), "all 4 cases of b lie in 1 group"),
+    ],
+)
+def test_folders_and_splits_that_cannot_be_what_they_look_like(bring, files: Any, words: str) -> None:
+    if isinstance(files, str) and files.startswith("path,label\n"):
+        files = files.replace("path,label\n", "path,label,case_id,group\n")
+    cases, _, said = bring(files, positive_class="b" if isinstance(files, str) else "val")
+    assert cases is None
+    assert words in said
+
+
+def test_train_and_val_as_two_sources_are_said_to_be_pooled(bring, tmp_path: Path) -> None:
+    tree = folders(train="a b", val="a b")
+    sources = [{"name": "one", "root": "train"}, {"name": "two", "root": "val"}]
+    cases, _, said = bring(tree, positive_class="b", sources=sources)
+    assert cases is not None, said
+    assert "warning: the sources train, val are pooled, and all their cases are split anew" in said

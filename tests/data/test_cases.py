@@ -219,7 +219,7 @@ def test_sources_that_are_not_there(pictures: Path, tmp_path: Path) -> None:
         (["00.png,a", "01.png,a"], "all labels are 'a': a classifier needs at least two classes"),
         (["00.png,a", "01.png,b", "02.png,"], "1 case has no label: 02.png"),
         (["path,label", "00.png,a", "01.png,b", "02.png"], "1 case has no label: 02.png"),
-        (["00.png,a,,,train", "01.png,b,,,tain"], "1 split is unknown: 01.png; splits: train, val_select, "),
+        (["00.png,a,,,train", "01.png,b,,,tain"], "1 unknown split, with cases: tain (1); splits: train, val_select, "),
         (["00.png,a,,,train", "01.png,b,,,"], "1 case has no split: 01.png; give a split to all cases or to none"),
         (["00.png,a,0,g,train", "01.png,b,1,g,val_test"], "1 group crosses splits: g"),
         (["00.png,a,0", "00.png,b,1"], "2 identical images occur under different labels: 0, 1"),
@@ -253,7 +253,7 @@ def test_all_problems_come_in_one_message_with_counts_and_the_first_ten(pictures
     assert message.startswith("16 cases: 4 kinds of problems\n")
     first_ten = ", ".join(f"{pictures}/gone{index:02}.png" for index in range(10))
     assert f"12 files are missing: {first_ten}, …\n" in message
-    for words in ("1 case id occurs more than once: x", "1 split is unknown: 02.png", "14 cases have no split"):
+    for words in ("1 case id occurs more than once: x", "1 unknown split, with cases: tain (1)", "14 cases have no split"):
         assert words in message
 
 

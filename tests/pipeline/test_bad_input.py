@@ -82,7 +82,7 @@ def test_settings(flags, fragments, config, script, tmp_path, monkeypatch):
             ["1 label outside the classes, with cases: green (1)", "classes: blue, red"],
         ),
         ("path,label\n000.png,red\n000.png,red\n001.png,blue\n", ["1 case id occurs more than once"]),
-        ("path,label,split\n000.png,red,test\n001.png,blue,train\n", ["1 split is unknown"]),
+        ("path,label,split\n000.png,red,tset\n001.png,blue,train\n", ["1 unknown split, with cases: tset (1)"]),
     ],
 )
 def test_labels(labels, fragments, config, script, images, tmp_path, monkeypatch):

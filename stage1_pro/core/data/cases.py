@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -14,12 +14,15 @@ from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
+from stage1_pro.core.data.given_splits import VALIDATION, WORDS, divided, division_notes, pooled_sources, split_words
 from stage1_pro.core.data.image_files import BadImage, list_images, read_file, shown
 from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.records.splits import SPLITS
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
 SHOWN_NAMES = 10
+NO_CLASSES = frozenset("images image imgs img masks mask labels annotations annotation".split())
+"""Folders, in lower case, that hold the parts of a data set and not its classes."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class CaseTable:
     split_column: bool
     warnings: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -67,9 +71,11 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
         raise UserError(
             "dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does."
         )
-    read = [_read_source(source, several=len(params.sources) > 1) for source in params.sources]
-    frame = pd.concat([rows for rows, _ in read])
-    warnings = tuple(warning for _, found in read for warning in found)
+    read = [_read_source(source, params) for source in params.sources]
+    frame = pd.concat([source.frame for source in read])
+    warnings = tuple(warning for source in read for warning in source.warnings)
+    notes = tuple(note for source in read for note in source.notes)
+    frame["split"] = split_words(frame["split"])
     frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
     classes, labels = classes_of(frame["label"], params), frame["label"]
     frame["label"] = classes.codes
@@ -89,21 +95,35 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     grouped = bool((frame["group"] != "").any())
     frame["group"] = _independent_groups(frame)
     splits = bool((frame["split"] != "").any())
-    return CaseTable(frame, classes.names, grouped, splits, warnings, classes.questions)
+    if splits:
+        notes += tuple(division_notes(set(frame["split"])))
+    else:
+        warnings += tuple(pooled_sources(params.sources))
+    return CaseTable(frame, classes.names, grouped, splits, warnings, classes.questions, notes)
 
 
-def _read_source(source: Source, several: bool) -> tuple[pd.DataFrame, list[str]]:
-    """One source as a frame of strings, and warnings; ids and groups carry its name where there are several."""
-    frame, warnings = (_read_csv(source), []) if source.labels else _read_folders(source)
+@dataclass(slots=True, eq=False)
+class _Read:
+    """A source as a frame of strings, with what is said of it."""
+
+    frame: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def _read_source(source: Source, params: DatasetParams) -> _Read:
+    """One source; ids and groups carry its name where there are several."""
+    read = _Read(_read_csv(source)) if source.labels else _read_folders(source, params)
+    frame = read.frame
     root = Path(source.root) if source.root else Path(source.labels or ".").parent
     inside = [shown(_relative(path, root)) for path in frame["path"]]
     frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(inside, index=frame.index))
-    if several:
+    if len(params.sources) > 1:
         frame["case_id"] = f"{source.name}/" + frame["case_id"]
         frame["group"] = frame["group"].where(frame["group"] == "", f"{source.name}/" + frame["group"])
     # as objects: pandas' own strings cannot hold a name that is not UTF-8
     frame["path"] = pd.Series([str(root / path) for path in frame["path"]], index=frame.index, dtype=object)
-    return frame, warnings
+    return read
 
 
 def _relative(path: str, root: Path) -> str:
@@ -152,8 +172,8 @@ def _demand_no_near_miss(head: list[str], path: Path) -> None:
             raise UserError(f"{path}: the header's '{name}' is not one of our columns{hint}. Rename it.")
 
 
-def _read_folders(source: Source) -> tuple[pd.DataFrame, list[str]]:
-    """The images below the folders of the classes, and words on what else lies there."""
+def _read_folders(source: Source, params: DatasetParams) -> _Read:
+    """The images below the folders of the classes, which may lie below folders of splits."""
     root = Path(source.root or ".")
     if not root.is_dir():
         raise UserError(
@@ -167,16 +187,44 @@ def _read_folders(source: Source) -> tuple[pd.DataFrame, list[str]]:
             f"{root}: no images in class folders. Set sources[{source.name}].root to a folder that holds one folder "
             "per class, or name a CSV in labels."
         )
-    frame = pd.DataFrame(
-        {"path": [p.as_posix() for p in relative], "label": [shown(p.parts[0]) for p in relative]}, dtype=object
-    )
+    notes, splits = [], _split_folders(root, relative, params)
+    if splits:
+        relative = [path for path in relative if len(path.parts) > 2 or (root / path).is_dir()]
+        notes = [f"{root}: the folders {', '.join(splits)} are taken as splits, those below them as classes"]
+    columns = {
+        "path": [path.as_posix() for path in relative],
+        "label": [shown(path.parts[min(bool(splits), len(path.parts) - 1)]) for path in relative],
+        "split": [splits.get(path.parts[0], "") for path in relative],
+    }
+    frame = pd.DataFrame(columns, dtype=object)
     kept = set(relative)
     beside = pd.Series([shown(path) for path in every if path not in kept], dtype=object)
     warnings = [f"{root}: left out {listing.left_out()}"] if listing.left_out() else []
     if len(beside):
         names = _counted(beside, "image lies outside the class folders", "images lie outside the class folders")
         warnings.append(f"{root}: {names}; left out")
-    return frame.reindex(columns=list(COLUMNS), fill_value=""), warnings
+    return _Read(frame.reindex(columns=list(COLUMNS), fill_value=""), notes, warnings)
+
+
+def _split_folders(root: Path, relative: list[Path], params: DatasetParams) -> dict[str, str]:
+    """Folder → split where all folders are named like splits; else none. Raises UserError for folders that are no
+    classes, unless `class_names` says that they are."""
+    tops = sorted({path.parts[0] for path in relative})
+    if set(tops) & set(params.class_names or ()):
+        return {}
+    if len(tops) > 1 and {top.lower() for top in tops} <= NO_CLASSES:
+        raise UserError(
+            f"{root}: the folders {', '.join(tops)} are no classes. Name a CSV of path,label in labels, or set "
+            f"class_names: [{', '.join(tops)}] if they are."
+        )
+    if not {top.lower() for top in tops} <= set(WORDS):
+        return {}
+    if not any(len(path.parts) > 2 for path in relative):
+        raise UserError(
+            f"{root}: the folders {', '.join(tops)} are named like splits and hold no folders of classes. Put one folder "
+            f"per class into each, name a CSV in labels, or set class_names: [{', '.join(tops)}] if they are classes."
+        )
+    return {top: WORDS[top.lower()] for top in tops}
 
 
 def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, params: DatasetParams) -> Iterable[str]:
@@ -193,8 +241,12 @@ def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, pa
     yield from _listed(ids[labels == ""], "case has no label", "cases have no label")
     empty = [name for code, name in enumerate(classes.names) if not (frame["label"] == code).any()]
     yield from _listed(pd.Series(empty), "class has no cases", "classes have no cases")
-    strange = ids[~frame["split"].isin(["", *SPLITS])]
-    yield from _listed(strange, "split is unknown", "splits are unknown", f"; splits: {', '.join(SPLITS)}")
+    strange = frame["split"][~frame["split"].isin(["", VALIDATION, *SPLITS])]
+    if len(strange):
+        allowed = ", ".join(dict.fromkeys([*SPLITS, *WORDS]))
+        yield f"{counted(strange.nunique(), 'unknown split')}, with cases: {with_counts(strange)}; splits: {allowed}"
+    if divided(set(frame["split"])).get(VALIDATION) == ():
+        yield f"split '{VALIDATION}' stands beside val_select and val_calib: write one of these for its cases"
     undecided = ids[frame["split"] == ""]
     if 0 < len(undecided) < len(frame):
         yield from _listed(

@@ -9,7 +9,8 @@ import pandas as pd
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable, rows_digest
-from stage1_pro.core.errors import raise_problems
+from stage1_pro.core.data.given_splits import divided
+from stage1_pro.core.errors import counted, raise_problems
 from stage1_pro.core.metrics.binomial import minimum_positives
 from stage1_pro.core.records.splits import SPLITS, USAGE, Splits
 
@@ -24,14 +25,15 @@ def make_splits(cases: CaseTable, config: Stage1ProConfig) -> Splits:
     error, since the model can still be trained: `evidence_warning` says it.
     """
     params = config.dataset_params
+    shares = {name: getattr(params, f"{name}_ratio") for name in SPLITS if name != "train"}
     if cases.split_column:
-        split = cases.frame["split"].to_numpy()
+        split = _completed(cases.frame, shares, config.seed)
     else:
-        shares = {name: getattr(params, f"{name}_ratio") for name in SPLITS if name != "train"}
         split = _draw(cases.frame, shares, config.seed)
     counts = _counts(cases, split)
     evidence = _evidence(cases, split, config)
-    raise_problems("the splits cannot do their jobs:", _problems(counts))
+    problems = [*_problems(counts), *_few_groups(cases, counts)]
+    raise_problems("the splits cannot do their jobs:", problems)
     data: dict[str, Any] = {f"{name}_indices": np.flatnonzero(split == name).tolist() for name in SPLITS}
     calib = cases.frame[split == "val_calib"]
     metadata = {
@@ -52,8 +54,8 @@ def make_splits(cases: CaseTable, config: Stage1ProConfig) -> Splits:
     return Splits({**header, **data, "class_balance": balance, "metadata": metadata})
 
 
-def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
-    """(N,) split names. Each stratum's groups, in the order of a hash, are cut at the shares.
+def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int, last: str = "train") -> np.ndarray:
+    """(N,) split names. Each stratum's groups, in the order of a hash, are cut at the shares; last: takes what is left.
 
     A group belongs to the stratum of its rarest class, so that tracks with a few positive frames
     spread over the splits. Neither file order nor other strata move a group.
@@ -66,9 +68,22 @@ def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarra
     within = table.groupby("min")["size"]
     # a group goes where its middle falls: by its end, a large group at an edge would always go to the next split
     middle = (within.cumsum() - table["size"] / 2) / within.transform("sum")
-    edges = np.cumsum([shares[name] for name in DRAWN if name in shares])
-    table["split"] = np.array(DRAWN)[np.searchsorted(edges, middle.to_numpy(), side="right")]
+    names = [name for name in DRAWN if name in shares]
+    edges = np.cumsum([shares[name] for name in names])
+    table["split"] = np.array([*names, last])[np.searchsorted(edges, middle.to_numpy(), side="right")]
     return frame["group"].map(table["split"]).to_numpy()
+
+
+def _completed(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
+    """(N,) split names: those given, and those drawn out of a given one that is to be divided."""
+    split = frame["split"].to_numpy(dtype=object, copy=True)
+    weights = {**shares, "train": 1 - sum(shares.values())}
+    for word, names in divided(set(split)).items():
+        whole = sum(weights[name] for name in names)
+        # the last name takes what is left, as train does where all is drawn
+        part = {name: weights[name] / whole for name in names[:-1]}
+        split[split == word] = _draw(frame[split == word], part, seed, names[-1])
+    return split
 
 
 def _hash(seed: int, group: str) -> int:
@@ -106,6 +121,22 @@ def _problems(counts: dict[str, dict[str, int]]) -> list[str]:
         for name, row in counts.items()
         if (absent := [label for label, count in row.items() if count == 0])
     ]
+
+
+def _few_groups(cases: CaseTable, counts: dict[str, dict[str, int]]) -> list[str]:
+    """The cause, where a class has fewer groups than there are splits: no ratio helps there."""
+    frame = cases.frame
+    absent = {name for row in counts.values() for name, count in row.items() if not count}
+    found = []
+    for name in [name for name in cases.class_names if name in absent]:
+        rows = frame[frame["label"] == cases.class_names.index(name)]
+        groups = rows["group"].nunique()
+        if cases.group_column and groups < len(SPLITS) and len(rows) >= len(SPLITS):
+            found.append(
+                f"all {len(rows)} cases of {name} lie in {counted(groups, 'group')}, and splits never cut a group: "
+                f"{len(SPLITS)} groups with {name} are the least, or a finer group column"
+            )
+    return found
 
 
 def evidence_warning(splits: Splits, config: Stage1ProConfig) -> str | None:

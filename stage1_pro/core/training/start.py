@@ -47,6 +47,8 @@ def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
     _demand_classes(config, cases)
     splits = make_splits(cases, config)
     _demand_initial_cases(config, cases, splits)
+    for note in cases.notes:
+        say(note)
     for warning in cases.warnings:
         say(f"warning: {warning}")
     describe(splits, config)
