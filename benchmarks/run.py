@@ -28,7 +28,7 @@ BENCHMARKS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", metavar="NAME", choices=BENCHMARKS, help=f"one of {', '.join(BENCHMARKS)}")
     only = parser.parse_args().only
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "validity")]  # the project, and the populations of its tests
