@@ -3,7 +3,7 @@
     python stage1_pro/scripts/20_train.py --config configs/smoke.yaml --phase 1
 reads   runs/<id>/splits.json (drawn first where no --run is named), the images
 writes  runs/<id>/config.json, environment.json, metrics.csv, checkpoints/, model_best.pth,
-        scores/val_select.parquet, scores/val_calib.parquet
+        scores/val_select.parquet, scores/val_calib.parquet, suspects.csv (training labels, the least probable first)
 
 Settings come from the defaults, then every --config file in turn, then the flags.
 """
@@ -68,6 +68,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         if is_first_process():
             held_out = training.finish(run, config, model, cases)
             write_scores(run, cases, ("val_select", "val_calib"), held_out)
+            training.list_suspects(run, config, model, cases)
             console.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
     return None
 

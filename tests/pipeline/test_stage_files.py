@@ -10,7 +10,7 @@ import pytest
 from chain import copy, done, killed, refused
 from test_incremental import demand_same, flags, staged, stages  # noqa: F401 (fixtures)
 
-TABLES = ("stages.csv", "selections.csv", "suspects.csv", "pool.csv")
+TABLES = ("stages.csv", "selections.csv", "stage_suspects.csv", "pool.csv")
 
 
 def edited(run: Path, edit: Callable[[dict[str, Any]], object]) -> None:

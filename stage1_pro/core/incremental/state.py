@@ -12,7 +12,7 @@ from stage1_pro.core.errors import counted, raise_problems
 from stage1_pro.core.incremental.consistency import contradictions
 from stage1_pro.core.incremental.machine import Pick, Scored, Stage, State, Suspect
 
-STATE, STAGES, SELECTIONS, SUSPECTS = "state.json", "stages.csv", "selections.csv", "suspects.csv"
+STATE, STAGES, SELECTIONS, SUSPECTS = "state.json", "stages.csv", "selections.csv", "stage_suspects.csv"
 POOL = "pool.csv"
 """Ids of the cases that the stages draw from, as the digest in state.json knows them."""
 RULES = ("selection_threshold", "max_difficulty", "w_dice", "w_uncertainty", "w_diversity", "strategy")
