@@ -33,7 +33,7 @@ MENDS = {
     "comparison": "Run 40_eval_selective.py --compare again for these runs.",
     "ab": "Run 43_ab_test.py again for this folder.",
     "bundle": "Remove this bundle, then run 50_export_bundle.py again for its run.",
-    "state": "Resume the run with 20_train.py --resume, which writes it again, or begin a new run.",
+    "state": "Run 20_train.py --resume {folder} --restore_state, which puts the checkpoint's copy back.",
     "backbone": "Run 10_explora_pretrain.py again in a new folder.",
     "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
     "environment": "Run 20_train.py again in a new run.",
@@ -45,6 +45,15 @@ NEVER_OVERWRITTEN = ("thresholds", "gateparams", "scrcparams")
 """Files that have to go before their script runs again."""
 
 
+def mend(schema: str, path: Path) -> str:
+    """Return how an artifact at this path comes back.
+
+    >>> mend("state", Path("runs/a/state.json"))
+    "Run 20_train.py --resume runs/a --restore_state, which puts the checkpoint's copy back."
+    """
+    return MENDS[schema].format(folder=path.parent)
+
+
 def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
     """Validate `data` against `schema` and write it atomically: sorted keys, shortest exact floats."""
     raise_problems(f"{path}: refused to write", list(schema_problems(data, schema)))
@@ -52,26 +61,26 @@ def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def read_json(path: Path, schema: str, mend: str | None = None) -> dict[str, Any]:
+def read_json(path: Path, schema: str, way_out: str | None = None) -> dict[str, Any]:
     """Load an artifact, or raise a UserError that says what is wrong and how to fix it.
 
-    mend: the way out in place of the one in MENDS, for a file that lies elsewhere than in its run.
+    way_out: in place of the one in MENDS, for a file that lies elsewhere than in its run.
     """
-    return parse_json(read_bytes(path, mend or MENDS[schema]), schema, path, mend)
+    return parse_json(read_bytes(path, way_out or mend(schema, path)), schema, path, way_out)
 
 
-def parse_json(content: bytes, schema: str, path: Path, mend: str | None = None) -> dict[str, Any]:
+def parse_json(content: bytes, schema: str, path: Path, way_out: str | None = None) -> dict[str, Any]:
     """Parse and validate the bytes of an artifact; `path` is only named in messages."""
-    mend = mend or ("Remove this file. " if schema in NEVER_OVERWRITTEN else "") + MENDS[schema]
+    way_out = way_out or ("Remove this file. " if schema in NEVER_OVERWRITTEN else "") + mend(schema, path)
     try:
         data = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole JSON file ({error}). {mend}") from None
+        raise UserError(f"{path}: not a whole JSON file ({error}). {way_out}") from None
     refuse_newer(data, path)
     problems = list(schema_problems(data, schema))
     if len(problems) == 1:
-        raise UserError(f"{path}: {problems[0]}. {mend}")
-    raise_problems(f"{path}: {len(problems)} problems", problems, mend)
+        raise UserError(f"{path}: {problems[0]}. {way_out}")
+    raise_problems(f"{path}: {len(problems)} problems", problems, way_out)
     return data
 
 

@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.serving.app import create_app
 from stage1_pro.core.serving.service import Service
@@ -58,7 +59,7 @@ def serve(service: Service, bound: socket.socket, on_ready: Callable[[], None]) 
 
     config = uvicorn.Config(
         create_app(service, lifespan),
-        http="h11",
+        http="httptools",
         ws="none",
         lifespan="on",
         log_config=None,

@@ -17,6 +17,7 @@ from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.incremental.resume import Course
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.models.adapters import add_adapters, merge_adapters
@@ -37,8 +38,9 @@ from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.choice import module_class
 from stage1_pro.core.training.modules.selective import SelectiveModule
-from stage1_pro.core.training.stages import demand_same_pool, prepare_stages, print_first_admission
+from stage1_pro.core.training.stages import course_of_run, prepare_stages, print_first_admission
 from stage1_pro.core.training.start import LAUNCHED_RUN, backbone_digest, is_first_process
+from stage1_pro.core.training.suspects import write_suspects
 
 
 def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
@@ -116,27 +118,46 @@ def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTabl
     print_first_admission(config, module, data)
 
 
-def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
-    """Train to the end or to early stopping, from the last checkpoint where there is one."""
-    last = run.checkpoints_path / "last.ckpt"
+def fit(
+    run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer, restore_state: bool
+) -> None:
+    """Train to the end or to early stopping, from the last checkpoint where there is one.
+
+    restore_state: put state.json of an incremental training back from the checkpoint's copy first.
+    """
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing)
+    course = None
     if config.incremental_params.enabled:
-        demand_same_pool(run, config, data)
-    # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
-    if not (last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]):
+        course = course_of_run(run, config, data, restore_state)
+        finished = course is not None and course.finished
+    else:
+        # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
+        last = run.checkpoints_path / "last.ckpt"
+        finished = last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]
+    if not finished:
         data.features = _features(run, config, model, cases)
-        fit_on(run, config, model, data, trainer)
+        fit_on(run, config, model, data, trainer, course)
     if not (run.checkpoints_path / "best.ckpt").exists():
         raise UserError(f"{config.monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
 
 
-def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule, trainer: pl.Trainer) -> None:
-    """Train on the loaders of a datamodule, from the last checkpoint where there is one."""
+def fit_on(
+    run: Run,
+    config: Stage1ProConfig,
+    model: Stage1Model,
+    data: Stage1DataModule,
+    trainer: pl.Trainer,
+    course: Course | None = None,
+) -> None:
+    """Train on the loaders of a datamodule, from the last checkpoint where there is one.
+
+    course: how an incremental training goes on.
+    """
     last = run.checkpoints_path / "last.ckpt"
     cached = None if data.features is None else data.features["train"]
     module = make_module(config, model, data.class_counts, cached, *_labels_and_groups(data))
     if config.incremental_params.enabled:
-        prepare_stages(trainer, run, config, data)  # each stage tells the module of its own cases
+        prepare_stages(trainer, run, config, data, course)  # each stage tells the module of its own cases
     else:
         module.train_on(data.active, data.class_counts)
     if config.compile:
@@ -167,7 +188,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
     held_out = {}
     if places or refits:
         frame = cases.frame.iloc[run.splits.indices("val_select")]
-        features = _features_of(frame, config, model)
+        features = _features_of(frame, config, model, "placing answers on val_select")
         if places:
             _place(run, config, model, frame, features)
         if refits:
@@ -176,9 +197,9 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
     return held_out
 
 
-def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Model) -> Tensor:
-    """(N, D) features of val_select, on the CPU, where the model goes as well."""
-    with bar("placing answers on val_select") as progress:
+def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Model, title: str) -> Tensor:
+    """(N, D) features of these cases, on the CPU, where the model goes as well. title: of the bar."""
+    with bar(title) as progress:
         features = Stage1Predictor(model).features(
             list(frame["path"]),
             batch_size=config.batch_size,
@@ -265,24 +286,37 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
     """Cached features of the two splits that training reads, where the config allows a cache."""
     if not config.reads_cached_features:
         return None
-    features, stages = {}, config.incremental_params
-    block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: no pick depends on batch_size
-    for split in ("train", "val_select"):
-        frame = cases.frame.iloc[run.splits.indices(split)]
-        with bar(f"features of {split}") as progress:
-            features[split] = cached_features(
-                model.backbone,
-                model.spec,
-                list(frame["path"]),
-                list(frame["content"]),
-                run.path.resolve().parent / ".feature_cache",
-                batch_size=block,
-                workers=config.dataset_params.num_workers,
-                device=fastest_device(),
-                progress=progress,
-            )
+    features = {split: _cached(run, config, model, cases, split) for split in ("train", "val_select")}
     model.backbone.cpu()
     return features
+
+
+def _cached(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, split: str) -> np.ndarray:
+    """(N, D) features of a split by the frozen backbone, out of the cache where they are in it."""
+    frame, stages = cases.frame.iloc[run.splits.indices(split)], config.incremental_params
+    block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: no pick depends on batch_size
+    with bar(f"features of {split}") as progress:
+        return cached_features(
+            model.backbone,
+            model.spec,
+            list(frame["path"]),
+            list(frame["content"]),
+            run.path.resolve().parent / ".feature_cache",
+            batch_size=block,
+            workers=config.dataset_params.num_workers,
+            device=fastest_device(),
+            progress=progress,
+        )
+
+
+def list_suspects(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> None:
+    """Write suspects.csv from the features of the training split: cached ones, else those of the trained backbone."""
+    if config.reads_cached_features:
+        features = _cached(run, config, model, cases, "train")
+    else:
+        frame = cases.frame.iloc[run.splits.indices("train")]
+        features = _features_of(frame, config, model, "features of train").numpy()
+    write_suspects(run, cases, features, config.seed)
 
 
 def _take_weights(model: Stage1Model, other: Run) -> None:
