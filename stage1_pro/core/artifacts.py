@@ -36,6 +36,7 @@ MENDS = {
     "state": "Resume the run with 20_train.py --resume, which writes it again, or begin a new run.",
     "backbone": "Run 10_explora_pretrain.py again in a new folder.",
     "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
+    "seen": "Export the bundle again, with --without_seen.",
     "environment": "Run 20_train.py again in a new run.",
 }
 
