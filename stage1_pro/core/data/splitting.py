@@ -17,26 +17,34 @@ DRAWN = ("val_calib", "val_select", "val_test", "train")
 """Order in which a stratum's groups are assigned: the certificate's split first, the rest trains."""
 
 
-def make_splits(cases: CaseTable, config: Stage1ProConfig) -> Splits:
+def make_splits(
+    cases: CaseTable, config: Stage1ProConfig, *, trains: bool = True, kept: np.ndarray | None = None
+) -> Splits:
     """Assign every case to a split and check that the splits can do their jobs.
 
-    Raises one UserError that names every split without a class. Too few positives in val_calib is no
-    error, since the model can still be trained: `evidence_warning` says it.
+    trains: False: nothing is trained, and the other three splits share all cases by their ratios. kept: (N,) bool,
+    the cases to assign; the others stay in the table and are in no split. Raises one UserError that names every split
+    without a class. Too few positives in val_calib is no error, since the model can still be trained:
+    `evidence_warning` says it.
     """
     params = config.dataset_params
+    assigned = np.ones(len(cases), dtype=bool) if kept is None else kept
+    split = np.full(len(cases), "", dtype=object)
     if cases.split_column:
-        split = cases.frame["split"].to_numpy()
+        split[assigned] = cases.frame["split"][assigned]
     else:
         shares = {name: getattr(params, f"{name}_ratio") for name in SPLITS if name != "train"}
-        split = _draw(cases.frame, shares, config.seed)
+        total = 1.0 if trains else sum(shares.values())
+        shares = {name: share / total for name, share in shares.items()} | ({"train": 0.0} if trains else {})
+        split[assigned] = _draw(cases.frame[assigned], shares, config.seed)
     counts = _counts(cases, split)
     evidence = _evidence(cases, split, config)
-    raise_problems("the splits cannot do their jobs:", _problems(counts))
+    raise_problems("the splits cannot do their jobs:", _problems(counts, trains))
     data: dict[str, Any] = {f"{name}_indices": np.flatnonzero(split == name).tolist() for name in SPLITS}
     calib = cases.frame[split == "val_calib"]
     metadata = {
         "cases": len(cases),
-        "groups": int(cases.frame["group"].nunique()),
+        "groups": int(cases.frame["group"][assigned].nunique()),
         "group_column": "group" if cases.group_column else None,
         "split_column": "split" if cases.split_column else None,
         "class_names": list(cases.class_names),
@@ -53,7 +61,8 @@ def make_splits(cases: CaseTable, config: Stage1ProConfig) -> Splits:
 
 
 def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
-    """(N,) split names. Each stratum's groups, in the order of a hash, are cut at the shares.
+    """(N,) split names. Each stratum's groups, in the order of a hash, are cut at the shares; the last split of DRAWN
+    that has one gets the rest.
 
     A group belongs to the stratum of its rarest class, so that tracks with a few positive frames
     spread over the splits. Neither file order nor other strata move a group.
@@ -66,8 +75,9 @@ def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarra
     within = table.groupby("min")["size"]
     # a group goes where its middle falls: by its end, a large group at an edge would always go to the next split
     middle = (within.cumsum() - table["size"] / 2) / within.transform("sum")
-    edges = np.cumsum([shares[name] for name in DRAWN if name in shares])
-    table["split"] = np.array(DRAWN)[np.searchsorted(edges, middle.to_numpy(), side="right")]
+    drawn = [name for name in DRAWN if name in shares]
+    edges = np.cumsum([shares[name] for name in drawn[:-1]])
+    table["split"] = np.array(drawn)[np.searchsorted(edges, middle.to_numpy(), side="right")]
     return frame["group"].map(table["split"]).to_numpy()
 
 
@@ -85,7 +95,7 @@ def _counts(cases: CaseTable, split: np.ndarray) -> dict[str, dict[str, int]]:
 
 def _shares(row: dict[str, int]) -> dict[str, float]:
     total = sum(row.values())
-    return {name: count / total for name, count in row.items()}
+    return {name: count / max(1, total) for name, count in row.items()}
 
 
 def _evidence(cases: CaseTable, split: np.ndarray, config: Stage1ProConfig) -> dict[str, Any]:
@@ -99,12 +109,17 @@ def _evidence(cases: CaseTable, split: np.ndarray, config: Stage1ProConfig) -> d
     }
 
 
-def _problems(counts: dict[str, dict[str, int]]) -> list[str]:
+def _problems(counts: dict[str, dict[str, int]], trains: bool) -> list[str]:
+    training = sum(counts["train"].values())
+    if training and not trains:
+        return [
+            f"train has {training} cases, and nothing is trained here: give them another split, or give none to any"
+        ]
     return [
         f"{name} has no case of {', '.join(absent)}: more cases, more groups, or "
         + (f"a larger {name}_ratio" if name != "train" else "smaller validation ratios")
         for name, row in counts.items()
-        if (absent := [label for label, count in row.items() if count == 0])
+        if (trains or name != "train") and (absent := [label for label, count in row.items() if count == 0])
     ]
 
 
