@@ -31,7 +31,7 @@ help:  ## this list
 	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  CONFIG=my.yaml  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it
-$(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
+$(READY): requirements.txt requirements-serve.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps -e .
@@ -47,7 +47,7 @@ data/smoke/labels.csv: | $(READY)
 
 demo: data/demo/labels.csv  ## the whole chain on real images, from training to decisions
 	$(MAKE) pipeline PHASE=$(PHASE) RUN=$(RUN) ARGS="--config configs/demo.yaml $(ARGS)"
-	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle data/demo/images --out $(LAST_RUN)/decisions.csv
+	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle data/demo/images --out $(LAST_RUN)/decisions.csv --overwrite
 
 train: $(READY) $(DEMO_DATA)  ## train a run: PHASE=, CONFIG= (without it on the demo's images), ARGS=
 	$(if $(RUN),test -f $(RUN)/splits.json || $(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --run $(RUN))
@@ -70,6 +70,9 @@ pipeline: train  ## train, calibrate, evaluate, export
 
 predict: $(READY)  ## decide images with the bundle of a run: RUN=, ARGS="IMAGES…"
 	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle $(ARGS)
+
+serve: $(READY)  ## decide images over HTTP with the bundle of a run: RUN=, ARGS="--port 8000"
+	$(PYTHON) $(SCRIPTS)/70_serve.py $(LAST_RUN)/bundle $(ARGS)
 
 compare: $(COMPARED:%=runs/compare/p%/.tried)  ## phases side by side on the demo, on equal splits
 	$(PYTHON) $(SCRIPTS)/40_eval_selective.py --compare $(COMPARED:%=runs/compare/p%)
@@ -102,7 +105,7 @@ smoke: data/smoke/labels.csv  ## every script in every phase on generated images
 	OMP_NUM_THREADS=1 $(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(SMOKES) smoke-stages
 $(SMOKES): smoke-p%:
 	$(MAKE) pipeline PHASE=$* RUN=runs/smoke/p$* ARGS="--config configs/smoke.yaml"
-	$(PYTHON) $(SCRIPTS)/60_predict.py runs/smoke/p$*/bundle data/smoke/images --out runs/smoke/p$*/decisions.csv
+	$(PYTHON) $(SCRIPTS)/60_predict.py runs/smoke/p$*/bundle data/smoke/images --out runs/smoke/p$*/decisions.csv --overwrite
 smoke-stages:
 	$(MAKE) train PHASE=2 RUN=runs/smoke/stages ARGS="--config configs/smoke.yaml --incremental_params.enabled true \
 	  --incremental_params.max_stages 2 --incremental_params.max_epochs_per_stage 6"
@@ -141,4 +144,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults lint clean

@@ -38,6 +38,7 @@ MENDS = {
     "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
     "seen": "Export the bundle again, with --without_seen.",
     "environment": "Run 20_train.py again in a new run.",
+    "job": "Remove the folder that it lies in and run again.",
 }
 
 
@@ -90,14 +91,26 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Temporary file in the same directory, fsync, rename: a reader never sees half a file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before the content does
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
-        os.replace(temporary, path)
+        with naming(path):
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a rename may reach the disk before the content does
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within the block an OSError without a file, as a full disk raises it, is one of this file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -5,6 +5,8 @@ reads   a bundle, image files and folders of images
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
         prediction_set, the classes that remain possible
 
+The rows are collected in OUT.parts/, and OUT appears when it is whole; killed at any moment, the same command goes on
+where it stopped. `--out -` is standard output; a device or a pipe gets the rows as they come, a link is followed.
 What lies in a folder is an image by its content, or claims to be one by its suffix; hidden files are left out, and all
 that is left out is counted. A name that is not UTF-8 is written with escapes such as \\xe9.
 Exits with status 4 where some images could not be read; they are deferred, with the reason.
@@ -22,15 +24,18 @@ class Args:
     """Bundle folder, as 50_export_bundle.py writes it."""
     images: list[str] = field(metadata={"nargs": "+"})
     """Image files, and folders with images at any depth."""
-    format: Literal["csv", "jsonl", "parquet"] = "csv"
-    """Format of the decisions."""
     out: str | None = None
-    """File to write; without it decisions.<format>."""
+    """File to write; its suffix chooses the format: .csv, .jsonl, .parquet. -: standard output. Without it
+    decisions.<format>."""
+    format: Literal["csv", "jsonl", "parquet"] | None = None
+    """Format of the decisions, where no suffix says it; null: csv."""
+    overwrite: bool = False
+    """Replace a finished file of that name."""
     batch_size: int | None = None
     """Images decoded before they go through the model, 1 or more; null: the bundle's forward_batch. The forward passes
     of a bundle with forward_batch always have that size, so this changes the time and no decision."""
-    num_workers: int = 0
-    """Processes that decode images; 0: this one."""
+    num_workers: str = "auto"
+    """Processes that decode images; 0: this one; auto: 0 for a few hundred images, else by the number of cores."""
     device: str = "auto"
     """Device: auto, cpu, cuda, …"""
 
@@ -40,25 +45,29 @@ def main(args: Args) -> None:
 
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.closing import closing_lines
-    from stage1_pro.core.inference.decisions import decide_files, find_images, write_decisions
+    from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images
     from stage1_pro.core.inference.predictor import Stage1Predictor
+    from stage1_pro.core.inference.tables import output_of
 
-    if (args.batch_size is not None and args.batch_size < 1) or args.num_workers < 0:
-        raise UserError("--batch_size must be 1 or more, --num_workers 0 or more.")
-    predictor = Stage1Predictor.load(args.bundle, args.device)
-    images = find_images(args.images)
-    decisions = decide_files(predictor, images.paths, batch_size=args.batch_size, workers=args.num_workers)
-    out = Path(args.out or f"decisions.{args.format}")
-    write_decisions(decisions, out, args.format)
-    unreadable = int((decisions["answer"] == "").sum())
-    if images.left_out():
-        console.say(f"left out of the folders: {images.left_out()}")
-    for line in closing_lines(decisions, Path(args.bundle)):
-        console.say(line)
-    console.say(f"decisions {out}")
-    if unreadable:
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch_size {args.batch_size}: must be 1 or more.")
+    if args.num_workers != "auto" and not args.num_workers.isdecimal():
+        raise UserError(f"--num_workers {args.num_workers}: must be auto, or 0 or more.")
+    out = output_of(args.out, args.format)
+    demand_free(out, args.overwrite)
+    with out.talk_elsewhere():
+        predictor = Stage1Predictor.load(args.bundle, args.device)
+        images = find_images(args.images)
+        options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
+        tally = decide_into(predictor, Path(args.bundle), images.paths, out, **options)
+        if images.left_out():
+            console.say(f"left out of the folders: {images.left_out()}")
+        for line in closing_lines(tally, Path(args.bundle)):
+            console.say(line)
+        console.say(f"decisions {args.out or out}")
+    if tally.unreadable:
         raise SomeInputsUnreadable(
-            f"{unreadable} of {len(decisions)} images could not be read; they are deferred, see their reason."
+            f"{tally.unreadable} of {tally.images} images could not be read; they are deferred, see their reason."
         )
 
 

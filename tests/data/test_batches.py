@@ -27,6 +27,19 @@ def positions(sampler: EpochSampler, epoch: int = 0) -> list[int]:
     return [draw.position for draw in draws]
 
 
+@pytest.mark.parametrize(
+    ("size", "batch", "world"), [(33, 32, 1), (65, 32, 2), (1, 32, 1), (7, 3, 1), (7, 7, 1), (6, 1, 1)]
+)
+def test_no_case_is_alone_in_a_batch_where_that_is_asked(size: int, batch: int, world: int) -> None:
+    samplers = [EpochSampler(size, 0, shuffle=True, never_alone=batch, rank=rank, world=world) for rank in range(world)]
+    epochs = [[positions(sampler, epoch) for sampler in samplers] for epoch in range(8)]
+    for drawn, sampler in zip(epochs[0], samplers, strict=True):
+        assert len(drawn) == len(sampler)
+        assert batch == 1 or len(drawn) % batch != 1
+    everyone = {position for epoch in epochs for drawn in epoch for position in drawn}
+    assert everyone == set(range(size))  # who is left out in one epoch is there in another
+
+
 def test_every_epoch_is_another_permutation_and_always_the_same_one() -> None:
     epochs = [positions(EpochSampler(50, 3, shuffle=True), epoch) for epoch in range(5)]
     assert all(sorted(order) == list(range(50)) for order in epochs)

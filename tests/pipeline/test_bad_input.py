@@ -43,6 +43,17 @@ ADAPTED = ["--phase", "4", "--exit_policy", "gate", "--peft_type", "lora"]
             ["--phase", "5", "--optimizer", "fsam", "--fsam_target", "adapter"],
             ["$.fsam_target is 'adapter'", "set peft_type, or fsam_target: all"],
         ),
+        (["--strategy", "telepathy"], ["devices, num_nodes, strategy or precision", "telepathy"]),
+        (["--strategy", "random"], ["set incremental_params.strategy random"]),
+        (["--w_dice", "1"], ["w_dice is not a known setting (did you mean 'incremental_params.w_dice'?)"]),
+        (
+            ["--early_stopping_patience", "4"],
+            ["did you mean 'incremental_params.early_stopping_patience' or 'early_stop_patience'?"],
+        ),
+        (
+            ["--freeze_backbone", "false", "--batch_size", "1"],
+            ["$.batch_size is 1", "set batch_size: 2 or more, or freeze_backbone: true"],
+        ),
         (["--epochs", "0", "--bach_size", "3"], ["2 problems", "$.epochs is 0", "did you mean 'batch_size'?"]),
         (["--epochs"], ["--epochs", "expected --setting VALUE"]),
         (["--model_path", "random:resnet18x"], ["timm has no architecture 'resnet18x'", "did you mean"]),

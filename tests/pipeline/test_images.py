@@ -113,7 +113,7 @@ def test_equal_images_give_equal_bytes_however_they_are_grouped(bundle, images, 
     out = tmp_path / "d.csv"
 
     def rows(*words: object) -> list[str]:
-        done("60_predict", bundle, *words, "--out", out)
+        done("60_predict", bundle, *words, "--out", out, "--overwrite")
         return out.read_text().splitlines()[1:]
 
     together = rows(*paths)

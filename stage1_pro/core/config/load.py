@@ -5,6 +5,7 @@ the rules say which combinations exist; every problem is reported at once.
 """
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,10 +136,19 @@ def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]
         if key in RETIRED:
             problems.append(f"{path}{key} {RETIRED[key]}")
         elif key not in known:
-            problems.append(f"{path}{key} is not a known setting{schemas.did_you_mean(str(key), list(known))}")
+            problems.append(f"{path}{key} is not a known setting{_meant(str(key), known)}")
         else:
             kept[key] = _known_only(item, known[key], f"{path}{key}.", problems)
     return kept
+
+
+def _meant(key: str, known: Mapping[str, Any]) -> str:
+    """A hint: the settings of nearly this name, and those of exactly this name in a section."""
+    sections = [f"{name}.{key}" for name, node in known.items() if key in node.get("properties", {})]
+    if not sections:
+        return schemas.did_you_mean(key, list(known))
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.8)
+    return f" (did you mean {' or '.join(repr(name) for name in (*sections, *close))}?)"
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,9 @@ BINARY = "phase {phase} trains a gate, which needs exactly two classes: relabel 
 SHARDING = ("fsdp", "deepspeed")
 """Prefixes of strategies that shard the weights."""
 
+ADMISSIONS = ("acquisition", "random")
+"""Values of incremental_params.strategy, which strategy is easily taken for."""
+
 
 def rule_problems(config: Stage1ProConfig) -> list[str]:
     """Return the message of every broken rule, in the order of RULES; config: of checked types and ranges.
@@ -161,6 +164,11 @@ RULES = (
         "$.strategy is {c.strategy}; allowed with optimizer {c.optimizer}: auto, ddp (its norm is of all gradients)",
     ),
     *(_without_user(name, users) for name, users in USERS.items()),
+    Rule(
+        lambda f: f.c.strategy in ADMISSIONS,
+        "$.strategy is {c.strategy!r}, which says how cases are admitted, not how devices work together: set "
+        "incremental_params.strategy {c.strategy}, and strategy auto",
+    ),
     Rule(
         lambda f: f.c.strategy.startswith(SHARDING) and f.c.max_grad_norm,
         "$.max_grad_norm is {c.max_grad_norm:g}, and strategy {c.strategy!r} spreads each gradient over the devices, "

@@ -76,7 +76,8 @@ class EpochSampler(Sampler[Draw]):
 
     weights: (N,) draws with replacement in these proportions, for class-balanced sampling. subset: (N,) the
     positions in the dataset that are drawn from, None for the first N. Training ranks get equally many cases (the
-    last few repeat); evaluation ranks share out every case once.
+    last few repeat); evaluation ranks share out every case once. never_alone: the batch size of a training whose last
+    batch must not hold a single case: an epoch leaves that one out, another one every time.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class EpochSampler(Sampler[Draw]):
         subset: np.ndarray | None = None,
         rank: int = 0,
         world: int = 1,
+        never_alone: int | None = None,
     ):
         self.size, self.seed, self.shuffle, self.weights = size, seed, shuffle, weights
+        self.never_alone = never_alone
         self.subset = np.arange(size) if subset is None else subset
         self.rank, self.world, self.epoch = rank, world, 0
 
@@ -99,7 +102,10 @@ class EpochSampler(Sampler[Draw]):
 
     def __len__(self) -> int:
         if self.shuffle:
-            return -(-self.size // self.world)
+            each = -(-self.size // self.world)
+            alone = self.never_alone is not None and each % self.never_alone == 1
+            # a lone case of the whole epoch is drawn twice: batch norms need more than one
+            return each if not alone else max(2, each - 1)
         return len(range(self.rank, self.size, self.world))
 
     def __iter__(self) -> Iterator[Draw]:

@@ -67,7 +67,7 @@ class Stage1DataModule(pl.LightningDataModule):
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch on the active cases."""
-        cases = math.ceil(len(self.active) / self._place()["world"])
+        cases = len(self._sampler(self.active, shuffle=True, weights=None))
         return math.ceil(math.ceil(cases / self.config.batch_size) / self.config.grad_accum_steps)
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,11 +83,16 @@ class Stage1DataModule(pl.LightningDataModule):
     def _loader(
         self, split: str, augmentation: str, subset: np.ndarray, *, shuffle: bool, weights: np.ndarray | None = None
     ) -> DataLoader:
-        drawn: dict[str, Any] = {"shuffle": shuffle, "weights": weights, "subset": subset}
-        sampler = EpochSampler(len(subset), self.config.seed, **drawn, **self._place())
+        sampler = self._sampler(subset, shuffle, weights)
         # workers prefetch before Lightning sets the epoch: after a resume, and where loaders are made anew each epoch
         sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
         return self._of(self._dataset(split, augmentation), sampler, self.config.batch_size)
+
+    def _sampler(self, subset: np.ndarray, shuffle: bool, weights: np.ndarray | None) -> EpochSampler:
+        # a frozen backbone keeps its statistics; one that is trained may take them from the batch
+        never_alone = None if self.config.freeze_backbone else self.config.batch_size
+        drawn: dict[str, Any] = {"shuffle": shuffle, "weights": weights, "subset": subset, "never_alone": never_alone}
+        return EpochSampler(len(subset), self.config.seed, **drawn, **self._place())
 
     def _of(self, dataset: ImageDataset | FeatureDataset, sampler: Sampler, batch_size: int) -> DataLoader:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from stage1_pro.core import artifacts
+from stage1_pro.core.inference.tables import Tally
 
 MEASURES = (
     ("coverage", "coverage"),
@@ -17,20 +16,20 @@ CASES = 1000
 """Cases that the cost is stated for."""
 
 
-def closing_lines(decisions: pd.DataFrame, bundle: Path) -> list[str]:
-    """Return the lines on a table of decisions that this bundle made; prices are those it was calibrated with."""
+def closing_lines(tally: Tally, bundle: Path) -> list[str]:
+    """Return the lines on decisions that this bundle made; prices are those it was calibrated with."""
     evaluation = artifacts.read_json(bundle / "eval.json", "eval")
     config = artifacts.read_json(bundle / "config.json", "config")
     exits = evaluation["exits"]
-    return [*_counted(decisions), *_measured(exits), *_cost(exits, config), *_report(bundle)]
+    return [*_counted(tally), *_measured(exits), *_cost(exits, config), *_report(bundle)]
 
 
-def _counted(decisions: pd.DataFrame) -> list[str]:
-    exiting = decisions.loc[decisions["decision"] == "exit", "answer"]
-    deferred = len(decisions) - len(exiting)
-    answers = ", ".join(f"{count} '{name}'" for name, count in exiting.value_counts().items())
-    share = f" ({deferred / len(decisions):.1%} go to stage 2)" if deferred else ""
-    found = [f"{len(decisions)} images: {len(exiting)} exit, {deferred} deferred{share}"]
+def _counted(tally: Tally) -> list[str]:
+    exits = tally.exits.total()
+    deferred = tally.images - exits
+    answers = ", ".join(f"{count} '{name}'" for name, count in tally.exits.most_common())
+    share = f" ({deferred / tally.images:.1%} go to stage 2)" if deferred else ""
+    found = [f"{tally.images} images: {exits} exit, {deferred} deferred{share}"]
     return [*found, f"exits     {answers}"] if answers else found
 
 

@@ -1,19 +1,25 @@
 """Decisions on image files as a table, one row an image."""
 
-import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from stage1_pro.core import artifacts
-from stage1_pro.core.console import bar
+from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.image_files import Listing, list_images, shown
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import Interrupted, UserError
+from stage1_pro.core.inference.jobs import ROWS, Job, already_there, job_record
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
+from stage1_pro.core.inference.tables import Output, Tally, write_table
+
+WORTH_WORKERS = 512
+"""Images below which starting processes costs more than they save."""
+
+MOST_WORKERS = 16
 
 
 def find_images(names: list[str]) -> Listing:
@@ -35,35 +41,105 @@ def find_images(names: list[str]) -> Listing:
     return found
 
 
-def decide_files(
-    predictor: Stage1Predictor, paths: Sequence[str], *, batch_size: int | None, workers: int
-) -> pd.DataFrame:
-    """Decide every file: columns id (its path, as `shown` writes it), answer, probability, decision, score, reason,
-    and prediction_set (the classes that remain possible) where the policy has such sets.
+def decide_into(
+    predictor: Stage1Predictor,
+    bundle: Path,
+    paths: Sequence[str],
+    out: Output,
+    *,
+    batch_size: int | None = None,
+    workers: int | str = 0,
+    overwrite: bool = False,
+) -> Tally:
+    """Decide every file and write the table of `decisions_of` to `out`; return the counts.
 
-    An unreadable file has no answer and is deferred.
+    A regular file appears only when it is whole; a job that is killed leaves its parts, and the same call goes on with
+    them. What is no regular file gets the rows as they come. workers: a number, or "auto". Raises UserError where `out`
+    exists and is not to be overwritten, and where its parts belong to another bundle or other images.
     """
-    frames, done = [], 0
+    options = {"batch_size": batch_size, "workers": workers_for(workers, len(paths), predictor.device.type)}
+    if out.path is None or not out.regular:
+        tally = Tally()
+        with out.opened() as stream:
+            rows = _grouped(decisions_of(predictor, paths, **options), [ROWS] * (1 + len(paths) // ROWS))
+            write_table(tally.counting(rows), stream, out.format)
+        return tally
+    job = Job(out.path, paths)
+    demand_free(out, overwrite)
+    with job.begun(job_record(bundle, paths, predictor.device.type)):
+        missing = job.missing()
+        if missing and job.out.exists() and not overwrite:
+            raise already_there(job.out)
+        _decide_missing(predictor, job, missing, options)
+        tally = job.finish(out.format, overwrite)
+    job.remove()
+    return tally
+
+
+def demand_free(out: Output, overwrite: bool) -> None:
+    """Raise UserError where the file exists, is not to be overwritten, and no job to write it is under way."""
+    if out.regular and out.path and out.path.exists() and not overwrite and not Job(out.path, ()).folder.exists():
+        raise already_there(out.path)
+
+
+def _decide_missing(predictor: Stage1Predictor, job: Job, missing: list[range], options: dict[str, Any]) -> None:
+    paths = [job.paths[position] for at in missing for position in at]
+    if done := len(job.paths) - len(paths):
+        say(f"going on: {done} of {len(job.paths)} images are decided")
+    frames = decisions_of(predictor, paths, **options)
+    try:
+        for at, rows in zip(missing, _grouped(frames, [len(at) for at in missing]), strict=True):
+            job.keep(at, rows)
+    except Interrupted:
+        say(f"what is decided is in {job.folder}; the same command goes on where it stopped")
+        raise
+
+
+def decisions_of(
+    predictor: Stage1Predictor, paths: Sequence[str], *, batch_size: int | None, workers: int
+) -> Iterator[pd.DataFrame]:
+    """Decide every file, batch after batch: columns id (its path, as `shown` writes it), answer, probability, decision,
+    score, reason, and prediction_set (the classes that remain possible) where the policy has such sets.
+
+    An unreadable file has no answer and is deferred. Raises UserError where a process that decodes was killed.
+    """
+    done = 0
     with bar("deciding") as progress:
-        for outputs in predictor.outputs(paths, batch_size=batch_size, workers=workers):
-            frames.append(_rows(predictor, outputs, paths[done : done + len(outputs)]))
-            done += len(outputs)
-            progress(done, len(paths))
-    return pd.concat(frames, ignore_index=True)
+        try:
+            for outputs in predictor.outputs(paths, batch_size=batch_size, workers=workers):
+                yield _rows(predictor, outputs, paths[done : done + len(outputs)])
+                done += len(outputs)
+                progress(done, len(paths))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"a process that decodes images was ended from outside after {done} of {len(paths)} images; most often "
+                f"memory ran out. Run the same command again with --num_workers {workers // 2}."
+            ) from None
 
 
-def write_decisions(decisions: pd.DataFrame, path: Path, format: str) -> None:
-    """Write the table atomically as csv, jsonl or parquet."""
-    if format == "parquet":
-        buffer = io.BytesIO()
-        decisions.to_parquet(buffer, index=False)
-        content = buffer.getvalue()
-    elif format == "jsonl":
-        content = decisions.to_json(orient="records", lines=True, force_ascii=False, double_precision=15).encode()
-    else:
-        content = decisions.to_csv(index=False).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_bytes(path, content)
+def workers_for(asked: int | str, images: int, device: str) -> int:
+    """Processes that decode: `asked`, or for "auto" what suits the number of images, the cores and the device."""
+    if asked != "auto":
+        return int(asked)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if images < WORTH_WORKERS:
+        return 0
+    return min(MOST_WORKERS, cores // 2 if device == "cpu" else cores)  # on the CPU the model takes the other half
+
+
+def _grouped(frames: Iterator[pd.DataFrame], sizes: Iterable[int]) -> Iterator[pd.DataFrame]:
+    """The same rows in frames of these sizes; the last ones may come out shorter."""
+    held: list[pd.DataFrame] = []
+    for size in sizes:
+        while sum(map(len, held)) < size and (frame := next(frames, None)) is not None:
+            held.append(frame)
+        rows = pd.concat(held, ignore_index=True) if held else pd.DataFrame()
+        held = [rows.iloc[size:]] if len(rows) > size else []
+        if len(rows):
+            yield rows.iloc[:size]
 
 
 def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: Sequence[str]) -> pd.DataFrame:

@@ -34,8 +34,11 @@ def golden_file(predictor: Stage1Predictor) -> bytes:
     return buffer.getvalue()
 
 
-def check_golden(contents: BundleContents, device: str = "auto") -> float:
-    """Return the largest difference of this machine's outputs from the bundle's. Raises UserError above TOLERANCE."""
+def check_golden(contents: BundleContents, device: str = "auto", predictor: Stage1Predictor | None = None) -> float:
+    """Return the largest difference of this machine's outputs from the bundle's. Raises UserError above TOLERANCE.
+
+    predictor: the bundle's, where it is loaded already; else it is loaded on `device`.
+    """
     path = contents.path / GOLDEN
     if GOLDEN not in contents.manifest["files"]:
         raise UserError(f"{contents.path} has no {GOLDEN}: it was exported before there was one. Export it again.")
@@ -45,7 +48,7 @@ def check_golden(contents: BundleContents, device: str = "auto") -> float:
             expected = arrays["logits"], arrays.get("gate_logit", None)
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a whole file of golden inputs ({error}). Export the bundle again.") from None
-    found = _outputs(Stage1Predictor.load(contents.path, device), files)
+    found = _outputs(predictor or Stage1Predictor.load(contents.path, device), files)
     worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
     if worst > TOLERANCE:
         raise UserError(

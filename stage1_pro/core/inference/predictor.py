@@ -140,6 +140,18 @@ class Stage1Predictor:
         for decoded, readable, reasons in self._batches(_sources(images), batch_size, workers):
             yield self._forward(decoded, readable, reasons)
 
+    def prepared(self, image: Any, contract: ImageContract | None = None) -> Tensor:
+        """Decode and transform one image: float32 (3, H, W). Safe in several threads.
+
+        contract: a stricter one than the model's own. Raises BadImage.
+        """
+        return self.transform(decode(image, contract or self.model.spec.preprocessing.images))
+
+    @torch.inference_mode()
+    def outputs_of(self, prepared: Sequence[Tensor]) -> RawOutputs:
+        """Raw outputs of images that `prepared` made, in their order; one thread at a time."""
+        return self._forward(torch.stack(list(prepared)), np.ones(len(prepared), dtype=bool), {})
+
     @torch.inference_mode()
     def features(self, paths: Sequence[str], *, batch_size: int, workers: int, progress: Progress) -> Tensor:
         """Return the features of image files, (N, D) float32 on the CPU. Raises UserError for an unreadable one."""

@@ -1,5 +1,6 @@
 """One run directory: how it begins, and its config, splits and scores, checked to belong together."""
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ class Run(RunPaths):
             raise UserError(f"{target} cannot be made: {error.strerror}. Choose another --run.") from None
         point_latest(target)
         return cls(shortest(target))
+
+    def discard(self) -> None:
+        """Remove a run that could not be begun, where nothing is in it, and the link that names it."""
+        latest = Path(LATEST)
+        with suppress(OSError):  # it may hold files of others
+            named = latest.is_symlink() and latest.resolve() == self.path.resolve()
+            self.path.rmdir()
+            if named:
+                latest.unlink()
 
     @classmethod
     def open(cls, path: str) -> "Run":

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.settings import Stage1ProConfig
@@ -48,6 +49,11 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
     if config.freeze_backbone:
         # before the adapters are added, which train where the backbone does not
         model.freeze_backbone()
+    elif config.batch_size == 1 and any(isinstance(part, _BatchNorm) for part in model.backbone.modules()):
+        raise UserError(
+            "$.batch_size is 1, and the backbone's batch norms take their statistics from the batch: set batch_size: 2 "
+            "or more, or freeze_backbone: true."
+        )
     if config.adapted:
         add_adapters(model.backbone, config, model.spec.preprocessing.size)
     if config.sharpness_aware:

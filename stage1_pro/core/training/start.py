@@ -32,7 +32,11 @@ def new_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
     """Make a run directory with its splits.json; nothing is made where the cases have problems."""
     cases, splits = preview(config)
     run = Run.create(path, config.phase)
-    artifacts.write_json(run.splits_path, splits.data, "splits")
+    try:
+        artifacts.write_json(run.splits_path, splits.data, "splits")
+    except OSError:  # a full disk: no empty run is left
+        run.discard()
+        raise
     return run, cases
 
 

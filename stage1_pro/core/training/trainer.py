@@ -55,6 +55,11 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     )
 
 
+def demand_trainer(config: Stage1ProConfig) -> None:
+    """Raise UserError for devices, a strategy or a precision that training would refuse."""
+    lightning_trainer(config, Path(), [], logger=False, enable_checkpointing=False)
+
+
 def lightning_trainer(
     config: Stage1ProConfig, folder: Path, callbacks: Sequence[pl.Callback], **asked: Any
 ) -> pl.Trainer:

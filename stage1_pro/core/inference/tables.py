@@ -1,0 +1,149 @@
+"""Tables of decisions, part after part: written as csv, jsonl or parquet, and counted on the way."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+from stage1_pro.core.errors import UserError
+
+STANDARD_OUTPUT = "-"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of decisions. exits: answer → images that exit with it; unreadable: images that could not be read."""
+
+    images: int = 0
+    exits: Counter[str] = field(default_factory=Counter)
+    unreadable: int = 0
+
+    def counting(self, parts: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        """Pass the parts on, and count their rows."""
+        for rows in parts:
+            self.images += len(rows)
+            self.exits.update(rows.loc[rows["decision"] == "exit", "answer"])
+            self.unreadable += int((rows["answer"] == "").sum())
+            yield rows
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where decisions go, and as what.
+
+    path: the file itself, links followed, or a device or pipe that is written through; None: standard output. format:
+    a key of WRITERS. regular: whether it is, or is to become, a regular file.
+    """
+
+    path: Path | None
+    format: str
+    regular: bool
+
+    def __str__(self) -> str:
+        return STANDARD_OUTPUT if self.path is None else str(self.path)
+
+    def talk_elsewhere(self):
+        """Within the block lines for people go to standard error where standard output takes the decisions."""
+        return redirect_stdout(sys.stderr) if self.path is None else nullcontext()
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The stream of a device, a pipe or standard output."""
+        sys.stdout.flush()
+        with os.fdopen(os.dup(1), "wb") if self.path is None else open(self.path, "wb") as stream:
+            yield stream
+
+
+def output_of(name: str | None, format: str | None) -> Output:
+    """Find out what `--out NAME --format FORMAT` means; without a name it is decisions.<format>.
+
+    Raises UserError for a folder, for a suffix that is no format, and for one that contradicts `format`.
+    """
+    if name == STANDARD_OUTPUT:
+        return Output(None, format or "csv", regular=False)
+    name = name or f"decisions.{format or 'csv'}"
+    path = Path(os.path.realpath(name))
+    try:
+        found = os.stat(name)  # of the name: the real path of a pipe's descriptor leads nowhere
+    except (FileNotFoundError, NotADirectoryError):
+        return Output(path, _format(path, format), regular=True)
+    if S_ISDIR(found.st_mode):
+        raise UserError(f"--out {name} is a folder. Name a file in it, as in --out {Path(name) / 'decisions.csv'}.")
+    if _is_standard_output(found):
+        return Output(None, format or "csv", regular=False)
+    if S_ISREG(found.st_mode):
+        return Output(path, _format(path, format), regular=True)
+    return Output(Path(name), format or "csv", regular=False)
+
+
+def write_table(parts: Iterable[pd.DataFrame], stream: BinaryIO, format: str) -> None:
+    """Write the parts as one table, each as soon as it comes."""
+    WRITERS[format](parts, stream)
+
+
+def _format(path: Path, format: str | None) -> str:
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix in WRITERS and format not in (None, suffix):
+        raise UserError(f"--out {path.name} is for {suffix}, and --format says {format}. Leave --format out.")
+    if suffix not in WRITERS and format is None:
+        kinds = ", ".join(f".{name}" for name in WRITERS)
+        raise UserError(f"--out {path.name}: the suffix chooses the format, one of {kinds}. Or say --format.")
+    return format or suffix
+
+
+def _is_standard_output(found: os.stat_result) -> bool:
+    """Whether a file is what standard output leads to: opened anew, /dev/stdout of `> file` would be cut off."""
+    try:
+        return os.path.samestat(found, os.fstat(1)) and not os.path.samestat(found, os.stat(os.devnull))
+    except OSError:  # standard output is closed
+        return False
+
+
+def _write_csv(parts: Iterable[pd.DataFrame], stream: BinaryIO) -> None:
+    for number, rows in enumerate(parts):
+        stream.write(rows.to_csv(index=False, header=number == 0, lineterminator="\n").encode())
+        stream.flush()
+
+
+def _write_jsonl(parts: Iterable[pd.DataFrame], stream: BinaryIO) -> None:
+    for rows in parts:
+        text = rows.to_json(orient="records", lines=True, force_ascii=False, double_precision=15)
+        stream.write(text.encode())
+        stream.flush()
+
+
+def _write_parquet(parts: Iterable[pd.DataFrame], stream: BinaryIO) -> None:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    writer = None
+    try:
+        for rows in parts:
+            table = pyarrow.Table.from_pandas(rows, schema=_arrow_schema(rows), preserve_index=False)
+            writer = writer or ParquetWriter(stream, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _arrow_schema(rows: pd.DataFrame) -> Any:
+    """Types that do not depend on the rows: a part without any answer has the types of the others."""
+    import pyarrow
+
+    kinds = {True: pyarrow.float64(), False: pyarrow.string()}
+    return pyarrow.schema([(name, kinds[name in ("probability", "score")]) for name in rows.columns])
+
+
+WRITERS: dict[str, Callable[[Iterable[pd.DataFrame], BinaryIO], None]] = {
+    "csv": _write_csv,
+    "jsonl": _write_jsonl,
+    "parquet": _write_parquet,
+}

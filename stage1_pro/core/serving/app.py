@@ -1,0 +1,186 @@
+"""The endpoints."""
+
+import hmac
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from stage1_pro import __version__
+from stage1_pro.core.serving import openapi
+from stage1_pro.core.serving.reading import Body, is_form, read_form, read_one, read_within
+from stage1_pro.core.serving.refusals import INTERNAL, Refusal
+from stage1_pro.core.serving.service import Service, Upload
+from stage1_pro.core.serving.settings import BATCH_BODIES
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+_ROUTING = {404: "not_found", 405: "method_not_allowed"}
+_INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+_PAGE_POLICY = f"default-src 'none'; {_INLINE}; connect-src 'self'; img-src blob:; frame-ancestors 'none'"
+_FACTS = "class_names positive_class active_exit_policy preprocessing forward_batch eval created_at"
+
+
+def create_app(service: Service, lifespan: Lifespan) -> FastAPI:
+    """The app of a service, which `lifespan` starts and closes."""
+    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
+    app = FastAPI(title="stage1_pro", version=__version__, lifespan=lifespan, **pages)
+    for kind in (Refusal, HTTPException, Exception):
+        app.add_exception_handler(kind, lambda _, error: _refused(service, error))
+    _add_decisions(app, service)
+    _add_state(app, service)
+    app.add_middleware(Watched, service=service, paths=frozenset(app.openapi()["paths"]) | {"/", "/openapi.json"})
+    return app
+
+
+def _add_decisions(app: FastAPI, service: Service) -> None:
+    limits = service.limits
+
+    @app.post("/v1/decide", summary="Decide one image", **openapi.DECIDE)
+    async def decide(request: Request) -> Response:
+        body = Body(request, limits.max_bytes + (openapi.FORM_BYTES if is_form(request) else 0))
+        ((_, outcome),) = await _decided(service, request, body, 1, lambda: read_one(request, body, limits))
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return JSONResponse(outcome)
+
+    @app.post("/v1/decide/batch", summary="Decide several images", **openapi.BATCH)
+    async def decide_batch(request: Request) -> Response:
+        body = Body(request, limits.batch_bytes)
+        # memory is bounded by the images that were admitted: so many as the body could fill
+        share = BATCH_BODIES if body.length is None else math.ceil(body.length / limits.max_bytes)
+        share = min(max(1, share), limits.max_inflight)
+        outcomes = await _decided(service, request, body, share, lambda: read_form(request, body, limits))
+        for _, outcome in outcomes:
+            if isinstance(outcome, Refusal):
+                service.metrics.refusals.labels(outcome.code).inc()
+        return JSONResponse({"decisions": [_element(*pair) for pair in outcomes]})
+
+
+async def _decided(
+    service: Service, request: Request, body: Body, share: int, read: Callable[[], Any]
+) -> list[tuple[Upload, dict[str, Any] | Refusal]]:
+    """Admit, read, decide. share: images that are admitted before anything is read."""
+    expires = time.monotonic() + service.limits.deadline_s
+    try:
+        _demand_token(service, request)
+        body.demand_length()
+        service.admit(share)
+        uploads = await _read(service, share, read)
+    except Refusal:
+        await body.discard()
+        raise
+    return list(zip(uploads, await service.decide(uploads, expires), strict=True))
+
+
+def _element(upload: Upload, outcome: dict[str, Any] | Refusal) -> dict[str, Any]:
+    """One element of the answer to a batch."""
+    return {"id": upload.id, **outcome.body()} if isinstance(outcome, Refusal) else outcome
+
+
+async def _read(service: Service, share: int, read: Callable[[], Any]) -> list[Upload]:
+    """The uploads, each of them admitted."""
+    try:
+        uploads = await read_within(service.limits.deadline_s, read)
+        if len(uploads) > share:
+            service.admit(len(uploads) - share)
+    except BaseException:
+        service.release(share)
+        raise
+    service.release(max(0, share - len(uploads)))
+    return uploads
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/model", summary="The bundle that decides, and the limits of this server", **openapi.MODEL)
+    async def model(request: Request) -> Response:
+        _demand_token(service, request)
+        return JSONResponse(_about(service))
+
+    @app.get("/livez", summary="The process answers", **openapi.STATE)
+    async def livez() -> Response:
+        return JSONResponse({"status": service.state, "certificate": "none"})
+
+    @app.get("/readyz", summary="Decisions are given", **openapi.READY)
+    async def readyz() -> Response:
+        ready = service.state == "ready"
+        status = {"status": service.state, "certificate": "none"}
+        return JSONResponse(status, 200 if ready else 503, headers=None if ready else {"Retry-After": "1"})
+
+    @app.get("/metrics", summary="Measures for Prometheus", **openapi.TEXT)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return HTMLResponse(_page(), headers={"Content-Security-Policy": _PAGE_POLICY})
+
+
+def _about(service: Service) -> dict[str, Any]:
+    manifest, limits = service.contents.manifest, service.limits
+    return {
+        **{name: manifest.get(name) for name in _FACTS.split()},
+        "bundle": service.bundle,
+        "certificate": "none",
+        "version": __version__,
+        "limits": {
+            "max_inflight": limits.max_inflight,
+            "max_bytes": limits.max_bytes,
+            "max_pixels": limits.max_pixels,
+            "batch_images": limits.batch_images,
+            "batch_bytes": limits.batch_bytes,
+            "deadline_s": limits.deadline_s,
+        },
+    }
+
+
+def _demand_token(service: Service, request: Request) -> None:
+    if service.token is None:
+        return
+    scheme, _, word = request.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(word.strip().encode(), service.token.encode())
+    if scheme.lower() != "bearer" or not same:
+        raise Refusal("unauthorized", "send the header 'Authorization: Bearer TOKEN'")
+
+
+def _refused(service: Service, error: Exception) -> Response:
+    """The response to whatever an endpoint raised."""
+    refusal, more = Refusal("internal", INTERNAL), {}
+    if isinstance(error, Refusal):
+        refusal = error
+    elif isinstance(error, HTTPException):
+        refusal, more = Refusal(_ROUTING.get(error.status_code, "bad_request"), str(error.detail)), error.headers or {}
+    service.metrics.refusals.labels(refusal.code).inc()
+    return JSONResponse(refusal.body(), refusal.status, headers={**refusal.headers(), **more})
+
+
+@cache
+def _page() -> str:
+    return files("stage1_pro.core.serving").joinpath("page.html").read_text(encoding="utf-8")
+
+
+class Watched:
+    """Counts responses and their time. paths: those that are told apart."""
+
+    def __init__(self, app: ASGIApp, service: Service, paths: frozenset[str]):
+        self.app, self.metrics, self.paths = app, service.metrics, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        begun, path = time.monotonic(), scope["path"] if scope["path"] in self.paths else "other"
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.metrics.responses.labels(path, str(message["status"])).inc()
+                self.metrics.seconds.labels(path).observe(time.monotonic() - begun)
+            await send(message)
+
+        return await self.app(scope, receive, watched)

@@ -1,0 +1,105 @@
+"""From bytes to decisions: decoding in threads, forward passes filled with whatever waits."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from stage1_pro.core.inference.records import Decision
+from stage1_pro.core.serving.metrics import Metrics
+from stage1_pro.core.serving.settings import Limits
+
+if TYPE_CHECKING:  # the port is open before torch is imported
+    from torch import Tensor
+
+    from stage1_pro.core.inference.predictor import Stage1Predictor
+
+
+class Expired(Exception):
+    """Nobody waits for this image any more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    image: "Tensor"
+    expires: float
+    decided: "asyncio.Future[Decision]"
+
+
+class Engine:
+    """Decides images as they come, up to forward_batch in one pass.
+
+    A pass starts when it is full, when every image that was taken on is in it, or wait_s after its first one. What the
+    others in a pass are changes no bit of a decision: see Stage1Predictor. busy: images taken on and not yet decided.
+    """
+
+    def __init__(self, predictor: "Stage1Predictor", limits: Limits, busy: Callable[[], int], metrics: Metrics):
+        own = predictor.model.spec.preprocessing.images
+        self.predictor, self.limits, self.busy, self.metrics = predictor, limits, busy, metrics
+        self.contract = replace(own, max_pixels=min(own.max_pixels, limits.max_pixels))
+        self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+        self._model = ThreadPoolExecutor(1)  # one thread at a time computes
+        self._waiting: asyncio.Queue[_Prepared] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._passes = asyncio.create_task(self._run())
+
+    async def decide(self, content: bytes, expires: float) -> Decision:
+        """Decide the bytes of one image. expires: time.monotonic() after which nobody waits.
+
+        Raises BadImage, and Expired.
+        """
+        image = await self._loop.run_in_executor(self._decoders, self._prepare, content, expires)
+        job = _Prepared(image, expires, self._loop.create_future())
+        self._waiting.put_nowait(job)
+        return await job.decided
+
+    async def close(self) -> None:
+        self._passes.cancel()
+        await asyncio.gather(self._passes, return_exceptions=True)
+        self._decoders.shutdown()
+        self._model.shutdown()
+
+    def _prepare(self, content: bytes, expires: float) -> "Tensor":
+        if time.monotonic() > expires:
+            raise Expired
+        return self.predictor.prepared(content, self.contract)
+
+    async def _run(self) -> None:
+        while True:
+            jobs = [job for job in await self._collected() if not self._dropped(job)]
+            if jobs:
+                await self._decide(jobs)
+
+    async def _collected(self) -> list[_Prepared]:
+        jobs = [await self._waiting.get()]
+        patience = self._loop.time() + self.limits.wait_s
+        while len(jobs) < min(self.limits.forward_batch, self.busy()):
+            try:
+                async with asyncio.timeout_at(patience):
+                    jobs.append(await self._waiting.get())
+            except TimeoutError:
+                break
+        return jobs
+
+    def _dropped(self, job: _Prepared) -> bool:
+        expired = time.monotonic() > job.expires
+        if expired:
+            job.decided.set_exception(Expired())
+        return expired
+
+    async def _decide(self, jobs: list[_Prepared]) -> None:
+        self.metrics.forward_images.observe(len(jobs))
+        try:
+            decisions = await self._loop.run_in_executor(self._model, self._computed, [job.image for job in jobs])
+        except Exception as error:  # each of them is answered; the next pass may succeed
+            for job in jobs:
+                job.decided.set_exception(error)
+            return
+        for job, decision in zip(jobs, decisions, strict=True):
+            job.decided.set_result(decision)
+
+    def _computed(self, images: "list[Tensor]") -> list[Decision]:
+        return self.predictor.records(self.predictor.outputs_of(images))

@@ -1,0 +1,69 @@
+"""The decision log: whole lines of JSON, appended before the answer is sent, rotated by size."""
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from stage1_pro.core.errors import UserError
+
+
+class DecisionLog:
+    """Rows appended to one file, which one server owns.
+
+    At max_bytes the file is renamed to NAME.<time>.jsonl and a new one begun; nothing is ever deleted, since these rows
+    are the evidence on the promise. A line is written by one call and taken back where the disk takes only a part of
+    it; there is no fsync, so a power cut may cost the last seconds.
+    """
+
+    def __init__(self, path: Path, max_bytes: int):
+        self.path, self.max_bytes = path, max_bytes
+        self._lock = FileLock(path.parent / f".{path.name}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"--log {path}: another server writes it. Name another file.") from None
+        self._file = self._opened()
+        self._size = _drop_torn_line(self._file)
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append rows. Raises OSError, and then the file is as before."""
+        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+        if self._size and self._size + len(text) > self.max_bytes:
+            self._rotate()
+        try:
+            written = os.write(self._file, text)
+            if written < len(text):
+                raise OSError(28, "the disk took only a part of a line", str(self.path))
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += written
+
+    def close(self) -> None:
+        os.close(self._file)
+        self._lock.release()
+
+    def _opened(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)
+
+    def _rotate(self) -> None:
+        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
+        self.path.rename(self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}"))
+        os.close(self._file)
+        self._file, self._size = self._opened(), 0
+
+
+def _drop_torn_line(file: int) -> int:
+    """Cut a line that a killed server left without its end, whose answer was never sent; returns the size."""
+    size = os.fstat(file).st_size
+    whole = size
+    while whole and os.pread(file, 1, whole - 1) != b"\n":
+        whole -= 1
+    if whole < size:
+        os.ftruncate(file, whole)
+    return whole

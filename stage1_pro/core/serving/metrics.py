@@ -1,0 +1,29 @@
+"""What Prometheus reads."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+IMAGES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """The measures of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        registry = self.registry
+        self.responses = Counter("stage1_responses", "By path and HTTP status", ["path", "status"], registry=registry)
+        self.decisions = Counter("stage1_decisions", "By kind and answer", ["decision", "answer"], registry=registry)
+        self.refusals = Counter("stage1_refusals", "Without a decision, by code", ["code"], registry=registry)
+        self.seconds = Histogram(
+            "stage1_request_seconds", "Time to the response", ["path"], buckets=SECONDS, registry=registry
+        )
+        self.forward_images = Histogram(
+            "stage1_forward_images", "Images in a forward pass", buckets=IMAGES, registry=registry
+        )
+        self.inflight = Gauge("stage1_inflight_images", "Images taken on and not yet decided", registry=registry)
+        self.ready = Gauge("stage1_ready", "1 while decisions are given", registry=registry)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,135 @@
+"""Reading requests: never more bytes than were admitted, never longer than the deadline."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+from fastapi import Request
+from stage1_pro.core.serving.refusals import Refusal
+from stage1_pro.core.serving.service import Upload
+from stage1_pro.core.serving.settings import Limits
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
+
+WORD = r"^[^\u0000-\u001f\u007f-\u009f]{1,256}$"
+"""What an id or a group may be: at most 256 characters, none of them a control character."""
+
+IMAGES = "image"
+"""The form's field of an image; `id` and `group` stand beside it, in the same order."""
+
+_WORD = re.compile(WORD)
+_UNREAD_S = 2.0
+
+
+class Body:
+    """The body of one request as a source of messages that ends above a limit.
+
+    Raises Refusal where the body is longer than `limit`, declared or not.
+    """
+
+    def __init__(self, request: Request, limit: int):
+        self._request, self._receive, self.limit = request, request.receive, limit
+        self.length = _declared_length(request)
+        self._taken, self._ended = 0, self.length == 0
+
+    def demand_length(self) -> None:
+        if self.length is not None and self.length > self.limit:
+            raise self._too_large()
+
+    async def receive(self) -> Any:
+        message = await self._next()
+        if self._taken > self.limit:
+            raise self._too_large()
+        return message
+
+    async def discard(self) -> None:
+        """Take the rest of a body that is of no use, as far as it is bearable: who is still sending hears no answer."""
+        if self._ended or self._request.headers.get("expect"):
+            return
+        try:
+            async with asyncio.timeout(_UNREAD_S):
+                while not self._ended and self._taken <= 2 * self.limit:
+                    await self._next()
+        except TimeoutError:
+            pass
+
+    async def _next(self) -> Any:
+        message = await self._receive()
+        self._taken += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        return message
+
+    def _too_large(self) -> Refusal:
+        return Refusal("too_large", f"the body is longer than {self.limit} bytes")
+
+
+async def read_within(seconds: float, job: Callable[[], Awaitable[list[Upload]]]) -> list[Upload]:
+    """The uploads that `job` reads. Raises Refusal."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await job()
+    except TimeoutError:
+        raise Refusal("deadline", f"the body did not arrive within {seconds:g} s") from None
+    except ClientDisconnect:
+        raise Refusal("bad_request", "the connection ended before the body did") from None
+
+
+async def read_one(request: Request, body: Body, limits: Limits) -> list[Upload]:
+    """The one image of a request: the body itself, or a form. Raises Refusal."""
+    if not is_form(request):
+        content = await Request(request.scope, body.receive).body()
+        named = request.query_params
+        uploads = [Upload(content, *_named(named.get("id"), named.get("group")))]
+    else:
+        uploads = await read_form(request, body, limits)
+    if len(uploads) > 1:
+        raise Refusal("too_many_images", f"{len(uploads)} images: send them to /v1/decide/batch")
+    if not uploads[0].content:
+        raise Refusal("empty", "the body is empty: send the bytes of an image file")
+    return uploads
+
+
+async def read_form(request: Request, body: Body, limits: Limits) -> list[Upload]:
+    """The images of a form in their order. Raises Refusal."""
+    if not is_form(request):
+        raise Refusal("bad_request", "send multipart/form-data with one field 'image' for each image file")
+    async with Request(request.scope, body.receive).form() as form:
+        files = form.getlist(IMAGES)
+        if not files:
+            raise Refusal("empty", f"the form has no field '{IMAGES}'")
+        if len(files) > limits.batch_images:
+            raise Refusal("too_many_images", f"{len(files)} images; a request may hold {limits.batch_images}")
+        contents = [await file.read() if isinstance(file, UploadFile) else file.encode() for file in files]
+        names = [_column(form.getlist(field), field, len(files)) for field in ("id", "group")]
+    if oversize := next((len(content) for content in contents if len(content) > limits.max_bytes), None):
+        raise Refusal("too_large", f"an image of {oversize} bytes; allowed {limits.max_bytes}")
+    return [Upload(content, *_named(*pair)) for content, *pair in zip(contents, *names, strict=True)]
+
+
+def is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+def _column(values: list[Any], field: str, images: int) -> list[str | None]:
+    if values and len(values) != images:
+        raise Refusal("bad_request", f"{len(values)} times '{field}' for {images} times '{IMAGES}'")
+    if not all(isinstance(value, str) for value in values):
+        raise Refusal("bad_request", f"'{field}' is text, not a file")
+    return values or [None] * images
+
+
+def _named(id: str | None, group: str | None) -> tuple[str, str | None]:
+    """The client's id and group; an image without an id gets a random one, so that its label finds it later."""
+    for field, value in (("id", id), ("group", group)):
+        if value is not None and not _WORD.match(value):
+            raise Refusal("bad_request", f"'{field}' must be 1 to 256 characters without control characters")
+    return str(uuid4()) if id is None else id, group
+
+
+def _declared_length(request: Request) -> int | None:
+    text = request.headers.get("content-length")
+    if text is None:
+        return None if request.headers.get("transfer-encoding") else 0
+    return int(text)  # the protocol's parser has checked it

@@ -1,0 +1,146 @@
+"""What a server is: its state, the images that it has taken on, and how one is decided."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from stage1_pro.core.artifacts import digest_file
+from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
+from stage1_pro.core.data.image_files import BadImage
+from stage1_pro.core.serving.engine import Engine, Expired
+from stage1_pro.core.serving.log import DecisionLog
+from stage1_pro.core.serving.metrics import Metrics
+from stage1_pro.core.serving.refusals import INTERNAL, Refusal, refusal_of
+from stage1_pro.core.serving.rows import row_of, unreadable
+from stage1_pro.core.serving.settings import Limits
+
+_logger = logging.getLogger(__name__)
+
+State = Literal["starting", "ready", "draining"]
+_NOT_READY = {"starting": "the model is being loaded", "draining": "the server is about to end"}
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One image as a client sent it; id, group: the client's words."""
+
+    content: bytes
+    id: str
+    group: str | None
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Service:
+    """One bundle at work. All but decoding and computing happens on the event loop, so nothing is locked."""
+
+    def __init__(
+        self,
+        contents: BundleContents,
+        limits: Limits,
+        *,
+        device: str = "auto",
+        token: str | None = None,
+        log: DecisionLog | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ):
+        self.contents, self.limits, self.device = contents, limits, device
+        self.token, self.log, self.now = token, log, now
+        self.bundle = digest_file(contents.path / MANIFEST)
+        self.metrics = Metrics()
+        self.state: State = "starting"
+        self.inflight = 0
+        self.engine: Engine | None = None
+
+    async def start(self) -> None:
+        """Load the model and check the golden inputs. Raises UserError."""
+        predictor = await asyncio.to_thread(self._loaded)
+        self.engine = Engine(predictor, self.limits, lambda: self.inflight, self.metrics)
+        if self.state == "starting":  # a signal may have come first
+            self.state = "ready"
+            self.metrics.ready.set(1)
+
+    def _loaded(self):
+        from stage1_pro.core.inference.golden import check_golden
+        from stage1_pro.core.inference.predictor import Stage1Predictor
+
+        predictor = Stage1Predictor.load(self.contents.path, self.device)
+        check_golden(self.contents, predictor=predictor)
+        return predictor
+
+    async def drain(self) -> None:
+        """Take nothing on any more, and return when all that was taken on is decided."""
+        self.state = "draining"
+        self.metrics.ready.set(0)
+        while self.inflight:
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        if self.engine is not None:
+            await self.engine.close()
+        if self.log is not None:
+            self.log.close()
+
+    def admit(self, images: int) -> None:
+        """Take so many images on, before any of their bytes is looked at. Raises Refusal."""
+        if self.state != "ready":
+            raise Refusal(self.state, _NOT_READY[self.state])
+        if self.inflight + images > self.limits.max_inflight:
+            raise Refusal("overloaded", f"{self.inflight} of at most {self.limits.max_inflight} images are in flight")
+        self._count(images)
+
+    def release(self, images: int) -> None:
+        self._count(-images)
+
+    def _count(self, change: int) -> None:
+        self.inflight += change
+        self.metrics.inflight.set(self.inflight)
+
+    async def decide(self, uploads: Sequence[Upload], expires: float) -> list[dict[str, Any] | Refusal]:
+        """The row of each image, or why it has none, in their order; the images were admitted, and are released here.
+
+        Rows are logged before they are returned. expires: time.monotonic() after which nobody waits.
+        """
+        tasks = [asyncio.create_task(self._decided(upload, expires)) for upload in uploads]
+        for task in tasks:  # an image is released when its work is done, not when its client has gone
+            task.add_done_callback(lambda _: self.release(1))
+        await asyncio.wait(tasks, timeout=max(0.0, expires - time.monotonic()))
+        return [task.result() if task.done() else _late(self.limits) for task in tasks]
+
+    async def _decided(self, upload: Upload, expires: float) -> dict[str, Any] | Refusal:
+        try:
+            return await self._row(upload, expires)
+        except Refusal as refusal:
+            return refusal
+        except Exception:
+            _logger.exception("no decision on %s", upload.id)
+            return Refusal("internal", INTERNAL)
+
+    async def _row(self, upload: Upload, expires: float) -> dict[str, Any]:
+        assert self.engine is not None
+        refusal = None
+        try:
+            decision = await self.engine.decide(upload.content, expires)
+        except BadImage as bad:
+            decision, refusal = unreadable(bad), refusal_of(bad)
+        except Expired:
+            raise _late(self.limits) from None
+        if time.monotonic() > expires:
+            raise _late(self.limits)  # what nobody hears is not logged
+        row = row_of(decision, id=upload.id, group=upload.group, now=self.now(), bundle=self.bundle)
+        if self.log is not None:
+            self.log.write([row])
+        self.metrics.decisions.labels(decision.decision, decision.answer).inc()
+        if refusal is not None:
+            raise refusal
+        return row
+
+
+def _late(limits: Limits) -> Refusal:
+    return Refusal("deadline", f"no decision within {limits.deadline_s:g} s")

@@ -1,0 +1,217 @@
+"""70 over real HTTP: the decisions of 60, every error defers, and nothing that was taken on is lost."""
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from chain import copy, done, refused
+from PIL import Image
+from serving import SCRIPT, Server, Slow, eventually, form
+from test_golden import relisted, rewritten
+
+from stage1_pro.core.artifacts import digest_file
+from stage1_pro.core.schemas import schema_problems
+
+PARTS = ["id", "answer", "probability", "decision", "score", "reason"]
+
+
+@pytest.fixture(scope="module")
+def served(exported_once, tmp_path_factory):
+    """A server with a log, and the log."""
+    folder = tmp_path_factory.mktemp("served")
+    bundle = copy(exported_once, folder) / "bundle"
+    with Server(bundle, "--log", folder / "decisions.jsonl", "--max_inflight", 40) as server:
+        yield server, folder / "decisions.jsonl", bundle
+
+
+@pytest.fixture(scope="module")
+def server(served):
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def files(images) -> list[Path]:
+    return sorted(images.glob("*.png"))[:240]
+
+
+def contents(files: list[Path]) -> list[bytes]:
+    return [file.read_bytes() for file in files]
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((height, width), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_decisions_are_byte_for_byte_those_of_60(served, files, tmp_path):
+    server, _, bundle = served
+    done("60_predict", bundle, *files, "--out", tmp_path / "60.csv")
+    expected = (tmp_path / "60.csv").read_bytes()
+    assert b",exit," in expected
+    assert b",defer," in expected
+    for at_once in (1, 8, 32):
+        answers = server.decide(contents(files), at_once)
+        assert {answer.status for answer in answers} == {200}
+        rows = pd.DataFrame([answer.body for answer in answers])
+        assert rows["id"].is_unique
+        assert rows.assign(id=list(map(str, files)))[PARTS].to_csv(index=False).encode() == expected
+    filled = float(server.ask("/metrics").content.split(b"stage1_forward_images_count ")[1].split()[0])
+    assert filled < 0.8 * 3 * len(files)  # images shared passes
+
+
+def test_bad_images_fail_alone_and_the_log_holds_a_row_of_each(served, files):
+    server, log, bundle = served
+    before = log.read_bytes().count(b"\n") if log.exists() else 0
+    asked = contents(files[:32])
+    for place in (3, 10, 11, 31):
+        asked[place] = (b"not an image", asked[place][:60], b"%!PS-Adobe", b"GIF89a")[place % 4]
+    answers = server.decide(asked, 32)
+    assert Counter(answer.status for answer in answers) == {200: 28, 422: 4}
+    assert {answer.code for answer in answers if answer.status == 422} == {"unreadable"}
+    rows = [json.loads(line) for line in log.read_text().splitlines()][before:]
+    assert len(rows) == 32
+    assert [problem for row in rows for problem in schema_problems(row, "decision")] == []
+    assert {row["bundle"] for row in rows} == {digest_file(bundle / "bundle.json")}
+    unread = [row for row in rows if row["answer"] == ""]
+    assert [(row["decision"], row["probability"], row["score"]) for row in unread] == [("defer", None, None)] * 4
+    assert {row["certificate"] for row in rows} == {"none"}
+
+
+def test_a_batch_is_answered_image_by_image(server, files):
+    first, second = contents(files[:2])
+    names = [("id", b"a"), ("id", b"b"), ("id", b"c"), ("group", b"g"), ("group", b"g"), ("group", b"h")]
+    body, kind = form(("image", first), ("image", b"bad"), ("image", second), *names)
+    answer = server.ask("/v1/decide/batch", body, content_type=kind)
+    rows = answer.body["decisions"]
+    assert answer.status == 200
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+    assert (rows[0]["group"], rows[2]["group"]) == ("g", "h")
+    assert (rows[1]["decision"], rows[1]["error"]["code"]) == ("defer", "unreadable")
+    alone = server.ask("/v1/decide?id=a&group=g", first).body
+    one, kind = form(("image", first), ("id", b"a"), ("group", b"g"))
+    formed = server.ask("/v1/decide", one, content_type=kind).body
+    for row in (alone, formed):
+        assert {**row, "time": ""} == {**rows[0], "time": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "headers", "expected"),
+    [
+        ("/v1/decide", b"", {}, (400, "empty")),
+        ("/v1/decide?id=%00", b"x", {}, (400, "bad_request")),
+        ("/v1/decide?id=" + "x" * 257, b"x", {}, (400, "bad_request")),
+        ("/v1/decide", b"x", {"content_type": "multipart/form-data"}, (400, "bad_request")),
+        ("/v1/decide/batch", b"x", {}, (400, "bad_request")),
+        ("/v1/decide", b"x" * 10_000_001, {}, (413, "too_large")),
+        ("/v1/decide", png(7072, 7072), {}, (413, "too_many_pixels")),
+        ("/v1/decide", None, {}, (405, "method_not_allowed")),
+        ("/v2/decide", b"x", {}, (404, "not_found")),
+    ],
+)
+def test_every_error_defers(server, path, content, headers, expected):
+    answer = server.ask(path, content, **headers)
+    assert (answer.status, answer.code) == expected
+    assert set(answer.body["error"]) == {"code", "message"}
+
+
+def test_more_images_than_a_batch_may_hold_and_names_that_do_not_match(server, files):
+    small = files[0].read_bytes()
+    body, kind = form(*[("image", small)] * 41)
+    assert server.ask("/v1/decide/batch", body, content_type=kind).code == "too_many_images"
+    body, kind = form(("image", small), ("image", small), ("id", b"a"))
+    assert server.ask("/v1/decide/batch", body, content_type=kind).code == "bad_request"
+    body, kind = form(("id", b"a"))
+    assert server.ask("/v1/decide/batch", body, content_type=kind).code == "empty"
+    assert server.ask("/readyz").status == 200
+    assert b"stage1_inflight_images 0.0" in server.ask("/metrics").content  # whatever was refused left its place
+
+
+def test_what_is_too_much_is_refused_and_the_places_come_back(server, files):
+    small = files[0].read_bytes()
+    slow = [Slow(server, small) for _ in range(40)]
+    eventually(lambda: b"stage1_inflight_images 40.0" in server.ask("/metrics").content)
+    over = server.ask("/v1/decide", small)
+    assert (over.status, over.code, over.headers["retry-after"]) == (503, "overloaded", "1")
+    assert {request.finish().status for request in slow} == {200}
+    assert server.ask("/v1/decide", small).status == 200
+
+
+def test_the_server_describes_itself(server):
+    model = server.ask("/v1/model").body
+    assert (model["class_names"], model["certificate"], model["forward_batch"]) == (["blue", "red"], "none", 8)
+    paths = server.ask("/openapi.json").body["paths"]
+    assert set(paths) == {"/v1/decide", "/v1/decide/batch", "/v1/model", "/livez", "/readyz", "/metrics"}
+    assert {"200", "400", "401", "413", "422", "500", "503", "504"} == set(paths["/v1/decide"]["post"]["responses"])
+    page = server.ask("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert b"<script" in page.content
+
+
+def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tmp_path):
+    small, log = files[0].read_bytes(), tmp_path / "decisions.jsonl"
+    log.write_bytes(b'{"whole": 1}\n{"torn by a ki')
+    options = ["--log", log, "--log_max_bytes", 2000, "--deadline_s", 3, "--max_inflight", 64]
+    bearer = {"authorization": "Bearer secret-1"}
+    with Server(bundle, *options, STAGE1_TOKEN="secret-1") as server:
+        for headers in ({}, {"authorization": "Bearer secret-2"}, {"authorization": "Basic secret-1"}):
+            answer = server.ask("/v1/decide", small, **headers)
+            assert (answer.status, answer.code, answer.headers["www-authenticate"]) == (401, "unauthorized", "Bearer")
+        assert server.ask("/v1/model").status == 401
+
+        unfinished = Slow(server, small, **bearer)
+        flying = [Slow(server, small, **bearer) for _ in range(40)]
+        eventually(lambda: b"stage1_inflight_images 41.0" in server.ask("/metrics").content)
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: server.ask("/readyz").status == 503)
+        refusal = server.ask("/v1/decide", small, **bearer)
+        assert (refusal.status, refusal.code, refusal.headers["retry-after"]) == (503, "draining", "1")
+        assert server.ask("/livez").status == 200
+        assert [request.finish().status for request in flying] == [200] * 40
+        unfinished.rest = b""
+        late = unfinished.finish()  # its body never comes
+        assert (late.status, late.code) == (504, "deadline")
+        status, out, err = server.end()
+        assert (status, err) == (0, "")
+        assert out.strip().endswith("everything taken on was answered")
+    logs = list(tmp_path.glob("decisions*.jsonl"))
+    lines = [line for file in logs for line in file.read_text().splitlines()]
+    assert len(logs) > 5
+    assert len([json.loads(line) for line in lines]) == 41  # the whole line of before, and not the torn one
+
+
+def test_a_server_that_must_not_start_does_not(bundle, script, monkeypatch):
+    refused(
+        script("70_serve", bundle, "--wait_ms", -1, "--max_bytes", 0), "--wait_ms -1: allowed 0 to", "--max_bytes 0"
+    )
+    refused(script("70_serve", bundle, "--log", bundle / "none" / "d.jsonl"), "is not a folder")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused(script("70_serve", bundle, "--port", taken.getsockname()[1]), "Name another one")
+    with np.load(bundle / "golden.npz") as arrays:
+        rewritten(bundle, logits=arrays["logits"] + 1)
+    refused(script("70_serve", bundle, "--port", 0), "outputs differ by up to")
+    relisted(bundle, None)
+    refused(script("70_serve", bundle, "--port", 0), "has no golden.npz")
+    monkeypatch.setenv("STAGE1_TOKEN", "")
+    refused(script("70_serve", bundle), "STAGE1_TOKEN must be one word")
+    monkeypatch.delenv("STAGE1_TOKEN")
+    (bundle / "config.json").write_text("{}")
+    refused(script("70_serve", bundle), "config.json has been altered")
+
+
+def test_without_the_extra_the_message_says_what_to_install(bundle):
+    hide = "import sys; sys.modules.update(fastapi=None, uvicorn=None); sys.argv[1:] = [sys.argv[1]]; import runpy; "
+    run = f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", hide + run, str(bundle)], capture_output=True, text=True)
+    assert ended.returncode == 2, ended
+    assert "fastapi, uvicorn not installed: pip install 'stage1-pro[serve]'" in ended.stderr
