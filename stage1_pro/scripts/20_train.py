@@ -3,7 +3,8 @@
     python stage1_pro/scripts/20_train.py --config configs/smoke.yaml --phase 1
 reads   runs/<id>/splits.json (drawn first where no --run is named), the images
 writes  runs/<id>/config.json, environment.json, metrics.csv, checkpoints/, model_best.pth,
-        scores/val_select.parquet, scores/val_calib.parquet, seen.json
+        scores/val_select.parquet, scores/val_calib.parquet, seen.json,
+        suspects.csv (training labels, the least probable first)
 
 Settings come from the defaults, then every --config file in turn, then the flags.
 """
@@ -66,6 +67,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
             held_out = training.finish(run, config, model, cases)
             write_scores(run, cases, ("val_select", "val_calib"), held_out)
             write_json(run.path / SEEN, seen_record(cases.frame, run.splits), "seen")
+            training.list_suspects(run, config, model, cases)
             console.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
     return None
 

@@ -73,7 +73,7 @@ def test_the_tables_say_what_the_state_says(written: Path) -> None:
     assert selections["case_id"].tolist() == ["a", "b", "d", "c"]
     assert selections["after_stage"].tolist() == [0, 0, 1, 1]
     assert selections["acq"].tolist()[2:] == [0.8, 0.6]
-    lines = (written / "suspects.csv").read_text().splitlines()
+    lines = (written / "stage_suspects.csv").read_text().splitlines()
     assert lines == [
         "rank,case_id,dice,why,admitted_after,scored_after",
         "1,b,0.125,failing,0,1",

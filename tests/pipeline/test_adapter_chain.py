@@ -48,6 +48,11 @@ def test_checkpoints_hold_adapters_and_heads_alone_and_the_average_covers_them(a
     assert not (adapted_once.parent / ".feature_cache").exists()
 
 
+def test_labels_are_ranked_without_a_cache_too(adapted_once):
+    run = Run(adapted_once)
+    assert len(pd.read_csv(run.suspects_path)) == len(run.splits.indices("train"))
+
+
 def test_the_model_file_holds_plain_weights_with_the_adapters_in_them(adapted_once):
     content = read_tensors(adapted_once / "model_best.pth")
     assert not [name for name in content["state_dict"] if "lora" in name or "base_layer" in name]

@@ -59,6 +59,18 @@ def test_the_policy_says_what_was_certified_and_the_attempt_is_in_the_ledger(cal
     assert policy["calib_use_count"] == 1
 
 
+def test_suspects_are_the_training_cases_ranked_and_no_others(trained):
+    table = pd.read_csv(trained / "suspects.csv")
+    splits, config = read(trained / "splits.json"), read(trained / "config.json")
+    cases = pd.read_csv(config["dataset_params"]["sources"][0]["labels"]).sort_values("path", ignore_index=True)
+    expected = cases.iloc[splits["train_indices"]].set_index("path")["label"]
+    assert table.set_index("case_id")["label"].to_dict() == expected.to_dict()
+    assert table["probability"].is_monotonic_increasing
+    assert table["rank"].tolist() == list(range(1, len(expected) + 1))
+    assert set(table["split"]) == {"train"}
+    assert (table["suggested_label"] != table["label"]).all()
+
+
 def test_the_same_chain_twice_gives_the_same_policy(trained, tmp_path, script):
     other = shutil.copytree(trained, tmp_path / "elsewhere" / "other")
     for run in (trained, other):

@@ -107,7 +107,7 @@ def demand_same(run: Path, reference: Path) -> None:
     """Both ended with the same stages and weights."""
     assert state_of(run) == state_of(reference)
     assert digest_file(run / "model_best.pth") == digest_file(reference / "model_best.pth")
-    for name in ("stages.csv", "selections.csv", "suspects.csv"):
+    for name in ("stages.csv", "selections.csv", "stage_suspects.csv", "suspects.csv"):
         assert (run / name).read_bytes() == (reference / name).read_bytes()
 
 

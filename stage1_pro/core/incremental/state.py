@@ -10,7 +10,7 @@ from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.errors import counted, raise_problems
 from stage1_pro.core.incremental.machine import Pick, Scored, Stage, State, Suspect
 
-STATE, STAGES, SELECTIONS, SUSPECTS = "state.json", "stages.csv", "selections.csv", "suspects.csv"
+STATE, STAGES, SELECTIONS, SUSPECTS = "state.json", "stages.csv", "selections.csv", "stage_suspects.csv"
 RULES = ("selection_threshold", "max_difficulty", "w_dice", "w_uncertainty", "w_diversity", "strategy")
 """What chose the cases, as state.json repeats it for each scoring."""
 LISTS = ("nonfinite", "kept_out", "difficulty_histogram", "uncertainty_histogram")

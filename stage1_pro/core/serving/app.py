@@ -12,14 +12,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from stage1_pro import __version__
 from stage1_pro.core.serving import openapi
 from stage1_pro.core.serving.reading import Body, is_form, read_form, read_one, read_within
 from stage1_pro.core.serving.refusals import INTERNAL, Refusal
 from stage1_pro.core.serving.service import Service, Upload
 from stage1_pro.core.serving.settings import BATCH_BODIES
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _ROUTING = {404: "not_found", 405: "method_not_allowed"}

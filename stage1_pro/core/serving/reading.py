@@ -7,11 +7,12 @@ from typing import Any
 from uuid import uuid4
 
 from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
+
 from stage1_pro.core.serving.refusals import Refusal
 from stage1_pro.core.serving.service import Upload
 from stage1_pro.core.serving.settings import Limits
-from starlette.datastructures import UploadFile
-from starlette.requests import ClientDisconnect
 
 WORD = r"^[^\u0000-\u001f\u007f-\u009f]{1,256}$"
 """What an id or a group may be: at most 256 characters, none of them a control character."""

@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.serving.app import create_app
 from stage1_pro.core.serving.service import Service

@@ -28,9 +28,18 @@ LEAST_DEVIATION = 1e-4
 
 
 def group_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> IntArray | None:
-    """(N,) fold of each case: groups whole, each fold with its share of the cases of either label.
+    """(N,) fold of each case, as `assigned_folds`; None where a fit without one of them would not see both labels."""
+    fold = assigned_folds(labels, groups, seed)
+    if fold is None:
+        return None
+    seen = (len(np.unique(labels[fold != number])) for number in range(FOLDS))
+    return fold if min(seen) == 2 else None
 
-    None where a fit without one of the folds would not see both labels. A pure function of seed, labels and groups,
+
+def assigned_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> IntArray | None:
+    """(N,) fold of each case: groups whole, each fold with its share of the cases of every label.
+
+    None where there are fewer groups, or cases of every label, than folds. A pure function of seed, labels and groups,
     whatever the order of the cases.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -44,12 +53,11 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> IntArray |
     splitter = kind(FOLDS, shuffle=True, random_state=seed_of(seed, "folds"))
     fold = np.empty(len(labels), dtype=np.int64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a label with fewer cases than folds: the fits below tell
+        warnings.simplefilter("ignore", UserWarning)  # of a label with fewer cases than folds: the fits tell
         for number, (_, held_out) in enumerate(splitter.split(order, labels[order], index[order])):
             # cases stood by group name: the folds do not depend on the order in which the splits list them
             fold[order[held_out]] = number
-    seen = (len(np.unique(labels[fold != number])) for number in range(FOLDS))
-    return fold if min(seen) == 2 else None
+    return fold
 
 
 def out_of_fold_correct(

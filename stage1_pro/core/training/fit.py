@@ -35,6 +35,7 @@ from stage1_pro.core.training.modules.choice import module_class
 from stage1_pro.core.training.modules.selective import SelectiveModule
 from stage1_pro.core.training.stages import demand_same_pool, prepare_stages, print_first_admission
 from stage1_pro.core.training.start import LAUNCHED_RUN, backbone_digest, is_first_process
+from stage1_pro.core.training.suspects import write_suspects
 
 
 def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
@@ -163,7 +164,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
     held_out = {}
     if places or refits:
         frame = cases.frame.iloc[run.splits.indices("val_select")]
-        features = _features_of(frame, config, model)
+        features = _features_of(frame, config, model, "placing answers on val_select")
         if places:
             place(model, config, run.splits, frame, features)
         if refits:
@@ -172,9 +173,9 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
     return held_out
 
 
-def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Model) -> Tensor:
-    """(N, D) features of val_select, on the CPU, where the model goes as well."""
-    with bar("placing answers on val_select") as progress:
+def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Model, title: str) -> Tensor:
+    """(N, D) features of these cases, on the CPU, where the model goes as well. title: of the bar."""
+    with bar(title) as progress:
         features = Stage1Predictor(model).features(
             list(frame["path"]),
             batch_size=config.batch_size,
@@ -231,24 +232,37 @@ def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: Case
     """Cached features of the two splits that training reads, where the config allows a cache."""
     if not config.reads_cached_features:
         return None
-    features, stages = {}, config.incremental_params
-    block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: no pick depends on batch_size
-    for split in ("train", "val_select"):
-        frame = cases.frame.iloc[run.splits.indices(split)]
-        with bar(f"features of {split}") as progress:
-            features[split] = cached_features(
-                model.backbone,
-                model.spec,
-                list(frame["path"]),
-                list(frame["content"]),
-                run.path.resolve().parent / ".feature_cache",
-                batch_size=block,
-                workers=config.dataset_params.num_workers,
-                device=fastest_device(),
-                progress=progress,
-            )
+    features = {split: _cached(run, config, model, cases, split) for split in ("train", "val_select")}
     model.backbone.cpu()
     return features
+
+
+def _cached(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, split: str) -> np.ndarray:
+    """(N, D) features of a split by the frozen backbone, out of the cache where they are in it."""
+    frame, stages = cases.frame.iloc[run.splits.indices(split)], config.incremental_params
+    block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: no pick depends on batch_size
+    with bar(f"features of {split}") as progress:
+        return cached_features(
+            model.backbone,
+            model.spec,
+            list(frame["path"]),
+            list(frame["content"]),
+            run.path.resolve().parent / ".feature_cache",
+            batch_size=block,
+            workers=config.dataset_params.num_workers,
+            device=fastest_device(),
+            progress=progress,
+        )
+
+
+def list_suspects(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> None:
+    """Write suspects.csv from the features of the training split: cached ones, else those of the trained backbone."""
+    if config.reads_cached_features:
+        features = _cached(run, config, model, cases, "train")
+    else:
+        frame = cases.frame.iloc[run.splits.indices("train")]
+        features = _features_of(frame, config, model, "features of train").numpy()
+    write_suspects(run, cases, features, config.seed)
 
 
 def _take_weights(model: Stage1Model, other: Run) -> None:

@@ -191,7 +191,7 @@ CHARTS = (
         "stages",
         "Suspect labels",
         "In training for two stages or more and still failing, or kept out by max_difficulty twice in a row; with the "
-        "probability of the label, the worst first. Look at these labels; suspects.csv has the whole list.",
+        "probability of the label, the worst first. Look at these labels; stage_suspects.csv has the whole list.",
         3.6,
         draw_suspects,
         has_suspects,
