@@ -33,13 +33,22 @@ MENDS = {
     "comparison": "Run 40_eval_selective.py --compare again for these runs.",
     "ab": "Run 43_ab_test.py again for this folder.",
     "bundle": "Run 50_export_bundle.py again for this run.",
-    "state": "Resume the run with 20_train.py --resume, which writes it again, or begin a new run.",
+    "state": "Run 20_train.py --resume {folder} --restore_state, which puts the checkpoint's copy back.",
     "backbone": "Run 10_explora_pretrain.py again in a new folder.",
     "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
     "seen": "Export the bundle again, with --without_seen.",
     "environment": "Run 20_train.py again in a new run.",
     "job": "Remove the folder that it lies in and run again.",
 }
+
+
+def mend(schema: str, path: Path) -> str:
+    """Return how an artifact at this path comes back.
+
+    >>> mend("state", Path("runs/a/state.json"))
+    "Run 20_train.py --resume runs/a --restore_state, which puts the checkpoint's copy back."
+    """
+    return MENDS[schema].format(folder=path.parent)
 
 
 def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
@@ -51,7 +60,7 @@ def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
 
 def read_json(path: Path, schema: str) -> dict[str, Any]:
     """Load an artifact, or raise a UserError that says what is wrong and how to fix it."""
-    return parse_json(read_bytes(path, MENDS[schema]), schema, path)
+    return parse_json(read_bytes(path, mend(schema, path)), schema, path)
 
 
 def parse_json(content: bytes, schema: str, path: Path) -> dict[str, Any]:
@@ -59,12 +68,12 @@ def parse_json(content: bytes, schema: str, path: Path) -> dict[str, Any]:
     try:
         data = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole JSON file ({error}). {MENDS[schema]}") from None
+        raise UserError(f"{path}: not a whole JSON file ({error}). {mend(schema, path)}") from None
     refuse_newer(data, path)
     problems = list(schema_problems(data, schema))
     if len(problems) == 1:
-        raise UserError(f"{path}: {problems[0]}. {MENDS[schema]}")
-    raise_problems(f"{path}: {len(problems)} problems", problems, MENDS[schema])
+        raise UserError(f"{path}: {problems[0]}. {mend(schema, path)}")
+    raise_problems(f"{path}: {len(problems)} problems", problems, mend(schema, path))
     return data
 
 

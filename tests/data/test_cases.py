@@ -217,8 +217,8 @@ def test_sources_that_are_not_there(pictures: Path, tmp_path: Path) -> None:
         (["00.png,a", "gone.png,b"], "1 file is missing: {root}/gone.png"),
         (["00.png,a,x", "01.png,b,x"], "1 case id occurs more than once: x"),
         (["00.png,a", "01.png,a"], "all labels are 'a': a classifier needs at least two classes"),
-        (["00.png,a", "01.png,b", "02.png,"], "1 label is not a class: 02.png; classes: a, b"),
-        (["path,label", "00.png,a", "01.png,b", "02.png"], "1 label is not a class: 02.png"),
+        (["00.png,a", "01.png,b", "02.png,"], "1 case has no label: 02.png"),
+        (["path,label", "00.png,a", "01.png,b", "02.png"], "1 case has no label: 02.png"),
         (["00.png,a,,,train", "01.png,b,,,tain"], "1 split is unknown: 01.png; splits: train, val_select, "),
         (["00.png,a,,,train", "01.png,b,,,"], "1 case has no split: 01.png; give a split to all cases or to none"),
         (["00.png,a,0,g,train", "01.png,b,1,g,val_test"], "1 group crosses splits: g"),
@@ -237,8 +237,10 @@ def test_contradictions_name_their_cases(pictures: Path, labels_csv: Csv, lines:
 
 def test_unknown_classes_are_named(pictures: Path, labels_csv: Csv) -> None:
     csv = labels_csv("00.png,a", "01.png,b", "02.png,2")
-    assert "1 label is not a class: 02.png; classes: a, b" in refused(pictures, csv, class_names=("a", "b"))
-    assert "positive_class is 'c'; the labels are 2, a, b" in refused(pictures, csv, positive_class="c")
+    assert "1 label outside the classes, with cases: 2 (1); classes: a, b" in refused(
+        pictures, csv, class_names=("a", "b")
+    )
+    assert "positive_class is 'c'; the labels are 2 (1), a (1), b (1)" in refused(pictures, csv, positive_class="c")
     assert "1 class has no cases: c" in refused(pictures, csv, class_names=("a", "b", "2", "c"))
 
 

@@ -180,7 +180,9 @@ def begin(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         shutil.copytree(pictures, tmp_path / name / "images")
         (tmp_path / name / "labels.csv").write_text("\n".join(lines))
         source = {"name": "s", "root": str(tmp_path / name / "images"), "labels": str(tmp_path / name / "labels.csv")}
-        config = merge_configs([("test", {"dataset_params": {"sources": [source], "val_calib_ratio": 0.2}})])
+        positive = lines[1].split(",")[1]
+        params = {"sources": [source], "val_calib_ratio": 0.2, "positive_class": positive}
+        config = merge_configs([("test", {"dataset_params": params})])
         return *new_run(f"runs/{name}", config), config.dataset_params
 
     return make
@@ -188,7 +190,7 @@ def begin(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 def test_equal_images_give_equal_bytes_wherever_they_lie_in_whatever_order(begin: Callable) -> None:
     lines = [f"{index:02}.png,{'ab'[index % 2]}" for index in range(60)]
-    first, second = begin("one", lines)[0], begin("two", list(reversed(lines)))[0]
+    first, second = begin("one", lines)[0], begin("two", [lines[1], *reversed(lines[2:]), lines[0]])[0]
     assert first.splits_path.read_bytes() == second.splits_path.read_bytes()
 
 
@@ -208,7 +210,7 @@ def test_identical_images_land_in_one_split(begin: Callable, pictures: Path, tmp
 def test_a_group_moved_by_hand_and_classes_renamed_are_noticed(begin: Callable, tmp_path: Path) -> None:
     run, _, params = begin("one", [f"{index:02}.png,{index % 2},,g{index // 2}" for index in range(60)])
     with pytest.raises(UserError, match="drawn for the classes 0, 1; the config now names no, yes"):
-        cases_of(run, dataclasses.replace(params, class_names=("no", "yes")))
+        cases_of(run, dataclasses.replace(params, class_names=("no", "yes"), positive_class="yes"))
     data = json.loads(run.splits_path.read_text())
     moved = data["train_indices"].pop()
     data["val_calib_indices"].append(moved)

@@ -33,6 +33,7 @@ bootstrap_samples: 100
 dataset_params:
   sources: [{{name: noise, labels: {images}/labels.csv}}]
   class_names: [blue, red]
+  positive_class: red
   image_size: 32
   val_select_ratio: 0.25
   val_calib_ratio: 0.3

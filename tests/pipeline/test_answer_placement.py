@@ -89,7 +89,7 @@ def test_phase_6_ships_what_phase_3_does_and_the_plan_says_so(config, gated_run,
 def test_three_classes_are_not_placed(images, config, runs, tmp_path) -> None:
     lines = [f"{i:03d}.png,{('blue', 'red', 'green')[i % 3]}" for i in range(120)]
     (tmp_path / "three.csv").write_text("\n".join(["path,label", *lines]) + "\n")
-    names = ["--dataset_params.class_names", "null", "--epochs", "1"]
+    names = ["--dataset_params.class_names", "null", "--epochs", "1"]  # red stays the positive class
     source = ["--dataset_params.sources", f"[{{root: {images}, labels: {tmp_path}/three.csv}}]"]
     run = runs / "three"
     flags = ["--config", str(config), "--phase", "1", *source, *names, "--run", str(run)]

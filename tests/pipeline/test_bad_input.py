@@ -79,7 +79,7 @@ def test_settings(flags, fragments, config, script, tmp_path, monkeypatch):
         ("path,label\nnope.png,red\n000.png,blue\n", ["1 file is missing"]),
         (
             "path,label\n000.png,red\n001.png,green\n002.png,blue\n",
-            ["1 label is not a class: 001.png", "classes: blue, red"],
+            ["1 label outside the classes, with cases: green (1)", "classes: blue, red"],
         ),
         ("path,label\n000.png,red\n000.png,red\n001.png,blue\n", ["1 case id occurs more than once"]),
         ("path,label,split\n000.png,red,test\n001.png,blue,train\n", ["1 split is unknown"]),

@@ -23,6 +23,7 @@ target_fnr_exit: 0.1
 dataset_params:
   sources: [{{name: digits, labels: {labels}}}]
   class_names: [other, eight]
+  positive_class: eight
   image_size: 48
   val_select_ratio: 0.25
   val_calib_ratio: 0.4

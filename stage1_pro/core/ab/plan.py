@@ -23,7 +23,7 @@ COMMON = {
     "bootstrap_confidence": "all arms are measured alike",
     **{
         f"dataset_params.{name}": "the splits are the same for all arms"
-        for name in ("sources", "class_names", "positive_class", "on_bad_image")
+        for name in ("sources", "class_names", "positive_class", "rest", "on_bad_image")
     },
     **{
         f"dataset_params.val_{name}_ratio": "the splits are the same for all arms"

@@ -16,7 +16,7 @@ def draw_splits(plan: Plan) -> None:
     if len(cases.class_names) != 2:
         raise UserError(
             f"the labels have {len(cases.class_names)} classes; arms are compared by exit policies, which need "
-            "exactly two: relabel as positive and rest."
+            "exactly two: set dataset_params.rest: true in the base config."
         )
     if not plan.splits_path.exists():
         plan.folder.mkdir(parents=True, exist_ok=True)

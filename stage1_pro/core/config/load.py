@@ -60,11 +60,11 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
 def _placement_problems(config: Stage1ProConfig, asked_by: str) -> list[str]:
     """By default auto means none for more than two classes; who asks for it is told that it cannot be."""
     classes = len(config.dataset_params.class_names or ())
-    if not asked_by or config.answer_placement != "auto" or classes in (0, 2):
+    if not asked_by or config.answer_placement != "auto" or classes in (0, 2) or config.dataset_params.merged:
         return []
     return [
         f"{asked_by}: answer_placement is auto, and dataset_params.class_names holds {classes} classes; answers are "
-        "placed between two: set answer_placement: none, or name the positive class against the rest"
+        "placed between two: set answer_placement: none, or dataset_params.rest: true"
     ]
 
 
@@ -95,7 +95,8 @@ def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
 def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     data = dict(raw["dataset_params"])
     data["sources"] = tuple(Source(**source) for source in data["sources"])
-    data["class_names"] = None if data["class_names"] is None else tuple(data["class_names"])
+    for name in ("class_names", "positive_class"):
+        data[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
     sections = {
         "dataset_params": DatasetParams(**data),
         "incremental_params": IncrementalParams(**raw["incremental_params"]),

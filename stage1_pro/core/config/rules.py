@@ -8,7 +8,10 @@ from typing import Any
 from stage1_pro.core.config.phases import OPTIMIZERS, PHASES, POLICY_TABLE, SETTINGS_FROM, OptimizerRow, PolicyRow
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Stage1ProConfig
 
-BINARY = "phase {phase} trains a gate, which needs exactly two classes: relabel as positive and rest"
+BINARY = (
+    "phase {phase} trains a gate, which needs exactly two classes: name the positive ones in positive_class and set "
+    "dataset_params.rest: true"
+)
 
 SHARDING = ("fsdp", "deepspeed")
 """Prefixes of strategies that shard the weights."""
@@ -55,6 +58,8 @@ class Facts:
     names: tuple[str, ...]
     """Of the classes, where they are given."""
     classes: int
+    positives: tuple[str, ...]
+    """Labels that must not be missed, where they are given."""
 
     @classmethod
     def of(cls, c: Stage1ProConfig) -> "Facts":
@@ -76,6 +81,7 @@ class Facts:
             least_dice=1 - stages.max_difficulty,
             names=data.class_names or (),
             classes=len(data.class_names or ()),
+            positives=data.positives,
         )
 
 
@@ -189,6 +195,10 @@ RULES = (
         "more",
     ),
     Rule(
+        lambda f: f.stages.enabled and f.stages.min_add_cases > f.stages.add_cases,
+        "$.incremental_params.min_add_cases is {stages.min_add_cases}; allowed 1 to add_cases ({stages.add_cases})",
+    ),
+    Rule(
         lambda f: f.stages.enabled and f.stages.min_epochs_per_stage > f.stages.max_epochs_per_stage,
         "$.incremental_params.min_epochs_per_stage is {stages.min_epochs_per_stage}; allowed 1 to "
         "max_epochs_per_stage ({stages.max_epochs_per_stage})",
@@ -208,13 +218,17 @@ RULES = (
         "({stages.selection_threshold:g}) and at least 1 - max_difficulty ({least_dice:g})",
     ),
     Rule(
-        lambda f: f.names and len(f.names) != 2 and f.gated,
+        lambda f: f.names and len(f.names) != 2 and f.gated and not f.data.merged,
         "$.dataset_params.class_names holds {classes} names; " + BINARY.format(phase="{c.phase}"),
     ),
     Rule(lambda f: _twice(f.names), "$.dataset_params.class_names holds a name twice"),
     Rule(
-        lambda f: f.names and f.data.positive_class and f.data.positive_class not in f.names,
-        "$.dataset_params.positive_class is {data.positive_class!r}; allowed one of {names}",
+        lambda f: f.names and not set(f.positives) <= set(f.names),
+        "$.dataset_params.positive_class is {positives}; allowed one of {names}",
+    ),
+    Rule(
+        lambda f: f.data.rest and not f.positives,
+        "$.dataset_params.rest is true, and positive_class is not set: name the class that must not be missed",
     ),
     Rule(
         lambda f: _twice(source.name for source in f.data.sources),

@@ -30,8 +30,11 @@ class DatasetParams:
     """Labelled image sets: a list of {name, root, labels}."""
     class_names: tuple[str, ...] | None = None
     """Class names in label order; null: the sorted labels that occur."""
-    positive_class: str | None = None
-    """The class that must not be missed; null: the last class name."""
+    positive_class: str | tuple[str, ...] | None = None
+    """The class that must not be missed, required where splits are drawn; a list joins several into one positive class
+    against all others."""
+    rest: bool = False
+    """Join all classes but `positive_class` into one, so that every phase can be trained on more than two labels."""
     image_size: int | None = None
     """Side of the square input, pixels, 16 to 2048; null: the backbone's own."""
     augmentation: Literal["none", "moderate", "aggressive"] = "none"
@@ -49,6 +52,18 @@ class DatasetParams:
     class_balanced_sampling: bool = False
     """Draw training cases so that all classes are equally frequent."""
 
+    @property
+    def positives(self) -> tuple[str, ...]:
+        """Labels that are positive; none where `positive_class` is not set."""
+        if self.positive_class is None:
+            return ()
+        return (self.positive_class,) if isinstance(self.positive_class, str) else self.positive_class
+
+    @property
+    def merged(self) -> bool:
+        """Whether the labels are joined into two classes, positive and rest."""
+        return self.rest or len(self.positives) > 1
+
 
 @dataclass(frozen=True)
 class IncrementalParams:
@@ -62,6 +77,9 @@ class IncrementalParams:
     """How the cases of the first stage are drawn: stratified (each class in proportion, at least one) or random."""
     add_cases: int = 16
     """Cases admitted after a stage, 1 or more; fewer where fewer are eligible."""
+    min_add_cases: int = 1
+    """Eligible cases that are worth another stage, 1 up to `add_cases`; with fewer, training ends with
+    no_eligible_cases."""
     max_stages: int = 10
     """Stages at most, 1 or more."""
     max_active: int | None = None
@@ -284,7 +302,7 @@ class Stage1ProConfig:
     @property
     def places_answers(self) -> bool:
         """Return whether training ends with placing the answers: never where more than two classes are named."""
-        binary = len(self.dataset_params.class_names or ()) in (0, 2)
+        binary = self.dataset_params.merged or len(self.dataset_params.class_names or ()) in (0, 2)
         return self.answer_placement == "auto" and self.exit_rule == "one_sided" and binary
 
     @property

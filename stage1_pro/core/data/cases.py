@@ -12,6 +12,8 @@ import pandas as pd
 
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.settings import DatasetParams, Source
+from stage1_pro.core.console import bar
+from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.image_files import BadImage, list_images, read_file, shown
 from stage1_pro.core.errors import UserError, counted, raise_problems
@@ -19,6 +21,8 @@ from stage1_pro.core.records.splits import SPLITS
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
 SHOWN_NAMES = 10
+TASK = 64
+"""Files that a thread reads before it says so."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class CaseTable:
 
     frame: one row a case with `case_id, path, label` (index into class_names), `group`, `split` (""
     where it is for us to draw) and `content` (digest of the image file). In a binary task the
-    positive class is number 1.
+    positive class is number 1. questions: what must be answered before splits are drawn of these cases; a run that has
+    its splits has answered them.
     """
 
     frame: pd.DataFrame
@@ -35,6 +40,7 @@ class CaseTable:
     group_column: bool
     split_column: bool
     warnings: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -50,8 +56,8 @@ class CaseTable:
 
 
 def rows_digest(frame: pd.DataFrame) -> str:
-    columns = frame[["case_id", "label", "group", "content"]].astype(str)
-    return artifacts.digest_bytes("\n".join(columns.agg("\t".join, axis=1)).encode())
+    columns = [frame[name].astype(str).tolist() for name in ("case_id", "label", "group", "content")]
+    return artifacts.digest_bytes("\n".join(map("\t".join, zip(*columns, strict=True))).encode())
 
 
 def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
@@ -68,10 +74,11 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     frame = pd.concat([rows for rows, _ in read])
     warnings = tuple(warning for _, found in read for warning in found)
     frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
-    class_names, labels = _label_codes(frame["label"], params)
-    frame["label"] = labels
+    classes, labels = classes_of(frame["label"], params), frame["label"]
+    frame["label"] = classes.codes
+    warnings += classes.warnings
     frame["content"], unreadable = inspect_files(frame["path"], decode)
-    problems = [*_table_problems(frame, class_names), *_content_problems(frame[unreadable.isna()])]
+    problems = [*_table_problems(frame, labels, classes, params), *_content_problems(frame[unreadable.isna()])]
     named = zip(frame["case_id"][unreadable.notna()], unreadable.dropna(), strict=True)
     bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
     if len(bad) and params.on_bad_image == "error":
@@ -84,7 +91,8 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     frame = frame[unreadable.isna()].reset_index(drop=True)
     grouped = bool((frame["group"] != "").any())
     frame["group"] = _independent_groups(frame)
-    return CaseTable(frame, class_names, grouped, bool((frame["split"] != "").any()), warnings)
+    splits = bool((frame["split"] != "").any())
+    return CaseTable(frame, classes.names, grouped, splits, warnings, classes.questions)
 
 
 def _read_source(source: Source, several: bool) -> tuple[pd.DataFrame, list[str]]:
@@ -174,34 +182,19 @@ def _read_folders(source: Source) -> tuple[pd.DataFrame, list[str]]:
     return frame.reindex(columns=list(COLUMNS), fill_value=""), warnings
 
 
-def _label_codes(labels: pd.Series, params: DatasetParams) -> tuple[tuple[str, ...], np.ndarray]:
-    """(class names, code of each label); unknown labels are -1. The positive class comes last.
-
-    A label is a class name, or the number of one in the order of `class_names`.
-    """
-    found = sorted(set(labels), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
-    names = list(params.class_names or [name for name in found if name] or found)
-    numbers = {str(index): name for index, name in enumerate(names)}
-    positive = params.positive_class or names[-1]
-    if positive not in names:
-        raise UserError(f"dataset_params.positive_class is '{positive}'; the labels are {', '.join(names)}.")
-    ordered = (*(name for name in names if name != positive), positive)
-    code = {name: ordered.index(name) for name in names}
-    known = {**{number: code[name] for number, name in numbers.items()}, **code}
-    return ordered, labels.map(known).fillna(-1).to_numpy(dtype=np.int64)
-
-
-def _table_problems(frame: pd.DataFrame, class_names: tuple[str, ...]) -> Iterable[str]:
+def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, params: DatasetParams) -> Iterable[str]:
     ids = frame["case_id"]
-    if len(class_names) < 2:
-        yield f"all labels are '{', '.join(class_names)}': a classifier needs at least two classes"
+    if len(classes.names) < 2:
+        yield f"all labels are '{', '.join(classes.names)}': a classifier needs at least two classes"
     yield from _listed(frame["path"][frame["content"] == "missing"], "file is missing", "files are missing")
     yield from _listed(ids[ids.duplicated()], "case id occurs more than once", "case ids occur more than once")
-    strange = ids[frame["label"] < 0]
-    yield from _listed(
-        strange, "label is not a class", "labels are not classes", f"; classes: {', '.join(class_names)}"
-    )
-    empty = [name for code, name in enumerate(class_names) if not (frame["label"] == code).any()]
+    strange = labels[(frame["label"] < 0) & (labels != "")]
+    if len(strange):
+        kinds = counted(strange.nunique(), "label")
+        allowed = ", ".join(params.class_names or classes.names)
+        yield f"{kinds} outside the classes, with cases: {with_counts(strange)}; classes: {allowed}"
+    yield from _listed(ids[labels == ""], "case has no label", "cases have no label")
+    empty = [name for code, name in enumerate(classes.names) if not (frame["label"] == code).any()]
     yield from _listed(pd.Series(empty), "class has no cases", "classes have no cases")
     strange = ids[~frame["split"].isin(["", *SPLITS])]
     yield from _listed(strange, "split is unknown", "splits are unknown", f"; splits: {', '.join(SPLITS)}")
@@ -225,8 +218,13 @@ def _content_problems(frame: pd.DataFrame) -> Iterable[str]:
 
 def inspect_files(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]:
     """(content digests, reasons why an image cannot be read or None), in parallel threads."""
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda path: _inspect_one(path, decode), paths, chunksize=64))
+    names, results = list(paths), []
+    # many to a task: one a file costs more than it takes to hash a small one
+    tasks = [names[start : start + TASK] for start in range(0, len(names), TASK)]
+    with ThreadPoolExecutor() as pool, bar("reading images", brief=True) as progress:
+        for part in pool.map(lambda task: [_inspect_one(path, decode) for path in task], tasks):
+            results += part
+            progress(len(results), len(names))
     return [digest for digest, _ in results], pd.Series(
         [reason for _, reason in results], index=paths.index, dtype=object
     )

@@ -16,17 +16,17 @@ from stage1_pro.core.records.splits import SPLITS, Splits
 def cases_of(run: Run, params: DatasetParams) -> CaseTable:
     """The case table of an existing run, checked to be the one its splits were drawn from."""
     cases = load_cases(params, decode=params.on_bad_image == "skip")
+    if list(cases.class_names) != run.splits.class_names:
+        drawn, now = ", ".join(run.splits.class_names), ", ".join(cases.class_names)
+        raise UserError(
+            f"{run.splits_path}: drawn for the classes {drawn}; the config now names {now}. Give both the same config."
+        )
     found, expected = len(cases), run.splits.metadata["cases"]
     if cases.digest != run.splits.metadata["case_table_digest"]:
         count = f"{found} cases, not {expected}" if found != expected else "as many cases with other content"
         raise UserError(
             f"{run.splits_path}: images or labels have changed since the splits were drawn ({count}). "
             "Restore them, or begin a new run with 00_make_splits.py."
-        )
-    if list(cases.class_names) != run.splits.class_names:
-        drawn, now = ", ".join(run.splits.class_names), ", ".join(cases.class_names)
-        raise UserError(
-            f"{run.splits_path}: drawn for the classes {drawn}; the config now names {now}. Give both the same config."
         )
     split = np.empty(len(cases), dtype=object)
     for name in SPLITS:
@@ -39,12 +39,17 @@ def cases_of(run: Run, params: DatasetParams) -> CaseTable:
 
 def describe(splits: Splits, config: Stage1ProConfig) -> None:
     """Counts per split and class, and whether val_calib can carry the certificate."""
+    positive = splits.positive_class
+    say(f"positive: {positive}" + ("" if len(splits.class_names) > 2 else f" (against {splits.class_names[0]})"))
     width = max(6, *map(len, splits.class_names))
     say(" " * 12 + "  ".join(f"{name:>{width}}" for name in splits.class_names))
     for split in SPLITS:
         say(f"{split:<12}" + "  ".join(f"{splits.counts(split)[name]:>{width}}" for name in splits.class_names))
     if len(splits.class_names) > 2:
-        return say("more than two classes: this run can be trained, but exit policies are binary")
+        return say(
+            "more than two classes: this run can be trained, but exit policies are binary; rest: true joins "
+            "all classes but the positive one"
+        )
     target, delta = config.target_fnr_exit, 1 - config.fnr_confidence
     say(
         f"val_calib: {splits.metadata['evidence']['val_calib_positive_groups']} independent positives; target_fnr_exit "

@@ -298,7 +298,10 @@ def demand_binary(split: Scores) -> None:
     """Raise UserError for scores that no exit policy can be certified on."""
     classes = split.logits.shape[1]
     if classes != 2:
-        raise UserError(f"exit policies are binary, and this run has {classes} classes: relabel as positive and rest.")
+        raise UserError(
+            f"exit policies are binary, and this run has {classes} classes: begin a new run with positive_class and "
+            "dataset_params.rest: true."
+        )
     if not split.positives:
         raise UserError(
             f"{split.split} holds no positives, so nothing can be certified. Begin a new run with other splits."

@@ -14,7 +14,7 @@ from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.data.run_cases import cases_of, describe
 from stage1_pro.core.data.splitting import make_splits
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.plan import plan_lines, planned
 from stage1_pro.core.records.run import Run
@@ -43,6 +43,7 @@ def new_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
 def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
     """Check the cases, draw their splits and describe them, without writing anything."""
     cases = load_cases(config.dataset_params, decode=True)
+    raise_problems("before splits are drawn:", cases.questions)
     _demand_classes(config, cases)
     splits = make_splits(cases, config)
     _demand_initial_cases(config, cases, splits)
