@@ -18,7 +18,7 @@ class Args:
     out: str | None = None
     """Folder of the new bundle; without it runs/<id>/bundle."""
     verify: str | None = None
-    """Only check this bundle, every file of it, and write nothing."""
+    """Only check this bundle, every file of it, load its model, and write nothing."""
     without_seen: bool = False
     """Leave seen.json out, the hashes of the images that the run has trained, chosen or certified with: they tell
     whoever has an image that it was among them. 38_recalibrate.py then cannot leave such images out."""
@@ -42,6 +42,7 @@ def main(args: Args) -> None:
         raise UserError("--without_seen leaves a file out of a new bundle, and --verify writes none. Drop one.")
     if args.verify:
         contents = verify_bundle(args.verify)
+        Stage1Predictor.load(args.verify, "cpu")  # a bundle whose model cannot be loaded is not whole
     else:
         run = Run.open(args.run)
         target = Path(args.out) if args.out else run.bundle_path
