@@ -132,6 +132,9 @@ bench-incremental: $(READY) data/demo/labels.csv  ## how many cases each way of 
 bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on Fashion-MNIST (minutes on a GPU): ARGS="--data … --weights …"
 	$(PYTHON) benchmarks/adaptation.py $(ARGS)
 
+bench-serve: $(READY)  ## the server against one process, and under four times its load: RUN=, ARGS="--soak 100000"
+	$(PYTHON) benchmarks/serve.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
+
 bench-defaults: $(READY) data/demo/labels.csv  ## which defaults are right: a look in minutes; the whole on a GPU: ARGS="--data … --sets fashion"
 	$(PYTHON) benchmarks/defaults.py $(or $(ARGS),--short --out runs/defaults-short)
 
@@ -144,4 +147,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve lint clean

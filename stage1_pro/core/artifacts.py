@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 
 
 MENDS = {
-    "config": "Fix the config, or start from one in configs/.",
+    "config": "Restore this file from a copy, or train a new run with 20_train.py.",
     "splits": "Run 00_make_splits.py for a new run.",
     "thresholds": "Run 25_threshold_sweep.py again for this run.",
     "gateparams": "Run 33_calibrate_gate.py again for this run.",
@@ -32,13 +32,26 @@ MENDS = {
     "eval": "Run 40_eval_selective.py again for this run.",
     "comparison": "Run 40_eval_selective.py --compare again for these runs.",
     "ab": "Run 43_ab_test.py again for this folder.",
-    "bundle": "Run 50_export_bundle.py again for this run.",
-    "state": "Resume the run with 20_train.py --resume, which writes it again, or begin a new run.",
+    "bundle": "Remove this bundle, then run 50_export_bundle.py again for its run.",
+    "state": "Run 20_train.py --resume {folder} --restore_state, which puts the checkpoint's copy back.",
     "backbone": "Run 10_explora_pretrain.py again in a new folder.",
     "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
     "environment": "Run 20_train.py again in a new run.",
     "job": "Remove the folder that it lies in and run again.",
 }
+"""What to do where a file is missing or damaged; each works when it is followed to the letter."""
+
+NEVER_OVERWRITTEN = ("thresholds", "gateparams", "scrcparams")
+"""Files that have to go before their script runs again."""
+
+
+def mend(schema: str, path: Path) -> str:
+    """Return how an artifact at this path comes back.
+
+    >>> mend("state", Path("runs/a/state.json"))
+    "Run 20_train.py --resume runs/a --restore_state, which puts the checkpoint's copy back."
+    """
+    return MENDS[schema].format(folder=path.parent)
 
 
 def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
@@ -48,22 +61,26 @@ def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def read_json(path: Path, schema: str) -> dict[str, Any]:
-    """Load an artifact, or raise a UserError that says what is wrong and how to fix it."""
-    return parse_json(read_bytes(path, MENDS[schema]), schema, path)
+def read_json(path: Path, schema: str, way_out: str | None = None) -> dict[str, Any]:
+    """Load an artifact, or raise a UserError that says what is wrong and how to fix it.
+
+    way_out: in place of the one in MENDS, for a file that lies elsewhere than in its run.
+    """
+    return parse_json(read_bytes(path, way_out or mend(schema, path)), schema, path, way_out)
 
 
-def parse_json(content: bytes, schema: str, path: Path) -> dict[str, Any]:
+def parse_json(content: bytes, schema: str, path: Path, way_out: str | None = None) -> dict[str, Any]:
     """Parse and validate the bytes of an artifact; `path` is only named in messages."""
+    way_out = way_out or ("Remove this file. " if schema in NEVER_OVERWRITTEN else "") + mend(schema, path)
     try:
         data = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole JSON file ({error}). {MENDS[schema]}") from None
+        raise UserError(f"{path}: not a whole JSON file ({error}). {way_out}") from None
     refuse_newer(data, path)
     problems = list(schema_problems(data, schema))
     if len(problems) == 1:
-        raise UserError(f"{path}: {problems[0]}. {MENDS[schema]}")
-    raise_problems(f"{path}: {len(problems)} problems", problems, MENDS[schema])
+        raise UserError(f"{path}: {problems[0]}. {way_out}")
+    raise_problems(f"{path}: {len(problems)} problems", problems, way_out)
     return data
 
 

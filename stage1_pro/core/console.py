@@ -5,9 +5,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.errors import Interrupted
+
+EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def say(line: str = "") -> None:
@@ -43,27 +47,41 @@ def resumable(run_path: Path, script: str = "20_train.py") -> Iterator[None]:
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for the block; call what it yields with (done, total). Nothing is shown if it is never called."""
+def bar(title: str, brief: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar for the block; call what it yields with (done, total). Nothing is shown if it is never called.
+
+    Where there is no terminal, one line every EVERY seconds, with the time that is left, and one at the end. brief:
+    of a block that is over in EVERY seconds nothing stays on the screen.
+    """
     if sys.stdout.isatty():
-        yield from _live(title)
+        yield from _live(title, brief)
         return
+    begun = told = monotonic()
     total = 0
 
-    def count(_: int, of: int) -> None:
-        nonlocal total
-        total = of
+    def count(done: int, of: int) -> None:
+        nonlocal told, total
+        total, now = of, monotonic()
+        if now - told >= EVERY and 0 < done < of:
+            told = now
+            say(f"  {title}: {done:,} of {of:,}, about {_span((now - begun) * (of - done) / done)} left")
 
     yield count
-    if total:
+    if total and (not brief or told > begun):
         say(f"  {title}: {total}")
 
 
-def _live(title: str) -> Iterator[Callable[[int, int], None]]:
+def _span(seconds: float) -> str:
+    """A time in the unit that suits it: 50 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _live(title: str, brief: bool) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(
-        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    ) as progress:
+    columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=brief) as progress:
         task = progress.add_task(title, total=None, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)

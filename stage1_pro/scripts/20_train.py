@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stage1_pro.core import cli, console
+from stage1_pro.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Args:
     run: str | None = None
     """A run prepared by 00_make_splits.py; without it a new run is begun."""
     resume: str | None = None
-    """Continue this run with its own config; takes no other option."""
+    """Continue this run with its own config; takes no other option but --restore_state."""
+    restore_state: bool = False
+    """With --resume: first put state.json of an incremental training back from the checkpoint's copy."""
     init_from: str | None = None
     """Start from the weights of this run, which must have the same splits."""
     dry_run: bool = False
@@ -27,6 +30,8 @@ class Args:
 
 
 def main(args: Args, layers: list[tuple[str, Any]]) -> None:
+    if args.restore_state and not args.resume:
+        raise UserError("--restore_state goes with --resume RUN: name the run whose state.json is to come back.")
     if args.dry_run and not args.resume:
         show_plan(args, layers)
     else:
@@ -59,7 +64,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
             config = with_forward_batch(config)
         trainer = make_trainer(run, config)
         training.record_begin(run, config, model, source, resume=bool(args.resume))
-        training.fit(run, config, model, cases, trainer)
+        training.fit(run, config, model, cases, trainer, args.restore_state)
         if is_first_process():
             held_out = training.finish(run, config, model, cases)
             write_scores(run, cases, ("val_select", "val_calib"), held_out)

@@ -18,7 +18,7 @@ class Args:
     out: str | None = None
     """Folder of the new bundle; without it runs/<id>/bundle."""
     verify: str | None = None
-    """Only check this bundle, every file of it, and write nothing."""
+    """Only check this bundle, every file of it, load its model, and write nothing."""
     golden: bool = False
     """With verify: also decide the bundle's synthetic images, and check that this machine gets the recorded outputs."""
 
@@ -37,6 +37,7 @@ def main(args: Args) -> None:
         raise UserError("--golden checks an exported bundle: name it with --verify.")
     if args.verify:
         contents = verify_bundle(args.verify)
+        Stage1Predictor.load(args.verify, "cpu")  # a bundle whose model cannot be loaded is not whole
     else:
         run = Run.open(args.run)
         target = Path(args.out) if args.out else run.bundle_path

@@ -48,6 +48,7 @@ INCREMENTAL_DEFAULTS = {
     "initial_cases": 32,
     "initial_strategy": "stratified",
     "add_cases": 16,
+    "min_add_cases": 1,
     "max_stages": 10,
     "max_active": None,
     "min_epochs_per_stage": 1,
@@ -337,6 +338,7 @@ def incremental(**settings: object) -> dict:
     [
         (incremental(initial_cases=0), "initial_cases is 0; allowed integer, 1 or more"),
         (incremental(max_active=31), "max_active is 31; allowed initial_cases (32) or more"),
+        (incremental(min_add_cases=17), "min_add_cases is 17; allowed 1 to add_cases (16)"),
         (incremental(min_epochs_per_stage=151), "min_epochs_per_stage is 151; allowed 1 to max_epochs_per_stage (150)"),
         (
             incremental(min_lr_to_continue=3e-4),

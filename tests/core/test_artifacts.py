@@ -26,7 +26,7 @@ POLICY = {
     "sweep_results": [],
     "val_calib_metrics": {},
 }
-AGAIN = "Run 25_threshold_sweep.py again for this run."
+AGAIN = "Remove this file. Run 25_threshold_sweep.py again for this run."
 SCHEMAS = sorted(schemas.SCHEMAS.glob("*.schema.json"))
 
 

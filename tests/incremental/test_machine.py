@@ -32,7 +32,7 @@ from stage1_pro.core.incremental.machine import (
 from stage1_pro.core.incremental.state import Origin, from_json, to_json
 
 POOL = [f"c{index:03d}" for index in range(60)]
-ORIGIN = Origin("run", "0" * 64, "1" * 64, len(POOL), 1, "val_augrc", "min")
+ORIGIN = Origin("run", "0" * 64, "1" * 64, len(POOL), "3" * 64, 1, "val_augrc", "min")
 PARAMS = IncrementalParams(enabled=True, initial_cases=8, add_cases=5, max_epochs_per_stage=4, max_stages=6)
 
 
@@ -66,7 +66,7 @@ class World:
             return epoch_ended(state, self.epoch(state), self.rules)
         if state.name == SCORING:
             return scored(state, self.score(state))
-        return entered(state, state.stage.first_epoch + state.stage.epochs)
+        return entered(state)
 
     def course(self, state: State | None = None) -> Iterator[State]:
         """Every state up to the last, the first included."""
@@ -180,7 +180,7 @@ def test_an_event_in_the_wrong_state_is_our_bug() -> None:
     with pytest.raises(ValueError, match="in TRAINING, not in SCORING"):
         scored(state, Scored(1, 0, (), 0.0, ()))
     with pytest.raises(ValueError, match="in TRAINING, not in TRANSITION"):
-        entered(state, 1)
+        entered(state)
 
 
 def test_who_was_admitted_when() -> None:

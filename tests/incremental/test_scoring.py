@@ -8,7 +8,7 @@ import pytest
 from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.acquisition import CaseMetrics
-from stage1_pro.core.incremental.machine import Pick, Rules, Scored, Stage, State, Suspect
+from stage1_pro.core.incremental.machine import Pick, Rules, Scored, Stage, State, Suspect, scored
 from stage1_pro.core.incremental.scoring import judge
 
 CASES = 30
@@ -63,6 +63,14 @@ def test_cases_that_max_difficulty_keeps_out_twice_in_a_row_are_suspect_too() ->
     assert not judge(now, state, RULES, 1, "cpu").kept_out
     at_random = replace(gated, params=replace(gated.params, strategy="random"))
     assert not judge(now, state, at_random, 1, "cpu").kept_out
+
+
+def test_fewer_eligible_cases_than_are_worth_a_stage_end_the_run() -> None:
+    now, state = metrics(c20=0.2, c21=0.3), after_stages(1)
+    for least, stop in ((2, None), (3, "no_eligible_cases")):
+        rules = replace(RULES, params=replace(PARAMS, add_cases=3, min_add_cases=least))
+        after = scored(state, judge(now, state, rules, 1, "cpu"))
+        assert (after.stop, after.stage.scored and after.stage.scored.eligible) == (stop, 2)
 
 
 def test_histograms_are_of_the_cases_outside_training() -> None:

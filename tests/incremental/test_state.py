@@ -30,7 +30,7 @@ from stage1_pro.core.incremental.machine import (
 from stage1_pro.core.incremental.state import Origin, demand_same_origin, read_state, write_state
 
 PARAMS = IncrementalParams(enabled=True, initial_cases=2, add_cases=2, max_epochs_per_stage=1)
-ORIGIN = Origin("run", "0" * 64, "1" * 64, 9, 1, "val_augrc", "min")
+ORIGIN = Origin("run", "0" * 64, "1" * 64, 9, "3" * 64, 1, "val_augrc", "min")
 RULES = Rules(PARAMS, "min", 9)
 
 
@@ -38,7 +38,7 @@ def two_stages() -> State:
     state = epoch_ended(start(["a", "b"]), EpochEnd(0, 0.25, 1e-3), RULES)
     picks = (Pick("d", 0.9, 0.5, 1.0, 0.8), Pick("c", 0.7, 0.5, 0.1, 0.6))
     found = Scored(6, 4, ("x",), 1.5, picks, (Suspect("b", 0, 0.125), Suspect("e", None, 0.5)), ("e",), (5, 1), (6, 0))
-    return entered(scored(state, found), 1)
+    return entered(scored(state, found))
 
 
 @pytest.fixture
@@ -104,10 +104,12 @@ def test_a_broken_state_is_refused(written: Path, field: str, value: object, wor
 
 
 def test_another_pool_or_config_is_refused_with_all_differences(written: Path) -> None:
-    demand_same_origin(written, replace(ORIGIN, run_id="moved"))
+    path = written / "state.json"
+    found = json.loads(path.read_text())
+    demand_same_origin(found, path, replace(ORIGIN, run_id="moved"), PARAMS)
     other = replace(ORIGIN, pool_cases=10, pool_digest="2" * 64, seed=3)
     with pytest.raises(UserError) as refused:
-        demand_same_origin(written, other)
+        demand_same_origin(found, path, other, PARAMS)
     for words in ("$.pool_cases is 9, and now it is 10", "$.pool_digest is 111111111111…", "$.seed is 1, and now"):
         assert words in str(refused.value)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,6 +18,7 @@ from chain import copy, done, keep, killed, reconfigured, refused, train_run
 from shared_folders import made_once
 
 from stage1_pro.core.artifacts import digest_file
+from stage1_pro.core.incremental.machine import Scored
 from stage1_pro.core.training.callbacks.stage_controller import IncrementalStageController as Controller
 
 STAGES = """
@@ -44,17 +46,36 @@ def flags(config, stages) -> list[str]:
 
 @contextmanager
 def at_each_write(do: Callable[[str], object]) -> Iterator[None]:
-    """Within the block do this whenever state.json was written; the moment is named as in "SCORING 1", the first one
-    in this state."""
-    write, moments = Controller._write, Counter()
+    """Within the block do this whenever state.json was written, and whenever the checkpoint has followed it; the moment
+    is named as in "SCORING 1", the first one in this state, and "SCORING 1 saved". Also where the second epoch of a
+    stage begins, "stage 1 epoch 2", and where the pool is scored, "stage 1 scored"."""
+    write, save, score, moments = Controller._write, Controller._save, Controller._scored, Counter()
+    epoch = Controller.on_train_epoch_start
 
-    def then(controller: Controller, trainer: pl.Trainer) -> None:
+    def written(controller: Controller, trainer: pl.Trainer) -> None:
         write(controller, trainer)
         moments[controller.state.name] += 1
         do(f"{controller.state.name} {moments[controller.state.name]}")
 
+    def saved(controller: Controller, trainer: pl.Trainer) -> None:
+        save(controller, trainer)
+        do(f"{controller.state.name} {moments[controller.state.name]} saved")
+
+    def started(controller: Controller, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        epoch(controller, trainer, module)
+        if controller.state.stage.epochs == 1:
+            do(f"stage {controller.state.stage.number} epoch 2")
+
+    def scored(controller: Controller, *parts: Any) -> Scored:
+        found = score(controller, *parts)
+        do(f"stage {controller.state.stage.number} scored")
+        return found
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Controller, "_write", then)
+        patch.setattr(Controller, "on_train_epoch_start", started)
+        patch.setattr(Controller, "_scored", scored)
+        patch.setattr(Controller, "_write", written)
+        patch.setattr(Controller, "_save", saved)
         yield
 
 
@@ -111,11 +132,17 @@ def demand_same(run: Path, reference: Path) -> None:
         assert (run / name).read_bytes() == (reference / name).read_bytes()
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("phase", ["TRAINING", "SCORING", "TRANSITION"])
-def test_killed_in_any_phase_and_resumed_it_ends_the_same(phase, count, staged, tmp_path):
-    run = killed(staged, f"{phase} {count}", tmp_path / "run")
-    assert state_of(run)["phase"] == phase
+MOMENTS = ["TRAINING 1", "TRAINING 2", "SCORING 1", "SCORING 1 saved", "SCORING 2 saved", "TRANSITION 1"]
+MOMENTS += ["stage 1 epoch 2", "stage 1 scored", "TRANSITION 2", "TRANSITION 2 saved", "TRAINING 3", "DONE 1"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_in_any_phase_and_resumed_it_ends_the_same(moment, staged, tmp_path):
+    """Between state.json and its checkpoint, and after both."""
+    run = killed(staged, moment, tmp_path / "run")
+    assert state_of(run)["phase"] == {"stage 1 epoch 2": "TRAINING", "stage 1 scored": "SCORING"}.get(
+        moment, moment.split()[0]
+    )
     done("20_train", "--resume", run)
     demand_same(run, staged)
 

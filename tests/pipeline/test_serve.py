@@ -215,3 +215,12 @@ def test_without_the_extra_the_message_says_what_to_install(bundle):
     ended = subprocess.run([sys.executable, "-c", hide + run, str(bundle)], capture_output=True, text=True)
     assert ended.returncode == 2, ended
     assert "fastapi, uvicorn not installed: pip install 'stage1-pro[serve]'" in ended.stderr
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_a_hundred_thousand_requests(bundle, images):
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "serve.py"
+    command = [sys.executable, str(benchmark), str(bundle), str(images), "--soak", "100000"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended
+    assert "statuses [200]" in ended.stdout

@@ -18,6 +18,7 @@ from stage1_pro.core.policies.verification import demand_consistent
 from stage1_pro.core.records.splits import parse_splits
 
 MANIFEST = "bundle.json"
+AGAIN = artifacts.MENDS["bundle"]
 
 
 COMPANIONS = ("model_best.pth", "splits.json", "config.json", "metrics.csv", "eval.json", "README.md")
@@ -68,15 +69,18 @@ def verify_bundle(path: str | Path) -> BundleContents:
         raise UserError(f"{path}: {MANIFEST} is a link; a bundle holds plain files only. Export it again.")
     manifest = artifacts.read_json(path / MANIFEST, "bundle")
     raise_problems(
-        f"{path}: not the bundle that was exported:", _file_problems(path, manifest), "Copy or export it again."
+        f"{path}: not the bundle that was exported:",
+        _file_problems(path, manifest),
+        "Remove it, then copy or export it again.",
     )
     _demand_fields(
         manifest, "files preprocessing class_names positive_class provenance eval schema_version", path / MANIFEST
     )
     policy_file = path / manifest["policy_file"]
-    policy = artifacts.read_json(policy_file, policy_file.stem)
+    policy = artifacts.read_json(policy_file, policy_file.stem, AGAIN)
     splits_path = path / manifest["splits_file"]
-    splits = parse_splits(artifacts.read_bytes(splits_path), splits_path)
+    splits = parse_splits(artifacts.read_bytes(splits_path), splits_path, AGAIN)
+    artifacts.read_json(path / manifest["config_file"], "config", AGAIN)
     demand_consistent(policy, policy_file)
     weights = manifest["files"][manifest["model_file"]]["sha256"]
     problems = []
@@ -86,11 +90,11 @@ def verify_bundle(path: str | Path) -> BundleContents:
         problems.append(f"{policy_file.name} was calibrated on other splits than {manifest['splits_file']}")
     if manifest["positive_class"] != splits.positive_class:
         problems.append(f"{MANIFEST} and {splits_path.name} name different positive classes")
-    if manifest["eval"] != _eval_summary(artifacts.read_json(path / "eval.json", "eval")):
+    if manifest["eval"] != _eval_summary(artifacts.read_json(path / "eval.json", "eval", AGAIN)):
         problems.append(f"{MANIFEST} and eval.json give different figures")
     if manifest["class_names"] != splits.class_names:
         problems.append(f"{MANIFEST} and {splits_path.name} name different classes")
-    raise_problems(f"{path}: the parts do not belong together:", problems, "Export the bundle again from its run.")
+    raise_problems(f"{path}: the parts do not belong together:", problems, AGAIN)
     return BundleContents(path, manifest, policy_from_artifact(manifest["active_exit_policy"], policy))
 
 
@@ -127,7 +131,7 @@ def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
 
 def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
     missing = [f"$.{name} is missing" for name in names.split() if name not in data]
-    raise_problems(f"{where}: incomplete:", missing, "Export the bundle again from its run.")
+    raise_problems(f"{where}: incomplete:", missing, AGAIN)
 
 
 def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:

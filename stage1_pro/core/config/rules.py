@@ -195,6 +195,10 @@ RULES = (
         "more",
     ),
     Rule(
+        lambda f: f.stages.enabled and f.stages.min_add_cases > f.stages.add_cases,
+        "$.incremental_params.min_add_cases is {stages.min_add_cases}; allowed 1 to add_cases ({stages.add_cases})",
+    ),
+    Rule(
         lambda f: f.stages.enabled and f.stages.min_epochs_per_stage > f.stages.max_epochs_per_stage,
         "$.incremental_params.min_epochs_per_stage is {stages.min_epochs_per_stage}; allowed 1 to "
         "max_epochs_per_stage ({stages.max_epochs_per_stage})",

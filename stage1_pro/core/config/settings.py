@@ -77,6 +77,9 @@ class IncrementalParams:
     """How the cases of the first stage are drawn: stratified (each class in proportion, at least one) or random."""
     add_cases: int = 16
     """Cases admitted after a stage, 1 or more; fewer where fewer are eligible."""
+    min_add_cases: int = 1
+    """Eligible cases that are worth another stage, 1 up to `add_cases`; with fewer, training ends with
+    no_eligible_cases."""
     max_stages: int = 10
     """Stages at most, 1 or more."""
     max_active: int | None = None

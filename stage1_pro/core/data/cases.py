@@ -12,6 +12,7 @@ import pandas as pd
 
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.settings import DatasetParams, Source
+from stage1_pro.core.console import bar
 from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.image_files import BadImage, list_images, read_file, shown
@@ -20,6 +21,8 @@ from stage1_pro.core.records.splits import SPLITS
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
 SHOWN_NAMES = 10
+TASK = 64
+"""Files that a thread reads before it says so."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class CaseTable:
 
 
 def rows_digest(frame: pd.DataFrame) -> str:
-    columns = frame[["case_id", "label", "group", "content"]].astype(str)
-    return artifacts.digest_bytes("\n".join(columns.agg("\t".join, axis=1)).encode())
+    columns = [frame[name].astype(str).tolist() for name in ("case_id", "label", "group", "content")]
+    return artifacts.digest_bytes("\n".join(map("\t".join, zip(*columns, strict=True))).encode())
 
 
 def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
@@ -215,8 +218,13 @@ def _content_problems(frame: pd.DataFrame) -> Iterable[str]:
 
 def inspect_files(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]:
     """(content digests, reasons why an image cannot be read or None), in parallel threads."""
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda path: _inspect_one(path, decode), paths, chunksize=64))
+    names, results = list(paths), []
+    # many to a task: one a file costs more than it takes to hash a small one
+    tasks = [names[start : start + TASK] for start in range(0, len(names), TASK)]
+    with ThreadPoolExecutor() as pool, bar("reading images", brief=True) as progress:
+        for part in pool.map(lambda task: [_inspect_one(path, decode) for path in task], tasks):
+            results += part
+            progress(len(results), len(names))
     return [digest for digest, _ in results], pd.Series(
         [reason for _, reason in results], index=paths.index, dtype=object
     )

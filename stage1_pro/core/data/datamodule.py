@@ -71,7 +71,9 @@ class Stage1DataModule(pl.LightningDataModule):
         return math.ceil(math.ceil(cases / self.config.batch_size) / self.config.grad_accum_steps)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"next_epoch": self.trainer.current_epoch + 1 if self.trainer else 0, "active": self.active.tolist()}
+        # not current_epoch + 1: a stage's end that is finished after a resume is saved before its epoch begins
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer else None
+        return {"next_epoch": epochs.processed if epochs else 0, "active": self.active.tolist()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.next_epoch, self.active = state_dict["next_epoch"], np.array(state_dict["active"], dtype=np.int64)

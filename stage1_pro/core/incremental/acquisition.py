@@ -84,6 +84,8 @@ def admit(
     else:
         easy = metrics.dice[candidates] > params.selection_threshold
         eligible = candidates[~easy & ~too_difficult(metrics.dice[candidates], params)]
+    if len(eligible) < params.min_add_cases:
+        room = 0  # a whole stage for a case or two
     known = active[metrics.finite[active]]
     distances = Distances(metrics.embedding, eligible, known, device)
     value = params.w_dice * difficulty[eligible] + params.w_uncertainty * uncertainty[eligible]

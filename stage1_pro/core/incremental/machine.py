@@ -27,6 +27,10 @@ RUN_STOPS = (
 )
 
 
+FROM_OUTSIDE = ("interrupted", "error")
+"""Run stops that are no decision: what they stopped can go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pick:
     """An admitted case with its components at the time of the pick."""
@@ -192,10 +196,11 @@ def scored(state: State, found: Scored) -> State:
     return _step(state, TRANSITION, active=(*state.active, *(pick.case_id for pick in found.picks)))
 
 
-def entered(state: State, epoch: int) -> State:
-    """TRANSITION → TRAINING: the next stage begins with this epoch."""
+def entered(state: State) -> State:
+    """TRANSITION → TRAINING: the next stage begins with the epoch after the last one's."""
     _demand(state, TRANSITION)
-    stage = Stage(state.stage.number + 1, epoch, len(state.active))
+    last = state.stage
+    stage = Stage(last.number + 1, last.first_epoch + last.epochs, len(state.active))
     return _step(state, TRAINING, stages=(*state.stages, stage))
 
 
@@ -208,6 +213,20 @@ def stopped(state: State, reason: str) -> State:
     """Any state → DONE."""
     assert reason in RUN_STOPS
     return _step(state, DONE, stop=reason)
+
+
+def before_stop(state: State) -> State:
+    """Undo `stopped` where it came from outside: the state that training goes on from.
+
+    >>> state = start(["a", "b"])
+    >>> before_stop(stopped(state, "interrupted")) == state
+    True
+    """
+    if state.stop not in FROM_OUTSIDE:
+        return state
+    stage = state.stage
+    name = TRANSITION if stage.scored else SCORING if stage.end else TRAINING
+    return replace(state, name=name, stop=None, revision=state.revision - 1)
 
 
 def walk(rules: Rules, initial: Sequence[str], pool: Sequence[str]) -> State:
@@ -225,7 +244,7 @@ def walk(rules: Rules, initial: Sequence[str], pool: Sequence[str]) -> State:
             picks = tuple(Pick(case, 0.0, 0.0, 0.0, 0.0) for case in taken)
             state = scored(state, Scored(left, left, (), 0.0, picks))
         if state.name == TRANSITION:
-            state = entered(state, state.stage.first_epoch + epochs)
+            state = entered(state)
     return state
 
 

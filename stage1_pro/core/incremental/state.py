@@ -1,6 +1,7 @@
 """state.json, the authority on an incremental run, and the tables that are derived from it."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import IncrementalParams
 from stage1_pro.core.errors import counted, raise_problems
+from stage1_pro.core.incremental.consistency import contradictions
 from stage1_pro.core.incremental.machine import Pick, Scored, Stage, State, Suspect
 
 STATE, STAGES, SELECTIONS, SUSPECTS = "state.json", "stages.csv", "selections.csv", "stage_suspects.csv"
+POOL = "pool.csv"
+"""Ids of the cases that the stages draw from, as the digest in state.json knows them."""
 RULES = ("selection_threshold", "max_difficulty", "w_dice", "w_uncertainty", "w_diversity", "strategy")
 """What chose the cases, as state.json repeats it for each scoring."""
 LISTS = ("nonfinite", "kept_out", "difficulty_histogram", "uncertainty_histogram")
@@ -18,20 +22,27 @@ LISTS = ("nonfinite", "kept_out", "difficulty_histogram", "uncertainty_histogram
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a state belongs to; a resumed run must have the same. pool_digest: of the cases of the training split."""
+    """What a state belongs to; a resumed run must have the same. pool_digest: of the cases of the training split;
+    pool_file_digest: of pool.csv, which names them."""
 
     run_id: str
     config_digest: str
     pool_digest: str
     pool_cases: int
+    pool_file_digest: str
     seed: int
     monitor: str
     mode: str
 
 
+def pool_table(case_id: Iterable[str]) -> bytes:
+    """The content of pool.csv. case_id: (N,) of the training split, sorted."""
+    return artifacts.csv_text(({"case_id": case} for case in case_id), ("case_id",)).encode()
+
+
 def to_json(state: State, origin: Origin, params: IncrementalParams, now: str) -> dict[str, Any]:
     """The content of state.json. now: time stamp of this writing."""
-    written = {"schema_version": artifacts.SCHEMA_VERSION, "updated_at": now}
+    written = {"schema_version": artifacts.SCHEMA_VERSION, "updated_at": now, "pool_file": POOL}
     return {**written, **dataclasses.asdict(origin), **plain(state, params)}
 
 
@@ -42,6 +53,7 @@ def plain(state: State, params: IncrementalParams) -> dict[str, Any]:
         "revision": state.revision,
         "phase": state.name,
         "stop": state.stop,
+        "rules": rules,
         "active": list(state.active),
         "stages": [_stage_to_json(stage, rules) for stage in state.stages],
     }
@@ -62,6 +74,11 @@ def write_state(folder: Path, state: State, origin: Origin, params: IncrementalP
     """Write state.json and, from it, the three tables; each file whole or not at all, the authority first."""
     # killed between two files, the tables are older than the state, never newer
     artifacts.write_json(folder / STATE, to_json(state, origin, params, now), "state")
+    write_tables(folder, state)
+
+
+def write_tables(folder: Path, state: State) -> None:
+    """Write the tables that follow from a state."""
     for name, columns, rows in (
         (STAGES, STAGE_COLUMNS, stage_rows(state)),
         (SELECTIONS, SELECTION_COLUMNS, selection_rows(state)),
@@ -75,29 +92,36 @@ def read_state(folder: Path) -> State:
     path = folder / STATE
     data = artifacts.read_json(path, "state")
     state = from_json(data)
-    problems = []
-    if len(set(state.active)) < len(state.active):
-        problems.append("$.active holds a case twice")
-    picks = [pick.case_id for stage in state.stages if stage.scored for pick in stage.scored.picks]
-    if list(state.active[len(state.active) - len(picks) :]) != picks:
-        problems.append("$.active does not end with the picks of the stages, in their order")
-    if (state.stop is None) == (state.name == "DONE"):
-        problems.append(f"$.stop is {state.stop!r} in phase {state.name}: a run that is DONE has a reason, no other")
-    raise_problems(f"{path}: {counted(len(problems), 'problem')}", problems, artifacts.MENDS["state"])
+    problems = [*contradictions(state), *_rule_contradictions(data)]
+    raise_problems(f"{path}: {counted(len(problems), 'problem')}", problems, artifacts.mend("state", path))
     return state
 
 
-def demand_same_origin(folder: Path, origin: Origin) -> None:
-    """Raise UserError with every difference where state.json belongs to another config or pool."""
-    path = folder / STATE
-    if not path.exists():
-        return
-    data, now = artifacts.read_json(path, "state"), dataclasses.asdict(origin)
+def _rule_contradictions(data: dict[str, Any]) -> Iterator[str]:
+    """Problems of what state.json repeats for each scoring."""
+    for index, stage in enumerate(data["stages"]):
+        found = stage["scored"]
+        if found is None:
+            continue
+        where = f"$.stages[{index}].scored"
+        if found["added"] != len(found["picks"]):
+            yield f"{where}.added is {found['added']}, and there are {len(found['picks'])} picks"
+        for name, value in data.get("rules", {}).items():
+            if found[name] != value:
+                yield f"{where}.{name} is {found[name]}, and $.rules.{name} is {value}"
+
+
+def demand_same_origin(found: Mapping[str, Any], path: Path, origin: Origin, params: IncrementalParams) -> None:
+    """Raise UserError with every difference where a state belongs to another config or pool.
+
+    found: content of state.json, or the checkpoint's copy; path: of the file that holds it.
+    """
+    now = {**dataclasses.asdict(origin), "rules": {name: getattr(params, name) for name in RULES}}
     # a run may be renamed or moved; all else decides what is admitted
-    different = [name for name in now if name != "run_id" and data[name] != now[name]]
+    different = [name for name in now if name != "run_id" and found.get(name) != now[name]]
     raise_problems(
         f"{path}: this training cannot go on from it",
-        [f"$.{name} is {_short(data[name])}, and now it is {_short(now[name])}" for name in different],
+        [f"$.{name} is {_short(found.get(name))}, and now it is {_short(now[name])}" for name in different],
         "Restore the config and the cases, or begin a new run.",
     )
 

@@ -175,4 +175,12 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # a damaged archive raises whatever zip and pickle raise
-        raise UserError(f"{path}: not a safe, whole tensor file ({' '.join(str(error).split())[:200]}).") from None
+        raise UserError(f"{path}: not a safe, whole tensor file ({_reason(error)}). Restore it from a copy.") from None
+
+
+def _reason(error: Exception) -> str:
+    """What torch says of a file that it refuses, without its advice to load the file unsafely."""
+    text = " ".join(str(error).split())
+    if "weights_only" in text or "Weights only" in text:
+        return "it is damaged, or holds more than tensors and plain values"
+    return text[:200]

@@ -55,8 +55,8 @@ def read_splits(path: Path) -> Splits:
     return parse_splits(artifacts.read_bytes(path, artifacts.MENDS["splits"]), path)
 
 
-def parse_splits(content: bytes, path: Path) -> Splits:
-    data = artifacts.parse_json(content, "splits", path)
+def parse_splits(content: bytes, path: Path, mend: str | None = None) -> Splits:
+    data = artifacts.parse_json(content, "splits", path, mend)
     missing = [f"{name}_indices" for name in SPLITS if f"{name}_indices" not in data]
     missing += [
         key

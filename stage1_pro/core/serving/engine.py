@@ -29,6 +29,20 @@ class _Prepared:
     decided: "asyncio.Future[Decision]"
 
 
+def _computing_threads() -> int:
+    """Threads of a forward pass. They are a part of what makes scores bit-equal."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _threads(count: int, each_with: int) -> ThreadPoolExecutor:
+    """Threads whose torch computes with so many threads: a setting that torch keeps for each thread."""
+    import torch
+
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(each_with,))
+
+
 class Engine:
     """Decides images as they come, up to forward_batch in one pass.
 
@@ -40,8 +54,9 @@ class Engine:
         own = predictor.model.spec.preprocessing.images
         self.predictor, self.limits, self.busy, self.metrics = predictor, limits, busy, metrics
         self.contract = replace(own, max_pixels=min(own.max_pixels, limits.max_pixels))
-        self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
-        self._model = ThreadPoolExecutor(1)  # one thread at a time computes
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._decoders = _threads(cores, each_with=1)  # a team of threads for each decoder would only contend
+        self._model = _threads(1, each_with=_computing_threads())
         self._waiting: asyncio.Queue[_Prepared] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._passes = asyncio.create_task(self._run())

@@ -59,7 +59,7 @@ def serve(service: Service, bound: socket.socket, on_ready: Callable[[], None]) 
 
     config = uvicorn.Config(
         create_app(service, lifespan),
-        http="h11",
+        http="httptools",
         ws="none",
         lifespan="on",
         log_config=None,

@@ -89,11 +89,15 @@ class Service:
 
     def admit(self, images: int) -> None:
         """Take so many images on, before any of their bytes is looked at. Raises Refusal."""
+        self.demand_room(images)
+        self._count(images)
+
+    def demand_room(self, images: int) -> None:
+        """Raise Refusal where so many images cannot be taken on."""
         if self.state != "ready":
             raise Refusal(self.state, _NOT_READY[self.state])
         if self.inflight + images > self.limits.max_inflight:
             raise Refusal("overloaded", f"{self.inflight} of at most {self.limits.max_inflight} images are in flight")
-        self._count(images)
 
     def release(self, images: int) -> None:
         self._count(-images)

@@ -20,7 +20,7 @@ BATCH_IMAGES = 64
 BATCH_BODIES = 8
 """Limits of one batch request: its images, and its body in multiples of max_bytes."""
 
-_MODULES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart")
 
 
 @dataclass(frozen=True, slots=True)

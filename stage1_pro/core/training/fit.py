@@ -17,6 +17,7 @@ from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.incremental.resume import Course
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.models.adapters import add_adapters, merge_adapters
@@ -37,7 +38,7 @@ from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.choice import module_class
 from stage1_pro.core.training.modules.selective import SelectiveModule
-from stage1_pro.core.training.stages import demand_same_pool, prepare_stages, print_first_admission
+from stage1_pro.core.training.stages import course_of_run, prepare_stages, print_first_admission
 from stage1_pro.core.training.start import LAUNCHED_RUN, backbone_digest, is_first_process
 from stage1_pro.core.training.suspects import write_suspects
 
@@ -117,27 +118,46 @@ def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTabl
     print_first_admission(config, module, data)
 
 
-def fit(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer) -> None:
-    """Train to the end or to early stopping, from the last checkpoint where there is one."""
-    last = run.checkpoints_path / "last.ckpt"
+def fit(
+    run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer, restore_state: bool
+) -> None:
+    """Train to the end or to early stopping, from the last checkpoint where there is one.
+
+    restore_state: put state.json of an incremental training back from the checkpoint's copy first.
+    """
     data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing)
+    course = None
     if config.incremental_params.enabled:
-        demand_same_pool(run, config, data)
-    # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
-    if not (last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]):
+        course = course_of_run(run, config, data, restore_state)
+        finished = course is not None and course.finished
+    else:
+        # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
+        last = run.checkpoints_path / "last.ckpt"
+        finished = last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]
+    if not finished:
         data.features = _features(run, config, model, cases)
-        fit_on(run, config, model, data, trainer)
+        fit_on(run, config, model, data, trainer, course)
     if not (run.checkpoints_path / "best.ckpt").exists():
         raise UserError(f"{config.monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
 
 
-def fit_on(run: Run, config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule, trainer: pl.Trainer) -> None:
-    """Train on the loaders of a datamodule, from the last checkpoint where there is one."""
+def fit_on(
+    run: Run,
+    config: Stage1ProConfig,
+    model: Stage1Model,
+    data: Stage1DataModule,
+    trainer: pl.Trainer,
+    course: Course | None = None,
+) -> None:
+    """Train on the loaders of a datamodule, from the last checkpoint where there is one.
+
+    course: how an incremental training goes on.
+    """
     last = run.checkpoints_path / "last.ckpt"
     cached = None if data.features is None else data.features["train"]
     module = make_module(config, model, data.class_counts, cached, *_labels_and_groups(data))
     if config.incremental_params.enabled:
-        prepare_stages(trainer, run, config, data)  # each stage tells the module of its own cases
+        prepare_stages(trainer, run, config, data, course)  # each stage tells the module of its own cases
     else:
         module.train_on(data.active, data.class_counts)
     if config.compile:

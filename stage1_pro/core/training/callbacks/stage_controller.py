@@ -2,7 +2,8 @@
 
 Order within an epoch: validation; EarlyStopping and LRFloorStop say what they see; the controller hands it to the
 machine and takes `should_stop` back; the best checkpoints are saved; at the end of the epoch a stage that has ended is
-scored and the next one begins; last.ckpt is saved after that, so it always holds a stage that can go on.
+scored and the next one begins. Each state is written to state.json first and to last.ckpt after it, so the checkpoint
+is at most one revision behind, and training goes on from any of them.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.errors import Interrupted, UserError, counted
 from stage1_pro.core.incremental import machine
 from stage1_pro.core.incremental.initial import initial_cases
+from stage1_pro.core.incremental.machine import before_stop
+from stage1_pro.core.incremental.resume import Course, demand_same_state
 from stage1_pro.core.incremental.scoring import judge, positions_of
 from stage1_pro.core.incremental.state import Origin, from_json, plain, write_state
 from stage1_pro.core.optim.fsam import forget
@@ -30,6 +33,8 @@ from stage1_pro.core.training.callbacks.stage_weights import (
     untrained_weights,
 )
 from stage1_pro.core.training.modules.base import Clock, Stage1Module
+
+LAST = Path("checkpoints") / "last.ckpt"
 
 
 class LRFloorStop(pl.Callback):
@@ -62,6 +67,7 @@ class IncrementalStageController(pl.Callback):
 
     rules: machine.Rules
     origin: Origin
+    course: Course | None = None
 
     def __init__(self, folder: Path, config: Stage1ProConfig, helpers: Helpers):
         self.folder, self.config, self.helpers = folder, config, helpers
@@ -69,10 +75,12 @@ class IncrementalStageController(pl.Callback):
         self.clock = Clock(0, 1)
         self.fresh = True
         self.told = ""
+        self.written: machine.State | None = None
         self._untrained: Weights = {}
 
-    def of_pool(self, origin: Origin, data: Stage1DataModule) -> None:
-        """Take up the pool."""
+    def of_pool(self, origin: Origin, data: Stage1DataModule, course: Course | None) -> None:
+        """Take up the pool, and how training goes on, None for a new one."""
+        self.course = course
         distinct = data.frames["train"]["content"].nunique()
         self.origin, self.rules = origin, machine.Rules(self.config.incremental_params, origin.mode, distinct)
 
@@ -84,16 +92,34 @@ class IncrementalStageController(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module, data = _parts(trainer, pl_module)
+        if self.course is not None and self.course.state is not None:
+            self.state = self.course.state  # the checkpoint's copy may be one step behind
         if self.state.name == machine.INIT:
             self.state = machine.start(self._initial_cases(data))
             self._open_stage(trainer, module, data)
             self._write(trainer)
         else:
+            self.written = before_stop(self.state if self.course is None else self.course.recorded)
             self._activate(data)
             self._tell(module, data)
             self.helpers.stage_best.name(self.state.stage.number)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Finish a stage's end that training was stopped in."""
+        if self.state.name not in (machine.SCORING, machine.TRANSITION):
+            return
+        module, data = _parts(trainer, pl_module)
+        number = self.state.stage.number
+        self._end_stage(trainer, module, data)
+        if self.state.name == machine.DONE:
+            self._save(trainer)  # no epoch follows whose end would
+        trainer.should_stop = self.state.name == machine.DONE
+        trainer.print(self._words(number))
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stage = self.state.stage
+        figures = {"stage": float(stage.number), "active_cases": float(stage.active_cases)}
+        pl_module.log_dict(figures, on_epoch=True, rank_zero_only=True)
         if trainer.current_epoch == self.state.stage.first_epoch:
             trainer.callback_metrics.pop(self.origin.monitor, None)  # the last stage's: a warm-up logs none
 
@@ -113,27 +139,28 @@ class IncrementalStageController(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module, data = _parts(trainer, pl_module)
         stage = self.state.stage
-        figures = {"stage": float(stage.number), "active_cases": float(stage.active_cases)}
-        module.log_dict(figures, rank_zero_only=True)
         if self.state.name == machine.TRAINING:
             return
         if self.helpers.stage_best.path.exists() and stage.best_epoch is not None:
             self.state = machine.checkpointed(self.state, self.helpers.stage_best.path.name)
         self._write(trainer)
         if self.state.name == machine.SCORING:
+            self._save(trainer)
             self._end_stage(trainer, module, data)
         trainer.should_stop = self.state.name == machine.DONE
         self.told = self._words(stage.number)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Say in state.json that training did not end; it goes on from last.ckpt, which holds the state before."""
-        if self.state.name not in (machine.INIT, machine.DONE) and trainer.is_global_zero:
+        """Say in state.json that training did not end; it goes on from last.ckpt."""
+        # of what was written, not of what was decided since: the checkpoint must stay within one revision of it
+        if self.written is not None and self.written.name != machine.DONE and trainer.is_global_zero:
             from_outside = isinstance(exception, Interrupted | KeyboardInterrupt)
-            stopped = machine.stopped(self.state, "interrupted" if from_outside else "error")
+            stopped = machine.stopped(self.written, "interrupted" if from_outside else "error")
             write_state(self.folder, stopped, self.origin, self.rules.params, utc_now())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": plain(self.state, self.rules.params), "clock": asdict(self.clock), "fresh": self.fresh}
+        copy = {**asdict(self.origin), **plain(self.state, self.rules.params)}
+        return {"state": copy, "clock": asdict(self.clock), "fresh": self.fresh}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.state, self.fresh = from_json(state_dict["state"]), state_dict["fresh"]
@@ -142,19 +169,17 @@ class IncrementalStageController(pl.Callback):
     # ---- a stage's end, and the next one's start
 
     def _end_stage(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> None:
-        """SCORING → TRANSITION → TRAINING, or DONE where no case is admitted.
-
-        state.json is written as soon as a state is decided, before the module and the data follow it: what is killed
-        in between goes on from last.ckpt, which is older than both, and decides the same again.
-        """
+        """SCORING → TRANSITION → TRAINING, or DONE where no case is admitted."""
         last, scoring = snapshot(module), self._scoring_weights(module)
-        assign(module, scoring)
-        self.state = machine.scored(self.state, self._scored(trainer, module, data))
-        self._write(trainer)
-        if self.state.name == machine.DONE:
+        if self.state.name == machine.SCORING:
+            assign(module, scoring)
+            self.state = machine.scored(self.state, self._scored(trainer, module, data))
             assign(module, last)  # the checkpoint to come holds what training left, as that of any epoch does
-            return
-        self.state = machine.entered(self.state, trainer.current_epoch + 1)
+            self._write(trainer)
+            if self.state.name == machine.DONE:
+                return
+            self._save(trainer)
+        self.state = machine.entered(self.state)
         self._start_from(module, {"best": scoring, "last": last, "scratch": self._untrained})
         self._open_stage(trainer, module, data)
         self._write(trainer)
@@ -235,8 +260,16 @@ class IncrementalStageController(pl.Callback):
         return found
 
     def _write(self, trainer: pl.Trainer) -> None:
+        """Write state.json. Raises UserError where it has seen this revision already, and differs."""
+        if self.course is not None and self.course.recorded.revision == self.state.revision:
+            demand_same_state(self.course.recorded, self.state, self.folder)
+        self.written = self.state
         if trainer.is_global_zero:
             write_state(self.folder, self.state, self.origin, self.rules.params, utc_now())
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        """Bring last.ckpt to the state just written. Called by every rank."""
+        trainer.save_checkpoint(self.folder / LAST)
 
     def _words(self, number: int) -> str:
         """Say what became of the stage of this number, in a line."""
