@@ -31,6 +31,7 @@ COMMANDS = {
             ("25_threshold_sweep.py", "33_calibrate_gate.py", "36_calibrate_scrc.py"),
             "certify the exit policy that a run is trained for",
         ),
+        Command("recalibrate", ("38_recalibrate.py",), "certify a bundle anew for another site, without training"),
         Command("evaluate", ("40_eval_selective.py",), "measure a run on its test split, or compare runs"),
         Command("ab", ("43_ab_test.py",), "decide whether a way of training is worth its time"),
         Command("export", ("50_export_bundle.py",), "export the bundle of a run, or verify a bundle"),

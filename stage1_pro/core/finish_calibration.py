@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stage1_pro.core.console import say, say_next
+from stage1_pro.core.console import say
 from stage1_pro.core.errors import NothingCertified, NotWorthIt, UserError
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.certification import demand_binary
-from stage1_pro.core.policies.gate import demand_gate
+from stage1_pro.core.policies.gate import calibrate_gate, demand_gate
+from stage1_pro.core.policies.scrc import calibrate_scrc
+from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
 from stage1_pro.core.policies.usefulness import exit_figures, valued
 from stage1_pro.core.policies.verification import evidence_words, in_expectation, promised
 from stage1_pro.core.records import ledger
@@ -67,7 +69,6 @@ class Calibrating:
         write_policy(run, policy)
         _draw(run, policy)
         _say_policy(policy)
-        say_next(run.path, "40_eval_selective.py")
 
 
 @contextmanager
@@ -95,6 +96,56 @@ def calibrating(
             if not calibration.concluded:
                 look.settle(ledger.NOT_READ)
             raise
+
+
+def certify_softmax(run: Run, risk: Risk, *, even_if_useless: bool = False) -> None:
+    """Certify the softmax threshold of a run and write thresholds.json."""
+    with calibrating(run, "softmax", risk, even_if_useless=even_if_useless) as calibration:
+        found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
+        calibration.conclude(
+            certified=found.certified, notes=[], warnings=found.warnings, fields=lambda: softmax_fields(found)
+        )
+
+
+def certify_gate(run: Run, risk: Risk, *, even_if_useless: bool = False, calibrator: str = "quantile") -> None:
+    """Fit the gate's map on val_select, certify its threshold and write gateparams.json."""
+    with calibrating(run, "gate", risk, even_if_useless=even_if_useless, calibrator=calibrator) as calibration:
+        select, calib = run.scores("val_select"), run.scores("val_calib")
+        gate = calibrate_gate(select, calib, risk, calibrator, run.config.exit_rule)
+        found = gate.calibration
+        calibration.conclude(certified=found.certified, notes=gate.notes, warnings=found.warnings, fields=gate.fields)
+
+
+def certify_scrc(
+    run: Run,
+    risk: Risk,
+    *,
+    even_if_useless: bool = False,
+    calibrator: str = "quantile",
+    variant: str = "SCRC-I",
+    dirichlet: str = "tied",
+) -> None:
+    """Fit the gate's and the Dirichlet map on val_select, certify a pair of thresholds and write scrcparams.json."""
+    chosen = {"calibrator": calibrator, "variant": variant, "dirichlet": dirichlet}
+    with calibrating(run, "scrc", risk, even_if_useless=even_if_useless, **chosen) as calibration:
+        select, calib = run.scores("val_select"), run.scores("val_calib")
+        maps = calibrator, variant, dirichlet
+        scrc = calibrate_scrc(select, calib, risk, *maps, run.config.seed, run.config.exit_rule)
+        found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
+        calibration.conclude(
+            certified=found.certified,
+            notes=scrc.notes,
+            warnings=found.warnings,
+            fields=lambda: {**versions, **scrc.fields()},
+        )
+
+
+CERTIFY: dict[str, Callable[..., None]] = {
+    "softmax": certify_softmax,
+    "gate": certify_gate,
+    "scrc": certify_scrc,
+}
+"""How each policy of POLICY_TABLE is certified: (run, risk, even_if_useless=…, settings of its maps)."""
 
 
 def _refuse(fields: Callable[[], dict[str, Any]], look: Look) -> None:

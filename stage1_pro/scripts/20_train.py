@@ -3,7 +3,8 @@
     python stage1_pro/scripts/20_train.py --config configs/smoke.yaml --phase 1
 reads   runs/<id>/splits.json (drawn first where no --run is named), the images
 writes  runs/<id>/config.json, environment.json, metrics.csv, checkpoints/, model_best.pth,
-        scores/val_select.parquet, scores/val_calib.parquet, suspects.csv (training labels, the least probable first)
+        scores/val_select.parquet, scores/val_calib.parquet, seen.json,
+        suspects.csv (training labels, the least probable first)
 
 Settings come from the defaults, then every --config file in turn, then the flags.
 """
@@ -53,7 +54,9 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run) if args.init_from else None
 
+    from stage1_pro.core.artifacts import write_json
     from stage1_pro.core.inference.scoring import with_forward_batch, write_scores
+    from stage1_pro.core.records.seen import SEEN, seen_record
     from stage1_pro.core.training import fit as training
     from stage1_pro.core.training.trainer import make_trainer
 
@@ -68,6 +71,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         if is_first_process():
             held_out = training.finish(run, config, model, cases)
             write_scores(run, cases, ("val_select", "val_calib"), held_out)
+            write_json(run.path / SEEN, seen_record(cases.frame, run.splits), "seen")
             training.list_suspects(run, config, model, cases)
             console.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
     return None

@@ -9,7 +9,7 @@ Exits with status 3, and writes no policy, where nothing can be certified.
 
 from dataclasses import dataclass
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,13 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.finish_calibration import calibrating
-    from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
+    from stage1_pro.core.finish_calibration import certify_softmax
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
-    with calibrating(run, "softmax", risk, even_if_useless=args.even_if_useless) as calibration:
-        found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
-        calibration.conclude(
-            certified=found.certified, notes=[], warnings=found.warnings, fields=lambda: softmax_fields(found)
-        )
+    certify_softmax(run, risk, even_if_useless=args.even_if_useless)
+    console.say_next(run.path, "40_eval_selective.py")
 
 
 if __name__ == "__main__":

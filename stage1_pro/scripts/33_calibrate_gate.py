@@ -10,7 +10,7 @@ Exits with status 3, and writes no policy, where nothing can be certified.
 from dataclasses import dataclass
 from typing import Literal
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,13 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.finish_calibration import calibrating
-    from stage1_pro.core.policies.gate import calibrate_gate
+    from stage1_pro.core.finish_calibration import certify_gate
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-    risk, chosen = run.risk(args.target_fnr_exit, args.fnr_confidence), {"calibrator": args.calibrator}
-    with calibrating(run, "gate", risk, even_if_useless=args.even_if_useless, **chosen) as calibration:
-        select, calib = run.scores("val_select"), run.scores("val_calib")
-        gate = calibrate_gate(select, calib, risk, args.calibrator, run.config.exit_rule)
-        found = gate.calibration
-        calibration.conclude(certified=found.certified, notes=gate.notes, warnings=found.warnings, fields=gate.fields)
+    risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
+    certify_gate(run, risk, even_if_useless=args.even_if_useless, calibrator=args.calibrator)
+    console.say_next(run.path, "40_eval_selective.py")
 
 
 if __name__ == "__main__":

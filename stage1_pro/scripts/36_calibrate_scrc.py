@@ -10,7 +10,7 @@ Exits with status 3, and writes no policy, where nothing can be certified.
 from dataclasses import dataclass
 from typing import Literal
 
-from stage1_pro.core import cli
+from stage1_pro.core import cli, console
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,14 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.finish_calibration import calibrating
-    from stage1_pro.core.policies.scrc import calibrate_scrc
+    from stage1_pro.core.finish_calibration import certify_scrc
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
-    chosen = {"calibrator": args.calibrator, "variant": args.scrc_variant, "dirichlet": args.dirichlet}
-    with calibrating(run, "scrc", risk, even_if_useless=args.even_if_useless, **chosen) as calibration:
-        splits = run.scores("val_select"), run.scores("val_calib")
-        maps = args.calibrator, args.scrc_variant, args.dirichlet
-        scrc = calibrate_scrc(*splits, risk, *maps, run.config.seed, run.config.exit_rule)
-        found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
-        calibration.conclude(
-            certified=found.certified,
-            notes=scrc.notes,
-            warnings=found.warnings,
-            fields=lambda: {**versions, **scrc.fields()},
-        )
+    maps = {"calibrator": args.calibrator, "variant": args.scrc_variant, "dirichlet": args.dirichlet}
+    certify_scrc(run, risk, even_if_useless=args.even_if_useless, **maps)
+    console.say_next(run.path, "40_eval_selective.py")
 
 
 if __name__ == "__main__":

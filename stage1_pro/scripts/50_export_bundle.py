@@ -19,6 +19,9 @@ class Args:
     """Folder of the new bundle; without it runs/<id>/bundle."""
     verify: str | None = None
     """Only check this bundle, every file of it, load its model, and write nothing."""
+    without_seen: bool = False
+    """Leave seen.json out, the hashes of the images that the run has trained, chosen or certified with: they tell
+    whoever has an image that it was among them. 38_recalibrate.py then cannot leave such images out."""
     golden: bool = False
     """With verify: also decide the bundle's synthetic images, and check that this machine gets the recorded outputs."""
 
@@ -35,13 +38,16 @@ def main(args: Args) -> None:
 
     if args.golden and not args.verify:
         raise UserError("--golden checks an exported bundle: name it with --verify.")
+    if args.without_seen and args.verify:
+        raise UserError("--without_seen leaves a file out of a new bundle, and --verify writes none. Drop one.")
     if args.verify:
         contents = verify_bundle(args.verify)
         Stage1Predictor.load(args.verify, "cpu")  # a bundle whose model cannot be loaded is not whole
     else:
         run = Run.open(args.run)
         target = Path(args.out) if args.out else run.bundle_path
-        contents = export_bundle(run, target, lambda: golden_file(Stage1Predictor.from_run(run, "cpu")))
+        golden = lambda: golden_file(Stage1Predictor.from_run(run, "cpu"))  # noqa: E731
+        contents = export_bundle(run, target, golden, seen=not args.without_seen)
     if args.golden:
         worst = check_golden(contents)
         console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")

@@ -26,7 +26,7 @@ def test_the_overview_has_a_line_for_each_command_and_fits_a_terminal() -> None:
     assert shown.returncode == 0
     assert max(map(len, shown.stdout.splitlines())) <= 80
     for command in COMMANDS.values():
-        assert f"  {command.name:<9}  {command.summary}" in shown.stdout.splitlines()
+        assert f"  {command.name:<11}  {command.summary}" in shown.stdout.splitlines()
     bare = stage1()
     assert (bare.returncode, bare.stdout) == (2, shown.stdout)
 

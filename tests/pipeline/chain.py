@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.evaluation import evaluate_run, trusted_policy
@@ -26,6 +28,20 @@ from stage1_pro.core.training.fit import build_model
 SCRIPTS = Path(__file__).parents[2] / "stage1_pro" / "scripts"
 TIMING = ["images_per_second", "data_wait_share", "epoch_seconds", "peak_rss_mib"]
 KILLED = "killed"
+CASES = 640
+
+
+def draw(folder: Path, cases: int = CASES, seed: int = 1, light: float = 1.0) -> None:
+    """Noisy squares, a little redder or bluer, and labels.csv. light: factor of all pixels, below 1 for darker ones."""
+    rng = np.random.default_rng(seed)
+    lines = ["path,label"]
+    for index in range(cases):
+        label = ("blue", "red")[index % 2]
+        shift = rng.normal(42, 25) * (1 if label == "red" else -1)
+        pixels = (np.array([128 + shift, 100, 128 - shift]) + rng.normal(0, 40, (32, 32, 3))) * light
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{index:03d}.png")
+        lines.append(f"{index:03d}.png,{label}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import chain
-import numpy as np
 import pytest
-from PIL import Image
 from shared_folders import made_once
-
-CASES = 640
 
 
 @pytest.fixture
@@ -18,22 +14,10 @@ def script() -> Callable[..., chain.Outcome]:
     return chain.call
 
 
-def _draw(folder: Path) -> None:
-    rng = np.random.default_rng(1)
-    lines = ["path,label"]
-    for index in range(CASES):
-        label = ("blue", "red")[index % 2]
-        shift = rng.normal(42, 25) * (1 if label == "red" else -1)
-        pixels = np.array([128 + shift, 100, 128 - shift]) + rng.normal(0, 40, (32, 32, 3))
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{index:03d}.png")
-        lines.append(f"{index:03d}.png,{label}")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-
-
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
     """Noisy squares, a little redder or bluer: most are easy, some are not."""
-    return made_once(tmp_path_factory, "images", _draw)
+    return made_once(tmp_path_factory, "images", chain.draw)
 
 
 def settings(images: Path) -> str:

@@ -15,6 +15,7 @@ from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent
+from stage1_pro.core.records.seen import SEEN
 from stage1_pro.core.records.splits import parse_splits
 
 MANIFEST = "bundle.json"
@@ -25,7 +26,7 @@ COMPANIONS = ("model_best.pth", "splits.json", "config.json", "metrics.csv", "ev
 """Every file that a bundle must hold beside the manifest and the one policy file."""
 
 GOLDEN = "golden.npz"
-OPTIONAL = (GOLDEN,)
+OPTIONAL = (GOLDEN, SEEN)
 """What it may hold besides: bundles from before these files are whole without them."""
 
 

@@ -17,13 +17,17 @@ from stage1_pro.core.records.looks import look_of, looks_counted
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.seen import SEEN
 
 
-def export_bundle(run: Run, target: Path, golden: Callable[[], bytes] | None = None) -> BundleContents:
+def export_bundle(
+    run: Run, target: Path, golden: Callable[[], bytes] | None = None, *, seen: bool = True
+) -> BundleContents:
     """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
 
     golden: makes the content of golden.npz with the run's model, as `inference.golden` does; None: a bundle without.
-    Raises UserError where the run is not complete or its parts do not belong together.
+    seen: take the run's seen.json along, where it has one. Raises UserError where the run is not complete or its parts
+    do not belong together.
     """
     if target.exists():
         raise UserError(
@@ -48,6 +52,8 @@ def export_bundle(run: Run, target: Path, golden: Callable[[], bytes] | None = N
             _copy(file, building / file.name)
         license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
         artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation, license).encode())
+        if seen and (run.path / SEEN).exists():
+            _copy(run.path / SEEN, building / SEEN)
         if golden is not None:
             artifacts.write_bytes(building / GOLDEN, golden())
         manifest = _manifest(run, evaluation, building)

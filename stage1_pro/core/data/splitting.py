@@ -18,27 +18,35 @@ DRAWN = ("val_calib", "val_select", "val_test", "train")
 """Order in which a stratum's groups are assigned: the certificate's split first, the rest trains."""
 
 
-def make_splits(cases: CaseTable, config: Stage1ProConfig) -> Splits:
+def make_splits(
+    cases: CaseTable, config: Stage1ProConfig, *, trains: bool = True, kept: np.ndarray | None = None
+) -> Splits:
     """Assign every case to a split and check that the splits can do their jobs.
 
-    Raises one UserError that names every split without a class. Too few positives in val_calib is no
-    error, since the model can still be trained: `evidence_warning` says it.
+    trains: False: nothing is trained, and the other three splits share all cases by their ratios. kept: (N,) bool,
+    the cases to assign; the others stay in the table and are in no split. Raises one UserError that names every split
+    without a class. Too few positives in val_calib is no error, since the model can still be trained:
+    `evidence_warning` says it.
     """
     params = config.dataset_params
+    assigned = np.ones(len(cases), dtype=bool) if kept is None else kept
     shares = {name: getattr(params, f"{name}_ratio") for name in SPLITS if name != "train"}
-    if cases.split_column:
-        split = _completed(cases.frame, shares, config.seed)
-    else:
-        split = _draw(cases.frame, shares, config.seed)
+    last = "train"
+    if not trains:
+        last, total = "val_test", sum(shares.values())
+        shares = {name: share / total for name, share in shares.items() if name != last}
+    split = np.full(len(cases), "", dtype=object)
+    assign = _completed if cases.split_column else _draw
+    split[assigned] = assign(cases.frame[assigned], shares, config.seed, last)
     counts = _counts(cases, split)
     evidence = _evidence(cases, split, config)
-    problems = [*_problems(counts), *_few_groups(cases, counts)]
+    problems = [*_problems(counts, trains), *_few_groups(cases, counts, trains)]
     raise_problems("the splits cannot do their jobs:", problems)
     data: dict[str, Any] = {f"{name}_indices": np.flatnonzero(split == name).tolist() for name in SPLITS}
     calib = cases.frame[split == "val_calib"]
     metadata = {
         "cases": len(cases),
-        "groups": int(cases.frame["group"].nunique()),
+        "groups": int(cases.frame["group"][assigned].nunique()),
         "group_column": "group" if cases.group_column else None,
         "split_column": "split" if cases.split_column else None,
         "class_names": list(cases.class_names),
@@ -74,10 +82,10 @@ def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int, last: str = 
     return frame["group"].map(table["split"]).to_numpy()
 
 
-def _completed(frame: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
+def _completed(frame: pd.DataFrame, shares: dict[str, float], seed: int, last: str) -> np.ndarray:
     """(N,) split names: those given, and those drawn out of a given one that is to be divided."""
     split = frame["split"].to_numpy(dtype=object, copy=True)
-    weights = {**shares, "train": 1 - sum(shares.values())}
+    weights = {**shares, last: 1 - sum(shares.values())}
     for word, names in divided(set(split)).items():
         whole = sum(weights[name] for name in names)
         # the last name takes what is left, as train does where all is drawn
@@ -100,7 +108,7 @@ def _counts(cases: CaseTable, split: np.ndarray) -> dict[str, dict[str, int]]:
 
 def _shares(row: dict[str, int]) -> dict[str, float]:
     total = sum(row.values())
-    return {name: count / total for name, count in row.items()}
+    return {name: count / max(1, total) for name, count in row.items()}
 
 
 def _evidence(cases: CaseTable, split: np.ndarray, config: Stage1ProConfig) -> dict[str, Any]:
@@ -114,27 +122,33 @@ def _evidence(cases: CaseTable, split: np.ndarray, config: Stage1ProConfig) -> d
     }
 
 
-def _problems(counts: dict[str, dict[str, int]]) -> list[str]:
+def _problems(counts: dict[str, dict[str, int]], trains: bool) -> list[str]:
+    training = sum(counts["train"].values())
+    if training and not trains:
+        return [
+            f"train has {training} cases, and nothing is trained here: give them another split, or give none to any"
+        ]
     return [
         f"{name} has no case of {', '.join(absent)}: more cases, more groups, or "
         + (f"a larger {name}_ratio" if name != "train" else "smaller validation ratios")
         for name, row in counts.items()
-        if (absent := [label for label, count in row.items() if count == 0])
+        if (trains or name != "train") and (absent := [label for label, count in row.items() if count == 0])
     ]
 
 
-def _few_groups(cases: CaseTable, counts: dict[str, dict[str, int]]) -> list[str]:
+def _few_groups(cases: CaseTable, counts: dict[str, dict[str, int]], trains: bool) -> list[str]:
     """The cause, where a class has fewer groups than there are splits: no ratio helps there."""
     frame = cases.frame
-    absent = {name for row in counts.values() for name, count in row.items() if not count}
+    splits = [name for name in SPLITS if trains or name != "train"]
+    absent = {name for split in splits for name, count in counts[split].items() if not count}
     found = []
     for name in [name for name in cases.class_names if name in absent]:
         rows = frame[frame["label"] == cases.class_names.index(name)]
         groups = rows["group"].nunique()
-        if cases.group_column and groups < len(SPLITS) and len(rows) >= len(SPLITS):
+        if cases.group_column and groups < len(splits) and len(rows) >= len(splits):
             found.append(
                 f"all {len(rows)} cases of {name} lie in {counted(groups, 'group')}, and splits never cut a group: "
-                f"{len(SPLITS)} groups with {name} are the least, or a finer group column"
+                f"{len(splits)} groups with {name} are the least, or a finer group column"
             )
     return found
 

@@ -200,20 +200,38 @@ class Stage1Predictor:
 
         Raises UserError for an unreadable image.
         """
-        logits, gates, done = [], [], 0
+        parts, done = [], 0
         for part in self.outputs(list(cases["path"]), batch_size=batch_size, workers=workers):
             _demand_readable(list(cases["path"]), done, part.unreadable)
-            logits.append(part.logits)
-            gates.append(part.gate_logit)
+            parts.append(part)
             done += len(part)
             progress(done, len(cases))
+        return self._scores(parts, cases, split, model_digest, splits_digest)
+
+    @torch.inference_mode()
+    def score_features(
+        self, features: Tensor, cases: pd.DataFrame, split: str, *, model_digest: str, splits_digest: str
+    ) -> Scores:
+        """Score labelled cases by their features (N, D), which `features` returned: what `score` makes of the images,
+        without another pass over them."""
+        parts = []
+        for whole, count in self._passes(features):
+            outputs = self.model.head(whole)
+            gate = None if outputs.gate_logit is None else outputs.gate_logit[:count].float().cpu().numpy()
+            parts.append(RawOutputs(outputs.logits[:count].float().cpu().numpy(), gate, {}))
+        return self._scores(parts, cases, split, model_digest, splits_digest)
+
+    def _scores(
+        self, parts: Sequence[RawOutputs], cases: pd.DataFrame, split: str, model_digest: str, splits_digest: str
+    ) -> Scores:
+        gates = [part.gate_logit for part in parts if part.gate_logit is not None]
         return Scores(
             split=split,
             case_id=cases["case_id"].to_numpy(),
             group=cases["group"].to_numpy(),
             labels=cases["label"].to_numpy().astype(np.int8),
-            logits=np.concatenate(logits),
-            gate_logit=np.concatenate(gates) if gates[0] is not None else None,
+            logits=np.concatenate([part.logits for part in parts]),
+            gate_logit=np.concatenate(gates) if gates else None,
             model_digest=model_digest,
             splits_digest=splits_digest,
             answer_shift=self.model.answer_shift,
@@ -234,7 +252,7 @@ class Stage1Predictor:
         return RawOutputs(logits, gate, reasons)
 
     def _passes(self, images: Tensor) -> Iterator[tuple[Tensor, int]]:
-        """Images (B, 3, H, W) as whole forward passes on the device, each with the number of images in it."""
+        """Images (B, 3, H, W), or features (B, D), as whole passes on the device, each with its number of rows."""
         size = self.forward_batch or max(1, len(images))
         for part in images.split(size) if len(images) else ():
             missing = size - len(part)

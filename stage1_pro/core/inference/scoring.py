@@ -23,14 +23,18 @@ def with_forward_batch(config: Stage1ProConfig) -> Stage1ProConfig:
 
 
 def write_scores(
-    run: Run, cases: CaseTable, splits: tuple[str, ...], held_out: Mapping[str, np.ndarray] | None = None
+    run: Run,
+    cases: CaseTable,
+    splits: tuple[str, ...],
+    held_out: Mapping[str, np.ndarray] | None = None,
+    device: str = "auto",
 ) -> None:
     """Score splits of a run with its model_best.pth.
 
     held_out: split → (N,) gate logits that take the place of the model's, where its gate was fitted on that split.
     """
     config = run.config
-    predictor = Stage1Predictor(load_model(run.model_path), forward_batch=config.forward_shape)
+    predictor = Stage1Predictor(load_model(run.model_path), device=device, forward_batch=config.forward_shape)
     for split in splits:
         frame = cases.frame.iloc[run.splits.indices(split)]
         with bar(f"scoring {split}") as progress:

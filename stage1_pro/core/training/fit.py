@@ -18,22 +18,18 @@ from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.resume import Course
+from stage1_pro.core.inference.placing import place
 from stage1_pro.core.inference.predictor import Stage1Predictor
-from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.models.adapters import add_adapters, merge_adapters
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.licenses import demanded_license
 from stage1_pro.core.models.parameters import parameter_counts
 from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
 from stage1_pro.core.optim.fsam import perturbed_parameters
-from stage1_pro.core.policies.certification import independence
-from stage1_pro.core.policies.dirichlet import class_margin
-from stage1_pro.core.policies.placement import Prices, place_answers
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.checkpoints import judged_weights
-from stage1_pro.core.training.crossfit import CHUNK, GateTargets, group_folds, refit_gate
+from stage1_pro.core.training.crossfit import GateTargets, group_folds, refit_gate
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.choice import module_class
@@ -190,7 +186,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
         frame = cases.frame.iloc[run.splits.indices("val_select")]
         features = _features_of(frame, config, model, "placing answers on val_select")
         if places:
-            _place(run, config, model, frame, features)
+            place(model, config, run.splits, frame, features)
         if refits:
             held_out = _refitted(config, model, frame, features)
     save_model(model, run.model_path)
@@ -208,36 +204,6 @@ def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Mode
         )
     model.cpu()
     return features
-
-
-@torch.no_grad()
-def _place(run: Run, config: Stage1ProConfig, model: Stage1Model, frame: pd.DataFrame, features: Tensor) -> None:
-    """Choose on val_select from which log-odds on a case is answered positive, for this target and these prices.
-
-    Of val_calib only the number of its independent positives is used, which the certificate will count.
-    """
-    logits = torch.cat([model.head(part).logits for part in features.split(CHUNK)]).numpy()
-    ids, groups = frame["case_id"].to_numpy(), frame["group"].to_numpy()
-    labels = frame["label"].to_numpy(np.int8)
-    select = Scores("val_select", ids, groups, labels, logits, None, "", run.splits.digest)
-    placement = place_answers(
-        class_margin(logits),
-        labels,
-        independence(select)[0],
-        run.splits.metadata["evidence"]["val_calib_positive_groups"],
-        Risk(config.target_fnr_exit, config.fnr_confidence),
-        Prices(config.false_alarm_price, config.miss_price),
-        config.seed,
-    )
-    model.shift_answers(placement.shift)
-    for warning in placement.warnings():
-        say(f"warning: {warning}")
-    found = placement.predicted()
-    say(
-        f"answers placed: {placement.shift:+.2f} on the log-odds of '{model.class_names[1]}'; val_select predicts "
-        f"coverage {found['coverage']:.1%}, right exits {found['right_exits']:.1%}, certified in "
-        f"{found['certified']:.0%} of redrawn calibration sets"
-    )
 
 
 def _load_best(run: Run, model: Stage1Model) -> None:

@@ -1,0 +1,50 @@
+"""Place the answers of a model on val_select, before the first score is written."""
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.console import say
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.models.stage1 import Stage1Model
+from stage1_pro.core.policies.certification import independence
+from stage1_pro.core.policies.dirichlet import class_margin
+from stage1_pro.core.policies.placement import Prices, place_answers
+from stage1_pro.core.records.scores import Scores
+from stage1_pro.core.records.splits import Splits
+
+CHUNK = 4096
+"""Cases whose features go through the heads at once."""
+
+
+@torch.no_grad()
+def place(model: Stage1Model, config: Stage1ProConfig, splits: Splits, frame: pd.DataFrame, features: Tensor) -> None:
+    """Choose on val_select from which log-odds on a case is answered positive, for the config's target and prices.
+
+    model: on the CPU; where its answers were placed before, they are placed anew. frame, features (N, D): val_select's.
+    Of val_calib only the number of its independent positives is used, which the certificate will count.
+    """
+    model.shift_answers(0.0)
+    logits = torch.cat([model.head(part).logits for part in features.split(CHUNK)]).numpy()
+    ids, groups = frame["case_id"].to_numpy(), frame["group"].to_numpy()
+    labels = frame["label"].to_numpy("int8")
+    select = Scores("val_select", ids, groups, labels, logits, None, "", splits.digest)
+    placement = place_answers(
+        class_margin(logits),
+        labels,
+        independence(select)[0],
+        splits.metadata["evidence"]["val_calib_positive_groups"],
+        Risk(config.target_fnr_exit, config.fnr_confidence),
+        Prices(config.false_alarm_price, config.miss_price),
+        config.seed,
+    )
+    model.shift_answers(placement.shift)
+    for warning in placement.warnings():
+        say(f"warning: {warning}")
+    found = placement.predicted()
+    say(
+        f"answers placed: {placement.shift:+.2f} on the log-odds of '{model.class_names[1]}'; val_select predicts "
+        f"coverage {found['coverage']:.1%}, right exits {found['right_exits']:.1%}, certified in "
+        f"{found['certified']:.0%} of redrawn calibration sets"
+    )
