@@ -172,13 +172,22 @@ def test_a_column_of_common_splits(bring, word: str) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({f"{top}/{i}.png": 10 * n + i for n, top in enumerate(("train", "val")) for i in range(9)}, "named like splits"),
-        ({f"{top}/{i}.png": 10 * n + i for n, top in enumerate(("images", "masks")) for i in range(9)}, "are no classes"),
+        (
+            {f"{top}/{i}.png": 10 * n + i for n, top in enumerate(("train", "val")) for i in range(9)},
+            "named like splits",
+        ),
+        (
+            {f"{top}/{i}.png": 10 * n + i for n, top in enumerate(("images", "masks")) for i in range(9)},
+            "are no classes",
+        ),
         (
             "path,label,split\n00.png,a,val\n01.png,b,val_select\n02.png,a,val_calib\n03.png,b,train\n04.png,a,test",
             "split 'val' stands beside val_select and val_calib",
         ),
-        (table(row="{i:02}.png,{label},,g", count=9) + "\n" + "\n".join(f"{i}.png,a" for i in range(10, 40)), "all 4 cases of b lie in 1 group"),
+        (
+            table(row="{i:02}.png,{label},,g", count=9) + "\n" + "\n".join(f"{i}.png,a" for i in range(10, 40)),
+            "all 4 cases of b lie in 1 group",
+        ),
     ],
 )
 def test_folders_and_splits_that_cannot_be_what_they_look_like(bring, files: Any, words: str) -> None:

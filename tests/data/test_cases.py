@@ -183,14 +183,14 @@ def test_groups_that_share_an_image_become_one(pictures: Path, labels_csv: Csv, 
         ("", "no cases could be read"),
         ("\n\n", "no cases could be read"),
         ("path,label\n", "holds no cases"),
-        ("file,label\n00.png,a\n", "the header file,label has no column 'path'"),
-        ("path,class\n00.png,a\n", "the header path,class has no column 'label'"),
+        ("picture,label\n00.png,a\n", "the header picture,label has no column 'path'"),
+        ("path,kind\n00.png,a\n", "the header path,kind has no column 'label'"),
         ("path,label,label\n00.png,a,a\n", "names a column twice"),
-        ("path;label\n00.png;a\n", "1 columns and no header"),
+        ("path|label\n00.png|a\n", "1 columns and no header"),
         ("00.png,a,b,c,train,f\n", "6 columns and no header"),
         ("path,label\n00.png,a\n01.png,b,c\n", "Expected 2 fields in line 3, saw 3"),
         ('path,label\n"00.png,a\n', "no cases could be read"),
-        (b"path,label\n00.png,\xe9\n", "no cases could be read"),
+        (b"path,label\n00.png,\xe9\n", "Save it as UTF-8"),
     ],
 )
 def test_files_that_are_no_table(pictures: Path, tmp_path: Path, content: str | bytes, words: str) -> None:
@@ -253,7 +253,11 @@ def test_all_problems_come_in_one_message_with_counts_and_the_first_ten(pictures
     assert message.startswith("16 cases: 4 kinds of problems\n")
     first_ten = ", ".join(f"{pictures}/gone{index:02}.png" for index in range(10))
     assert f"12 files are missing: {first_ten}, …\n" in message
-    for words in ("1 case id occurs more than once: x", "1 unknown split, with cases: tain (1)", "14 cases have no split"):
+    for words in (
+        "1 case id occurs more than once: x",
+        "1 unknown split, with cases: tain (1)",
+        "14 cases have no split",
+    ):
         assert words in message
 
 

@@ -74,7 +74,7 @@ def test_settings(flags, fragments, config, script, tmp_path, monkeypatch):
     [
         ("", ["no cases"]),
         ("path,label\n", ["holds no cases"]),
-        ("file,label\n000.png,red\n", ["no column 'path'"]),
+        ("picture,label\n000.png,red\n", ["no column 'path'"]),
         ("path,label\n000.png,red\n002.png,red\n", ["class has no cases: blue"]),
         ("path,label\nnope.png,red\n000.png,blue\n", ["1 file is missing"]),
         (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stage1_pro.core import artifacts, schemas
+from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.given_splits import VALIDATION, WORDS, divided, division_notes, pooled_sources, split_words
 from stage1_pro.core.data.image_files import BadImage, list_images, read_file, shown
+from stage1_pro.core.data.label_tables import COLUMNS, LabelTable, read_table
 from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.records.splits import SPLITS
 
-COLUMNS = ("path", "label", "case_id", "group", "split")
 SHOWN_NAMES = 10
 NO_CLASSES = frozenset("images image imgs img masks mask labels annotations annotation".split())
 """Folders, in lower case, that hold the parts of a data set and not its classes."""
@@ -105,18 +105,9 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     return CaseTable(frame, classes.names, grouped, splits, warnings, classes.questions, notes)
 
 
-@dataclass(slots=True, eq=False)
-class _Read:
-    """A source as a frame of strings, with what is said of it."""
-
-    frame: pd.DataFrame
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-def _read_source(source: Source, params: DatasetParams) -> _Read:
+def _read_source(source: Source, params: DatasetParams) -> LabelTable:
     """One source; ids and groups carry its name where there are several."""
-    read = _Read(_read_csv(source)) if source.labels else _read_folders(source, params)
+    read = read_table(Path(source.labels), source.name) if source.labels else _read_folders(source, params)
     frame = read.frame
     root = Path(source.root) if source.root else Path(source.labels or ".").parent
     inside = [shown(_relative(path, root)) for path in frame["path"]]
@@ -137,45 +128,7 @@ def _relative(path: str, root: Path) -> str:
     return path
 
 
-def _read_csv(source: Source) -> pd.DataFrame:
-    path = Path(source.labels or "")
-    artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels.")
-    try:
-        # all strings, none a gap: `NA` is a label and `007` an id
-        rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: no cases could be read ({' '.join(str(error).split())}). Columns: {','.join(COLUMNS)}."
-        ) from None
-    head = [str(cell).strip().lower() for cell in rows.iloc[0]]
-    if {"path", "label"} & set(head):
-        missing = [name for name in ("path", "label") if name not in head]
-        if missing or len(set(head)) < len(head):
-            what = f"has no column '{missing[0]}'" if missing else "names a column twice"
-            raise UserError(f"{path}: the header {','.join(head)} {what}. Columns: {','.join(COLUMNS)}.")
-        _demand_no_near_miss(head, path)
-        rows = rows.iloc[1:].set_axis(head, axis=1)
-    elif len(head) in range(2, len(COLUMNS) + 1):
-        rows = rows.set_axis(COLUMNS[: len(head)], axis=1)
-    else:
-        raise UserError(
-            f"{path}: {len(head)} columns and no header. Columns: {','.join(COLUMNS)}; the last three may be absent."
-        )
-    if rows.empty:
-        raise UserError(f"{path}: holds no cases. Columns: {','.join(COLUMNS)}.")
-    rows = rows.reindex(columns=list(COLUMNS), fill_value="").reset_index(drop=True)
-    return rows.apply(lambda column: column.str.strip())
-
-
-def _demand_no_near_miss(head: list[str], path: Path) -> None:
-    """Other columns are welcome, but `groups` is a `group` that would be left out, and groups would leak."""
-    for name in head:
-        hint = schemas.did_you_mean(name, list(COLUMNS), cutoff=0.8)
-        if name not in COLUMNS and hint:
-            raise UserError(f"{path}: the header's '{name}' is not one of our columns{hint}. Rename it.")
-
-
-def _read_folders(source: Source, params: DatasetParams) -> _Read:
+def _read_folders(source: Source, params: DatasetParams) -> LabelTable:
     """The images below the folders of the classes, which may lie below folders of splits."""
     root = Path(source.root or ".")
     if not root.is_dir():
@@ -206,7 +159,7 @@ def _read_folders(source: Source, params: DatasetParams) -> _Read:
     if len(beside):
         names = _counted(beside, "image lies outside the class folders", "images lie outside the class folders")
         warnings.append(f"{root}: {names}; left out")
-    return _Read(frame.reindex(columns=list(COLUMNS), fill_value=""), notes, warnings)
+    return LabelTable(frame.reindex(columns=list(COLUMNS), fill_value=""), notes, warnings)
 
 
 def _split_folders(root: Path, relative: list[Path], params: DatasetParams) -> dict[str, str]:
