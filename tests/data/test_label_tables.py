@@ -27,7 +27,7 @@ def test_usual_tables_give_the_same_rows(tmp_path, delimiter, names, encoding):
     assert bool(table.notes) == (names not in ("", "path label"))  # it is said which columns were taken for ours
 
 
-@pytest.mark.parametrize("encoding, guess", [("latin-1", "Latin-1"), ("utf-16", "UTF-16")])
+@pytest.mark.parametrize(("encoding", "guess"), [("latin-1", "Latin-1"), ("utf-16", "UTF-16")])
 def test_another_encoding_is_named(tmp_path, encoding, guess):
     path = tmp_path / "labels.csv"
     path.write_bytes("path,label\nä.png,red\n".encode(encoding))

@@ -22,7 +22,7 @@ from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.records.splits import SPLITS
 
 SHOWN_NAMES = 10
-NO_CLASSES = frozenset("images image imgs img masks mask labels annotations annotation".split())
+NO_CLASSES = frozenset(["images", "image", "imgs", "img", "masks", "mask", "labels", "annotations", "annotation"])
 """Folders, in lower case, that hold the parts of a data set and not its classes."""
 TASK = 64
 """Files that a thread reads before it says so."""
@@ -177,8 +177,8 @@ def _split_folders(root: Path, relative: list[Path], params: DatasetParams) -> d
         return {}
     if not any(len(path.parts) > 2 for path in relative):
         raise UserError(
-            f"{root}: the folders {', '.join(tops)} are named like splits and hold no folders of classes. Put one folder "
-            f"per class into each, name a CSV in labels, or set class_names: [{', '.join(tops)}] if they are classes."
+            f"{root}: the folders {', '.join(tops)} are named like splits and hold no folders of classes. Put one "
+            f"folder per class into each, name a CSV in labels, or set class_names: [{', '.join(tops)}] if they are classes."
         )
     return {top: WORDS[top.lower()] for top in tops}
 

@@ -59,8 +59,8 @@ def pooled_sources(sources: Sequence[Source]) -> list[str]:
     if len(set(words.values())) < 2:
         return []
     return [
-        f"the sources {', '.join(words)} are pooled, and all their cases are split anew: to keep them apart, give their "
-        "tables a column split, or name the folder above their folders as one source"
+        f"the sources {', '.join(words)} are pooled, and all their cases are split anew: to keep them apart, give "
+        "their tables a column split, or name the folder above their folders as one source"
     ]
 
 
