@@ -178,7 +178,8 @@ def _split_folders(root: Path, relative: list[Path], params: DatasetParams) -> d
     if not any(len(path.parts) > 2 for path in relative):
         raise UserError(
             f"{root}: the folders {', '.join(tops)} are named like splits and hold no folders of classes. Put one "
-            f"folder per class into each, name a CSV in labels, or set class_names: [{', '.join(tops)}] if they are classes."
+            f"folder per class into each, name a CSV in labels, or set class_names: "
+            f"[{', '.join(tops)}] if they are classes."
         )
     return {top: WORDS[top.lower()] for top in tops}
 
