@@ -190,7 +190,6 @@ def test_groups_that_share_an_image_become_one(pictures: Path, labels_csv: Csv, 
         ("00.png,a,b,c,train,f\n", "6 columns and no header"),
         ("path,label\n00.png,a\n01.png,b,c\n", "Expected 2 fields in line 3, saw 3"),
         ('path,label\n"00.png,a\n', "no cases could be read"),
-        (b"path,label\n00.png,\xe9\n", "Save it as UTF-8"),
     ],
 )
 def test_files_that_are_no_table(pictures: Path, tmp_path: Path, content: str | bytes, words: str) -> None:
