@@ -12,7 +12,7 @@ from result import Result
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "stage1_pro" / "scripts"
 ROUNDS = 9
-FORBIDDEN = {"25_threshold_sweep.py": ("torch",), "60_predict.py": ("lightning",)}
+FORBIDDEN = {"25_threshold_sweep.py": ("torch",), "50_export_bundle.py": ("torch",), "60_predict.py": ("lightning",)}
 ARGUMENTS = {"60_predict.py": ["no/such/bundle", "no/such/image"]}
 
 PROBE = """

@@ -7,8 +7,12 @@ writes  runs/<id>/bundle/
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stage1_pro.core import cli, console
+
+if TYPE_CHECKING:
+    from stage1_pro.core.bundle.contents import BundleContents
 
 
 @dataclass(frozen=True)
@@ -27,35 +31,50 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from pathlib import Path
-
-    from stage1_pro.core.bundle.contents import verify_bundle
-    from stage1_pro.core.bundle.export import export_bundle
     from stage1_pro.core.errors import UserError
-    from stage1_pro.core.inference.golden import TOLERANCE, check_golden, golden_file
-    from stage1_pro.core.inference.predictor import Stage1Predictor
-    from stage1_pro.core.records.run import Run
 
     if args.golden and not args.verify:
         raise UserError("--golden checks an exported bundle: name it with --verify.")
     if args.without_seen and args.verify:
         raise UserError("--without_seen leaves a file out of a new bundle, and --verify writes none. Drop one.")
-    if args.verify:
-        contents = verify_bundle(args.verify)
-        Stage1Predictor.load(args.verify, "cpu")  # a bundle whose model cannot be loaded is not whole
-    else:
-        run = Run.open(args.run)
-        target = Path(args.out) if args.out else run.bundle_path
-        golden = lambda: golden_file(Stage1Predictor.from_run(run, "cpu"))  # noqa: E731
-        contents = export_bundle(run, target, golden, seen=not args.without_seen)
-    if args.golden:
-        worst = check_golden(contents)
-        console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")
+    contents = verified(args) if args.verify else exported(args)
     manifest = contents.manifest
     console.say(
         f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"
     )
     console.say(f"next   python stage1_pro/scripts/60_predict.py {contents.path} IMAGES…")
+
+
+def verified(args: Args) -> "BundleContents":
+    from stage1_pro.core.bundle.contents import verify_bundle
+
+    contents = verify_bundle(str(args.verify))
+    # torch only where there is a bundle to load: a wrong path is told at once
+    from stage1_pro.core.inference.golden import TOLERANCE, check_golden
+    from stage1_pro.core.inference.predictor import Stage1Predictor
+
+    Stage1Predictor.load(contents.path, "cpu")  # a bundle whose model cannot be loaded is not whole
+    if args.golden:
+        worst = check_golden(contents)
+        console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")
+    return contents
+
+
+def exported(args: Args) -> "BundleContents":
+    from pathlib import Path
+
+    from stage1_pro.core.bundle.export import export_bundle
+    from stage1_pro.core.records.run import Run
+
+    run = Run.open(args.run)
+
+    def golden() -> bytes:
+        from stage1_pro.core.inference.golden import golden_file
+        from stage1_pro.core.inference.predictor import Stage1Predictor
+
+        return golden_file(Stage1Predictor.from_run(run, "cpu"))
+
+    return export_bundle(run, Path(args.out) if args.out else run.bundle_path, golden, seen=not args.without_seen)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Tables of labelled images as people write them: any usual delimiter and header, and what is left out is said."""
 
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,8 +72,6 @@ def _text(content: bytes, path: Path) -> str:
 
 
 def _rows(text: str, path: Path) -> pd.DataFrame:
-    import io
-
     first = text.split("\n", 1)[0]
     delimiter = next((mark for mark in (",", ";", "\t") if mark in first), ",")
     try:
