@@ -83,7 +83,7 @@ def test_the_bundle_is_certified_for_another_site(exported_scrc_once, tmp_path):
     )
     old, run = exported_scrc_once / "bundle", Run(tmp_path / "runs" / "site")
     out = chain.done("38_recalibrate", old, "--config", tmp_path / "site.yaml", "--out", run.path).out
-    assert "old bundle on the new test split: The test split CONTRADICTS the promise" in out
+    assert "with the old bundle: The test split CONTRADICTS the promise" in out
     policies = [json.loads((path / "scrcparams.json").read_text()) for path in (old, run.bundle_path)]
     for name in ("scrc_variant", "calibrator_type", "exit_rule", "target_fnr_exit"):
         assert policies[0][name] == policies[1][name]

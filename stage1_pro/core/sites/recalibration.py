@@ -165,8 +165,8 @@ def evaluated_bundle(run: Run, site: Site) -> BundleContents:
     policy = trusted_policy(run)
     evaluation = evaluate_run(run, policy)
     write_report(run, policy, evaluation)
-    say(f"old bundle on the new test split: {_old_promise(run, site)}")
-    say(f"new bundle on the new test split: {evaluation['promise']['words']}")
+    say(f"with the old bundle: {_old_promise(run, site)}")
+    say(f"with the new bundle: {evaluation['promise']['words']}")
     say(f"report {run.report_path}")
     return export_bundle(run, run.bundle_path, lambda: golden_file(Stage1Predictor.from_run(run, "cpu")))
 
