@@ -17,6 +17,7 @@ from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
 from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
+from stage1_pro.core.config.written import parse_yaml
 from stage1_pro.core.errors import UserError, counted, raise_problems
 
 RETIRED = {
@@ -110,21 +111,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
     hint = schemas.did_you_mean(path.with_suffix("").as_posix(), config_names())
     content = artifacts.read_bytes(config_file(path), f"Name an existing YAML file with --config{hint}.")
     try:
-        settings = yaml.load(content, _UniqueKeys)
+        settings, unquoted = parse_yaml(content, schemas.schema("config"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if len(unquoted) == 1:
+        raise UserError(f"{path}: {unquoted[0]}")
+    raise_problems(f"{path}: {counted(len(unquoted), 'problem')}", unquoted)
     return {} if settings is None else settings
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key given twice, where PyYAML silently keeps the last."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
 
 
 def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:
