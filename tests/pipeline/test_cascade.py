@@ -83,7 +83,7 @@ def test_predictions_of_the_deferred_cases_alone_measure_what_they_can(evaluated
     assert "1 row about no test case" in outcome.out
 
 
-def test_mistakes_are_told_all_at_once(evaluated, calibrated, prices, script, tmp_path):
+def test_mistakes_are_told_all_at_once(evaluated, prices, script, tmp_path):
     prices.write_text("c1: -1\nc2: 0\ncm: dear\nfc: 3\n")
     scores = Run.open(str(evaluated)).scores("val_test")
     first = scores.case_id[0]
@@ -108,6 +108,7 @@ def test_mistakes_are_told_all_at_once(evaluated, calibrated, prices, script, tm
     refused(script(CASCADE, "--run", evaluated, "--prices", prices, "--stage2", tmp_path / "t.csv"), "two different")
     refused(script(CASCADE, "--run", evaluated, "--prices", prices, "--stage2", tmp_path / "none"), "does not exist")
     refused(script(CASCADE, "--run", evaluated, "--prices", tmp_path / "none.yaml", *ASSUMED), "does not exist")
-    refused(script(CASCADE, "--run", calibrated, "--prices", prices, *ASSUMED), "Run 40_eval_selective.py")
+    (evaluated / "scores" / "val_test.parquet").unlink()
+    refused(script(CASCADE, "--run", evaluated, "--prices", prices, *ASSUMED), "Run 40_eval_selective.py")
     (evaluated / "thresholds.json").unlink()
     refused(script(CASCADE, "--run", evaluated, "--prices", prices, *ASSUMED), "no certified policy")
