@@ -2,7 +2,7 @@
 
 A script is `main(args)` and a frozen dataclass of arguments whose field docstrings are its help.
 Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, or nothing worth it, 4 some inputs unreadable,
-130/143 interrupted.
+5 the monitor alarms, 6 the certificate has expired, 130/143 interrupted.
 """
 
 import os
