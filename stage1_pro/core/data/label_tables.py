@@ -10,9 +10,11 @@ from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.errors import UserError
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
+MASK_COLUMNS = ("path", "mask", "case_id", "group", "split")
 OTHER_NAMES = {
     "path": ("filename", "file_name", "filepath", "file_path", "file", "image", "image_path", "img"),
     "label": ("class", "class_name", "target", "category"),
+    "mask": ("mask_path", "mask_file", "label", "label_path", "segmentation", "seg", "annotation"),
 }
 """Names that other tools write; taken for ours where ours is absent."""
 DEPENDENT = ("patient", "subject", "person", "site", "video", "track", "scene", "sequence", "camera", "study", "series")
@@ -22,43 +24,45 @@ MOST_NAMED = 8
 
 @dataclass(slots=True, eq=False)
 class LabelTable:
-    """Rows (N, 5) of strings under COLUMNS, with what is said of the table."""
+    """Rows (N, 5) of strings under COLUMNS or MASK_COLUMNS, with what is said of the table."""
 
     frame: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def read_table(path: Path, source: str) -> LabelTable:
+def read_table(path: Path, source: str, columns: tuple[str, ...] = COLUMNS) -> LabelTable:
     """Return the rows of a CSV with or without a header. Raises UserError for a table that cannot be understood.
 
-    path: the file; source: the name under which the config lists it. Commas, semicolons and tabs part the columns.
+    path: the file; source: the name under which the config lists it; columns: the first two are needed. Commas,
+    semicolons and tabs part the columns.
     """
+    needed = columns[:2]
     text = _text(artifacts.read_bytes(path, f"Name an existing CSV in sources[{source}].labels."), path)
-    rows = _rows(text, path)
+    rows = _rows(text, path, columns)
     head = [str(cell).strip().lower() for cell in rows.iloc[0]]
-    named = _our_names(head)
+    named = _our_names(head, needed)
     found = LabelTable(rows)
-    if {"path", "label"} & set(named):
-        missing = [name for name in ("path", "label") if name not in named]
+    if set(needed) & set(named):
+        missing = [name for name in needed if name not in named]
         if missing or len({name for name in named if name}) < sum(map(bool, named)):
             what = f"has no column '{missing[0]}'" if missing else "names a column twice"
             raise UserError(f"{path}: the header {','.join(head)} {what}. Columns: {','.join(COLUMNS)}.")
-        _demand_no_near_miss(named, path)
+        _demand_no_near_miss(named, path, columns)
         taken = [f"{ours} from '{theirs}'" for ours, theirs in zip(named, head, strict=True) if ours != theirs]
         found.notes += [f"{path}: {', '.join(taken)}"] if taken else []
-        found.warnings += _ignored([name for name in named if name and name not in COLUMNS], "group" in named, path)
+        found.warnings += _ignored([name for name in named if name and name not in columns], "group" in named, path)
         rows = rows.iloc[1:].set_axis(named, axis=1)
-        rows = rows[[name for name in COLUMNS if name in named]]
-    elif len(head) in range(2, len(COLUMNS) + 1):
-        rows = rows.set_axis(COLUMNS[: len(head)], axis=1)
+        rows = rows[[name for name in columns if name in named]]
+    elif len(head) in range(2, len(columns) + 1):
+        rows = rows.set_axis(columns[: len(head)], axis=1)
     else:
         raise UserError(
             f"{path}: {len(head)} columns and no header. Columns: {','.join(COLUMNS)}; the last three may be absent."
         )
     if rows.empty:
         raise UserError(f"{path}: holds no cases. Columns: {','.join(COLUMNS)}.")
-    rows = rows.reindex(columns=list(COLUMNS), fill_value="").reset_index(drop=True)
+    rows = rows.reindex(columns=list(columns), fill_value="").reset_index(drop=True)
     found.frame = rows.apply(lambda column: column.str.strip())
     return found
 
@@ -71,7 +75,7 @@ def _text(content: bytes, path: Path) -> str:
         raise UserError(f"{path}: is not UTF-8, but looks like {guess}. Save it as UTF-8.") from None
 
 
-def _rows(text: str, path: Path) -> pd.DataFrame:
+def _rows(text: str, path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     first = text.split("\n", 1)[0]
     delimiter = next((mark for mark in (",", ";", "\t") if mark in first), ",")
     try:
@@ -81,25 +85,26 @@ def _rows(text: str, path: Path) -> pd.DataFrame:
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(
-            f"{path}: no cases could be read ({' '.join(str(error).split())}). Columns: {','.join(COLUMNS)}."
+            f"{path}: no cases could be read ({' '.join(str(error).split())}). Columns: {','.join(columns)}."
         ) from None
 
 
-def _our_names(head: list[str]) -> list[str]:
+def _our_names(head: list[str], needed: tuple[str, ...]) -> list[str]:
     """The header with other tools' names for ours. Only a header that holds both is one: `image` may be a label."""
     ours = list(head)
-    for name, others in OTHER_NAMES.items():
+    for name in needed:
+        others = OTHER_NAMES[name]
         if name not in ours:
             first = next((other for other in others if other in ours), None)
             ours = [name if cell == first else cell for cell in ours] if first else ours
-    return ours if {"path", "label"} <= set(ours) else head
+    return ours if set(needed) <= set(ours) else head
 
 
-def _demand_no_near_miss(head: list[str], path: Path) -> None:
+def _demand_no_near_miss(head: list[str], path: Path, columns: tuple[str, ...]) -> None:
     """Other columns are welcome, but `groups` is a `group` that would be left out, and groups would leak."""
     for name in head:
-        hint = schemas.did_you_mean(name, list(COLUMNS), cutoff=0.8)
-        if name not in COLUMNS and hint:
+        hint = schemas.did_you_mean(name, list(columns), cutoff=0.8)
+        if name not in columns and hint:
             raise UserError(f"{path}: the header's '{name}' is not one of our columns{hint}. Rename it.")
 
 
