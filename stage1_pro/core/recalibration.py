@@ -86,6 +86,7 @@ def read_site(contents: BundleContents, files: list[str], target: float | None, 
     given = {name: value for name, value in flags.items() if value is not None}
     config = _site_config(contents, policy, [(file, Path(file)) for file in files], given)
     cases = load_cases(config.dataset_params, decode=True)
+    raise_problems("before splits are drawn:", cases.questions)
     seen = read_seen(contents.path)
     splits = make_splits(cases, config, trains=False, kept=_unseen(cases, seen))
     for warning in cases.warnings:

@@ -18,7 +18,9 @@ from stage1_pro.core.models.segmenter import save_mask_model as save
 pytest.importorskip("monai", reason="the extra seg is not installed")
 
 
-def model_of(path: str = "monai:unet:channels=4-8-16", dims: int = 2, patch: tuple[int, ...] | None = None) -> MaskModel:
+def model_of(
+    path: str = "monai:unet:channels=4-8-16", dims: int = 2, patch: tuple[int, ...] | None = None
+) -> MaskModel:
     torch.manual_seed(0)
     facts = MaskFacts(("background", "a", "b"), (1,), None, False, dims, 1, False, False)
     spec = MaskSpec(*named_network(path), 0.0, MaskPreprocessing(dims, 1, False, patch=patch))
@@ -76,7 +78,9 @@ def test_stitched_windows_of_the_identity_are_the_identity(dims: int) -> None:
     torch.testing.assert_close(logits[:1], image, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", ["monai:unet:channels=4-8-16", "monai:dynunet:channels=4-8-8", "monai:segresnet:filters=8"])
+@pytest.mark.parametrize(
+    "path", ["monai:unet:channels=4-8-16", "monai:dynunet:channels=4-8-8", "monai:segresnet:filters=8"]
+)
 @pytest.mark.parametrize("dims", [2, 3])
 def test_no_case_depends_on_those_beside_it_and_any_size_goes_through(path: str, dims: int) -> None:
     model = model_of(path, dims)

@@ -180,7 +180,9 @@ MASK_RULES = (
         "model_path is {c.model_path}",
         "name a network such as monai:unet",
     ),
-    _not_of_masks(lambda f: f.c.freeze_backbone, "freeze_backbone is true", "the whole network is trained: leave it out"),
+    _not_of_masks(
+        lambda f: f.c.freeze_backbone, "freeze_backbone is true", "the whole network is trained: leave it out"
+    ),
     _not_of_masks(
         lambda f: f.c.label_smoothing, "label_smoothing is {c.label_smoothing:g}", "its loss has none: leave it out"
     ),

@@ -21,6 +21,9 @@ class Source:
     sub-folders are the classes."""
     labels: str | None = None
     """CSV file path,label[,case_id][,group][,split], with or without a header; null: class folders."""
+    columns: dict[str, str | None] | None = None
+    """Our columns under the names that the table has for them, as {group: patient_id}; null for a name: none of them,
+    as {group: null} where cases do not depend on each other."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class DatasetParams:
     """Where the cases come from and how they are split and fed."""
 
     sources: tuple[Source, ...] = ()
-    """Labelled image sets: a list of {name, root, labels}."""
+    """Labelled image sets: a list of {name, root, labels, columns}."""
     class_names: tuple[str, ...] | None = None
     """Class names in label order; null: the sorted labels that occur."""
     positive_class: str | tuple[str, ...] | None = None
@@ -200,8 +203,8 @@ class Stage1ProConfig:
     seed: int = 42
     """Seed of splits, initial weights, order and augmentation, 0 or more."""
     model_path: str = "timm:tf_efficientnet_lite0"
-    """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH. Of masks the network:
-    monai:unet, with options as in monai:unet:channels=16-32-64."""
+    """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH. Of masks the
+    network: monai:unet, with options as in monai:unet:channels=16-32-64."""
     freeze_backbone: bool = True
     """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 30

@@ -16,8 +16,9 @@ from stage1_pro.core.records.splits import Splits
 class Stage1DataModule(pl.LightningDataModule):
     """Loaders over the `train` and `val_select` splits; no other split is ever read here.
 
-    preprocessing: what the model expects, as its spec has it; features: split name → (N, D) cached features, or None to decode images. An incremental training trains on the
-    active cases of `train`; which they are is part of this module's state.
+    preprocessing: what the model expects, as its spec has it; features: split name → (N, D) cached features, or None
+    to decode images. An incremental training trains on the active cases of `train`; which they are is part of this
+    module's state.
     """
 
     def __init__(

@@ -51,7 +51,9 @@ class MaskPredictor:
     @torch.inference_mode()
     def maps(self, cases: Sequence[Prepared]) -> Iterator[Tensor]:
         """Yield the logits (K, *S) of each case on the grid of its file."""
-        for (logits, _), case in zip(self.model.maps([one.inputs.to(self.device) for one in cases]), cases, strict=True):
+        for (logits, _), case in zip(
+            self.model.maps([one.inputs.to(self.device) for one in cases]), cases, strict=True
+        ):
             shape = case.grid.shape
             if tuple(logits.shape[1:]) == shape:
                 yield logits

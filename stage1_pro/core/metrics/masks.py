@@ -12,6 +12,7 @@ Sums are taken on the whole map of a case, never a window: windows overlap. They
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -56,7 +57,22 @@ class MaskSums:
         finite = np.where(np.isfinite(rows), rows, 0)  # counts of a case that is not finite are of no use
         whole = [finite[:, at * classes : (at + 1) * classes].astype(np.int64) for at in range(3)]
         counts = finite[:, 5 * classes :].T.astype(np.int64)
-        return cls(*whole, *blocks[3:], *counts[:3], *rest[3:8], counts[8])
+        return cls(
+            whole[0],
+            whole[1],
+            whole[2],
+            blocks[3],
+            blocks[4],
+            counts[0],
+            counts[1],
+            counts[2],
+            rest[3],
+            rest[4],
+            rest[5],
+            entropy=rest[6],
+            largest=rest[7],
+            voxels=counts[8],
+        )
 
     def dice(self) -> FloatArray:
         """(N, F) Dice of each class, NaN where neither mask has it."""
@@ -121,7 +137,8 @@ def least_overlap(truth: ArrayLike, mask: ArrayLike) -> float:
     0.0
     """
     truth = np.asarray(truth, dtype=bool)
-    parts, number = ndimage.label(truth, structure=np.ones((3,) * truth.ndim))
+    found: Any = ndimage.label(truth, structure=np.ones((3,) * truth.ndim))
+    parts, number = found
     if not number:
         return 1.0
     inside = np.bincount(parts.ravel(), weights=np.asarray(mask, dtype=bool).ravel(), minlength=number + 1)

@@ -44,7 +44,7 @@ class Architecture:
 
 
 def _unet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
-    from monai.networks.nets.unet import UNet
+    from monai.networks.nets.unet import UNet  # pyright: ignore[reportMissingImports]
 
     return UNet(
         spatial_dims=dims,
@@ -59,7 +59,7 @@ def _unet(dims: int, channels: int, classes: int, dropout: float, options: Optio
 
 
 def _dynunet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
-    from monai.networks.nets.dynunet import DynUNet
+    from monai.networks.nets.dynunet import DynUNet  # pyright: ignore[reportMissingImports]
 
     filters = options["channels"]
     strides = [1, *[2] * (len(filters) - 1)]
@@ -77,7 +77,7 @@ def _dynunet(dims: int, channels: int, classes: int, dropout: float, options: Op
 
 
 def _segresnet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
-    from monai.networks.nets.segresnet import SegResNet
+    from monai.networks.nets.segresnet import SegResNet  # pyright: ignore[reportMissingImports]
 
     return SegResNet(
         spatial_dims=dims,
@@ -154,10 +154,12 @@ def _option(model_path: str, key: str, value: str, several: bool) -> Any:
 def demand_monai() -> None:
     """Raise UserError where MONAI is not installed."""
     try:
-        import monai.inferers
-        import monai.networks.nets  # noqa: F401
+        import monai.inferers  # pyright: ignore[reportMissingImports]
+        import monai.networks.nets  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError("masks are trained with MONAI, which is not installed: pip install 'stage1-pro[seg]'.") from None
+        raise UserError(
+            "masks are trained with MONAI, which is not installed: pip install 'stage1-pro[seg]'."
+        ) from None
 
 
 class MaskModel(nn.Module):
@@ -173,7 +175,12 @@ class MaskModel(nn.Module):
     """The word for what model_path names."""
 
     def __init__(
-        self, spec: MaskSpec, facts: MaskFacts, class_names: tuple[str, ...], overlap: float = 0.5, window_batch: int = 4
+        self,
+        spec: MaskSpec,
+        facts: MaskFacts,
+        class_names: tuple[str, ...],
+        overlap: float = 0.5,
+        window_batch: int = 4,
     ):
         super().__init__()
         self.spec, self.facts, self.class_names = spec, facts, class_names
@@ -181,7 +188,9 @@ class MaskModel(nn.Module):
         try:
             self.net = spec.build(len(facts.class_names))
         except (ValueError, RuntimeError, AssertionError) as error:
-            raise UserError(f"model_path: {spec.arch} with {spec.options}: {' '.join(str(error).split())[:200]}.") from None
+            raise UserError(
+                f"model_path: {spec.arch} with {spec.options}: {' '.join(str(error).split())[:200]}."
+            ) from None
         self._pooled: list[Tensor] = []
         self._watch_bottleneck()
 
@@ -218,7 +227,7 @@ class MaskModel(nn.Module):
         yield from (found[at] for at in range(len(images)))
 
     def _stitched(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        from monai.inferers.utils import sliding_window_inference
+        from monai.inferers.utils import sliding_window_inference  # pyright: ignore[reportMissingImports]
 
         patch = network_size(self.spec.preprocessing.patch or (), self.spec.divisor)
         pooled: list[Tensor] = []
@@ -268,7 +277,7 @@ class MaskModel(nn.Module):
             hook.remove()
         least = min(size for size, _ in seen)
         deepest = [module for size, module in seen if size == least][-1]
-        deepest.register_forward_hook(lambda _, __, output: self._pool(output))
+        deepest.register_forward_hook(lambda *found: self._pool(found[2]))
 
     def _pool(self, output: Tensor) -> None:
         if not self.training:

@@ -121,7 +121,9 @@ def source_with(path: str, splits: Splits, where: str, config: Stage1ProConfig) 
     source = Run.open(path)
     task = source.config.task.name
     if task != config.task.name:
-        raise UserError(f"--init_from {path}: a run of task {task}, and {where} is of {config.task.name}. Name another.")
+        raise UserError(
+            f"--init_from {path}: a run of task {task}, and {where} is of {config.task.name}. Name another."
+        )
     if source.splits.digest != splits.digest:
         raise UserError(f"--init_from {path}: its splits differ from those of {where}. Use runs with equal splits.")
     return source

@@ -1,5 +1,7 @@
 """Augmentation of an image and its mask alike, a function of its generator alone."""
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
@@ -39,8 +41,8 @@ def augmented(
 def _flipped(
     image: np.ndarray, labels: np.ndarray, axes: range, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    chosen = [axis for axis in axes if rng.random() < 0.5]
-    return np.flip(image, [axis + 1 for axis in chosen]), np.flip(labels, chosen)
+    chosen = tuple(axis for axis in axes if rng.random() < 0.5)
+    return np.flip(image, tuple(axis + 1 for axis in chosen)), np.flip(labels, chosen)
 
 
 def _moved(
@@ -53,7 +55,7 @@ def _moved(
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     matrix = turn / scale
     middle = (np.array(labels.shape) - 1) / 2
-    offset = middle - matrix @ middle
+    offset: Any = middle - matrix @ middle
     if level not in ELASTIC or rng.random() >= ALTERED:
         if not degrees:  # no turn: axis by axis, an order of magnitude faster
             matrix = np.diag(matrix)

@@ -156,9 +156,9 @@ def _volume(content: bytes, exact: bool = False) -> tuple[np.ndarray, Grid]:
 
 def _nibabel() -> Any:
     try:
-        import nibabel
-        import nibabel.filebasedimages
-        import nibabel.spatialimages
+        import nibabel  # pyright: ignore[reportMissingImports]
+        import nibabel.filebasedimages  # pyright: ignore[reportMissingImports]
+        import nibabel.spatialimages  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("volumes are read by nibabel, which is not installed: pip install 'stage1-pro[seg]'.") from None
     return nibabel

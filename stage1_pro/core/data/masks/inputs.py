@@ -45,7 +45,8 @@ class MaskPreprocessing:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "MaskPreprocessing":
         """Raises TypeError for a mapping of other fields."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        given: dict[str, Any] = {key: tuple(it) if isinstance(it, list) else it for key, it in data.items()}
+        return cls(**given)
 
     def inputs(self, picture: Picture) -> np.ndarray:
         """Return float32 (C, *S) on the network's grid, scaled."""
@@ -66,7 +67,9 @@ class MaskPreprocessing:
         if self.spacing is None:
             return grid.shape
         sizes = zip(grid.shape, grid.spacing, self.spacing, strict=True)
-        return tuple(max(1, round(size * own / wanted)) if _differs(own, wanted) else size for size, own, wanted in sizes)
+        return tuple(
+            max(1, round(size * own / wanted)) if _differs(own, wanted) else size for size, own, wanted in sizes
+        )
 
     def resampled(self, values: np.ndarray, grid: Grid) -> np.ndarray:
         """Return an image (C, *S) on the network's grid, linear between its voxels."""

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ import pandas as pd
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Source
 from stage1_pro.core.data.image_files import HIDDEN, shown
-from stage1_pro.core.data.label_tables import MASK_COLUMNS, read_table
+from stage1_pro.core.data.label_tables import read_table
 from stage1_pro.core.data.masks.files import CHANNELS, channel_files
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.data.table_files import delimited_rows
+from stage1_pro.core.errors import UserError, first_few
 
 FOLDERS = (("images", "masks"), ("imagesTr", "labelsTr"), ("images", "labels"), ("image", "mask"), ("img", "mask"))
 """Names of the folder of the images and that of the masks."""
+MASK_NAMES = ("mask", "mask_path", "mask_file", "segmentation", "seg", "annotation", "label", "label_path")
+"""Names of the column of masks in a CSV."""
+MASK_COLUMNS = ("path", "mask", "case_id", "group", "split")
 CHANNEL = re.compile(r"(.+)_(\d{4})$")
 """nnU-Net's name of a channel: CASE_0000."""
-SHOWN_NAMES = 10
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +41,7 @@ class Layout:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
 
 
 def read_layout(source: Source) -> Layout:
@@ -47,7 +51,7 @@ def read_layout(source: Source) -> Layout:
     root = Path(source.root or ".")
     where = f"sources[{source.name}].root"
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder. Set {where} to a folder with images and masks, or name a CSV in labels.")
+        raise UserError(f"{root} is not a folder. Set {where} to one with images and masks, or name a CSV in labels.")
     record = root / "dataset.json"
     if record.is_file():
         return _with_record(root, record)
@@ -56,20 +60,30 @@ def read_layout(source: Source) -> Layout:
             return _paired(root / images, root / masks, _stem)
     known = ", ".join(f"{images}/ and {masks}/" for images, masks in FOLDERS[:3])
     raise UserError(
-        f"{root}: no images with masks found. {where} must hold {known}, or a dataset.json of nnU-Net or MSD; or name a "
-        "CSV of path,mask in labels."
+        f"{root}: no images with masks found. {where} must hold {known}, or a dataset.json of nnU-Net or MSD; or name "
+        "a CSV of path,mask in labels."
     )
 
 
 def _table(source: Source) -> Layout:
-    read = read_table(Path(str(source.labels)), source.name, MASK_COLUMNS)
-    frame, root = read.frame, Path(source.root) if source.root else Path(str(source.labels)).parent
+    path = Path(str(source.labels))
+    read = read_table(path, replace(source, columns={**_mask_column(source, path), **(source.columns or {})}))
+    frame = read.frame.rename(columns={"label": "mask"})
+    root = Path(source.root) if source.root else path.parent
     for name in ("path", "mask"):
         frame[name] = [_below(root, cell) for cell in frame[name]]
-    layout = Layout(frame, notes=read.notes, warnings=read.warnings)
+    layout = Layout(frame, notes=read.notes, warnings=read.warnings, problems=read.problems, questions=read.questions)
     layout.problems += _listed(frame["path"][frame["mask"] == ""], "image has no mask", "images have no mask")
     layout.frame = _named(frame[frame["mask"] != ""].reset_index(drop=True), root)
     return layout
+
+
+def _mask_column(source: Source, path: Path) -> dict[str, str | None]:
+    """The table's column of masks, which takes the place of a label; none where the table has no header."""
+    content = artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels.")
+    head = [cell.lower() for cell in delimited_rows(content, path).cells[0]]
+    found = next((name for name in MASK_NAMES if name in head), None)
+    return {} if found in (None, "label") else {"label": found}
 
 
 def _below(root: Path, cell: str) -> str:
@@ -179,5 +193,4 @@ def _case_of_channel(path: Path) -> str:
 def _listed(names: pd.Series, one: str, many: str) -> list[str]:
     if not len(names):
         return []
-    listed = ", ".join(map(str, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
-    return [f"{len(names)} {one if len(names) == 1 else many}: {listed}"]
+    return [f"{len(names)} {one if len(names) == 1 else many}: {first_few(names)}"]

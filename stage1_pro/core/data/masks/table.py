@@ -123,7 +123,7 @@ def masked_cases(config: Stage1ProConfig, *, decode: bool) -> CaseTable:
         grouped,
         splits,
         tuple(warnings),
-        tuple(_questions(facts, params)),
+        (*_questions(facts, params), *(question for layout in layouts for question in layout.questions)),
         tuple(notes),
         demanded=(positive,),
         masks=facts,
@@ -148,7 +148,7 @@ def inspected(frame: pd.DataFrame, decode: bool) -> list[Inspected]:
     """Look at the files of every case (columns path, mask), in parallel threads."""
     rows, results = list(zip(frame["path"], frame["mask"], strict=True)), []
     with ThreadPoolExecutor() as pool, bar("reading images and masks", brief=True) as progress:
-        for one in pool.map(lambda row: _inspect(*row, decode), rows):
+        for one in pool.map(lambda row: _inspect(row[0], row[1], decode), rows):
             results.append(one)
             progress(len(results), len(rows))
     return results
@@ -214,7 +214,9 @@ def _file_problems(frame: pd.DataFrame, found: Sequence[Inspected]) -> Iterator[
     missing = pd.Series([name for one in found for name in one.missing], dtype=object)
     yield from listed(missing, "file is missing", "files are missing")
     differing = [f"{case} ({one.differs})" for case, one in zip(ids, found, strict=True) if one.differs]
-    yield from listed(pd.Series(differing, dtype=object), "mask does not fit its image", "masks do not fit their images")
+    yield from listed(
+        pd.Series(differing, dtype=object), "mask does not fit its image", "masks do not fit their images"
+    )
     usable = [(case, one) for case, one in zip(ids, found, strict=True) if one.channels]
     for what, of in (("dimensions", lambda one: len(one.shape)), ("channels", lambda one: one.channels)):
         kinds = pd.Series([of(one) for _, one in usable]).value_counts()
@@ -271,7 +273,8 @@ def _positives(names: tuple[str, ...], params: DatasetParams, problems: list[str
     unknown = [name for name in params.positives if name not in names[1:]]
     if unknown:
         hint = did_you_mean(unknown[0], list(names[1:]))
-        problems.append(f"dataset_params.positive_class is '{unknown[0]}'{hint}; classes: {', '.join(names[1:])}, or any")
+        known = ", ".join(names[1:])
+        problems.append(f"dataset_params.positive_class is '{unknown[0]}'{hint}; classes: {known}, or any")
     return tuple(names.index(name) for name in params.positives if name not in unknown)
 
 
@@ -323,7 +326,8 @@ def _mask_problems(frame: pd.DataFrame, facts: MaskFacts, params: DatasetParams)
     if not (frame["label"] == 1).any():
         yield f"no mask holds the positive class ({_positive_name(facts)})"
     if params.patch_size is not None and len(params.patch_size) != facts.dims:
-        yield f"dataset_params.patch_size has {len(params.patch_size)} numbers, and the cases have {facts.dims} dimensions"
+        numbers = len(params.patch_size)
+        yield f"dataset_params.patch_size has {numbers} numbers, and the cases have {facts.dims} dimensions"
     if params.target_spacing is not None and facts.dims == 2:
         yield "dataset_params.target_spacing is set, and the images are flat files without a spacing: leave it out"
     same = frame[frame["image"] != ""].groupby("image")["content"].transform("nunique") > 1

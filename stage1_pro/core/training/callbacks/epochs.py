@@ -62,7 +62,8 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 class EpochTable(pl.Callback):
     """Rewrites metrics.csv after every epoch, and prints the epoch's line where there is no live bar.
 
-    shown: columns of an epoch's line, beside the monitor. The rows are part of the checkpoint: after a resume the file is the one of an uninterrupted run.
+    shown: columns of an epoch's line, beside the monitor. The rows are part of the checkpoint: after a resume the file
+    is the one of an uninterrupted run.
     (Lightning's CSVLogger starts the file anew on resume and spreads an epoch over several rows.)
     """
 

@@ -18,7 +18,7 @@ from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.monitoring import epoch_metrics
 from stage1_pro.core.models.parameters import trainable
-from stage1_pro.core.models.stage1 import Outputs, Stage1Model
+from stage1_pro.core.models.stage1 import Outputs
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.seeds import seed_of
 from stage1_pro.core.training.modules.sharp import SharpTraining

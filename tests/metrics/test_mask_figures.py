@@ -6,7 +6,9 @@ import pytest
 from stage1_pro.core.metrics.masks import LEAST, MaskSums, least_overlap, missed, uncertainty
 
 
-def sums(*classes: tuple[int, int, int], positive: tuple[int, int, int] | None = None, largest: float = 0.9) -> MaskSums:
+def sums(
+    *classes: tuple[int, int, int], positive: tuple[int, int, int] | None = None, largest: float = 0.9
+) -> MaskSums:
     """One case: (I, P, Y) of each foreground class; probabilities are those of a network that is sure."""
     both, predicted, true = zip(*classes, strict=True)
     first = positive or classes[0]
