@@ -1,6 +1,7 @@
 """The config: its defaults, the order of its layers, and every refusal in words."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -451,6 +452,44 @@ def test_off_is_a_word_and_not_a_falsehood(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("feature_cache: off")
     assert of_file(path).feature_cache == "off"
+
+
+UNQUOTED = [
+    ("class_names: [no, yes]", ("class_names[0] is written no, which YAML reads as false", "class_names[1]")),
+    ("class_names: [010, b]", ('class_names[0] is written 010, which YAML reads as 8: quote it ("010")',)),
+    ("class_names: [2026-11-29, b]", ("which YAML reads as 2026-11-29: quote it",)),
+    ("class_names: [1.50, b]", ('quote it ("1.50")',)),
+    ("class_names: [1_000, b]", ("which YAML reads as 1000",)),
+    ("class_names: [12:30, b]", ("which YAML reads as 750",)),
+    ("class_names: [null, b]", ("which YAML reads as null",)),
+    ("positive_class: on", ("positive_class is written on, which YAML reads as true",)),
+    ("sources: [{name: 0x1F}]", ("sources[0].name is written 0x1F, which YAML reads as 31",)),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), UNQUOTED)
+def test_what_yaml_would_change_is_to_be_quoted(tmp_path: Path, line: str, words: tuple[str, ...]) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"dataset_params:\n  {line}\n")
+    with pytest.raises(UserError) as refused:
+        of_file(path)
+    message = str(refused.value)
+    for word in words:
+        assert word in message
+    assert "allowed" not in message  # one problem, told once
+    for place, quoted in re.findall(r'\$\.dataset_params\.(\S+) is .*quote it \("(.*)"\)', message):
+        line = line.replace(quoted, f'"{quoted}"')
+        assert place
+    path.write_text(f"dataset_params:\n  {line}\n")
+    of_file(path)
+
+
+def test_numbers_that_stay_what_they_are_need_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("feature_cache: off\nprecision: 32\ndataset_params: {class_names: [0, 10], positive_class: 10}\n")
+    config = of_file(path)
+    assert (config.feature_cache, config.precision) == ("off", "32")
+    assert (config.dataset_params.class_names, config.dataset_params.positive_class) == (("0", "10"), "10")
 
 
 MASKS = {"task": "segmentation", "sources": [{"root": "cells"}], "class_names": ["ground", "cell"]}

@@ -25,6 +25,7 @@ from stage1_pro.core.config.settings import (
     Stage1ProConfig,
 )
 from stage1_pro.core.config.tasks import TASKS
+from stage1_pro.core.config.written import parse_yaml
 from stage1_pro.core.errors import UserError, counted, raise_problems
 
 RETIRED = {
@@ -34,10 +35,11 @@ RETIRED = {
 }
 
 
-def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Stage1ProConfig:
+def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]], *, trains: bool = True) -> Stage1ProConfig:
     """Merge (where, settings) layers over the defaults, later ones winning, and check the result.
 
-    Settings are a mapping, or the file that holds one; `where` is named in messages. Raises one UserError with
+    Settings are a mapping, or the file that holds one; `where` is named in messages. trains: False where the model is
+    there already, so that the ratios of the splits may share all cases. Raises one UserError with
     all problems: files that cannot be read, unknown keys, types and ranges, and the rules between fields.
 
     >>> merge_configs([("a.yaml", {"epochs": 3, "seed": 7}), ("command line", {"epochs": 4})]).epochs
@@ -58,7 +60,7 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
     merged = _coerce(merged, schema)
     broken = list(schemas.schema_problems(merged, "config"))
     config = Stage1ProConfig() if broken else _build(merged)
-    problems += broken or [*rule_problems(config), *_placement_problems(config, asked_by)]
+    problems += broken or [*rule_problems(config, trains), *_placement_problems(config, asked_by)]
     if len(problems) == 1:
         raise UserError(f"config: {problems[0]}")
     raise_problems(f"config: {counted(len(problems), 'problem')}", problems)
@@ -131,21 +133,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
     hint = schemas.did_you_mean(path.with_suffix("").as_posix(), config_names())
     content = artifacts.read_bytes(config_file(path), f"Name an existing YAML file with --config{hint}.")
     try:
-        settings = yaml.load(content, _UniqueKeys)
+        settings, unquoted = parse_yaml(content, schemas.schema("config"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if len(unquoted) == 1:
+        raise UserError(f"{path}: {unquoted[0]}")
+    raise_problems(f"{path}: {counted(len(unquoted), 'problem')}", unquoted)
     return {} if settings is None else settings
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key given twice, where PyYAML silently keeps the last."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
 
 
 def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:
