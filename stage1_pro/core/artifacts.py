@@ -31,6 +31,7 @@ MENDS = {
     "scrcparams": "Run 36_calibrate_scrc.py again for this run.",
     "eval": "Run 40_eval_selective.py again for this run.",
     "comparison": "Run 40_eval_selective.py --compare again for these runs.",
+    "cascade": "Run 45_cascade.py again for this run.",
     "ab": "Run 43_ab_test.py again for this folder.",
     "bundle": "Remove this bundle, then run 50_export_bundle.py again for its run.",
     "state": "Run 20_train.py --resume {folder} --restore_state, which puts the checkpoint's copy back.",
