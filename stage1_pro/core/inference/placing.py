@@ -35,7 +35,7 @@ def place(model: Stage1Model, config: Stage1ProConfig, splits: Splits, frame: pd
         labels,
         independence(select)[0],
         splits.metadata["evidence"]["val_calib_positive_groups"],
-        Risk(config.target_fnr_exit, config.fnr_confidence),
+        Risk(config.certified_level(), config.fnr_confidence),
         Prices(config.false_alarm_price, config.miss_price),
         config.seed,
     )
