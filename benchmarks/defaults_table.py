@@ -48,13 +48,16 @@ SINGLE: dict[str, dict[str, Any]] = {
     },
     **{peer: {"network": peer} for peer in PEERS},
 }
+ROW = {"cell", "split", "seed", "select", "calib", *CHOSEN, "target"}
+"""The columns that name a row."""
 KEYS = ["cell", "target", "calib", "split"]
 MEASURES = ("right_exits", "utility", "certified")
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
-    """The rows of all portions."""
-    return pd.concat([pd.read_parquet(file) for file in sorted(folder.glob("rows-*.parquet"))], ignore_index=True)
+    """The rows of all portions; what two of them trained counts once."""
+    rows = pd.concat([pd.read_parquet(file) for file in sorted(folder.glob("rows-*.parquet"))], ignore_index=True)
+    return rows.drop_duplicates([name for name in rows if name in ROW])
 
 
 def write_tables(rows: pd.DataFrame, page: Path) -> str:
