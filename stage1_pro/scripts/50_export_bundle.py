@@ -7,7 +7,7 @@ writes  runs/<id>/bundle/
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stage1_pro.core import cli, console
 
@@ -26,6 +26,10 @@ class Args:
     without_seen: bool = False
     """Leave seen.json out, the hashes of the images that the run has trained, chosen or certified with: they tell
     whoever has an image that it was among them. 38_recalibrate.py then cannot leave such images out."""
+    expires: str | None = None
+    """Date on which the certificate ends, as in 2027-03-01; null: none. Decisions go on then, and each says so."""
+    expires_after: int | None = None
+    """Audited exited positives after which the certificate ends, which 65_monitor.py counts; null: none."""
     golden: bool = False
     """With verify: also decide the bundle's synthetic images, and check that this machine gets the recorded outputs."""
 
@@ -37,6 +41,10 @@ def main(args: Args) -> None:
         raise UserError("--golden checks an exported bundle: name it with --verify.")
     if args.without_seen and args.verify:
         raise UserError("--without_seen leaves a file out of a new bundle, and --verify writes none. Drop one.")
+    if args.verify and (args.expires or args.expires_after):
+        raise UserError(
+            "--expires and --expires_after are written into a new bundle, and --verify writes none. Drop one."
+        )
     contents = verified(args) if args.verify else exported(args)
     manifest = contents.manifest
     console.say(
@@ -74,7 +82,26 @@ def exported(args: Args) -> "BundleContents":
 
         return golden_file(Stage1Predictor.from_run(run, "cpu"))
 
-    return export_bundle(run, Path(args.out) if args.out else run.bundle_path, golden, seen=not args.without_seen)
+    target = Path(args.out) if args.out else run.bundle_path
+    return export_bundle(run, target, golden, seen=not args.without_seen, expires=end_of(args))
+
+
+def end_of(args: Args) -> dict[str, Any] | None:
+    """When the certificate ends, as bundle.json says it. Raises UserError for an end that is past or none."""
+    import time
+
+    from stage1_pro.core.errors import UserError
+    from stage1_pro.core.monitor.opening import seconds
+    from stage1_pro.core.monitor.state import time_text
+
+    if args.expires is None and args.expires_after is None:
+        return None
+    date = None if args.expires is None else seconds(args.expires)
+    if date is not None and date <= time.time():
+        raise UserError(f"--expires {args.expires}: that is past. Name a date to come.")
+    if args.expires_after is not None and args.expires_after < 1:
+        raise UserError(f"--expires_after {args.expires_after}: must be 1 or more.")
+    return {"date": None if date is None else time_text(date), "audited_positives": args.expires_after}
 
 
 if __name__ == "__main__":

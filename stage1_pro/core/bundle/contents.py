@@ -26,7 +26,8 @@ COMPANIONS = ("model_best.pth", "splits.json", "config.json", "metrics.csv", "ev
 """Every file that a bundle must hold beside the manifest and the one policy file."""
 
 GOLDEN = "golden.npz"
-OPTIONAL = (GOLDEN, SEEN)
+CALIB_SCORES = "calib_scores.json"
+OPTIONAL = (GOLDEN, SEEN, CALIB_SCORES)
 """What it may hold besides: bundles from before these files are whole without them."""
 
 
