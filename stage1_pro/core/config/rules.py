@@ -162,6 +162,11 @@ RULES = (
         "optimizer: adamw, or choose a later phase",
     ),
     Rule(
+        lambda f: f.c.quantize != "none" and f.c.scoring_backend != "onnx",
+        "$.quantize is {c.quantize}, and scoring_backend is {c.scoring_backend}: set scoring_backend: onnx, or "
+        "quantize: none",
+    ),
+    Rule(
         lambda f: f.sharp and f.c.precision == "16-mixed",
         "$.precision is 16-mixed; allowed with optimizer {c.optimizer}: 32, bf16-mixed (its steps need no scaling)",
     ),

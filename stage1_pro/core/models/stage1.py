@@ -49,6 +49,11 @@ class Stage1Model(nn.Module):
         self.heads = SelectiveHeads(features, len(class_names), members, dropout) if members else None
         self.frozen, self.answer_shift = False, 0.0
 
+    @property
+    def gated(self) -> bool:
+        """Whether there is a gate, whose logit the outputs hold."""
+        return self.heads is not None
+
     @classmethod
     def new(
         cls,
