@@ -31,7 +31,7 @@ help:  ## this list
 	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  CONFIG=my.yaml  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it
-$(READY): requirements.txt requirements-serve.txt requirements-onnx.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
+$(READY): requirements.txt requirements-serve.txt requirements-onnx.txt requirements-seg.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps -e .
@@ -67,6 +67,9 @@ pipeline: train  ## train, calibrate, evaluate, export
 	$(MAKE) calibrate RUN=$(LAST_RUN)
 	$(MAKE) evaluate RUN=$(LAST_RUN)
 	$(MAKE) export RUN=$(LAST_RUN)
+
+recalibrate: $(READY)  ## certify the bundle of a run anew for another site: RUN=, CONFIG=site.yaml, ARGS="--out runs/site"
+	$(PYTHON) $(SCRIPTS)/38_recalibrate.py $(LAST_RUN)/bundle $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
 
 predict: $(READY)  ## decide images with the bundle of a run: RUN=, ARGS="IMAGES…"
 	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle $(ARGS)
@@ -150,4 +153,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve bench-onnx lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve bench-onnx lint clean

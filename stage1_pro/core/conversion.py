@@ -49,7 +49,7 @@ def converted_bundle(run: Run, target: Path, *, seen: bool = True) -> BundleCont
         file = Path(folder) / MODEL_FILES["onnx"]
         write_onnx(run, file, "none")
         onnx = Stage1Predictor(load_onnx(file), torch.policy, "cpu", torch.forward_batch)
-        cases = cases_of(run, run.config.dataset_params).frame.iloc[run.splits.indices("val_select")]
+        cases = cases_of(run, run.config).frame.iloc[run.splits.indices("val_select")]
         workers = run.config.dataset_params.num_workers
         pairs = {
             "the golden inputs": _paired(torch, onnx, list(golden_images()), "golden inputs", 0),
@@ -107,7 +107,7 @@ def recertified_bundle(
     """
     demand_extra()
     demand_new(target)
-    policy, cases = trusted_policy(run), cases_of(run, run.config.dataset_params)
+    policy, cases = trusted_policy(run), cases_of(run, run.config)
     with _staged(run) as staged:
         config = replace(run.config, scoring_backend="onnx", quantize=quantize)
         save_config(config, staged.config_path)

@@ -1,6 +1,7 @@
 """Outcomes that end a script with a message instead of a traceback."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 SHOWN_PROBLEMS = 10
 
@@ -35,6 +36,18 @@ class SomeInputsUnreadable(UserError):
     exit_status = 4
 
 
+class PromiseAlarm(UserError):
+    """A monitor has shown that at some time FNR on exits was above its target."""
+
+    exit_status = 5
+
+
+class CertificateExpired(UserError):
+    """The certificate has ended, by its date or by its number of audited cases."""
+
+    exit_status = 6
+
+
 class Interrupted(BaseException):
     """Ctrl-C or a scheduler's signal; what is on disk is whole.
 
@@ -54,6 +67,16 @@ def counted(number: int, noun: str) -> str:
     ('1 problem', '3 problems')
     """
     return f"{number} {noun if number == 1 else noun + 's'}"
+
+
+def first_few(names: Iterable[object], most: int = SHOWN_PROBLEMS) -> str:
+    """Return names with commas between them, at most ten.
+
+    >>> first_few(range(12), most=3)
+    '0, 1, 2, …'
+    """
+    shown = list(islice(map(str, names), most + 1))
+    return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
 
 
 def raise_problems(title: str, problems: Sequence[str], mend: str = "") -> None:
