@@ -100,20 +100,19 @@ def test_a_file_that_was_tampered_with_is_refused(gated, script, content):
     path = bundle / "model.onnx"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20] + b"\0" * 20)
-    refused(script("60_predict", bundle, "x.png"), "model.onnx has been altered")
+    refused(script("50_export_bundle", "--verify", bundle), "model.onnx has been altered")
     changed = whole[: len(whole) // 2] if content is None else content
     path.write_bytes(changed)
     manifest = read(bundle / "bundle.json")
     manifest["files"]["model.onnx"] = {"bytes": len(changed), "sha256": digest_file(path)}
     (bundle / "bundle.json").write_text(json.dumps(manifest))
-    refused(script("60_predict", bundle, "x.png"), "was calibrated for other weights")
-    refused(script("60_predict", gated / "bundle", "x.png", "--device", "cpu"), "parts do not belong together")
+    refused(script("50_export_bundle", "--verify", bundle), "was calibrated for other weights")
     policy = read(bundle / "gateparams.json")
     (bundle / "gateparams.json").write_text(json.dumps({**policy, "model_digest": digest_file(path)}))
     again = bundle / "gateparams.json"
     manifest["files"][again.name] = {"bytes": again.stat().st_size, "sha256": digest_file(again)}
     (bundle / "bundle.json").write_text(json.dumps(manifest))
-    refused(script("60_predict", bundle, "x.png"), "not a whole ONNX file of a stage 1 model")
+    refused(script("50_export_bundle", "--verify", bundle), "not a whole ONNX file of a stage 1 model")
 
 
 @pytest.mark.slow
@@ -182,7 +181,7 @@ def test_eight_bits_ship_with_a_certificate_of_their_own(evaluated, script):
     refused(script("50_export_bundle", *options, "--out", evaluated / "b"), "is in the way of --recertify")
 
 
-def test_options_that_do_not_go_together(gated, evaluated, script):
+def test_options_that_do_not_go_together(gated, evaluated, images, script):
     refused(
         script("50_export_bundle", "--run", evaluated, "--recertify", "--quantize", "static", "--golden"),
         "add --format onnx",
@@ -191,11 +190,14 @@ def test_options_that_do_not_go_together(gated, evaluated, script):
     refused(script("50_export_bundle", "--run", evaluated, "--quantize", "static"), "add --recertify")
     refused(script("50_export_bundle", "--verify", gated / "bundle", "--format", "onnx"), "--verify writes nothing")
     refused(script("50_export_bundle", "--run", gated, "--format", "torch"), "certified in ONNX")
-    refused(script("60_predict", gated / "bundle", "x.png", "--device", "cuda"), "model.onnx is computed on the CPU")
+    refused(
+        script("60_predict", gated / "bundle", images / "000.png", "--device", "cuda"),
+        "model.onnx is computed on the CPU",
+    )
     relisted(gated / "bundle", None)
     manifest = read(gated / "bundle" / "bundle.json")
     (gated / "bundle" / "bundle.json").write_text(json.dumps({**manifest, "scoring_backend": "torch"}))
-    refused(script("60_predict", gated / "bundle", "x.png"), "model.onnx has no place in a bundle")
+    refused(script("50_export_bundle", "--verify", gated / "bundle"), "model.onnx has no place in a bundle")
 
 
 def test_without_the_extra_training_does_not_begin(config, tmp_path, script, monkeypatch):
