@@ -37,10 +37,11 @@ MARKER = "recertifying.lock"
 """In the folder of a recertification under way, or killed."""
 
 
-def converted_bundle(run: Run, target: Path, *, seen: bool = True) -> BundleContents:
+def converted_bundle(run: Run, target: Path, **wishes: Any) -> BundleContents:
     """Export the run with model.onnx, under the certificate of its torch scores.
 
-    Raises UserError where a logit of the golden inputs or of val_select differs by more than TOLERANCE, or a decision.
+    wishes: for export_bundle. Raises UserError where a decision on val_select differs, or a logit by more than
+    TOLERANCE, golden inputs included.
     """
     demand_extra()
     demand_new(target)
@@ -58,7 +59,7 @@ def converted_bundle(run: Run, target: Path, *, seen: bool = True) -> BundleCont
         worst = max(_alike(torch, pair, where) for where, pair in pairs.items())
         say(f"both decide {counted(len(cases), 'case')} of val_select alike; logits within {worst:.1g}")
         converted = Converted(file, run.model_digest, len(cases), worst)
-        return export_bundle(run, target, lambda: golden_file(torch), seen=seen, converted=converted)
+        return export_bundle(run, target, lambda: golden_file(torch), converted=converted, **wishes)
 
 
 Pair = tuple[RawOutputs, RawOutputs]
@@ -99,11 +100,12 @@ def _alike(predictor: Stage1Predictor, pair: Pair, where: str) -> float:
 
 
 def recertified_bundle(
-    run: Run, target: Path, quantize: str, *, seen: bool = True, even_if_useless: bool = False
+    run: Run, target: Path, quantize: str, *, even_if_useless: bool = False, **wishes: Any
 ) -> BundleContents:
     """Export the run with model.onnx, certified by the scores of that very file; the run keeps its own policy.
 
-    The look is one more at the run's val_calib, and on record. Raises NothingCertified and NotWorthIt.
+    The look is one more at the run's val_calib, and on record. wishes: for export_bundle. Raises NothingCertified and
+    NotWorthIt.
     """
     demand_extra()
     demand_new(target)
@@ -118,7 +120,7 @@ def recertified_bundle(
         kind, risk = run.policy_row.name, run.risk(policy["target_fnr_exit"], policy["fnr_confidence"])
         CERTIFY[kind](staged, risk, even_if_useless=even_if_useless, **map_options(kind, policy))
         say(evaluate_run(staged, trusted_policy(staged))["promise"]["words"])
-        return export_bundle(staged, target, lambda: golden_file(Stage1Predictor.from_run(staged, "cpu")), seen=seen)
+        return export_bundle(staged, target, lambda: golden_file(Stage1Predictor.from_run(staged, "cpu")), **wishes)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ the scores of model.onnx itself. Exits with status 3 where that certifies nothin
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stage1_pro.core import cli, console
 
@@ -28,6 +28,10 @@ class Args:
     """Run directory."""
     out: str | None = None
     """Folder of the new bundle; without it runs/<id>/bundle, or bundle-onnx."""
+    expires: str | None = None
+    """Date on which the certificate ends, as in 2027-03-01; null: none. Decisions go on then, and each says so."""
+    expires_after: int | None = None
+    """Audited exited positives after which the certificate ends, which 65_monitor.py counts; null: none."""
     format: Literal["torch", "onnx"] | None = None
     """Model that ships: torch, or onnx (computed by ONNX Runtime; extra `onnx`); null: what the run was scored with."""
     recertify: bool = False
@@ -60,7 +64,7 @@ def demand_sense(args: Args) -> None:
     """Raise UserError with every option that means nothing beside the others."""
     from stage1_pro.core.errors import raise_problems
 
-    export_only = ("format", "recertify", "without_seen")
+    export_only = ("format", "recertify", "without_seen", "expires", "expires_after")
     problems = [
         f"--{name} is for an export, and --verify writes nothing" for name in export_only if getattr(args, name)
     ]
@@ -99,9 +103,9 @@ def exported(args: Args) -> "BundleContents":
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-    backend = run.config.scoring_backend
+    backend, wishes = run.config.scoring_backend, {"seen": not args.without_seen, "expires": end_of(args)}
     if args.format in (None, backend) and not args.recertify:
-        return as_scored(run, Path(args.out) if args.out else run.bundle_path, seen=not args.without_seen)
+        return as_scored(run, Path(args.out) if args.out else run.bundle_path, **wishes)
     if args.format != "onnx":
         raise UserError(f"{run.path} was scored and certified in ONNX: leave --format out.")
 
@@ -109,12 +113,12 @@ def exported(args: Args) -> "BundleContents":
 
     target = Path(args.out) if args.out else run.path / "bundle-onnx"
     if args.recertify:
-        options = {"seen": not args.without_seen, "even_if_useless": args.even_if_useless}
-        return conversion.recertified_bundle(run, target, args.quantize, **options)
-    return conversion.converted_bundle(run, target, seen=not args.without_seen)
+        useless = args.even_if_useless
+        return conversion.recertified_bundle(run, target, args.quantize, even_if_useless=useless, **wishes)
+    return conversion.converted_bundle(run, target, **wishes)
 
 
-def as_scored(run: "Run", target: "Path", seen: bool) -> "BundleContents":
+def as_scored(run: "Run", target: "Path", **wishes: Any) -> "BundleContents":
     """Export the run with the very file that its scores were computed with."""
     from stage1_pro.core.bundle.export import export_bundle
 
@@ -124,7 +128,25 @@ def as_scored(run: "Run", target: "Path", seen: bool) -> "BundleContents":
 
         return golden_file(Stage1Predictor.from_run(run, "cpu"))
 
-    return export_bundle(run, target, golden, seen=seen)
+    return export_bundle(run, target, golden, **wishes)
+
+
+def end_of(args: Args) -> dict[str, Any] | None:
+    """When the certificate ends, as bundle.json says it. Raises UserError for an end that is past or none."""
+    import time
+
+    from stage1_pro.core.errors import UserError
+    from stage1_pro.core.monitor.opening import seconds
+    from stage1_pro.core.monitor.state import time_text
+
+    if args.expires is None and args.expires_after is None:
+        return None
+    date = None if args.expires is None else seconds(args.expires)
+    if date is not None and date <= time.time():
+        raise UserError(f"--expires {args.expires}: that is past. Name a date to come.")
+    if args.expires_after is not None and args.expires_after < 1:
+        raise UserError(f"--expires_after {args.expires_after}: must be 1 or more.")
+    return {"date": None if date is None else time_text(date), "audited_positives": args.expires_after}
 
 
 if __name__ == "__main__":

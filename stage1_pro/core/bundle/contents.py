@@ -26,7 +26,8 @@ COMPANIONS = ("splits.json", "config.json", "metrics.csv", "eval.json", "README.
 """Every file that a bundle must hold beside the manifest, the one policy file and the model."""
 
 GOLDEN = "golden.npz"
-OPTIONAL = (GOLDEN, SEEN)
+CALIB_SCORES = "calib_scores.json"
+OPTIONAL = (GOLDEN, SEEN, CALIB_SCORES)
 """What it may hold besides: bundles from before these files are whole without them."""
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from stage1_pro import __version__
 from stage1_pro.core import artifacts
-from stage1_pro.core.bundle.contents import GOLDEN, MANIFEST, BundleContents, _eval_summary, verify_bundle
+from stage1_pro.core.bundle.calib_scores import calib_scores
+from stage1_pro.core.bundle.contents import CALIB_SCORES, GOLDEN, MANIFEST, BundleContents, _eval_summary, verify_bundle
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.models.licenses import derivative_notice
@@ -53,12 +54,14 @@ def export_bundle(
     *,
     seen: bool = True,
     converted: Converted | None = None,
+    expires: dict[str, Any] | None = None,
 ) -> BundleContents:
     """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
 
     golden: makes the content of golden.npz with the run's model, as `inference.golden` does; None: a bundle without.
-    seen: take the run's seen.json along, where it has one; converted: a model that ships under the run's certificate.
-    Raises UserError where the run is not complete or its parts do not belong together.
+    seen: take the run's seen.json along, where it has one; converted: a model that ships under the run's certificate;
+    expires: when the certificate ends, as bundle.json says it, None for never. Raises UserError where the run is not
+    complete or its parts do not belong together.
     """
     demand_new(target)
     policy = read_policy(run)
@@ -79,12 +82,16 @@ def export_bundle(
         ):
             _copy(file, building / file.name)
         license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
-        artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation, license, converted).encode())
+        artifacts.write_bytes(
+            building / "README.md", _readme(run, policy, evaluation, license, converted, expires).encode()
+        )
         if seen and (run.path / SEEN).exists():
             _copy(run.path / SEEN, building / SEEN)
+        scores = calib_scores(calib.case_id, calib.group, decisions)
+        artifacts.write_json(building / CALIB_SCORES, scores, "calib_scores")
         if golden is not None:
             artifacts.write_bytes(building / GOLDEN, golden())
-        manifest = _manifest(run, evaluation, building, converted)
+        manifest = {**_manifest(run, evaluation, building, converted), "expires": expires}
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
     return verify_bundle(target)
@@ -204,8 +211,23 @@ def _on_model(backend: str) -> str:
    model.onnx: input `images` (N, 3, S, S), preprocessed; outputs `logits` (N, C), with a gate `gate_logit` (N,)."""
 
 
+def _end(expires: dict[str, Any] | None) -> str:
+    """A sentence on when the certificate ends."""
+    if expires is None:
+        return "The certificate names no end; it speaks of the calibration data, so certify anew from time to time."
+    ends = [f"on {expires['date']}"] if expires["date"] else []
+    after = expires["audited_positives"]
+    ends += [f"after {after} audited exited positives, which a monitor counts"] if after else []
+    return f"The certificate expires {' or '.join(ends)}. Decisions go on then, and each says so."
+
+
 def _readme(
-    run: Run, policy: dict[str, Any], evaluation: dict[str, Any], license: str, converted: Converted | None
+    run: Run,
+    policy: dict[str, Any],
+    evaluation: dict[str, Any],
+    license: str,
+    converted: Converted | None,
+    expires: dict[str, Any] | None,
 ) -> str:
     names, backend = run.splits.class_names, "onnx" if converted else run.config.scoring_backend
     return f"""# Stage 1 bundle: {run.name}
@@ -218,6 +240,7 @@ that must not be missed. {exit_rule_words(policy, names)}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
 {_looks(policy)}
+{_end(expires)} Whether it still holds in production, audits tell: 65_monitor.py.
 {_on_conversion(converted)}
 {evaluation["promise"]["words"]}
 {_worth(policy, evaluation)}
