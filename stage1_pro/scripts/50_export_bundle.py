@@ -66,7 +66,9 @@ def demand_sense(args: Args) -> None:
 
     export_only = ("format", "recertify", "without_seen", "expires", "expires_after")
     problems = [
-        f"--{name} is for an export, and --verify writes nothing" for name in export_only if getattr(args, name)
+        f"--{name} is for a new bundle, and --verify writes none. Drop one"
+        for name in export_only
+        if getattr(args, name)
     ]
     rules = (
         (args.golden and not args.verify, "--golden checks an exported bundle: name it with --verify"),

@@ -188,7 +188,7 @@ def test_options_that_do_not_go_together(gated, evaluated, images, script):
         "name it with --verify",
     )
     refused(script("50_export_bundle", "--run", evaluated, "--quantize", "static"), "add --recertify")
-    refused(script("50_export_bundle", "--verify", gated / "bundle", "--format", "onnx"), "--verify writes nothing")
+    refused(script("50_export_bundle", "--verify", gated / "bundle", "--format", "onnx"), "--verify writes none")
     refused(script("50_export_bundle", "--run", gated, "--format", "torch"), "certified in ONNX")
     refused(
         script("60_predict", gated / "bundle", images / "000.png", "--device", "cuda"),
