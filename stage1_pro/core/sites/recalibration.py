@@ -48,13 +48,16 @@ def assigned(site: Site) -> Splits:
     return splits
 
 
-def scored_run(target: Path, site: Site, splits: Splits, device: str) -> Run:
-    """Place the answers anew, score the three splits and write them as a run, whole or not at all."""
+def scored_run(target: Path, site: Site, splits: Splits, device: str, origin: dict[str, Any] | None = None) -> Run:
+    """Place the answers anew, score the three splits and write them as a run, whole or not at all.
+
+    origin: what the provenance says of where the cases come from, beside the bundle.
+    """
     contents, config = site.contents, site.config
     with artifacts.new_folder(target) as folder:
         run = Run(folder)
         artifacts.write_json(run.splits_path, splits.data, "splits")
-        run.begin_training(config, _facts(contents))
+        run.begin_training(config, _facts(contents, origin or {}))
         shutil.copyfile(contents.path / contents.manifest["metrics_file"], run.metrics_path)
         if site.seen is not None:
             artifacts.write_json(folder / SEEN, seen_record(site.cases.frame, splits, site.seen), "seen")
@@ -131,7 +134,7 @@ def _place_onnx(run: Run, site: Site, frame: pd.DataFrame, device: str) -> None:
     write_scores(run, site.cases, ("val_select",), device=device)
 
 
-def _facts(contents: BundleContents) -> dict[str, Any]:
+def _facts(contents: BundleContents, origin: dict[str, Any]) -> dict[str, Any]:
     """What environment.json says of the model, and where it comes from."""
     manifest = contents.manifest
     made = manifest["provenance"]
@@ -144,6 +147,7 @@ def _facts(contents: BundleContents) -> dict[str, Any]:
             "run_id": made.get("run_id", contents.path.name),
             "manifest_digest": artifacts.digest_file(contents.path / MANIFEST),
             "model_digest": _model_digest(contents),
+            **origin,
         },
     }
 
