@@ -252,6 +252,12 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    scoring_backend: Literal["torch", "onnx"] = "torch"
+    """What scores are computed with, from val_select to production: torch, or onnx (ONNX Runtime on the CPU, of the
+    file model.onnx that the bundle then ships; extra `onnx`)."""
+    quantize: Literal["none", "static"] = "none"
+    """Arithmetic of an onnx backbone: none (float32) or static (8 bits, ranges taken from training images; other
+    scores, which the certificate is made from)."""
     forward_batch: int | str = "auto"
     """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
     to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
