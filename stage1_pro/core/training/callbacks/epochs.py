@@ -15,9 +15,9 @@ DATA_WAIT_WARNING = 0.3
 
 
 class Throughput(pl.Callback):
-    """Logs what an epoch cost: images per second of the training steps on all devices, the share of time spent waiting for data, the
-    seconds of the whole epoch, validation and what came between it and the last one included, and the largest memory so
-    far."""
+    """Logs what an epoch cost: images per second of the training steps on all devices, the share of time spent waiting
+    for data, the seconds of the whole epoch, validation and what came between it and the last one included, and the
+    largest memory so far."""
 
     ended: float | None = None
 
