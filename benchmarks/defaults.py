@@ -177,7 +177,7 @@ class Portion:
         rows = [row for result in results for row in result.get()]
         part = "-".join([data, *(self.args.tasks or []), *["default"] * self.args.only_default])
         pd.DataFrame(rows).to_parquet(self.args.out / f"rows-{part}.parquet", index=False)
-        np.savez_compressed(self.args.out / f"scores-{part}.npz", **scores)
+        np.savez_compressed(self.args.out / f"scores-{part}.npz", **scores)  # pyright: ignore[reportArgumentType]
         print(f"{data}: {len(rows)} rows", flush=True)
 
     def _features(self, data: str, images) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def main() -> None:
         cells = [cell for cell in cells_of(data, images) if cell.name in (args.cells or SAMPLE[data])]
         work = list(product(cells, range(args.splits), range(args.seeds)))
         with ThreadPoolExecutor(args.jobs) as pool:
-            rows = [row for found in pool.map(lambda one: repeated(*one, args), work) for row in found]
+            rows = [
+                row for found in pool.map(lambda one: repeated(one[0], one[1], one[2], args), work) for row in found
+            ]
         import pandas as pd
 
         args.out.mkdir(parents=True, exist_ok=True)
@@ -148,7 +150,7 @@ def log_odds(run: Path) -> dict[str, float]:
 
     found = {}
     for split in ("val_select", "val_calib", "val_test"):
-        scores = Run.open(run).scores(split)
+        scores = Run.open(str(run)).scores(split)
         z = scores.logits[:, 1].astype(float) - scores.logits[:, 0] - scores.answer_shift
         found.update({Path(str(case)).stem: value for case, value in zip(scores.case_id, z, strict=True)})
     return found

@@ -82,7 +82,9 @@ def pick(rows: pd.DataFrame, fields: dict[str, Any]) -> pd.DataFrame:
 def _overall(rows: pd.DataFrame) -> str:
     """Each column over all cells, and the default less it, paired by cell, evidence and split."""
     base = _means(pick(rows, CHOSEN))
-    lines = [("way", "right exits", "utility", "certified", "useless", "FPR on exits", "default's right exits", "wins")]
+    lines: list[tuple[str, ...]] = [
+        ("way", "right exits", "utility", "certified", "useless", "FPR on exits", "default's right exits", "wins")
+    ]
     for name, fields in COLUMNS.items():
         chosen = pick(rows, fields)
         both = base.join(_means(chosen), rsuffix="_other", how="inner")
@@ -103,7 +105,7 @@ def _wins(gains: pd.Series) -> str:
 def _by_cell(rows: pd.DataFrame) -> str:
     columns = {name: pick(rows, fields).groupby(KEYS[:3])[list(MEASURES)].mean() for name, fields in COLUMNS.items()}
     cells = rows[[*KEYS[:3], "select"]].drop_duplicates().sort_values(["cell", "calib", "target"], ascending=False)
-    lines = [("cell", "positives: val_select, val_calib", "target", *columns)]
+    lines: list[tuple[str, ...]] = [("cell", "positives: val_select, val_calib", "target", *columns)]
     for cell, target, calib, select in cells.itertuples(index=False):
         found = [_three(table, (cell, target, calib)) for table in columns.values()]
         lines.append((cell, f"{select}, {calib}", f"{target:g}", *found))
@@ -142,7 +144,7 @@ def _grid(rows: pd.DataFrame) -> str:
 def _single_arms(rows: pd.DataFrame) -> str:
     """Each arm alone against the default, paired by cell, evidence and split."""
     base = _means(pick(rows, CHOSEN))
-    lines = [("arm", "right exits", "utility", "certified")]
+    lines: list[tuple[str, ...]] = [("arm", "right exits", "utility", "certified")]
     for name, changes in SINGLE.items():
         fields = {**CHOSEN, **changes}
         if fields == CHOSEN:

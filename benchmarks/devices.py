@@ -237,7 +237,7 @@ def scores_of(run: Path) -> np.ndarray:
     """(N, C) logits of val_calib, placed answers taken out."""
     from stage1_pro.core.records.run import Run
 
-    scores = Run.open(run).scores("val_calib")
+    scores = Run.open(str(run)).scores("val_calib")
     z = scores.logits.astype(float)
     z[:, 1] -= scores.answer_shift
     return z
