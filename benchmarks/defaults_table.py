@@ -134,7 +134,7 @@ def _grid(rows: pd.DataFrame) -> str:
     ):
         table = part.pivot_table(index=["epochs", "smoothing"], columns="lr", values="right_exits")
         head = ("epochs", "smoothing", *(f"rate {rate:g}" for rate in table.columns))
-        lines = [head]
+        lines: list[tuple[str, ...]] = [head]
         for (epochs, smoothing), values in zip(table.index, table.to_numpy(), strict=True):
             lines.append((f"{epochs:g}", f"{smoothing:g}", *(f"{value:.4f}" for value in values)))
         parts.append(f"Right exits, {title}:\n\n{_markdown(lines)}")
