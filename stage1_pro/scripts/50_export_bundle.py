@@ -51,9 +51,8 @@ def verified(args: Args) -> "BundleContents":
     contents = verify_bundle(str(args.verify))
     # torch only where there is a bundle to load: a wrong path is told at once
     from stage1_pro.core.inference.golden import TOLERANCE, check_golden
-    from stage1_pro.core.inference.predictor import Stage1Predictor
 
-    Stage1Predictor.load(contents.path, "cpu")  # a bundle whose model cannot be loaded is not whole
+    contents.task.part("predictor").load(contents.path, "cpu")  # a bundle whose model cannot be loaded is not whole
     if args.golden:
         worst = check_golden(contents)
         console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")
@@ -67,13 +66,8 @@ def exported(args: Args) -> "BundleContents":
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
-
-    def golden() -> bytes:
-        from stage1_pro.core.inference.golden import golden_file
-        from stage1_pro.core.inference.predictor import Stage1Predictor
-
-        return golden_file(Stage1Predictor.from_run(run, "cpu"))
-
+    golden_of_run = run.config.task.part("golden")
+    golden = None if golden_of_run is None else lambda: golden_of_run(run)
     return export_bundle(run, Path(args.out) if args.out else run.bundle_path, golden, seen=not args.without_seen)
 
 

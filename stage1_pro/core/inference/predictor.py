@@ -73,7 +73,7 @@ class Stage1Predictor:
         device: str = "auto",
         forward_batch: int | None = None,
     ):
-        self.device = _chosen(device)
+        self.device = chosen_device(device)
         self.model = model.to(self.device).eval()
         self.policy, self.forward_batch = policy, forward_batch
         self.transform = model.spec.preprocessing.transform()
@@ -94,6 +94,10 @@ class Stage1Predictor:
         the device is not there.
         """
         contents = verify_bundle(bundle)
+        if contents.task.has_masks:
+            raise UserError(
+                f"{bundle}: its answers are masks, which only 60_predict.py takes. Decide its images there."
+            )
         model = load_model(contents.model_path)
         # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
@@ -302,7 +306,8 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, s
     return torch.stack(images) if images else torch.empty(0), readable, reasons
 
 
-def _chosen(device: str) -> torch.device:
+def chosen_device(device: str) -> torch.device:
+    """The device that a name means; auto: the fastest. Raises UserError where it is not there."""
     if device == "auto":
         return fastest_device(mps=True)
     try:
