@@ -153,6 +153,17 @@ CERTIFY: dict[str, Callable[..., None]] = {
 """How each policy of POLICY_TABLE is certified: (run, risk, even_if_useless=…, settings of its maps)."""
 
 
+def map_options(kind: str, policy: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the maps that a policy of this kind was certified with, for CERTIFY."""
+    options = {"softmax": (), "gate": ("calibrator",), "scrc": ("calibrator", "variant", "dirichlet")}[kind]
+    found = {
+        "calibrator": policy.get("calibrator_type"),
+        "variant": policy.get("scrc_variant"),
+        "dirichlet": "free" if "mu" in policy.get("dirichlet_params", {}) else "tied",
+    }
+    return {name: found[name] for name in options}
+
+
 def _refuse(fields: Callable[[], dict[str, Any]], look: Look) -> None:
     """Raise with the evidence, the remedies, and what trying one of them costs."""
     try:

@@ -3,8 +3,9 @@
     python stage1_pro/scripts/60_predict.py runs/demo/bundle data/demo/images --out decisions.csv
 reads   a bundle, image files and folders of images
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
-        prediction_set, the classes that remain possible; with --audit_share or --monitor also group, time, audit,
-        audit_probability, certificate, bundle; where the bundle draws masks also masks/, beside OUT
+        prediction_set, the classes that remain possible; with --audit_share or --monitor, and where the certificate of
+        the bundle has an end, also group, time, audit, audit_probability, certificate, bundle; where the
+        bundle draws masks also masks/, beside OUT
 
 The rows are collected in OUT.parts/, and OUT appears when it is whole; killed at any moment, the same command goes on
 where it stopped. `--out -` is standard output; a device or a pipe gets the rows as they come, a link is followed.
@@ -106,11 +107,13 @@ def columns(args: Args, paths: Sequence[str]) -> "Columns | None":
     from stage1_pro.core.monitor.columns import columns_of
     from stage1_pro.core.monitor.opening import deployed, seconds
 
+    contents = verify_bundle(args.bundle)
     if not any((args.audit_share is not None, args.audit_salt, args.monitor)):
         if args.groups or args.time:
             raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")
-        return None
-    found = deployed(verify_bundle(args.bundle), args.audit_share, args.audit_salt, args.monitor, os.environ)
+        if not contents.manifest.get("expires"):
+            return None
+    found = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ)
     now = int(time.time()) if args.time is None else seconds(args.time)
     return columns_of(found, list(map(shown, paths)), args.groups, now)
 

@@ -199,6 +199,11 @@ MASK_RULES = (
         "the answer is whether the mask holds the positive class, and has no log-odds to shift: leave it out",
     ),
     _not_of_masks(
+        lambda f: f.c.scoring_backend != "torch",
+        "scoring_backend is {c.scoring_backend}",
+        "networks for masks are scored with torch: leave it out",
+    ),
+    _not_of_masks(
         lambda f: f.c.exit_rule != "symmetric",
         "exit_rule is {c.exit_rule}",
         "a poor mask on an answer 1 is a miss too, so that only symmetric exits can be certified: leave it out",
@@ -274,6 +279,11 @@ RULES = (
         lambda f: f.c.phase < f.optimizer.first_phase,
         "$.optimizer is {c.optimizer}, which is of phase {optimizer.first_phase} on, and this is phase {c.phase}: set "
         "optimizer: adamw, or choose a later phase",
+    ),
+    Rule(
+        lambda f: f.c.quantize != "none" and f.c.scoring_backend != "onnx",
+        "$.quantize is {c.quantize}, and scoring_backend is {c.scoring_backend}: set scoring_backend: onnx, or "
+        "quantize: none",
     ),
     Rule(
         lambda f: f.sharp and f.c.precision == "16-mixed",

@@ -17,10 +17,10 @@ class Source:
     name: str = "data"
     """Name of the source; prefixes the case ids where a run has several sources."""
     root: str | None = None
-    """Folder that relative image paths start from (null: the folder of `labels`); without `labels`, its
-    sub-folders are the classes."""
+    """Folder that relative image paths start from (null: the folder of `labels`); without `labels`, its sub-folders are
+    the classes. It may be a URL such as s3://bucket/folder, or a data set of the Hugging Face Hub, hf:OWNER/NAME."""
     labels: str | None = None
-    """CSV file path,label[,case_id][,group][,split], with or without a header; null: class folders."""
+    """CSV or Parquet file path,label[,case_id][,group][,split]; a CSV with or without a header; null: class folders."""
     columns: dict[str, str | None] | None = None
     """Our columns under the names that the table has for them, as {group: patient_id}; null for a name: none of them,
     as {group: null} where cases do not depend on each other."""
@@ -53,6 +53,9 @@ class DatasetParams:
     """Processes that decode images; 0: the main process."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be read."""
+    cache_folder: str | None = None
+    """Folder for copies of images that lie in no local file (rows of a Parquet file, s3://); null: stage1_pro in the
+    user's cache folder."""
     class_balanced_sampling: bool = False
     """Draw training cases so that all classes are equally frequent."""
     task: Literal["classification", "segmentation"] = "classification"
@@ -249,6 +252,12 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    scoring_backend: Literal["torch", "onnx"] = "torch"
+    """What scores are computed with, from val_select to production: torch, or onnx (ONNX Runtime on the CPU, of the
+    file model.onnx that the bundle then ships; extra `onnx`)."""
+    quantize: Literal["none", "static"] = "none"
+    """Arithmetic of an onnx backbone: none (float32) or static (8 bits, ranges taken from training images; other
+    scores, which the certificate is made from)."""
     forward_batch: int | str = "auto"
     """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
     to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""

@@ -38,6 +38,7 @@ DATA_OF_THE_SITE = (
     "val_test_ratio",
     "num_workers",
     "on_bad_image",
+    "cache_folder",
 )
 """The same of dataset_params; the classes may be named again, as they are."""
 
@@ -121,7 +122,7 @@ def _of_bundle(contents: BundleContents, policy: dict[str, Any]) -> tuple[str, d
     classes = {} if joined else {name: manifest[name] for name in ("class_names", "positive_class")}
     return str(path), {
         **settings,
-        **({"forward_batch": manifest["forward_batch"]} if "forward_batch" in manifest else {}),
+        **{name: manifest[name] for name in ("forward_batch", "scoring_backend") if name in manifest},
         **{name: policy[name] for name in ("target_fnr_exit", "fnr_confidence")},
         "exit_rule": policy.get("exit_rule", "symmetric"),
         "dataset_params": {**data, **classes},
