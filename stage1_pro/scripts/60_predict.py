@@ -47,6 +47,9 @@ class Args:
     audit_share: float | None = None
     """Share of the cases, or of their groups, whose labels are wanted, above 0 to 1; adds the columns that
     65_monitor.py reads. null: nothing is audited."""
+    audit: Literal["uniform", "doubtful"] = "uniform"
+    """uniform, or doubtful: negative answers that are nearly deferred are audited more often. That notices a broken
+    promise sooner where misses are doubtful, and later where they are confident."""
     audit_salt: str | None = None
     """Key file with the secret salt that draws the audited groups; null: the environment variable STAGE1_AUDIT_SALT."""
     groups: str | None = None
@@ -108,12 +111,12 @@ def columns(args: Args, paths: Sequence[str]) -> "Columns | None":
     from stage1_pro.core.monitor.opening import deployed, seconds
 
     contents = verify_bundle(args.bundle)
-    if not any((args.audit_share is not None, args.audit_salt, args.monitor)):
+    if not any((args.audit_share is not None, args.audit_salt, args.monitor, args.audit == "doubtful")):
         if args.groups or args.time:
             raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")
         if not contents.manifest.get("expires"):
             return None
-    found = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ)
+    found = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ, args.audit)
     now = int(time.time()) if args.time is None else seconds(args.time)
     return columns_of(found, list(map(shown, paths)), args.groups, now)
 

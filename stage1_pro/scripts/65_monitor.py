@@ -11,6 +11,7 @@ has expired.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stage1_pro.core import cli, console
 
@@ -27,6 +28,8 @@ class Args:
     """Files of labels with the columns id, label (a class of the bundle) and label_time, as to_label.csv filled in."""
     audit_share: float | None = None
     """Share of the groups that are audited, above 0 to 1, fixed when a monitor begins; null: that of the decisions."""
+    audit: Literal["uniform", "doubtful"] | None = None
+    """Kind of the audit, as 60 and 70 were told, fixed when the monitor begins; null: uniform."""
     audit_salt: str | None = None
     """Key file with the secret salt, with which every row is checked; null: the environment variable STAGE1_AUDIT_SALT,
     or no check of single rows."""
@@ -60,7 +63,9 @@ def main(args: Args) -> None:
         console.say(f"next   python stage1_pro/scripts/65_monitor.py {args.bundle} --out WATCH --audit_share SHARE")
         return
     now = int(time.time()) if args.as_of is None else seconds(args.as_of)
-    chosen = {name: getattr(args, name) for name in ("audit_share", "max_label_delay_days", "group_days", "planned")}
+    chosen = {
+        name: getattr(args, name) for name in ("audit", "audit_share", "max_label_delay_days", "group_days", "planned")
+    }
     folder, salt = Path(args.out), salt_of(args.audit_salt, os.environ)
     reading = read_on(contents, folder, args.decisions or [], args.labels or [], now, salt=salt, chosen=chosen)
 

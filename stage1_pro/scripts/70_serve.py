@@ -11,6 +11,7 @@ ends with status 0; a bundle that is not whole does not start, status 2.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from stage1_pro.core import cli, console
 
@@ -42,6 +43,9 @@ class Args:
     audit_share: float | None = None
     """Share of the groups whose labels are wanted, above 0 to 1: 65_monitor.py reads the log. null: nothing is
     audited. Every image then needs an id."""
+    audit: Literal["uniform", "doubtful"] = "uniform"
+    """uniform, or doubtful: negative answers that are nearly deferred are audited more often. That notices a broken
+    promise sooner where misses are doubtful, and later where they are confident."""
     audit_salt: str | None = None
     """Key file with the secret salt that draws the audited groups; null: the environment variable STAGE1_AUDIT_SALT."""
     monitor: str | None = None
@@ -63,7 +67,7 @@ def main(args: Args) -> None:
         raise UserError("--audit_share without --log: what is audited would be lost. Name a file with --log.")
     token = token_of_environment()
     contents = verify_bundle(args.bundle)
-    watch = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ)
+    watch = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ, args.audit)
     taken_on = limits(
         contents.manifest.get("forward_batch"),
         wait_ms=args.wait_ms,

@@ -143,6 +143,31 @@ def test_what_cannot_be_audited_is_refused_at_once(bundle, paths, salt, tmp_path
     assert not (tmp_path / "d.csv").exists()
 
 
+def test_doubtful_answers_are_audited_more_often_and_weighed_by_it(bundle, paths, salt, tmp_path):
+    out, flags = tmp_path / "d.csv", ("--audit", "doubtful")
+    audited(bundle, paths, salt, out, *flags)
+    table = pd.read_csv(out)
+    quiet = (table["answer"] == "blue") & (table["decision"] == "exit")
+    assert set(table.loc[~quiet, "audit_probability"]) == {0.5}
+    chances = table[quiet].sort_values("score")["audit_probability"]
+    assert chances.is_monotonic_decreasing
+    assert chances.iloc[0] > 0.5 > chances.iloc[-1] >= 0.3 * 0.5
+    drawn = Audit(0.5, SALT.encode()).chooses(table["id"], table["audit_probability"])
+    assert table["audit"].tolist() == drawn.tolist()
+    words = ("--decisions", out, "--labels", labelled(out, tmp_path / "l.csv"), "--as_of", "2026-03-05")
+    words = (*words, "--audit_salt", salt)
+    refused(watch(bundle, tmp_path / "watch", *words), "start a new one with --audit doubtful")
+    refused(watch(bundle, tmp_path / "watch", *words, *flags), "needs --audit_share")
+    assert watch(bundle, tmp_path / "watch", *words, *flags, "--audit_share", 0.5).status == 0
+    settings = json.loads((tmp_path / "watch" / "monitor.json").read_text())["settings"]
+    assert (settings["least"], settings["audit_share"]) == (0.5, 0.5)
+    refused(watch(bundle, tmp_path / "watch", "--audit", "uniform"), "--audit is uniform, and doubtful since its first")
+    again = ("60_predict", bundle, paths[0], "--out", tmp_path / "e.csv", "--audit_share", 0.5, "--audit_salt", salt)
+    refused(call(*again, "--monitor", tmp_path / "watch"), "for an audit that is doubtful")
+    refused(call(*again, *flags, "--groups", "folder"), "cases that stand alone")
+    refused(call(*again[:4], *flags), "--audit doubtful without --audit_share")
+
+
 # ---- 65
 
 

@@ -12,6 +12,8 @@ from stage1_pro.core.metrics.hashing import hash64
 from stage1_pro.core.metrics.score_bins import answer_bins, centres
 from stage1_pro.core.policies.base import ExitDecisions
 
+QUANTILES = 101
+"""Of the scores of answers 0 that exit: enough to tell which tenth of them is nearest to being deferred."""
 ANSWERS = ("answered_negative", "answered_positive")
 
 
@@ -25,7 +27,17 @@ def calib_scores(case_id: np.ndarray, group: np.ndarray, decisions: ExitDecision
     for answer, name in enumerate(ANSWERS):
         found, counts = np.unique(bins[answers == answer], return_counts=True)
         counted[name] = {"bins": found.tolist(), "counts": counts.tolist()}
-    return {"schema_version": artifacts.SCHEMA_VERSION, **counted}
+    quiet = decisions.scores[first][decisions.exits[first] & (answers == 0)]
+    levels = np.linspace(0, 1, QUANTILES)
+    scores = np.quantile(quiet, levels, method="inverted_cdf").tolist() if quiet.size else []
+    return {"schema_version": artifacts.SCHEMA_VERSION, **counted, "negative_exit_scores": scores}
+
+
+def read_negative_exit_scores(folder: Path) -> FloatArray | None:
+    """(Q,) quantiles of the scores with which negative answers of val_calib exit; None where a bundle holds none."""
+    path = folder / CALIB_SCORES
+    scores = artifacts.read_json(path, "calib_scores").get("negative_exit_scores") if path.exists() else None
+    return np.array(scores) if scores else None
 
 
 def read_calib_scores(folder: Path) -> FloatArray | None:

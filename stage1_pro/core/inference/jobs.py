@@ -32,6 +32,7 @@ DIFFERENCES = {
     "device": "another kind of device",
     "rows_per_part": "parts of another size",
     "audit_share": "another audit share, or none",
+    "audit_kind": "another kind of audit",
     "salt_digest": "another audit salt",
     "groups": "other groups",
     "monitor": "another monitor, or none",

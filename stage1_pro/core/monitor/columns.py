@@ -13,7 +13,7 @@ import pandas as pd
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.monitor.audit import demand_groups
-from stage1_pro.core.monitor.opening import Deployed
+from stage1_pro.core.monitor.opening import DOUBTFUL, UNIFORM, Deployed
 from stage1_pro.core.monitor.state import time_text
 
 FOLDER = "folder"
@@ -41,11 +41,14 @@ class Columns:
         groups = rows["id"].map(self.groups) if self.groups else pd.Series(None, rows.index, dtype=object)
         audit = self.deployed.audit
         names = groups.where(groups.notna(), rows["id"])
+        chances = None
+        if audit is not None:
+            chances = self.deployed.probabilities(*(rows[name].to_numpy() for name in ("answer", "decision", "score")))
         wide = rows.assign(
             group=groups.astype(object).where(groups.notna(), None),
             time=record["time"],
-            audit=None if audit is None else audit.chooses(names),
-            audit_probability=np.nan if audit is None else audit.share,
+            audit=None if audit is None else audit.chooses(names, chances),
+            audit_probability=np.nan if chances is None else chances,
             certificate=record["certificate"],
             bundle=self.deployed.bundle,
         )
@@ -59,11 +62,14 @@ def columns_of(deployed: Deployed, ids: Sequence[str], groups: str | None, now: 
     camera than a track.
     """
     found = groups_of(ids, groups)
+    if found and deployed.doubts is not None:
+        raise UserError("--audit doubtful is for cases that stand alone: leave --groups out, or audit uniformly.")
     if found and deployed.audit is not None and deployed.audit.share < 1:
         demand_groups(len(set(found.values())), len(found))
     audit = deployed.audit
     record = {
         "audit_share": None if audit is None else audit.share,
+        "audit_kind": None if audit is None else UNIFORM if deployed.doubts is None else DOUBTFUL,
         "salt_digest": None if audit is None else audit.digest,
         "groups": artifacts.digest_json(sorted(found.items())) if found else None,
         "monitor": None if deployed.monitor is None else str(deployed.monitor.path),

@@ -164,11 +164,11 @@ def _probability_problems(monitor: Monitor, rows: Decisions, day: IntArray) -> l
         # two values on one day are a share that was changed at noon; more are an audit by score
         if pairs.size and np.unique(pairs[0], return_counts=True)[1].max() > 2:
             problems.append(
-                "audit probabilities differ from case to case, and this monitor counts all alike: start a new one with "
-                "--audit doubtful"
+                "audit probabilities differ from case to case, and this monitor counts all cases alike: start a new "
+                "one with --audit doubtful"
             )
     else:
-        low = rows.audited & rows.exits & rows.answered_positive & (probability < monitor.settings.least)
+        low = rows.audited & rows.exits & rows.answered_positive & (probability < monitor.settings.least * (1 - 1e-9))
         if low.any():
             problems.append(
                 f"{low.sum()} positive answers were audited with less than {monitor.settings.least:g}, the least that "

@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.bundle.calib_scores import read_negative_exit_scores
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.monitor.audit import SALT_VARIABLE, Audit, read_salt, salt_digest
+from stage1_pro.core.inference.records import Decision
+from stage1_pro.core.metrics.arrays import FloatArray
+from stage1_pro.core.monitor.audit import SALT_VARIABLE, Audit, doubtful_probability, read_salt, salt_digest
 from stage1_pro.core.monitor.files import MONITOR
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, NONE, Settings
 from stage1_pro.core.monitor.tables import Decisions
 from stage1_pro.core.policies.words import promised_fnr
 
 CHOSEN = {
+    "audit": "--audit",
     "audit_share": "--audit_share",
     "salt_digest": "--audit_salt",
     "max_label_delay_days": "--max_label_delay_days",
@@ -32,6 +36,14 @@ CHOSEN = {
     "planned": "--planned",
 }
 """Settings that a user chooses when a monitor starts, and how."""
+
+
+UNIFORM, DOUBTFUL = "uniform", "doubtful"
+
+
+def kind_of(least: float | None) -> str:
+    """The kind of audit of a monitor's settings."""
+    return UNIFORM if least is None else DOUBTFUL
 
 
 def bundle_digest(contents: BundleContents) -> str:
@@ -48,8 +60,13 @@ def first_settings(contents: BundleContents, decisions: Decisions, chosen: Mappi
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
     given = {name: value for name, value in chosen.items() if value is not None}
+    kind = given.pop("audit", UNIFORM)
     if "audit_share" not in given:
+        if kind == DOUBTFUL:
+            raise UserError("--audit doubtful needs --audit_share, since each case has a probability of its own.")
         given["audit_share"] = _share_of(decisions)
+    if kind == DOUBTFUL:
+        given["least"] = given["audit_share"]  # of positive answers, on which the bets rest
     expires = contents.manifest.get("expires") or {}
     after, date = expires.get("audited_positives"), expires.get("date")
     return Settings(
@@ -68,7 +85,7 @@ def demand_settings(settings: Settings, contents: BundleContents, chosen: Mappin
     if settings.bundle_digest != bundle_digest(contents):
         problems.append(f"it watches another bundle ({settings.bundle_digest[:12]}…) than {contents.path}")
     for name, value in chosen.items():
-        kept = getattr(settings, name)
+        kept = kind_of(settings.least) if name == "audit" else getattr(settings, name)
         if value is None or value == kept:
             continue
         if name == "salt_digest":
@@ -120,22 +137,37 @@ class MonitorFile:
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """How decisions are audited and what is said of their certificate. audit: None where nothing is audited; monitor:
-    its monitor.json, None where nothing watches; expires_at: seconds since 1970, None for never."""
+    its monitor.json, None where nothing watches; expires_at: seconds since 1970, None for never; positive: name
+    of the positive class; doubts: (Q,) of negative answers that exit, where doubtful ones are audited more often."""
 
     bundle: str
     audit: Audit | None
     monitor: MonitorFile | None
     expires_at: int | None
+    positive: str
+    doubts: FloatArray | None = None
 
     @property
     def audits(self) -> bool:
         return self.audit is not None
 
-    def audited(self, name: str) -> tuple[bool | None, float | None]:
+    def audited(self, name: str, decision: Decision) -> tuple[bool | None, float | None]:
         """Whether the group of this name is audited, and with which probability; None, None: nothing is audited."""
         if self.audit is None:
             return None, None
-        return bool(self.audit.chooses([name])[0]), self.audit.share
+        columns = ([value] for value in (decision.answer, decision.decision, decision.score))
+        probability = self.probabilities(*map(np.array, columns))
+        return bool(self.audit.chooses([name], probability)[0]), float(probability[0])
+
+    def probabilities(self, answers: np.ndarray, decisions: np.ndarray, scores: np.ndarray) -> FloatArray:
+        """(N,) with which each case is audited, of its answer, decision and score."""
+        assert self.audit is not None
+        share = np.full(len(answers), self.audit.share)
+        exits = np.flatnonzero(decisions == "exit")
+        if self.doubts is not None:
+            rising = (answers[exits] == self.positive, -scores[exits].astype(np.float64), self.doubts)
+            share[exits] = doubtful_probability(*rising, self.audit.share)
+        return share
 
     def certificate(self, now: int) -> str:
         """What holds at this moment, as the monitor stands: in force, alarm, expired, or none where nothing watches."""
@@ -150,6 +182,7 @@ def deployed(
     salt_file: str | None,
     monitor: str | None,
     environment: Mapping[str, str],
+    kind: str = UNIFORM,
 ) -> Deployed:
     """Check the options of 60 and 70 against each other and the monitor. Raises UserError with every problem."""
     problems: list[str] = []
@@ -161,19 +194,32 @@ def deployed(
             audit = Audit(share, read_salt(None if salt_file is None else Path(salt_file), environment))
         except UserError as problem:
             problems.append(str(problem))
+    scores = read_negative_exit_scores(contents.path) if kind == DOUBTFUL else None
+    if kind == DOUBTFUL:
+        problems += [] if share is not None else ["--audit doubtful without --audit_share: say which share is audited"]
+        problems += (
+            [] if scores is not None else [f"{contents.path} holds no scores of val_calib's exits: export it again"]
+        )
     path = None if monitor is None else _monitor_file(Path(monitor))
     if path is not None:
-        problems += _monitor_problems(path, contents, audit)
+        problems += _monitor_problems(path, contents, audit, kind)
     raise_problems("nothing can be audited so:", problems)
     date = (contents.manifest.get("expires") or {}).get("date")
-    return Deployed(bundle_digest(contents), audit, path and MonitorFile(path), None if date is None else seconds(date))
+    return Deployed(
+        bundle_digest(contents),
+        audit,
+        path and MonitorFile(path),
+        None if date is None else seconds(date),
+        contents.manifest["class_names"][-1],
+        None if scores is None else np.sort(-scores),
+    )
 
 
 def _monitor_file(path: Path) -> Path:
     return path / MONITOR if path.is_dir() else path
 
 
-def _monitor_problems(path: Path, contents: BundleContents, audit: Audit | None) -> list[str]:
+def _monitor_problems(path: Path, contents: BundleContents, audit: Audit | None, kind: str) -> list[str]:
     try:
         settings = artifacts.read_json(path, "monitor")["settings"]
     except UserError as problem:
@@ -181,6 +227,8 @@ def _monitor_problems(path: Path, contents: BundleContents, audit: Audit | None)
     problems = []
     if settings["bundle_digest"] != bundle_digest(contents):
         problems.append(f"{path} watches another bundle than {contents.path}: start a new monitor for a new bundle")
+    if audit is not None and kind_of(settings["least"]) != kind:
+        problems.append(f"{path} was started for an audit that is {kind_of(settings['least'])}: say so with --audit")
     if audit is None:
         problems.append(f"{path} needs audits: add --audit_share {settings['audit_share']:g} and --audit_salt")
     elif settings["salt_digest"] not in (None, audit.digest):

@@ -93,7 +93,7 @@ class PromiseTest:
             hit = np.log1p(-self.rates) - math.log1p(-self.target_fnr)
             return np.where(missed[..., np.newaxis] > 0, np.log(self.rates / self.target_fnr), hit)
         audited = np.asarray(probability, dtype=np.float64)
-        if np.any(audited[missed == 0] < self.least) or np.any(audited <= 0):
+        if np.any(audited[missed == 0] < self.least * (1 - 1e-9)) or np.any(audited <= 0):
             raise ValueError(f"a hit was audited with a probability below {self.least:g}, the least that was fixed")
         sizes = np.array(FRACTIONS) * self.least / self.target_fnr
         return np.log1p(sizes * ((missed - self.target_fnr) / audited)[..., np.newaxis])

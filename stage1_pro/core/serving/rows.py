@@ -14,7 +14,7 @@ class Watch(Protocol):
     @property
     def audits(self) -> bool: ...
 
-    def audited(self, name: str) -> tuple[bool | None, float | None]:
+    def audited(self, name: str, decision: Decision) -> tuple[bool | None, float | None]:
         """Whether the group of this name is audited, and with which probability; None, None: nothing is audited."""
         ...
 
@@ -28,7 +28,7 @@ class Unwatched:
 
     audits = False
 
-    def audited(self, name: str) -> tuple[bool | None, float | None]:
+    def audited(self, name: str, decision: Decision) -> tuple[bool | None, float | None]:
         return None, None
 
     def certificate(self, now: int) -> str:
@@ -39,7 +39,7 @@ def row_of(
     decision: Decision, *, id: str, group: str | None, now: datetime, bundle: str, watch: Watch
 ) -> dict[str, Any]:
     """The row of one decision. now: UTC; bundle: SHA-256 of bundle.json."""
-    audited, probability = watch.audited(id if group is None else group)
+    audited, probability = watch.audited(id if group is None else group, decision)
     row = {
         "id": id,
         "group": group,
