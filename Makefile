@@ -147,6 +147,11 @@ bench-onnx: $(READY)  ## ONNX Runtime against torch, images per second of CPU ti
 bench-defaults: $(READY) data/demo/labels.csv  ## which defaults are right: a look in minutes; the whole on a GPU: ARGS="--data … --sets fashion"
 	$(PYTHON) benchmarks/defaults.py $(or $(ARGS),--short --out runs/defaults-short)
 
+demo-year: data/demo/labels.csv  ## a scripted year after deployment on the demo: a new camera, the alarm, a new certificate
+	test -d runs/year/first/bundle || $(MAKE) pipeline PHASE=2 RUN=runs/year/first \
+		ARGS="--config configs/demo.yaml --target_fnr_exit 0.05"
+	$(PYTHON) benchmarks/demo_year.py runs/year/first $(ARGS)
+
 lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` runs it before each commit
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -156,4 +161,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve bench-onnx lint clean
+.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve bench-onnx demo-year lint clean
