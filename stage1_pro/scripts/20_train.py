@@ -78,8 +78,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
             write_scores(run, cases, ("val_select", "val_calib"), held_out)
             write_json(run.path / SEEN, seen_record(cases.frame, run.splits), "seen")
             config.task.part("suspects")(run, config, model, cases)
-            calibrates = len(cases.class_names) == 2 and config.task.certifies
-            console.say_next(run.path, run.policy_row.script if calibrates else None)
+            console.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
     return None
 
 

@@ -100,9 +100,8 @@ def verified(args: Args) -> "BundleContents":
     contents = verify_bundle(str(args.verify))
     # torch only where there is a bundle to load: a wrong path is told at once
     from stage1_pro.core.inference.golden import TOLERANCE, check_golden
-    from stage1_pro.core.inference.predictor import Stage1Predictor
 
-    Stage1Predictor.load(contents.path, "cpu")  # a bundle whose model cannot be loaded is not whole
+    contents.task.part("predictor").load(contents.path, "cpu")  # a bundle whose model cannot be loaded is not whole
     if args.golden:
         worst = check_golden(contents)
         console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")
@@ -129,6 +128,8 @@ def exported(args: Args) -> "BundleContents":
     backend, wishes = run.config.scoring_backend, {"seen": not args.without_seen, "expires": end_of(args)}
     if args.format in (None, backend) and not args.recertify:
         return as_scored(run, Path(args.out) if args.out else run.bundle_path, **wishes)
+    if run.config.task.has_masks:
+        raise UserError(f"{run.path}: networks for masks are exported as they are: leave --format and --recertify out.")
     if args.format != "onnx":
         raise UserError(f"{run.path} was scored and certified in ONNX: leave --format out.")
 
@@ -145,12 +146,8 @@ def as_scored(run: "Run", target: "Path", **wishes: Any) -> "BundleContents":
     """Export the run with the very file that its scores were computed with."""
     from stage1_pro.core.bundle.export import export_bundle
 
-    def golden() -> bytes:
-        from stage1_pro.core.inference.golden import golden_file
-        from stage1_pro.core.inference.predictor import Stage1Predictor
-
-        return golden_file(Stage1Predictor.from_run(run, "cpu"))
-
+    golden_of_run = run.config.task.part("golden")
+    golden = None if golden_of_run is None else lambda: golden_of_run(run)
     return export_bundle(run, target, golden, **wishes)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.phases import MODEL_FILES, POLICY_TABLE
+from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
@@ -47,6 +48,11 @@ class BundleContents:
     policy: ExitPolicy
 
     @property
+    def task(self) -> Task:
+        """The row of the task table."""
+        return TASKS[self.manifest.get("task", "classification")]
+
+    @property
     def model_path(self) -> Path:
         return self.path / self.manifest["model_file"]
 
@@ -75,9 +81,9 @@ def verify_bundle(path: str | Path) -> BundleContents:
         _file_problems(path, manifest),
         "Remove it, then copy or export it again.",
     )
-    _demand_fields(
-        manifest, "files preprocessing class_names positive_class provenance eval schema_version", path / MANIFEST
-    )
+    task = TASKS[manifest.get("task", "classification")]
+    demanded = f"files {task.inputs} class_names positive_class provenance eval schema_version"
+    _demand_fields(manifest, demanded, path / MANIFEST)
     policy_file = path / manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem, AGAIN)
     splits_path = path / manifest["splits_file"]

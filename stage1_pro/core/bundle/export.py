@@ -72,6 +72,7 @@ def export_bundle(
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)
     _demand_look(policy, run)
+    _demand_miss_rule(policy, run)
     evaluation = read_evaluation(run)
     with artifacts.new_folder(target) as building:
         for file in (
@@ -128,9 +129,19 @@ def _demand_look(policy: dict[str, Any], run: Run) -> None:
     raise_problems(f"{run.policy_path}: altered after it was calibrated:", problems, "Restore the policy file.")
 
 
+def _demand_miss_rule(policy: dict[str, Any], run: Run) -> None:
+    """Raise UserError unless the policy counted as misses what the run's scores hold as such."""
+    if policy.get("miss_rule") != run.config.miss_rule:
+        raise UserError(
+            f"{run.policy_path}: $.miss_rule is {policy.get('miss_rule')}, and the run's scores are made with "
+            f"{run.config.miss_rule}. Restore config.json or the policy file."
+        )
+
+
 def _manifest(run: Run, evaluation: dict[str, Any], folder: Path, converted: Converted | None) -> dict[str, Any]:
     environment = artifacts.read_json(run.environment_path, "environment")
-    preprocessing = environment.pop("preprocessing")
+    task = run.config.task
+    preprocessing = environment.pop(task.inputs)
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "version": __version__,
@@ -147,7 +158,8 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path, converted: Con
             file.name: {"sha256": artifacts.digest_file(file), "bytes": file.stat().st_size}
             for file in sorted(folder.iterdir())
         },
-        "preprocessing": preprocessing,
+        task.inputs: preprocessing,
+        **({"task": task.name} if task.has_masks else {}),
         **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,

@@ -103,7 +103,7 @@ class Facts:
             classes=len(data.class_names or ()),
             positives=data.positives,
             task=c.task,
-            masks=c.task.name == "segmentation",
+            masks=c.task.has_masks,
             phases=c.task.phases,
             columns=("auto", *c.task.columns),
             unused=_unused(c),
@@ -125,7 +125,7 @@ def _changed(found: Any, defaults: Any) -> list[str]:
 
 
 def _unused(c: Stage1ProConfig) -> list[str]:
-    if c.task.name == "segmentation":
+    if c.task.has_masks:
         return []
     data = [f"dataset_params.{name}" for name in _changed(c.dataset_params, DatasetParams()) if name in OF_MASKS]
     own = _changed(c.segmentation_params, SegmentationParams())

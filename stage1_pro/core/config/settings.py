@@ -3,8 +3,8 @@
 What training does not decide (chosen thresholds, split indices, calibration) is not a setting.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 from stage1_pro.core.config.tasks import TASKS, Task
@@ -411,6 +411,12 @@ class Stage1ProConfig:
         phase = PHASES[self.phase]
         own = self.task.monitors.get(self.phase, phase.monitor)
         return ANSWERS_MONITOR if phase.gated and self.gate_refit else own
+
+    @property
+    def miss_rule(self) -> dict[str, Any] | None:
+        """When a mask counts as a miss, as a policy file records it; None of a task without masks."""
+        params = self.segmentation_params
+        return {**asdict(params.miss_rule), "min_voxels": params.min_positive_voxels} if self.task.has_masks else None
 
     @property
     def task(self) -> Task:

@@ -74,7 +74,7 @@ class Stage1Predictor:
         device: str = "auto",
         forward_batch: int | None = None,
     ):
-        self.device = _chosen(device) if isinstance(model, Stage1Model) else _cpu(device)
+        self.device = chosen_device(device) if isinstance(model, Stage1Model) else _cpu(device)
         self.model = model.to(self.device).eval() if isinstance(model, Stage1Model) else model
         self.policy, self.forward_batch = policy, forward_batch
         self.transform = model.spec.preprocessing.transform()
@@ -95,6 +95,10 @@ class Stage1Predictor:
         the device is not there.
         """
         contents = verify_bundle(bundle)
+        if contents.task.has_masks:
+            raise UserError(
+                f"{bundle}: its answers are masks, which only 60_predict.py takes. Decide its images there."
+            )
         model = load_scoring_model(contents.model_path)
         # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
@@ -315,7 +319,8 @@ def _cpu(device: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _chosen(device: str) -> torch.device:
+def chosen_device(device: str) -> torch.device:
+    """The device that a name means; auto: the fastest. Raises UserError where it is not there."""
     if device == "auto":
         return fastest_device(mps=True)
     try:
