@@ -28,7 +28,7 @@ from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors,
 from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
-from stage1_pro.core.training.callbacks.checkpoints import judged_weights
+from stage1_pro.core.training.callbacks.checkpoints import judged_weights, way_back
 from stage1_pro.core.training.crossfit import GateTargets, group_folds, refit_gate
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
@@ -129,7 +129,7 @@ def fit(
     else:
         # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
         last = run.checkpoints_path / "last.ckpt"
-        finished = last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]
+        finished = last.exists() and read_tensors(last, way_back(run, config))["callbacks"]["EpochTable"]["finished"]
     if not finished:
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer, course)
@@ -176,7 +176,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
 
     Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
     """
-    _load_best(run, model)
+    _load_best(run, config, model)
     # before the gate is fitted again: it must see the features that will be served
     merge_adapters(model.backbone)
     places = config.places_answers and len(cases.class_names) == 2
@@ -206,9 +206,9 @@ def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Mode
     return features
 
 
-def _load_best(run: Run, model: Stage1Model) -> None:
+def _load_best(run: Run, config: Stage1ProConfig, model: Stage1Model) -> None:
     """The best checkpoint's weights, their average where EMA is on."""
-    state = judged_weights(run.checkpoints_path / "best.ckpt")
+    state = judged_weights(run.checkpoints_path / "best.ckpt", way_back(run, config))
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.cpu().load_state_dict({**model.state_dict(), **weights})
 
