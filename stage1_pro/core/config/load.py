@@ -16,7 +16,15 @@ import yaml
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
-from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
+from stage1_pro.core.config.settings import (
+    DatasetParams,
+    IncrementalParams,
+    MissRule,
+    SegmentationParams,
+    Source,
+    Stage1ProConfig,
+)
+from stage1_pro.core.config.tasks import TASKS
 from stage1_pro.core.config.written import parse_yaml
 from stage1_pro.core.errors import UserError, counted, raise_problems
 
@@ -39,9 +47,9 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]], *, tra
     """
     schema = schemas.schema("config")
     problems: list[str] = []
-    merged, asked_by = to_dict(Stage1ProConfig()), ""
-    for where, layer in layers:
-        settings = _settings_of(layer, problems)
+    read = [(where, _settings_of(layer, problems)) for where, layer in layers]
+    merged, asked_by = _defaults_for(read), ""
+    for where, settings in read:
         artifacts.refuse_newer(settings, where)  # a saved config is input too; a newer one may mean other things
         if isinstance(settings, Mapping):
             merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
@@ -68,6 +76,18 @@ def _placement_problems(config: Stage1ProConfig, asked_by: str) -> list[str]:
         f"{asked_by}: answer_placement is auto, and dataset_params.class_names holds {classes} classes; answers are "
         "placed between two: set answer_placement: none, or dataset_params.rest: true"
     ]
+
+
+def _defaults_for(read: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The defaults of the task that the last of these layers names."""
+    named = [_task_of(settings) for _, settings in read]
+    task = next((name for name in reversed(named) if name in TASKS), "classification")
+    return _merge(to_dict(Stage1ProConfig()), TASKS[task].defaults)
+
+
+def _task_of(settings: Any) -> Any:
+    data = settings.get("dataset_params") if isinstance(settings, Mapping) else None
+    return data.get("task") if isinstance(data, Mapping) else None
 
 
 def _settings_of(layer: Any, problems: list[str]) -> Any:
@@ -97,9 +117,11 @@ def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
 def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     data = dict(raw["dataset_params"])
     data["sources"] = tuple(Source(**source) for source in data["sources"])
-    for name in ("class_names", "positive_class"):
+    for name in ("class_names", "positive_class", "target_spacing", "patch_size"):
         data[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
+    masks = dict(raw["segmentation_params"])
     sections = {
+        "segmentation_params": SegmentationParams(**{**masks, "miss_rule": MissRule(**masks["miss_rule"])}),
         "dataset_params": DatasetParams(**data),
         "incremental_params": IncrementalParams(**raw["incremental_params"]),
     }

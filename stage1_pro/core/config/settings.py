@@ -3,10 +3,12 @@
 What training does not decide (chosen thresholds, split indices, calibration) is not a setting.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
+from stage1_pro.core.config.tasks import TASKS, Task
+from stage1_pro.core.metrics.margins import robust_target
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class DatasetParams:
     """Class names in label order; null: the sorted labels that occur."""
     positive_class: str | tuple[str, ...] | None = None
     """The class that must not be missed, required where splits are drawn; a list joins several into one positive class
-    against all others."""
+    against all others. Of masks also any: all classes but the background."""
     rest: bool = False
     """Join all classes but `positive_class` into one, so that every phase can be trained on more than two labels."""
     image_size: int | None = None
@@ -57,6 +59,23 @@ class DatasetParams:
     user's cache folder."""
     class_balanced_sampling: bool = False
     """Draw training cases so that all classes are equally frequent."""
+    task: Literal["classification", "segmentation"] = "classification"
+    """What is learned: classification (a class for each image) or segmentation (a mask for each image or volume);
+    several defaults differ by it (docs/segmentation.md)."""
+    ignore_label: int | None = None
+    """Value in the masks of what nobody has decided, 1 or more: neither trained on nor counted; null: there is none."""
+    target_spacing: tuple[float, ...] | None = None
+    """Voxel size that volumes are resampled to for the network, three numbers in mm; null: the median of `train`."""
+    intensity: Literal["auto", "zscore", "ct", "none"] = "auto"
+    """Scale of the inputs of masks: zscore (each case by its own mean and deviation), ct (clipped and scaled by the
+    foreground of `train`), none (as stored), or auto (ct where the data set says CT, else zscore)."""
+    patch_size: tuple[int, ...] | None = None
+    """Training patches and scoring windows of masks, pixels or voxels a side, 2 numbers in 2D and 3 in 3D; null: whole
+    cases."""
+    patches_per_case: int = 2
+    """Patches drawn from a case when it is its turn, 1 to 64; with patch_size."""
+    foreground_share: float = 0.33
+    """Share of the patches that are centred on foreground, 0 to 1; with patch_size."""
 
     @property
     def positives(self) -> tuple[str, ...]:
@@ -69,6 +88,40 @@ class DatasetParams:
     def merged(self) -> bool:
         """Whether the labels are joined into two classes, positive and rest."""
         return self.rest or len(self.positives) > 1
+
+
+@dataclass(frozen=True)
+class MissRule:
+    """When the mask of a positive case counts as a miss. A positive case with an empty mask always does."""
+
+    rule: Literal["dice", "lesion", "empty"] = "dice"
+    """dice (Dice of the positive class is below `dice`), lesion (some true component has less than `overlap` of its
+    voxels in the mask) or empty (the mask holds no positive)."""
+    dice: float = 0.5
+    """Dice of the positive class below which a mask is a miss, above 0, up to 1; with rule dice."""
+    overlap: float = 0.1
+    """Share of a true component below which it is missed, above 0, up to 1; with rule lesion."""
+
+
+@dataclass(frozen=True)
+class SegmentationParams:
+    """How masks are trained and judged; with dataset_params.task segmentation."""
+
+    ce_weight: float = 1.0
+    """Weight of the cross entropy in the loss, 0 or more."""
+    dice_weight: float = 1.0
+    """Weight of the soft Dice loss, 0 or more."""
+    window_overlap: float = 0.5
+    """Share of a window that the next one overlaps when a case is scored, 0 to below 1; with patch_size."""
+    window_batch: int = 4
+    """Windows per forward pass of scoring, 1 to 256; passes are filled up to it, so that no score depends on it."""
+    uncertainty: Literal["soft_dice", "entropy"] = "soft_dice"
+    """What ranks cases by doubt: soft_dice (1 - soft Dice of the mask with its own probabilities) or entropy (mean over
+    all voxels, which mostly measures how much border a case has)."""
+    min_positive_voxels: int = 1
+    """Pixels or voxels of the positive class from which on a case, or an answer, is positive, 1 or more."""
+    miss_rule: MissRule = field(default_factory=MissRule)
+    """When the mask of a positive case counts as a miss."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +192,10 @@ class Stage1ProConfig:
     """Largest share of exited positives that may be answered negative, above 0, up to 0.1."""
     fnr_confidence: float = 0.95
     """Confidence of the certificate, 0.5 to below 1."""
+    robust_to: float | None = None
+    """Change of the world that the promise is to survive, above 1, up to 10: the policy is certified at a lower level,
+    so that FNR on exits stays within target_fnr_exit where densities of positives change by factors of up to the root
+    of it, up or down. null: none, and any change may break the promise."""
     exit_rule: Literal["one_sided", "symmetric"] = "one_sided"
     """Cases that may exit: one_sided (every positive answer, and negative ones by the threshold: the most coverage for
     a given number of calibration positives) or symmetric (either answer by the threshold)."""
@@ -154,7 +211,8 @@ class Stage1ProConfig:
     seed: int = 42
     """Seed of splits, initial weights, order and augmentation, 0 or more."""
     model_path: str = "timm:tf_efficientnet_lite0"
-    """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
+    """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH. Of masks the
+    network: monai:unet, with options as in monai:unet:channels=16-32-64."""
     freeze_backbone: bool = True
     """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 30
@@ -182,7 +240,7 @@ class Stage1ProConfig:
     """Validate and ship an exponential moving average of the trainable tensors."""
     ema_decay: float = 0.9999
     """Final decay of the moving average of the weights (use_ema), 0 to below 1; ramps up so that short runs work."""
-    checkpoint_by: Literal["auto", "val_accuracy", "val_augrc", "val_loss", "val_gate_augrc"] = "auto"
+    checkpoint_by: Literal["auto", "val_accuracy", "val_augrc", "val_loss", "val_gate_augrc", "val_dice"] = "auto"
     """Column of metrics.csv that chooses the checkpoint and ends training; auto: the phase's own."""
     early_stop_patience: int = 3
     """Epochs without a better monitor before training stops, 1 or more."""
@@ -199,6 +257,12 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    scoring_backend: Literal["torch", "onnx"] = "torch"
+    """What scores are computed with, from val_select to production: torch, or onnx (ONNX Runtime on the CPU, of the
+    file model.onnx that the bundle then ships; extra `onnx`)."""
+    quantize: Literal["none", "static"] = "none"
+    """Arithmetic of an onnx backbone: none (float32) or static (8 bits, ranges taken from training images; other
+    scores, which the certificate is made from)."""
     forward_batch: int | str = "auto"
     """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
     to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
@@ -261,6 +325,8 @@ class Stage1ProConfig:
     """Confidence of the bootstrap intervals, 0.5 to below 1."""
     dataset_params: DatasetParams = field(default_factory=DatasetParams)
     """Where the cases come from, how they are split, and how they are fed."""
+    segmentation_params: SegmentationParams = field(default_factory=SegmentationParams)
+    """How masks are trained and judged, with dataset_params.task segmentation."""
     incremental_params: IncrementalParams = field(default_factory=IncrementalParams)
     """Training that starts with few cases and admits more of the training split, stage by stage."""
 
@@ -305,6 +371,15 @@ class Stage1ProConfig:
         still = self.freeze_backbone and not self.adapted and self.dataset_params.augmentation == "none"
         return still and self.feature_cache != "off"
 
+    def certified_level(self, target: float | None = None) -> float:
+        """Return the FNR on exits to certify, so that this target, or the config's, survives `robust_to`."""
+        target = self.target_fnr_exit if target is None else target
+        return target if self.robust_to is None else robust_target(target, self.robust_to)
+
+    def target_words(self) -> str:
+        """Return the target, and what it is to survive, for lines that state it."""
+        return f"{self.target_fnr_exit:g}" + (f" with robust_to {self.robust_to:g}" if self.robust_to else "")
+
     @property
     def places_answers(self) -> bool:
         """Return whether training ends with placing the answers: never where more than two classes are named."""
@@ -348,9 +423,21 @@ class Stage1ProConfig:
         if self.checkpoint_by != "auto":
             return self.checkpoint_by
         phase = PHASES[self.phase]
-        return ANSWERS_MONITOR if phase.gated and self.gate_refit else phase.monitor
+        own = self.task.monitors.get(self.phase, phase.monitor)
+        return ANSWERS_MONITOR if phase.gated and self.gate_refit else own
+
+    @property
+    def miss_rule(self) -> dict[str, Any] | None:
+        """When a mask counts as a miss, as a policy file records it; None of a task without masks."""
+        params = self.segmentation_params
+        return {**asdict(params.miss_rule), "min_voxels": params.min_positive_voxels} if self.task.has_masks else None
+
+    @property
+    def task(self) -> Task:
+        """The row of the task table."""
+        return TASKS[self.dataset_params.task]
 
     @property
     def monitor_mode(self) -> str:
         """Which way the monitor is better: min or max."""
-        return "max" if self.monitor == "val_accuracy" else "min"
+        return "max" if self.monitor in ("val_accuracy", "val_dice") else "min"

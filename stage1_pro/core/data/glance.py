@@ -32,10 +32,10 @@ def describe(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> None:
         )
         return
     at_hand = splits.metadata["evidence"]["val_calib_positive_groups"]
-    target, delta = config.target_fnr_exit, 1 - config.fnr_confidence
+    target, delta = config.certified_level(), 1 - config.fnr_confidence
     say(
         f"val_calib: {at_hand} independent positives; target_fnr_exit "
-        f"{target:g} needs {minimum_positives(target, delta)} exits without a miss, and about "
+        f"{config.target_words()} needs {minimum_positives(target, delta)} exits without a miss, and about "
         f"{positives_for_power(target / 4, target, delta)} if a quarter of that rate is missed (80 % power)"
     )
     say(carries(at_hand, delta))

@@ -30,6 +30,12 @@ REASONS = {
     "too_large": "the image has too many pixels",
     "too_thin": "the image is too thin",
     "damaged": "the file is truncated or damaged",
+    "channels": "the files of its channels differ in size or place",
+    "dimensions": "a volume has three dimensions, or four with channels, and not this many",
+    "not_finite": "the image holds values that are not finite",
+    "lossy_mask": "a mask must be PNG, TIFF, BMP or NIfTI, since other formats change its values",
+    "mask_channels": "the channels of the mask differ, so that no channel says which class is meant",
+    "mask_values": "the mask holds values that are not whole numbers",
 }
 """Why an image cannot be read: code → words. The list is closed."""
 
@@ -64,6 +70,9 @@ _KINDS = (
 )
 SUFFIXES = frozenset("." + kind for kind in _KINDS.split())
 """Suffixes of files that claim to be images: one that cannot be read is reported, never left out."""
+
+NOTHING = ("\0",)
+"""Suffixes of no file."""
 
 HIDDEN = frozenset({"__MACOSX", "@eaDir"})
 """Folders of copies and thumbnails (macOS, Synology), hidden like every name that begins with a dot."""
@@ -153,8 +162,10 @@ class Listing:
         return ", ".join(parts + ([f"{self.others.total()} without an image ({kinds})"] if kinds else []))
 
 
-def list_images(root: str | os.PathLike[str]) -> Listing:
+def list_images(root: str | os.PathLike[str], also: tuple[str, ...] = ()) -> Listing:
     """List the images below a folder; links are followed, except back to a folder around them.
+
+    also: suffixes, in lower case, of files that are listed whatever they hold.
 
     `list_images("photos").paths` are strings that begin with "photos/". A name that is not UTF-8 keeps its bytes:
     `os.fsencode` gives them back.
@@ -165,7 +176,7 @@ def list_images(root: str | os.PathLike[str]) -> Listing:
         suffix = PurePath(path).suffix.lower()
         if kind == "hidden":
             hidden += 1
-        elif kind == "locked" or suffix in SUFFIXES or _holds_image(path):
+        elif kind == "locked" or suffix in SUFFIXES or path.lower().endswith(also or NOTHING) or _holds_image(path):
             paths.append(path)
         else:
             others[suffix] += 1

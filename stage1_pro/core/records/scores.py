@@ -13,12 +13,25 @@ from stage1_pro.core.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class MaskScores:
+    """What the masks of one split are worth. missed: (N,) int8, of a positive case whether its mask fails the miss
+    rule, −1 for a negative one; dice: (N,) float64 of the case; uncertainty: (N,) float64."""
+
+    missed: np.ndarray
+    dice: np.ndarray
+    uncertainty: np.ndarray
+
+    def ordered(self, order: np.ndarray) -> "MaskScores":
+        return MaskScores(self.missed[order], self.dice[order], self.uncertainty[order])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Scores:
     """Raw model outputs of one split, sorted by case id.
 
     case_id, group: (N,) str; labels: (N,) int8; logits: (N, C) float32, C-contiguous; gate_logit: (N,)
     float32, or None for a model without a gate; content: (N,) uint64, hashes of the image files, or None in files of
-    before they were kept. The digests name the weights and the splits they belong to.
+    before they were kept; masks: of cases with masks. The digests name the weights and the splits they belong to.
     """
 
     split: str
@@ -32,6 +45,7 @@ class Scores:
     answer_shift: float = 0.0
     """b, which training added to the log-odds to place the answers; the logits hold it."""
     content: np.ndarray | None = None
+    masks: "MaskScores | None" = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,6 +53,19 @@ class Scores:
     @property
     def positives(self) -> int:
         return int(np.count_nonzero(self.labels == 1))
+
+    def counted(self, answers: np.ndarray) -> np.ndarray:
+        """(N,) the answers as they count: of a positive case with a mask, whether the mask is right.
+
+        answers: (N,) int of 0 and 1. Only counting takes these: exits, and the answers of decisions, are the model's.
+        """
+        return answers if self.masks is None else np.where(self.labels == 1, 1 - self.masks.missed, answers)
+
+    def supported(self, answers: np.ndarray) -> np.ndarray:
+        """(N,) labels that the confidence in answers is judged by: an answer whose mask is a miss is a wrong one."""
+        if self.masks is None:
+            return self.labels
+        return np.where(self.counted(answers) == self.labels, answers, 1 - answers)
 
     def write(self, path: Path) -> None:
         """Write as parquet, atomically. Raises ValueError where a case occurs twice."""
@@ -60,6 +87,11 @@ class Scores:
             columns["gate_logit"] = pa.array(self.gate_logit[order], pa.float32())
         if self.content is not None:
             columns["content"] = pa.array(self.content[order], pa.uint64())
+        if self.masks is not None:
+            masks = self.masks.ordered(order)
+            columns["missed"] = pa.array(masks.missed, pa.int8())
+            columns["dice"] = pa.array(masks.dice, pa.float64())
+            columns["uncertainty"] = pa.array(masks.uncertainty, pa.float64())
         labels = {"split": self.split, "model_digest": self.model_digest, "splits_digest": self.splits_digest}
         labels["answer_shift"] = repr(self.answer_shift)
         table = pa.table(columns).replace_schema_metadata(labels)
@@ -105,4 +137,7 @@ def _from_table(table) -> Scores:
         splits_digest=metadata["splits_digest"],
         answer_shift=float(metadata.get("answer_shift", 0.0)),
         content=column["content"].astype(np.uint64) if "content" in column else None,
+        masks=MaskScores(column["missed"].astype(np.int8), column["dice"], column["uncertainty"])
+        if "missed" in column
+        else None,
     )

@@ -46,6 +46,9 @@ def print_forecast(config: Stage1ProConfig) -> None:
     if len(splits.class_names) == 2:
         say()
         _say_evidence(cases, splits, config)
+    if config.task.has_masks:
+        say("how long it takes is not foretold for masks: 20_train.py --dry_run checks the rest")
+        return
     say()
     _say_steps(cases, splits, config, reading)
 
@@ -55,7 +58,7 @@ def print_forecast(config: Stage1ProConfig) -> None:
 
 def _say_evidence(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> None:
     at_hand, delta = splits.metadata["evidence"]["val_calib_positive_groups"], 1 - config.fnr_confidence
-    target = config.target_fnr_exit
+    target = config.certified_level()
     positives = cases.frame["group"][cases.frame["label"] == len(splits.class_names) - 1].nunique()
     rows = {}
     for words, share in SHARES.items():
@@ -63,7 +66,7 @@ def _say_evidence(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> 
         needed = needed_positives(share, target, delta, config.exit_rule)
         rows[words] = {
             f"{at_hand:,} can certify": "nothing" if least is None else _rate(least),
-            f"{target:g} needs": "many" if needed is None else f"{needed:,}",
+            f"{config.target_words()} needs": "many" if needed is None else f"{needed:,}",
             "positives in all": "many" if needed is None else f"{math.ceil(needed * positives / max(1, at_hand)):,}",
             "cases in all": "many" if needed is None else f"{math.ceil(needed * len(cases) / max(1, at_hand)):,}",
         }

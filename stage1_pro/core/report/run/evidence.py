@@ -32,9 +32,7 @@ def staged(run: Run, monitor: str) -> Staged | None:
     """The stages of a run, None where it was not trained by stages."""
     if not (run.path / STATE).exists():
         return None
-    from stage1_pro.core.data.cases import load_cases
-
-    cases = load_cases(run.config.dataset_params, decode=False).frame
+    cases = run.config.task.part("read_cases")(run.config, decode=False).frame
     return Staged(read_state(run.path), dict(zip(cases["case_id"], cases["path"], strict=True)), monitor)
 
 
@@ -72,13 +70,13 @@ def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evi
     logits, labels = np.asarray(scores.logits, np.float64), np.asarray(scores.labels, np.int64)
     finite = np.isfinite(logits).all(axis=1)
     trained = before_placement(logits[finite], scores.answer_shift)  # where answers stand is no part of calibration
-    confidence, correct = top_label(softmax(trained, axis=1), labels[finite])
+    confidence, correct = top_label(softmax(trained, axis=1), scores.supported(decisions.predictions)[finite])
     epochs = read_epochs(run.metrics_path)
     return Evidence(
         policy=policy,
         evaluation=evaluation,
         scores=decisions.scores,
-        answers=decisions.predictions,
+        answers=scores.counted(decisions.predictions),
         labels=labels,
         confidence=confidence,
         correct=correct,
