@@ -23,6 +23,8 @@ class Args:
     target, prices and seed. Settings that shape the model are refused."""
     out: str | None = None
     """Folder of the new run; without it runs/site-<UTC time>."""
+    root: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "NAME=PATH"})
+    """Where images of the site have moved: the source and its new folder."""
     target_fnr_exit: float | None = None
     """Certify this target instead of the bundle's, above 0, up to 0.1."""
     fnr_confidence: float | None = None
@@ -48,7 +50,7 @@ def main(args: Args) -> None:
     flags = {"target_fnr_exit": args.target_fnr_exit, "fnr_confidence": args.fnr_confidence}
     given = {name: value for name, value in flags.items() if value is not None}
     layers = [*((file, Path(file)) for file in args.config), *([("command line", given)] if given else [])]
-    site = read_site(verify_bundle(args.bundle), layers)
+    site = read_site(verify_bundle(args.bundle), layers, args.root)
     run = scored_run(target, site, assigned(site), args.device)
     with going_on(run):
         certify(run, site, args.even_if_useless)

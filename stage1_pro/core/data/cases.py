@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,8 @@ from stage1_pro.core.console import bar
 from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.given_splits import VALIDATION, WORDS, divided, division_notes, pooled_sources, split_words
-from stage1_pro.core.data.image_files import BadImage, read_file
+from stage1_pro.core.data.image_files import BadImage, content_digest, read_file
+from stage1_pro.core.data.moved import Roots
 from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.records.splits import SPLITS
@@ -60,17 +60,17 @@ def rows_digest(frame: pd.DataFrame) -> str:
     return artifacts.digest_bytes("\n".join(map("\t".join, zip(*columns, strict=True))).encode())
 
 
-def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
+def load_cases(params: DatasetParams, *, decode: bool, roots: Roots | None = None) -> CaseTable:
     """Read every source and check it; all problems come in one UserError.
 
     decode: also decode each image, which finds the damaged ones. Without it files are only hashed,
-    enough to recognise a table that was checked before.
+    enough to recognise a table that was checked before. roots: new folders of sources that have moved.
     """
     if not params.sources:
         raise UserError(
             "dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does."
         )
-    read = [read_source(source, params) for source in params.sources]
+    read = [read_source(source, params, (roots or {}).get(source.name)) for source in params.sources]
     frame = pd.concat([source.frame for source in read])
     warnings = tuple(warning for source in read for warning in source.warnings)
     notes = tuple(note for source in read for note in source.notes)
@@ -174,7 +174,7 @@ def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
             decode_image(content)
         except BadImage as bad:
             reason = str(bad)
-    return blake2b(content, digest_size=16).hexdigest(), reason
+    return content_digest(content), reason
 
 
 def _independent_groups(frame: pd.DataFrame) -> pd.Series:

@@ -8,19 +8,26 @@ from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.image_files import list_images, shown
 from stage1_pro.core.data.label_tables import COLUMNS, LabelTable, read_table
+from stage1_pro.core.data.moved import labels_at, old_root
 from stage1_pro.core.errors import UserError, counted, first_few
 
 NO_CLASSES = frozenset(["images", "image", "imgs", "img", "masks", "mask", "labels", "annotations", "annotation"])
 """Folders, in lower case, that hold the parts of a data set and not its classes."""
 
 
-def read_source(source: Source, params: DatasetParams) -> LabelTable:
-    """One source; ids and groups carry its name where there are several."""
-    read = read_table(Path(source.labels), source) if source.labels else _read_folders(source, params)
+def read_source(source: Source, params: DatasetParams, moved: str | None = None) -> LabelTable:
+    """One source; ids and groups carry its name where there are several.
+
+    moved: the folder that its images lie in now, where it is no longer the one of the config; the ids stay.
+    """
+    old = old_root(source)
+    root = Path(moved or old)
+    read = read_table(labels_at(source, moved), source) if source.labels else _read_folders(source, params, root)
     frame = read.frame
-    root = Path(source.root) if source.root else Path(source.labels or ".").parent
+    if moved is not None:  # absolute paths of the table name the old folder
+        frame["path"] = pd.Series([_relative(path, old) for path in frame["path"]], index=frame.index, dtype=object)
     _read_backslashes(read, root)
-    inside = [shown(_relative(path, root)) for path in frame["path"]]
+    inside = [shown(_relative(path, old)) for path in frame["path"]]
     frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(inside, index=frame.index))
     if len(params.sources) > 1:
         frame["case_id"] = f"{source.name}/" + frame["case_id"]
@@ -49,11 +56,10 @@ def _relative(path: str, root: Path) -> str:
     return path
 
 
-def _read_folders(source: Source, params: DatasetParams) -> LabelTable:
+def _read_folders(source: Source, params: DatasetParams, root: Path) -> LabelTable:
     """The images below the folders of the classes, which may lie below folders of splits."""
     if source.columns:
         raise UserError(f"sources[{source.name}].columns is set, and folders have no columns: name a table in labels.")
-    root = Path(source.root or ".")
     if not root.is_dir():
         raise UserError(
             f"{root} is not a folder. Set sources[{source.name}].root to a folder that holds one folder per class."

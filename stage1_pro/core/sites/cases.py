@@ -13,6 +13,7 @@ from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable, load_cases
+from stage1_pro.core.data.moved import roots_of
 from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.records.paths import unused_name
 from stage1_pro.core.records.seen import read_seen, seen_among
@@ -74,16 +75,18 @@ def new_place(path: str | None, kind: str, bundle: str) -> Path:
     return target
 
 
-def read_site(contents: BundleContents, layers: Layers) -> Site:
+def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | None = None) -> Site:
     """Check a site's config and cases against the bundle; nothing is written.
 
-    layers: the site's settings over the bundle's, whose target and confidence hold where a site names none. Raises one
+    layers: the site's settings over the bundle's, whose target and confidence hold where a site names none; roots:
+    NAME=PATH of each source whose images have moved. Raises one
     UserError with every setting that a site cannot choose.
     """
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
-    cases = load_cases(config.dataset_params, decode=True)
+    moved = roots_of(roots, config.dataset_params.sources)
+    cases = load_cases(config.dataset_params, decode=True, roots=moved)
     raise_problems(f"{', '.join(name for name, _ in layers)}:", cases.questions)
     if config.dataset_params.merged:
         _demand_classes(list(cases.class_names), contents)
