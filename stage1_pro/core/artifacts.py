@@ -38,6 +38,7 @@ MENDS = {
     "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
     "seen": "Export the bundle again, with --without_seen.",
     "environment": "Run 20_train.py again in a new run.",
+    "monitor": "Take the last whole copy of the folder, or start a new monitor with 65_monitor.py --out NEW.",
     "job": "Remove the folder that it lies in and run again.",
 }
 """What to do where a file is missing or damaged; each works when it is followed to the letter."""

@@ -36,6 +36,7 @@ COMMANDS = {
         Command("ab", ("43_ab_test.py",), "decide whether a way of training is worth its time"),
         Command("export", ("50_export_bundle.py",), "export the bundle of a run, or verify a bundle"),
         Command("predict", ("60_predict.py",), "decide images with a bundle: exit or defer"),
+        Command("monitor", ("65_monitor.py",), "watch whether the promise of a bundle holds in production"),
         Command("serve", ("70_serve.py",), "decide images over HTTP with a bundle"),
     )
 }

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from stage1_pro.core.config.settings import DatasetParams, Source
+from stage1_pro.core.config.settings import DatasetParams, Source, Stage1ProConfig
 from stage1_pro.core.data.cases import load_cases
-from stage1_pro.core.data.moved import roots_of
+from stage1_pro.core.data.moved import moved_config, roots_of
 from stage1_pro.core.errors import UserError
+
+
+def moved(params: DatasetParams, folder: Path) -> DatasetParams:
+    return moved_config(Stage1ProConfig(dataset_params=params), [f"data={folder}"], "runs/a").dataset_params
 
 
 def folders(root: Path, pictures: Path) -> Source:
@@ -43,7 +47,7 @@ def test_the_cases_are_the_same_ones(kind, pictures, tmp_path):
     params = DatasetParams(sources=(source,), positive_class="b")
     before = load_cases(params, decode=False)
     shutil.move(tmp_path / "old", tmp_path / "new")
-    after = load_cases(params, decode=False, roots={"data": str(tmp_path / "new" / "place")})
+    after = load_cases(moved(params, tmp_path / "new" / "place"), decode=False)
     assert after.digest == before.digest
     assert all(Path(path).is_relative_to(tmp_path / "new") for path in after.frame["path"])
 
@@ -54,7 +58,7 @@ def test_a_table_that_stayed_is_read_where_it_is(pictures, tmp_path):
     params = DatasetParams(sources=(Source(root=source.root, labels=str(tmp_path / "mine.csv")),), positive_class="b")
     before = load_cases(params, decode=False)
     shutil.move(tmp_path / "old", tmp_path / "new")
-    assert load_cases(params, decode=False, roots={"data": str(tmp_path / "new")}).digest == before.digest
+    assert load_cases(moved(params, tmp_path / "new"), decode=False).digest == before.digest
 
 
 def test_words_that_name_no_source_or_no_folder_are_told_at_once(tmp_path):

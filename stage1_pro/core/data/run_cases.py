@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
-from stage1_pro.core.data.cases import CaseTable, load_cases
-from stage1_pro.core.data.moved import Roots, demand_there, roots_of, way_back
-from stage1_pro.core.data.sources import read_source
+from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.moved import moved_config, way_back
 from stage1_pro.core.data.splitting import evidence_warning
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
@@ -22,32 +21,19 @@ def own_cases(run: Run, roots: Sequence[str] | None = None) -> CaseTable:
 
     roots: NAME=PATH of each source whose images have moved.
     """
-    params = run.config.dataset_params
-    moved = roots_of(roots, params.sources)
-    demand_there(params.sources, moved, run.path)
+    config = moved_config(run.config, roots, str(run.path))
     try:
-        return cases_of(run, params, moved)
+        return cases_of(run, config)
     except UserError as error:
         if "missing" not in str(error):
             raise
-        raise UserError(f"{error}\n{way_back(params.sources)}") from None
+        raise UserError(f"{error}\n{way_back(run.config.dataset_params.sources)}") from None
 
 
-def own_paths(run: Run, roots: Sequence[str] | None = None) -> dict[str, str]:
-    """Case id → image file of a trained run, without a look at the files. Raises UserError as `own_cases` does."""
-    params = run.config.dataset_params
-    moved = roots_of(roots, params.sources)
-    demand_there(params.sources, moved, run.path)
-    read = [read_source(source, params, moved.get(source.name)).frame for source in params.sources]
-    return {case_id: path for frame in read for case_id, path in zip(frame["case_id"], frame["path"], strict=True)}
-
-
-def cases_of(run: Run, params: DatasetParams, roots: Roots | None = None) -> CaseTable:
-    """The case table of an existing run, checked to be the one its splits were drawn from.
-
-    roots: new folders of sources that have moved.
-    """
-    cases = load_cases(params, decode=params.on_bad_image == "skip", roots=roots)
+def cases_of(run: Run, config: Stage1ProConfig) -> CaseTable:
+    """The case table of an existing run, checked to be the one its splits were drawn from."""
+    decode = config.dataset_params.on_bad_image == "skip"
+    cases: CaseTable = config.task.part("read_cases")(config, decode=decode)
     if list(cases.class_names) != run.splits.class_names:
         drawn, now = ", ".join(run.splits.class_names), ", ".join(cases.class_names)
         raise UserError(

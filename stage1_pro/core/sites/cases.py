@@ -13,7 +13,7 @@ from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable, load_cases
-from stage1_pro.core.data.moved import roots_of
+from stage1_pro.core.data.moved import moved_config
 from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.records.paths import unused_name
 from stage1_pro.core.records.seen import read_seen, seen_among
@@ -39,6 +39,7 @@ DATA_OF_THE_SITE = (
     "val_test_ratio",
     "num_workers",
     "on_bad_image",
+    "cache_folder",
 )
 """The same of dataset_params; the classes may be named again, as they are."""
 
@@ -85,9 +86,9 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
-    moved = roots_of(roots, config.dataset_params.sources)
-    cases = load_cases(config.dataset_params, decode=True, roots=moved)
-    raise_problems(f"{', '.join(name for name, _ in layers)}:", cases.questions)
+    where = ", ".join(name for name, _ in layers)
+    cases = load_cases(moved_config(config, roots, where).dataset_params, decode=True)
+    raise_problems(f"{where}:", cases.questions)
     if config.dataset_params.merged:
         _demand_classes(list(cases.class_names), contents)
     seen = read_seen(contents.path)

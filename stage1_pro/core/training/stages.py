@@ -6,12 +6,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from lightning.fabric.utilities import move_data_to_device
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.load import to_dict
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
-from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import rows_digest
 from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.devices import fastest_device
@@ -156,7 +156,7 @@ def prepare_stages(
 def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: Stage1DataModule) -> None:
     """Whom a trained model would admit to the initial cases, after one scoring of the training split."""
     device = fastest_device()
-    metrics = score_pool(module.to(device), data, lambda batch: Batch(*(part.to(device) for part in batch)))
+    metrics = score_pool(module.to(device), data, lambda batch: move_data_to_device(batch, device))
     assert metrics is not None
     params = config.incremental_params
     initial = metrics.case_id[initial_cases(data.labels("train"), metrics.content, data.classes, params, config.seed)]
