@@ -32,6 +32,8 @@ class Args:
     even_if_useless: bool = False
     """Write the policy even where its exits are worth no more than deferring every case, or than answering positive
     throughout; the report marks it."""
+    no_pictures: bool = False
+    """Leave out the thumbnails of test cases, which report.html holds: for images that must not leave their place."""
     device: str = "auto"
     """Device: auto, cpu, cuda, …"""
 
@@ -54,7 +56,7 @@ def main(args: Args) -> None:
     run = scored_run(target, site, assigned(site), args.device)
     with going_on(run):
         certify(run, site, args.even_if_useless)
-        bundle = evaluated_bundle(run, site)
+        bundle = evaluated_bundle(run, site, not args.no_pictures)
     console.say(f"bundle {bundle.path}: the model of {args.bundle}, certified on this site")
     console.say(f"next   python stage1_pro/scripts/60_predict.py {bundle.path} IMAGES…")
 

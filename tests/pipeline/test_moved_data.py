@@ -43,6 +43,7 @@ def test_steps_that_read_no_images_do_not_ask_for_them(trained, evaluated_once, 
     for name in ("40_eval_selective", "50_export_bundle"):
         told = script(name, "--run", trained)
         assert told.status == 0, told
+        assert ("warning: no pictures in the report" in told.out) == (name == "40_eval_selective")
 
 
 def test_a_training_goes_on_elsewhere(trained_once, images, tmp_path):
