@@ -1,7 +1,7 @@
 """The labelled cases of a site, checked against the bundle whose model answers them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     cases = load_cases(moved_config(config, roots, where).dataset_params, decode=True)
     raise_problems(f"{where}:", cases.questions)
     if config.dataset_params.merged:
-        _demand_classes(list(cases.class_names), contents)
+        cases = _renamed(cases, contents)
     seen = read_seen(contents.path)
     unseen = _unseen(cases, seen)
     for remark in (*cases.notes, *(f"warning: {warning}" for warning in cases.warnings)):
@@ -148,10 +148,15 @@ def _class_problems(params: DatasetParams, contents: BundleContents) -> list[str
     return [] if named == expected else [_other_classes(names, str(positive), contents)]
 
 
-def _demand_classes(found: list[str], contents: BundleContents) -> None:
-    """Raise UserError unless the joined classes of the site's labels are the bundle's."""
-    if found != contents.manifest["class_names"]:
-        raise UserError(f"{contents.path}: {_other_classes(found, found[-1], contents)}.")
+def _renamed(cases: CaseTable, contents: BundleContents) -> CaseTable:
+    """The cases under the bundle's names: of joined classes that of the rest depends on which labels occur.
+
+    Raises UserError unless the positive ones are the bundle's.
+    """
+    expected = contents.manifest["class_names"]
+    if cases.positive_class != expected[-1]:
+        raise UserError(f"{contents.path}: {_other_classes(list(cases.class_names), cases.positive_class, contents)}.")
+    return replace(cases, class_names=tuple(expected))
 
 
 def _other_classes(names: list[str], positive: str, contents: BundleContents) -> str:
