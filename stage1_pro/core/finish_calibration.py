@@ -81,11 +81,6 @@ def calibrating(
     that is not ready for this policy or is being calibrated by another process. A look that ends any other way is on
     record, and counts unless a mistake was found before val_calib was read.
     """
-    if not run.config.task.certifies:
-        raise UserError(
-            f"{run.path}: exits of task {run.config.task.name} cannot be certified by this version: metrics.csv and "
-            "scores/ hold what its masks are worth."
-        )
     demand_uncalibrated(run, policy)
     with alone(run):
         demand_uncalibrated(run, policy)  # again: another process may have ended in between
@@ -107,8 +102,13 @@ def certify_softmax(run: Run, risk: Risk, *, even_if_useless: bool = False) -> N
     """Certify the softmax threshold of a run and write thresholds.json."""
     with calibrating(run, "softmax", risk, even_if_useless=even_if_useless) as calibration:
         found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
+        rule = run.config.miss_rule
+        judged = {} if rule is None else {"miss_rule": rule}
         calibration.conclude(
-            certified=found.certified, notes=[], warnings=found.warnings, fields=lambda: softmax_fields(found)
+            certified=found.certified,
+            notes=[],
+            warnings=found.warnings,
+            fields=lambda: {**softmax_fields(found), **judged},
         )
 
 
@@ -151,6 +151,17 @@ CERTIFY: dict[str, Callable[..., None]] = {
     "scrc": certify_scrc,
 }
 """How each policy of POLICY_TABLE is certified: (run, risk, even_if_useless=…, settings of its maps)."""
+
+
+def map_options(kind: str, policy: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the maps that a policy of this kind was certified with, for CERTIFY."""
+    options = {"softmax": (), "gate": ("calibrator",), "scrc": ("calibrator", "variant", "dirichlet")}[kind]
+    found = {
+        "calibrator": policy.get("calibrator_type"),
+        "variant": policy.get("scrc_variant"),
+        "dirichlet": "free" if "mu" in policy.get("dirichlet_params", {}) else "tied",
+    }
+    return {name: found[name] for name in options}
 
 
 def _refuse(fields: Callable[[], dict[str, Any]], look: Look) -> None:

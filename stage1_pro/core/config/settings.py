@@ -3,8 +3,8 @@
 What training does not decide (chosen thresholds, split indices, calibration) is not a setting.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 from stage1_pro.core.config.tasks import TASKS, Task
@@ -252,6 +252,12 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    scoring_backend: Literal["torch", "onnx"] = "torch"
+    """What scores are computed with, from val_select to production: torch, or onnx (ONNX Runtime on the CPU, of the
+    file model.onnx that the bundle then ships; extra `onnx`)."""
+    quantize: Literal["none", "static"] = "none"
+    """Arithmetic of an onnx backbone: none (float32) or static (8 bits, ranges taken from training images; other
+    scores, which the certificate is made from)."""
     forward_batch: int | str = "auto"
     """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
     to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
@@ -405,6 +411,12 @@ class Stage1ProConfig:
         phase = PHASES[self.phase]
         own = self.task.monitors.get(self.phase, phase.monitor)
         return ANSWERS_MONITOR if phase.gated and self.gate_refit else own
+
+    @property
+    def miss_rule(self) -> dict[str, Any] | None:
+        """When a mask counts as a miss, as a policy file records it; None of a task without masks."""
+        params = self.segmentation_params
+        return {**asdict(params.miss_rule), "min_voxels": params.min_positive_voxels} if self.task.has_masks else None
 
     @property
     def task(self) -> Task:

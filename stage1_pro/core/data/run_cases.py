@@ -35,8 +35,10 @@ def own_cases(run: Run, roots: Sequence[str] | None = None) -> CaseTable:
 def picture_paths(run: Run, roots: Sequence[str] | None = None) -> dict[str, str] | None:
     """Case id → image file of a trained run, without a look at the files; None, and why, where its data is gone.
 
-    roots: NAME=PATH of each source whose images have moved.
+    roots: NAME=PATH of each source whose images have moved. None too where cases have masks.
     """
+    if run.config.task.name != "classification":
+        return None
     roots_of(roots, run.config.dataset_params.sources)
     try:
         params = moved_config(run.config, roots, str(run.path)).dataset_params

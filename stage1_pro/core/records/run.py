@@ -9,7 +9,7 @@ import numpy as np
 
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.load import merge_configs, save_config
-from stage1_pro.core.config.phases import MONITOR_OF_2026, POLICY_TABLE, PolicyRow
+from stage1_pro.core.config.phases import MODEL_FILES, MONITOR_OF_2026, POLICY_TABLE, PolicyRow
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
@@ -80,13 +80,27 @@ class Run(RunPaths):
     def splits(self) -> Splits:
         return read_splits(self.splits_path)
 
+    @property
+    def scored_path(self) -> Path:
+        """The file that scores are computed with, which ships: model_best.pth or model.onnx."""
+        return self.path / MODEL_FILES[self.config.scoring_backend]
+
     @cached_property
     def model_digest(self) -> str:
-        if not self.model_path.exists():
+        """Digest of the file that scores are computed with."""
+        return self._digest_of(self.scored_path)
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the trained weights, model_best.pth."""
+        return self._digest_of(self.model_path)
+
+    def _digest_of(self, path: Path) -> str:
+        if not path.exists():
             raise UserError(
-                f"{self.path} has no model_best.pth. Run 20_train.py --resume {self.path} to finish its training."
+                f"{self.path} has no {path.name}. Run 20_train.py --resume {self.path} to finish its training."
             )
-        return artifacts.digest_file(self.model_path)
+        return artifacts.digest_file(path)
 
     @property
     def policy_row(self) -> PolicyRow:

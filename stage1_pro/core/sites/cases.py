@@ -125,7 +125,7 @@ def _of_bundle(contents: BundleContents, policy: dict[str, Any]) -> tuple[str, d
     classes = {} if joined else {name: manifest[name] for name in ("class_names", "positive_class")}
     return str(path), {
         **settings,
-        **({"forward_batch": manifest["forward_batch"]} if "forward_batch" in manifest else {}),
+        **{name: manifest[name] for name in ("forward_batch", "scoring_backend") if name in manifest},
         **{name: policy[name] for name in ("target_fnr_exit", "fnr_confidence")},
         "exit_rule": policy.get("exit_rule", "symmetric"),
         "dataset_params": {**data, **classes},
