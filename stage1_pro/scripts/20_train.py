@@ -96,13 +96,13 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
         return
 
     from stage1_pro.core.training import fit as training
-    from stage1_pro.core.training.trainer import demand_trainer
+    from stage1_pro.core.training.trainer import demand_trainer, scoring_trainer
 
     model = training.build_model(config, cases.class_names, source)
     demand_trainer(config)
     training.print_plan(config, model)
     if stages.enabled and source is not None:
-        training.first_admission(config, model, cases, splits)
+        training.first_admission(config, model, cases, splits, scoring_trainer(config))
 
 
 if __name__ == "__main__":

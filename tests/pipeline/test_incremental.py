@@ -14,12 +14,18 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
-from chain import copy, done, keep, killed, reconfigured, refused, train_run
+from chain import copy, done, keep, killed, reconfigured, refused, same_result, train_run
+from pool_twin import score_plainly
 from shared_folders import made_once
 
 from stage1_pro.core.artifacts import digest_file
+from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.incremental.acquisition import CaseMetrics
 from stage1_pro.core.incremental.machine import Scored
+from stage1_pro.core.training.callbacks import stage_controller
+from stage1_pro.core.training.callbacks.pool import score_pool
 from stage1_pro.core.training.callbacks.stage_controller import IncrementalStageController as Controller
+from stage1_pro.core.training.modules.base import Stage1Module
 
 STAGES = """
 batch_size: 16
@@ -106,6 +112,31 @@ def test_three_stages_end_in_a_named_stop_and_the_run_goes_on_like_any_other(sta
     run = copy(staged, runs)
     for name in ("25_threshold_sweep", "40_eval_selective", "50_export_bundle"):
         done(name, "--run", run)
+
+
+def test_a_plain_loop_over_the_pool_gives_the_same_run(flags, staged, runs, monkeypatch):
+    """Lightning's validation loop, run once more within a fit, leaves no trace in what training does next."""
+    monkeypatch.setattr(stage_controller, "score_pool", score_plainly)
+    run = train_run(runs / "run", flags)
+    demand_same(run, staged)
+    same_result(run, staged)
+
+
+def test_lightning_scores_the_pool_as_a_plain_loop_does_with_a_live_backbone(flags, runs, monkeypatch):
+    scorings = []
+
+    def both(trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> CaseMetrics:
+        found, expected = score_pool(trainer, module, data), score_plainly(trainer, module, data)
+        for name in ("case_id", "content", "dice", "entropy", "embedding"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        scorings.append(found)
+        return found
+
+    monkeypatch.setattr(stage_controller, "score_pool", both)
+    more = ["--freeze_backbone", "false", "--incremental_params.max_epochs_per_stage", "1", "--precision", "bf16-mixed"]
+    train_run(runs / "run", [*flags, *more, "--dataset_params.num_workers", "2"])
+    assert len(scorings) == 2
+    assert (scorings[0].dice != scorings[1].dice).all()
 
 
 def test_the_splits_that_certify_are_never_trained_on(staged):

@@ -107,11 +107,13 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
         say(f"no effect   {sentence}")
 
 
-def first_admission(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> None:
-    """Print whom a trained model would admit to the initial cases."""
+def first_admission(
+    config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits, trainer: pl.Trainer
+) -> None:
+    """Print whom a trained model would admit to the initial cases. trainer: of one device, which scores them."""
     data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
     module = make_module(config, model, data.class_counts, None, *_labels_and_groups(data))
-    print_first_admission(config, module, data)
+    print_first_admission(config, module, data, trainer)
 
 
 def fit(

@@ -11,10 +11,8 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.config.load import to_dict
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
-from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import rows_digest
 from stage1_pro.core.data.datamodule import Stage1DataModule
-from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.machine import DONE, Rules, start
@@ -153,10 +151,11 @@ def prepare_stages(
     controller.of_pool(_origin(run, config, data), data, course)
 
 
-def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: Stage1DataModule) -> None:
+def print_first_admission(
+    config: Stage1ProConfig, module: Stage1Module, data: Stage1DataModule, trainer: pl.Trainer
+) -> None:
     """Whom a trained model would admit to the initial cases, after one scoring of the training split."""
-    device = fastest_device()
-    metrics = score_pool(module.to(device), data, lambda batch: Batch(*(part.to(device) for part in batch)))
+    metrics = score_pool(trainer, module, data)
     assert metrics is not None
     params = config.incremental_params
     initial = metrics.case_id[initial_cases(data.labels("train"), metrics.content, data.classes, params, config.seed)]

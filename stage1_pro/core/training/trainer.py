@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
 def demand_trainer(config: Stage1ProConfig) -> None:
     """Raise UserError for devices, a strategy or a precision that training would refuse."""
     lightning_trainer(config, Path(), [], logger=False, enable_checkpointing=False)
+
+
+def scoring_trainer(config: Stage1ProConfig) -> pl.Trainer:
+    """A trainer that validates on one device and writes nothing."""
+    alone = replace(config, devices=1, num_nodes=1, strategy="auto")
+    return lightning_trainer(alone, Path(), [], logger=False, enable_checkpointing=False)
 
 
 def lightning_trainer(

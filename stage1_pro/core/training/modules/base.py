@@ -1,7 +1,8 @@
 """Stage1Module: the Lightning module that trains a Stage1Model."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.devices import gather
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.monitoring import epoch_metrics
@@ -22,6 +23,9 @@ from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.seeds import seed_of
 from stage1_pro.core.training.modules.sharp import SharpTraining
+
+PROCESSES = "processes"
+"""Key of a checkpoint: how many processes train together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Stage1Module(pl.LightningModule):
         self.sharp = SharpTraining(self) if config.sharpness_aware else None
         self.automatic_optimization = self.sharp is None  # Lightning's own step makes one pass, not two
         self._validated: list[tuple[Tensor, ...]] = []
+        self._of_pool: list[tuple[Tensor, ...]] | None = None
 
     @property
     def settled_epoch(self) -> int:
@@ -96,7 +101,8 @@ class Stage1Module(pl.LightningModule):
             features = batch.inputs if self.from_features else self.model.backbone(batch.inputs)
             outputs = self.model.head(features)
             embedding = self.model.penultimate(features, outputs)
-            return batch.positions.cpu(), *case_metrics(outputs.logits, batch.labels, embedding)
+            # on the CPU: not every device has float64
+            return batch.positions.cpu(), *case_metrics(outputs.logits.cpu(), batch.labels.cpu(), embedding.cpu())
 
     def forward(self, inputs: Tensor) -> Outputs:
         return self.model.head(inputs) if self.from_features else self.model(inputs)
@@ -132,10 +138,24 @@ class Stage1Module(pl.LightningModule):
         cuda = [torch.cuda.default_generators[self.device.index or 0]] if self.device.type == "cuda" else []
         return [torch.default_generator, *cuda]
 
+    @contextmanager
+    def scoring_pool(self) -> Iterator[list[tuple[Tensor, ...]]]:
+        """Within the block a validation is of the pool: its batches are scored into the list that this yields."""
+        self._of_pool = []
+        try:
+            yield self._of_pool
+        finally:
+            self._of_pool = None
+
     def validation_step(self, batch: Batch, _: int) -> None:
+        if self._of_pool is not None:
+            self._of_pool.append(self.score(batch))
+            return
         self._validated.append((batch.positions, batch.labels, *self._kept(self(batch.inputs))))
 
     def on_validation_epoch_end(self) -> None:
+        if self._of_pool is not None:
+            return
         parts = tuple(torch.cat(part).cpu() for part in zip(*self._validated, strict=True))
         self._validated.clear()
         # figures are of all cases at once: a mean of batch figures is no AUGRC
@@ -207,6 +227,7 @@ class Stage1Module(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave what is frozen of a backbone out: it is rebuilt from `model_path`."""
+        checkpoint[PROCESSES] = self.trainer.world_size
         if self.model.frozen:
             state: Mapping[str, Tensor] = checkpoint["state_dict"]
             kept = {name for name, _ in trainable(self)}
@@ -215,7 +236,15 @@ class Stage1Module(pl.LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint without a tensor that training moves: loading is not strict and would go on without."""
+        """Refuse a checkpoint of another number of processes, or without a tensor that training moves: loading is not
+        strict and would go on without."""
+        then, now = checkpoint.get(PROCESSES, self.trainer.world_size), self.trainer.world_size
+        if then != now:
+            # other steps an epoch: the schedule would run at another pace, and a kill would change the result
+            raise UserError(
+                f"training began on {counted(then, 'device')} and would go on on {now}: resume it on {then}, or begin "
+                "a new run."
+            )
         moved = [
             *(name for name, _ in trainable(self)),
             *(name for name in self.state_dict() if name.startswith("loss.")),
@@ -226,7 +255,7 @@ class Stage1Module(pl.LightningModule):
 
 
 def case_metrics(logits: Tensor, labels: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(dice (B,) float64, entropy (B,) float64, embedding (B, D) float32), on the CPU.
+    """(dice (B,) float64, entropy (B,) float64, embedding (B, D) float32).
 
     logits: (B, C), C >= 2; labels: (B,). For one label a case the Dice coefficient 2Σpy / (Σp + Σy) is the probability
     of the true class; entropy is in units of log C, so 0 to 1. What is not finite stays so.
@@ -235,4 +264,4 @@ def case_metrics(logits: Tensor, labels: Tensor, embedding: Tensor) -> tuple[Ten
     p = log_p.exp()
     dice = p.gather(1, labels[:, None]).squeeze(1)
     entropy = -(p * log_p.clamp(min=-1e3)).sum(1) / math.log(logits.shape[1])  # 0 · log 0 is 0
-    return dice.cpu(), entropy.clamp(0, 1).cpu(), embedding.float().cpu()
+    return dice, entropy.clamp(0, 1), embedding.float()
