@@ -68,6 +68,9 @@ pipeline: train  ## train, calibrate, evaluate, export
 	$(MAKE) evaluate RUN=$(LAST_RUN)
 	$(MAKE) export RUN=$(LAST_RUN)
 
+recalibrate: $(READY)  ## certify the bundle of a run anew for another site: RUN=, CONFIG=site.yaml, ARGS="--out runs/site"
+	$(PYTHON) $(SCRIPTS)/38_recalibrate.py $(LAST_RUN)/bundle $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
+
 predict: $(READY)  ## decide images with the bundle of a run: RUN=, ARGS="IMAGES…"
 	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle $(ARGS)
 
@@ -147,4 +150,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve lint clean
+.PHONY: help setup data demo train calibrate evaluate export pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve lint clean

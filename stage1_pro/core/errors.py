@@ -1,6 +1,7 @@
 """Outcomes that end a script with a message instead of a traceback."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 SHOWN_PROBLEMS = 10
 
@@ -54,6 +55,16 @@ def counted(number: int, noun: str) -> str:
     ('1 problem', '3 problems')
     """
     return f"{number} {noun if number == 1 else noun + 's'}"
+
+
+def first_few(names: Iterable[object], most: int = SHOWN_PROBLEMS) -> str:
+    """Return names with commas between them, at most ten.
+
+    >>> first_few(range(12), most=3)
+    '0, 1, 2, …'
+    """
+    shown = list(islice(map(str, names), most + 1))
+    return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
 
 
 def raise_problems(title: str, problems: Sequence[str], mend: str = "") -> None:

@@ -1,16 +1,19 @@
-"""The test split of a calibrated run: scored once, decided by the policy, measured."""
+"""Labelled cases decided by a certified policy and measured: the test split of a run, or another set."""
 
 from typing import Any
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.summary import evaluate
+from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.certification import one_case_per_group
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.seeds import rng_of
 
 
@@ -25,8 +28,28 @@ def trusted_policy(run: Run) -> dict[str, Any]:
 
 def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
     """Compute and write eval.json: every figure of METRICS on val_test, with intervals."""
-    scores, config = run.scores("val_test"), run.config
+    scores = run.scores("val_test")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
+    evaluation = {
+        "run_id": run.name,
+        "split": "val_test",
+        "splits_digest": run.splits.digest,
+        "policy_digest": artifacts.digest_file(run.policy_path),
+        "scores_digest": artifacts.digest_file(run.scores_path("val_test")),
+        **measured(scores, decisions, policy, run.config),
+    }
+    artifacts.write_json(run.eval_path, evaluation, "eval")
+    return evaluation
+
+
+def measured(
+    scores: Scores, decisions: ExitDecisions, policy: dict[str, Any], config: Stage1ProConfig, what: str = "test split"
+) -> dict[str, Any]:
+    """Return what eval.json says of decisions on labelled cases, but for where scores and policy come from.
+
+    policy: content of the policy file that decided; config: prices, and how intervals are drawn; what: the cases in
+    words.
+    """
     figures = evaluate(
         scores.logits,
         scores.labels,
@@ -41,17 +64,12 @@ def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
         shift=scores.answer_shift,
         prices=(config.false_alarm_price, config.miss_price),
     )
-    evaluation = {
+    return {
         "schema_version": artifacts.SCHEMA_VERSION,
-        "run_id": run.name,
         "created_at": utc_now(),
-        "split": "val_test",
         "phase": config.phase,
-        "exit_policy": run.policy_row.name,
-        "model_digest": run.model_digest,
-        "splits_digest": run.splits.digest,
-        "policy_digest": artifacts.digest_file(run.policy_path),
-        "scores_digest": artifacts.digest_file(run.scores_path("val_test")),
+        "exit_policy": config.exit_policy,
+        "model_digest": scores.model_digest,
         "target_fnr_exit": policy["target_fnr_exit"],
         "fnr_confidence": policy["fnr_confidence"],
         "bootstrap": {
@@ -59,11 +77,9 @@ def evaluate_run(run: Run, policy: dict[str, Any]) -> dict[str, Any]:
             "confidence": config.bootstrap_confidence,
             "unit": "group" if figures["groups"] < figures["cases"] else "case",
         },
-        "promise": agreement(figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence),
+        "promise": agreement(figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence, what),
         **figures,
     }
-    artifacts.write_json(run.eval_path, evaluation, "eval")
-    return evaluation
 
 
 def read_evaluation(run: Run) -> dict[str, Any]:
@@ -72,6 +88,8 @@ def read_evaluation(run: Run) -> dict[str, Any]:
     if not run.eval_path.exists():
         raise UserError(f"{run.eval_path} does not exist: the run has no test figures yet. {mend} first.")
     evaluation = artifacts.read_json(run.eval_path, "eval")
+    if evaluation["split"] != "val_test":
+        raise UserError(f"{run.eval_path} is of other cases than the run's test split. {mend} again.")
     found = (evaluation["model_digest"], evaluation["policy_digest"])
     if found != (run.model_digest, artifacts.digest_file(run.policy_path)):
         raise UserError(f"{run.eval_path} is of another model or policy. {mend} again.")
@@ -79,21 +97,22 @@ def read_evaluation(run: Run) -> dict[str, Any]:
 
 
 VERDICTS = {
-    "agrees": ("The test split agrees with the promise", True),
-    "too_few": ("The test split has too few positives to tell", None),
-    "contradicts": ("The test split CONTRADICTS the promise", False),
+    "agrees": ("agrees with the promise", True),
+    "too_few": ("has too few positives to tell", None),
+    "contradicts": ("CONTRADICTS the promise", False),
 }
 """By the exact two-sided interval of FNR on exits: all of it at or below the target, on both sides, all above."""
 
 
-def agreement(exits: dict[str, Any], target: float, confidence: float) -> dict[str, Any]:
-    """Say whether the test split agrees with a target that was certified, in one sentence: `promise` of eval.json.
+def agreement(exits: dict[str, Any], target: float, confidence: float, what: str = "test split") -> dict[str, Any]:
+    """Say whether labelled cases agree with a target that was certified, in one sentence: `promise` of eval.json.
 
-    exits: its figures, as `evaluate` makes them; confidence: of their intervals.
+    exits: their figures, as `evaluate` makes them; confidence: of their intervals; what: the cases in words.
     """
     fnr = exits["fnr_on_exits"]
     verdict = "agrees" if fnr["high"] <= target else "contradicts" if fnr["low"] > target else "too_few"
     words, held = VERDICTS[verdict]
+    seen = f"{fnr['misses']} of {fnr['exited_positives']} exited positives missed"
     shares = ", ".join(
         f"{name} {_percent(exits[key]['value'])}"
         for name, key in (("coverage", "coverage"), ("right exits", "right_exits"), ("FNR on exits", "fnr_on_exits"))
@@ -101,8 +120,8 @@ def agreement(exits: dict[str, Any], target: float, confidence: float) -> dict[s
     return {
         "verdict": verdict,
         "held": held,
-        "words": f"{words}: {shares}, FPR on exits {_percent(exits['fpr_on_exits']['value'])}; {fnr['misses']} of "
-        f"{fnr['exited_positives']} exited positives missed, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
+        "words": f"The {what} {words}: {shares}, FPR on exits {_percent(exits['fpr_on_exits']['value'])}; "
+        f"{seen}, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
         f"{confidence:g} against a target of {target:g}.",
     }
 

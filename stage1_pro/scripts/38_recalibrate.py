@@ -35,17 +35,24 @@ class Args:
 
 
 def main(args: Args) -> None:
+    from pathlib import Path
+
     from stage1_pro.core.bundle.contents import verify_bundle
     from stage1_pro.core.errors import UserError
-    from stage1_pro.core.recalibration import certify, evaluated_bundle, new_place, read_site, scored_run
+    from stage1_pro.core.sites.cases import new_place, read_site
+    from stage1_pro.core.sites.recalibration import assigned, certify, evaluated_bundle, going_on, scored_run
 
     if not args.config:
         raise UserError("name the site's labelled images in a YAML file with --config (dataset_params.sources).")
-    target = new_place(args.out)
-    site = read_site(verify_bundle(args.bundle), args.config, args.target_fnr_exit, args.fnr_confidence)
-    run = scored_run(target, site, args.device)
-    certify(run, site, args.even_if_useless)
-    bundle = evaluated_bundle(run)
+    target = new_place(args.out, "site", args.bundle)
+    flags = {"target_fnr_exit": args.target_fnr_exit, "fnr_confidence": args.fnr_confidence}
+    given = {name: value for name, value in flags.items() if value is not None}
+    layers = [*((file, Path(file)) for file in args.config), *([("command line", given)] if given else [])]
+    site = read_site(verify_bundle(args.bundle), layers)
+    run = scored_run(target, site, assigned(site), args.device)
+    with going_on(run):
+        certify(run, site, args.even_if_useless)
+        bundle = evaluated_bundle(run, site)
     console.say(f"bundle {bundle.path}: the model of {args.bundle}, certified on this site")
     console.say(f"next   python stage1_pro/scripts/60_predict.py {bundle.path} IMAGES…")
 

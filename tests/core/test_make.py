@@ -54,3 +54,9 @@ def test_the_other_targets_take_the_run_alone() -> None:
         lines = planned(target, "PHASE=3", "RUN=runs/mine")
         assert FIRST not in lines
         assert "--run runs/mine" in " ".join(lines[-2:])
+
+
+def test_a_bundle_is_certified_for_the_site_that_is_named() -> None:
+    lines = planned("recalibrate", "RUN=runs/mine", "CONFIG=site.yaml", "ARGS=--out runs/site")
+    assert FIRST not in lines
+    assert lines[-1].endswith("38_recalibrate.py runs/mine/bundle --config site.yaml --out runs/site")

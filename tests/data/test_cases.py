@@ -177,30 +177,6 @@ def test_groups_that_share_an_image_become_one(pictures: Path, labels_csv: Csv, 
 # ---- what is refused
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("", "no cases could be read"),
-        ("\n\n", "no cases could be read"),
-        ("path,label\n", "holds no cases"),
-        ("picture,label\n00.png,a\n", "the header picture,label has no column 'path'"),
-        ("path,kind\n00.png,a\n", "the header path,kind has no column 'label'"),
-        ("path,label,label\n00.png,a,a\n", "names a column twice"),
-        ("path|label\n00.png|a\n", "1 columns and no header"),
-        ("00.png,a,b,c,train,f\n", "6 columns and no header"),
-        ("path,label\n00.png,a\n01.png,b,c\n", "Expected 2 fields in line 3, saw 3"),
-        ('path,label\n"00.png,a\n', "no cases could be read"),
-    ],
-)
-def test_files_that_are_no_table(pictures: Path, tmp_path: Path, content: str | bytes, words: str) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    message = refused(pictures, str(path))
-    assert message.startswith(f"{path}: ")
-    assert words in message
-    assert "Columns: path,label,case_id,group,split" in message
-
-
 def test_sources_that_are_not_there(pictures: Path, tmp_path: Path) -> None:
     assert "nope.csv does not exist. Name an existing CSV in sources[s].labels." in refused(pictures, "nope.csv")
     assert "cannot be read: Is a directory" in refused(pictures, str(tmp_path))

@@ -31,13 +31,16 @@ KILLED = "killed"
 CASES = 640
 
 
-def draw(folder: Path, cases: int = CASES, seed: int = 1, light: float = 1.0) -> None:
-    """Noisy squares, a little redder or bluer, and labels.csv. light: factor of all pixels, below 1 for darker ones."""
+def draw(folder: Path, cases: int = CASES, seed: int = 1, light: float = 1.0, cast: float = 0.0) -> None:
+    """Noisy squares, a little redder or bluer, and labels.csv.
+
+    light: factor of all pixels, below 1 for darker ones; cast: how much bluer another camera sees them.
+    """
     rng = np.random.default_rng(seed)
     lines = ["path,label"]
     for index in range(cases):
         label = ("blue", "red")[index % 2]
-        shift = rng.normal(42, 25) * (1 if label == "red" else -1)
+        shift = rng.normal(42, 25) * (1 if label == "red" else -1) - cast
         pixels = (np.array([128 + shift, 100, 128 - shift]) + rng.normal(0, 40, (32, 32, 3))) * light
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{index:03d}.png")
         lines.append(f"{index:03d}.png,{label}")

@@ -81,7 +81,7 @@ def test_settings(flags, fragments, config, script, tmp_path, monkeypatch):
             "path,label\n000.png,red\n001.png,green\n002.png,blue\n",
             ["1 label outside the classes, with cases: green (1)", "classes: blue, red"],
         ),
-        ("path,label\n000.png,red\n000.png,red\n001.png,blue\n", ["1 case id occurs more than once"]),
+        ("path,label,group\n000.png,red,g\n000.png,red,h\n001.png,blue,i\n", ["1 case id occurs more than once"]),
         ("path,label,split\n000.png,red,tset\n001.png,blue,train\n", ["1 unknown split, with cases: tset (1)"]),
     ],
 )

@@ -1,7 +1,10 @@
 """A bundle certified anew for another site: no training, nothing of what it has seen, and a run to go on with."""
 
 import json
+import os
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import chain
@@ -46,10 +49,10 @@ def some_seen(folder: Path, images: Path, bundle: Path) -> None:
 
 @pytest.fixture(scope="session")
 def site_once(tmp_path_factory, images, exported_once) -> Path:
-    """A folder with a darker site's images, and the run that 38 made of them in runs/site."""
+    """A folder with images of a darker, bluer camera, and the run that 38 made of them in runs/site."""
 
     def make(folder: Path) -> None:
-        chain.draw(folder, cases=400, seed=5, light=0.8)
+        chain.draw(folder, cases=400, seed=5, light=0.8, cast=30)
         some_seen(folder, images, exported_once / "bundle")
         out = chain.done(
             "38_recalibrate", exported_once / "bundle", "--config", yaml_of(folder), "--out", folder / "runs" / "site"
@@ -73,6 +76,15 @@ def test_the_new_bundle_is_certified_on_the_new_site_alone(site_once, exported_o
     assert f"left out: {SEEN_BEFORE} cases that the bundle has seen before" in (site_once / "said.txt").read_text()
     assert read(run.policy_path)["calib_use_count"] == 1
     assert list(pd.read_csv(site_once / "runs" / "calibrations.csv")["outcome"]) == ["certified"]
+
+
+def test_what_the_old_bundle_promised_is_contradicted_there_and_the_new_one_promises_it(site_once):
+    said = (site_once / "said.txt").read_text()
+    assert "with the old bundle: The test split CONTRADICTS the promise" in said
+    assert re.search(
+        "with the new bundle: The test split (agrees with the promise|has too few positives to tell)", said
+    )
+    assert read(site_once / "runs" / "site" / "thresholds.json")["target_fnr_exit"] == 0.1
 
 
 def test_the_scores_are_those_that_the_new_bundle_gives(site_once):
@@ -109,8 +121,45 @@ def test_what_does_not_fit_the_bundle_is_said_at_once_and_nothing_is_written(bun
     (tmp_path / "site.yaml").unlink()
     assert chain.files_of(tmp_path) == before
     refused(
-        script("38_recalibrate", bundle, "--config", tmp_path / "site.yaml", "--out", bundle), "exists, and runs are"
+        script("38_recalibrate", bundle, "--config", tmp_path / "site.yaml", "--out", bundle), "exists, and nothing is"
     )
+
+
+def test_ratios_may_share_all_cases_and_what_is_refused_does_not_speak_of_training(bundle, tmp_path, script):
+    chain.draw(tmp_path, cases=40, seed=8)
+    out = tmp_path / "runs" / "site"
+    ratios = "  val_select_ratio: 0.3\n  val_calib_ratio: 0.5\n  val_test_ratio: {}\n"
+    told = script("38_recalibrate", bundle, "--config", yaml_of(tmp_path, ratios.format(0.4)), "--out", out)
+    refused(told, "sum to 1.2; allowed up to 1")
+    assert "train" not in told.err
+    chain.call("38_recalibrate", bundle, "--config", yaml_of(tmp_path, ratios.format(0.2)), "--out", out)
+    assert [len(Run(out).splits.indices(split)) for split in ("val_select", "val_calib", "val_test")] == [12, 20, 8]
+    assert Run(out).config.dataset_params.val_test_ratio == 0.2
+
+
+def test_nothing_is_written_into_the_bundle(bundle, tmp_path, script):
+    chain.draw(tmp_path, cases=8)
+    refused(script("38_recalibrate", bundle, "--config", yaml_of(tmp_path), "--out", bundle / "new"), "a closed set")
+    assert not (bundle / "new").exists()
+
+
+def test_an_interruption_leaves_no_half_run_or_a_whole_one_and_the_way_on(bundle, tmp_path):
+    chain.draw(tmp_path, cases=400, seed=7)
+    out, config = tmp_path / "runs" / "site", yaml_of(tmp_path)
+
+    def stop():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    told = chain.call("38_recalibrate", bundle, "--config", config, "--out", out, at={"scoring val_calib": stop})
+    assert told.status == 130
+    assert not [path for path in out.parent.iterdir() if "site" in path.name]
+    told = chain.call("38_recalibrate", bundle, "--config", config, "--out", out, at={"certified: FNR": stop})
+    assert told.status == 130
+    assert f"go on with: python stage1_pro/scripts/40_eval_selective.py --run {out}" in told.err
+    assert "then 50_export_bundle.py" in told.err
+    for script in ("40_eval_selective", "50_export_bundle"):
+        chain.done(script, "--run", out)
+    assert verify_bundle(out / "bundle").manifest["provenance"]["recalibrated_from"]["run_id"] == "trained"
 
 
 def test_images_that_the_bundle_has_all_seen_are_no_new_site(bundle, images, tmp_path, script):

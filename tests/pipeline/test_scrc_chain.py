@@ -76,6 +76,25 @@ def test_the_bundle_decides_as_calibration_did(scrc, script, variant, dirichlet)
         assert np.array_equal(getattr(first, name), getattr(second, name))
 
 
+def test_the_bundle_is_certified_for_another_site(exported_scrc_once, tmp_path):
+    chain.draw(tmp_path, cases=400, seed=5, cast=30)
+    (tmp_path / "site.yaml").write_text(
+        f"dataset_params: {{sources: [{{name: north, labels: {tmp_path}/labels.csv}}]}}"
+    )
+    old, run = exported_scrc_once / "bundle", Run(tmp_path / "runs" / "site")
+    out = chain.done("38_recalibrate", old, "--config", tmp_path / "site.yaml", "--out", run.path).out
+    assert "with the old bundle: The test split CONTRADICTS the promise" in out
+    policies = [json.loads((path / "scrcparams.json").read_text()) for path in (old, run.bundle_path)]
+    for name in ("scrc_variant", "calibrator_type", "exit_rule", "target_fnr_exit"):
+        assert policies[0][name] == policies[1][name]
+    assert policies[0]["dirichlet_params"] != policies[1]["dirichlet_params"]  # fitted on the new val_select
+    scores = run.scores("val_test")
+    decisions = Stage1Predictor.load(run.bundle_path, "cpu").predict([str(tmp_path / name) for name in scores.case_id])
+    exits = load_exit_policy(run.bundle_path).decide(scores).exits
+    assert [one.decision == "exit" for one in decisions] == exits.tolist()
+    assert exits.any()
+
+
 def test_decisions_carry_prediction_sets(exported, script, images, tmp_path):
     assert "Bound in expectation" not in (exported / "report.html").read_text()
     out = tmp_path / "d.parquet"

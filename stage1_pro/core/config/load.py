@@ -26,10 +26,11 @@ RETIRED = {
 }
 
 
-def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Stage1ProConfig:
+def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]], *, trains: bool = True) -> Stage1ProConfig:
     """Merge (where, settings) layers over the defaults, later ones winning, and check the result.
 
-    Settings are a mapping, or the file that holds one; `where` is named in messages. Raises one UserError with
+    Settings are a mapping, or the file that holds one; `where` is named in messages. trains: False where the model is
+    there already, so that the ratios of the splits may share all cases. Raises one UserError with
     all problems: files that cannot be read, unknown keys, types and ranges, and the rules between fields.
 
     >>> merge_configs([("a.yaml", {"epochs": 3, "seed": 7}), ("command line", {"epochs": 4})]).epochs
@@ -50,7 +51,7 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]]) -> Sta
     merged = _coerce(merged, schema)
     broken = list(schemas.schema_problems(merged, "config"))
     config = Stage1ProConfig() if broken else _build(merged)
-    problems += broken or [*rule_problems(config), *_placement_problems(config, asked_by)]
+    problems += broken or [*rule_problems(config, trains), *_placement_problems(config, asked_by)]
     if len(problems) == 1:
         raise UserError(f"config: {problems[0]}")
     raise_problems(f"config: {counted(len(problems), 'problem')}", problems)

@@ -16,17 +16,22 @@ BINARY = (
 SHARDING = ("fsdp", "deepspeed")
 """Prefixes of strategies that shard the weights."""
 
+SLACK = 1e-9
+"""By which ratios that share everything may miss 1: .1, .2 and .7 do."""
+
 ADMISSIONS = ("acquisition", "random")
 """Values of incremental_params.strategy, which strategy is easily taken for."""
 
 
-def rule_problems(config: Stage1ProConfig) -> list[str]:
-    """Return the message of every broken rule, in the order of RULES; config: of checked types and ranges.
+def rule_problems(config: Stage1ProConfig, trains: bool = True) -> list[str]:
+    """Return the message of every broken rule, in the order of RULES.
+
+    config: of checked types and ranges; trains: False for one whose model is there already.
 
     >>> rule_problems(Stage1ProConfig(warmup_epochs=11))
     ['$.warmup_epochs is 11; allowed 0 to epochs (10)']
     """
-    facts = Facts.of(config)
+    facts = Facts.of(config, trains)
     words = {name: ", ".join(it) if isinstance(it, list | tuple) else it for name, it in vars(facts).items()}
     return [rule.message.format(**words) for rule in RULES if rule.broken(facts)]
 
@@ -36,6 +41,7 @@ class Facts:
     """What the rules look at: a config and what is derived from it, under the names that their messages use."""
 
     c: Stage1ProConfig
+    trains: bool
     data: DatasetParams
     stages: IncrementalParams
     policy: PolicyRow
@@ -62,11 +68,12 @@ class Facts:
     """Labels that must not be missed, where they are given."""
 
     @classmethod
-    def of(cls, c: Stage1ProConfig) -> "Facts":
+    def of(cls, c: Stage1ProConfig, trains: bool) -> "Facts":
         data, stages = c.dataset_params, c.incremental_params
         phase, optimizer = PHASES.get(c.phase), OPTIMIZERS[c.optimizer]
         return cls(
             c=c,
+            trains=trains,
             data=data,
             stages=stages,
             policy=POLICY_TABLE[c.exit_policy],
@@ -139,8 +146,13 @@ RULES = (
         "{policy.label} policy requires {policy.allowed}: set exit_policy to one of {policies}",
     ),
     Rule(
-        lambda f: f.held_out >= 1,
+        lambda f: f.trains and f.held_out >= 1,
         "$.dataset_params: the three validation ratios sum to {held_out:g}; leave a share below 1 for training",
+    ),
+    Rule(
+        lambda f: not f.trains and f.held_out > 1 + SLACK,
+        "$.dataset_params: val_select_ratio, val_calib_ratio and val_test_ratio sum to {held_out:g}; allowed up to 1. "
+        "They share all cases in proportion",
     ),
     Rule(
         lambda f: f.c.warmup_epochs > f.c.schedule_epochs,

@@ -20,6 +20,9 @@ class Source:
     sub-folders are the classes."""
     labels: str | None = None
     """CSV file path,label[,case_id][,group][,split], with or without a header; null: class folders."""
+    columns: dict[str, str | None] | None = None
+    """Our columns under the names that the table has for them, as {group: patient_id}; null for a name: none of them,
+    as {group: null} where cases do not depend on each other."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class DatasetParams:
     """Where the cases come from and how they are split and fed."""
 
     sources: tuple[Source, ...] = ()
-    """Labelled image sets: a list of {name, root, labels}."""
+    """Labelled image sets: a list of {name, root, labels, columns}."""
     class_names: tuple[str, ...] | None = None
     """Class names in label order; null: the sorted labels that occur."""
     positive_class: str | tuple[str, ...] | None = None

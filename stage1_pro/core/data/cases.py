@@ -5,25 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams, Source
+from stage1_pro.core.config.settings import DatasetParams
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.given_splits import VALIDATION, WORDS, divided, division_notes, pooled_sources, split_words
-from stage1_pro.core.data.image_files import BadImage, list_images, read_file, shown
-from stage1_pro.core.data.label_tables import COLUMNS, LabelTable, read_table
-from stage1_pro.core.errors import UserError, counted, raise_problems
+from stage1_pro.core.data.image_files import BadImage, read_file
+from stage1_pro.core.data.sources import read_source
+from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.records.splits import SPLITS
 
-SHOWN_NAMES = 10
-NO_CLASSES = frozenset(["images", "image", "imgs", "img", "masks", "mask", "labels", "annotations", "annotation"])
-"""Folders, in lower case, that hold the parts of a data set and not its classes."""
 TASK = 64
 """Files that a thread reads before it says so."""
 
@@ -74,7 +70,7 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
         raise UserError(
             "dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does."
         )
-    read = [_read_source(source, params) for source in params.sources]
+    read = [read_source(source, params) for source in params.sources]
     frame = pd.concat([source.frame for source in read])
     warnings = tuple(warning for source in read for warning in source.warnings)
     notes = tuple(note for source in read for note in source.notes)
@@ -84,7 +80,8 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     frame["label"] = classes.codes
     warnings += classes.warnings
     frame["content"], unreadable = inspect_files(frame["path"], decode)
-    problems = [*_table_problems(frame, labels, classes, params), *_content_problems(frame[unreadable.isna()])]
+    problems = [problem for source in read for problem in source.problems]
+    problems += [*_table_problems(frame, labels, classes, params), *_content_problems(frame[unreadable.isna()])]
     named = zip(frame["case_id"][unreadable.notna()], unreadable.dropna(), strict=True)
     bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
     if len(bad) and params.on_bad_image == "error":
@@ -102,93 +99,16 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
         notes += tuple(division_notes(set(frame["split"])))
     else:
         warnings += tuple(pooled_sources(params.sources))
-    return CaseTable(frame, classes.names, grouped, splits, warnings, classes.questions, notes)
-
-
-def _read_source(source: Source, params: DatasetParams) -> LabelTable:
-    """One source; ids and groups carry its name where there are several."""
-    read = read_table(Path(source.labels), source.name) if source.labels else _read_folders(source, params)
-    frame = read.frame
-    root = Path(source.root) if source.root else Path(source.labels or ".").parent
-    inside = [shown(_relative(path, root)) for path in frame["path"]]
-    frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(inside, index=frame.index))
-    if len(params.sources) > 1:
-        frame["case_id"] = f"{source.name}/" + frame["case_id"]
-        frame["group"] = frame["group"].where(frame["group"] == "", f"{source.name}/" + frame["group"])
-    # as objects: pandas' own strings cannot hold a name that is not UTF-8
-    frame["path"] = pd.Series([str(root / path) for path in frame["path"]], index=frame.index, dtype=object)
-    return read
-
-
-def _relative(path: str, root: Path) -> str:
-    """A case id that does not tell where the images lie, if they lie below their root."""
-    absolute = Path(path)
-    if absolute.is_absolute() and absolute.is_relative_to(root.absolute()):
-        return absolute.relative_to(root.absolute()).as_posix()
-    return path
-
-
-def _read_folders(source: Source, params: DatasetParams) -> LabelTable:
-    """The images below the folders of the classes, which may lie below folders of splits."""
-    root = Path(source.root or ".")
-    if not root.is_dir():
-        raise UserError(
-            f"{root} is not a folder. Set sources[{source.name}].root to a folder that holds one folder per class."
-        )
-    listing = list_images(root)
-    every = [Path(path).relative_to(root) for path in listing.paths]
-    relative = [path for path in every if len(path.parts) > 1 or (root / path).is_dir()]  # or a folder nobody may enter
-    if not relative:
-        raise UserError(
-            f"{root}: no images in class folders. Set sources[{source.name}].root to a folder that holds one folder "
-            "per class, or name a CSV in labels."
-        )
-    notes, splits = [], _split_folders(root, relative, params)
-    if splits:
-        relative = [path for path in relative if len(path.parts) > 2 or (root / path).is_dir()]
-        notes = [f"{root}: the folders {', '.join(splits)} are taken as splits, those below them as classes"]
-    columns = {
-        "path": [path.as_posix() for path in relative],
-        "label": [shown(path.parts[min(bool(splits), len(path.parts) - 1)]) for path in relative],
-        "split": [splits.get(path.parts[0], "") for path in relative],
-    }
-    frame = pd.DataFrame(columns, dtype=object)
-    kept = set(relative)
-    beside = pd.Series([shown(path) for path in every if path not in kept], dtype=object)
-    warnings = [f"{root}: left out {listing.left_out()}"] if listing.left_out() else []
-    if len(beside):
-        names = _counted(beside, "image lies outside the class folders", "images lie outside the class folders")
-        warnings.append(f"{root}: {names}; left out")
-    return LabelTable(frame.reindex(columns=list(COLUMNS), fill_value=""), notes, warnings)
-
-
-def _split_folders(root: Path, relative: list[Path], params: DatasetParams) -> dict[str, str]:
-    """Folder → split where all folders are named like splits; else none. Raises UserError for folders that are no
-    classes, unless `class_names` says that they are."""
-    tops = sorted({path.parts[0] for path in relative})
-    if set(tops) & set(params.class_names or ()):
-        return {}
-    if len(tops) > 1 and {top.lower() for top in tops} <= NO_CLASSES:
-        raise UserError(
-            f"{root}: the folders {', '.join(tops)} are no classes. Name a CSV of path,label in labels, or set "
-            f"class_names: [{', '.join(tops)}] if they are."
-        )
-    if not {top.lower() for top in tops} <= set(WORDS):
-        return {}
-    if not any(len(path.parts) > 2 for path in relative):
-        raise UserError(
-            f"{root}: the folders {', '.join(tops)} are named like splits and hold no folders of classes. Put one "
-            f"folder per class into each, name a CSV in labels, or set class_names: "
-            f"[{', '.join(tops)}] if they are classes."
-        )
-    return {top: WORDS[top.lower()] for top in tops}
+    questions = (*classes.questions, *(question for source in read for question in source.questions))
+    return CaseTable(frame, classes.names, grouped, splits, warnings, questions, notes)
 
 
 def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, params: DatasetParams) -> Iterable[str]:
     ids = frame["case_id"]
     if len(classes.names) < 2:
         yield f"all labels are '{', '.join(classes.names)}': a classifier needs at least two classes"
-    yield from _listed(frame["path"][frame["content"] == "missing"], "file is missing", "files are missing")
+    missing = frame["path"][frame["content"] == "missing"]
+    yield from _listed(missing, "file is missing", "files are missing", _other_machine(missing))
     yield from _listed(ids[ids.duplicated()], "case id occurs more than once", "case ids occur more than once")
     strange = labels[(frame["label"] < 0) & (labels != "")]
     if len(strange):
@@ -209,6 +129,13 @@ def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, pa
         yield from _listed(
             undecided, "case has no split", "cases have no split", "; give a split to all cases or to none"
         )
+
+
+def _other_machine(missing: pd.Series) -> str:
+    """A hint where paths that are missing look like those of Windows."""
+    if not missing.str.contains("\\", regex=False).any():
+        return ""
+    return "; write paths as they are below root, with / between folders"
 
 
 def _content_problems(frame: pd.DataFrame) -> Iterable[str]:
@@ -277,5 +204,4 @@ def _listed(names: pd.Series, one: str, many: str, after: str = "") -> Iterable[
 
 def _counted(names: pd.Series, one: str, many: str) -> str:
     """`3 files are missing: a, b, c`, at most the first ten by name."""
-    shown = ", ".join(map(str, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
-    return f"{len(names)} {one if len(names) == 1 else many}: {shown}"
+    return f"{len(names)} {one if len(names) == 1 else many}: {first_few(names)}"

@@ -1,13 +1,17 @@
 """Tables of labelled images as people write them: any usual delimiter and header, and what is left out is said."""
 
-import io
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from stage1_pro.core import artifacts, schemas
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.config.settings import Source
+from stage1_pro.core.data.image_files import SUFFIXES
+from stage1_pro.core.data.table_files import DELIMITERS, delimited_rows
+from stage1_pro.core.errors import UserError, counted, first_few
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
 OTHER_NAMES = {
@@ -18,76 +22,90 @@ OTHER_NAMES = {
 DEPENDENT = ("patient", "subject", "person", "site", "video", "track", "scene", "sequence", "camera", "study", "series")
 """A column that begins so probably says which cases depend on each other."""
 MOST_NAMED = 8
+WHOLE = "Columns: " + ",".join(COLUMNS)
 
 
 @dataclass(slots=True, eq=False)
 class LabelTable:
-    """Rows (N, 5) of strings under COLUMNS, with what is said of the table."""
+    """Rows (N, 5) of strings under COLUMNS, with what is said of the table.
+
+    questions: what must be answered before splits are drawn of it; problems: why no run can use it.
+    """
 
     frame: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
-def read_table(path: Path, source: str) -> LabelTable:
-    """Return the rows of a CSV with or without a header. Raises UserError for a table that cannot be understood.
+def read_table(path: Path, source: Source) -> LabelTable:
+    """Return the rows of a delimited table with or without a header. Raises UserError for one that has no meaning.
 
-    path: the file; source: the name under which the config lists it. Commas, semicolons and tabs part the columns.
+    path: the file; source: the one of the config that it belongs to. Commas, semicolons, tabs and | part the columns.
     """
-    text = _text(artifacts.read_bytes(path, f"Name an existing CSV in sources[{source}].labels."), path)
-    rows = _rows(text, path)
-    head = [str(cell).strip().lower() for cell in rows.iloc[0]]
-    named = _our_names(head)
-    found = LabelTable(rows)
-    if {"path", "label"} & set(named):
-        missing = [name for name in ("path", "label") if name not in named]
-        if missing or len({name for name in named if name}) < sum(map(bool, named)):
-            what = f"has no column '{missing[0]}'" if missing else "names a column twice"
-            raise UserError(f"{path}: the header {','.join(head)} {what}. Columns: {','.join(COLUMNS)}.")
-        _demand_no_near_miss(named, path)
-        taken = [f"{ours} from '{theirs}'" for ours, theirs in zip(named, head, strict=True) if ours != theirs]
-        found.notes += [f"{path}: {', '.join(taken)}"] if taken else []
-        found.warnings += _ignored([name for name in named if name and name not in COLUMNS], "group" in named, path)
-        rows = rows.iloc[1:].set_axis(named, axis=1)
-        rows = rows[[name for name in COLUMNS if name in named]]
-    elif len(head) in range(2, len(COLUMNS) + 1):
-        rows = rows.set_axis(COLUMNS[: len(head)], axis=1)
+    rows = delimited_rows(artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels."), path)
+    frame = pd.DataFrame(rows.cells, index=pd.Index(rows.lines), dtype=object)
+    head = [cell.lower() for cell in rows.cells[0]]
+    names, found = our_columns(head, source, path)
+    if names is not None:
+        frame = frame.iloc[1:].set_axis(names, axis=1)
     else:
-        raise UserError(
-            f"{path}: {len(head)} columns and no header. Columns: {','.join(COLUMNS)}; the last three may be absent."
-        )
-    if rows.empty:
-        raise UserError(f"{path}: holds no cases. Columns: {','.join(COLUMNS)}.")
-    rows = rows.reindex(columns=list(COLUMNS), fill_value="").reset_index(drop=True)
-    found.frame = rows.apply(lambda column: column.str.strip())
+        _demand_no_header(rows.cells, source, path)
+        frame = _without_row_numbers(frame, path, found)
+        if frame.shape[1] not in range(2, len(COLUMNS) + 1):
+            marks = ", ".join(DELIMITERS.values())
+            raise UserError(
+                f"{path}: {counted(frame.shape[1], 'column')} and no header. {WHOLE}; the last three may be absent. "
+                f"They are parted by one of: {marks}."
+            )
+        frame = frame.set_axis(COLUMNS[: frame.shape[1]], axis=1)
+    found.frame = _tidied(frame, path, found)
     return found
 
 
-def _text(content: bytes, path: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        guess = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or Windows-1252"
-        raise UserError(f"{path}: is not UTF-8, but looks like {guess}. Save it as UTF-8.") from None
+def our_columns(head: list[str], source: Source, path: Path) -> tuple[list[str] | None, LabelTable]:
+    """Return our names for the columns of a header, None where it is none, and what is said of them.
 
-
-def _rows(text: str, path: Path) -> pd.DataFrame:
-    first = text.split("\n", 1)[0]
-    delimiter = next((mark for mark in (",", ";", "\t") if mark in first), ",")
-    try:
-        # all strings, none a gap: `NA` is a label and `007` an id
-        return pd.read_csv(
-            io.StringIO(text), sep=delimiter, header=None, dtype=str, keep_default_na=False, skipinitialspace=True
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    head: the cells in lower case. A column that is not read keeps its own name. Raises UserError for a header that
+    lacks a column, or has one twice.
+    """
+    found = LabelTable(pd.DataFrame())
+    named = _our_names(head, source.columns or {}, source, path)
+    if not {"path", "label"} & set(named):
+        return None, found
+    missing = [name for name in ("path", "label") if name not in named]
+    if missing or len({name for name in named if name}) < sum(map(bool, named)):
+        what = f"has no column '{missing[0]}'" if missing else "names a column twice"
         raise UserError(
-            f"{path}: no cases could be read ({' '.join(str(error).split())}). Columns: {','.join(COLUMNS)}."
-        ) from None
+            f"{path}: the header {','.join(head)} {what}. {WHOLE}; sources[{source.name}].columns names others."
+        )
+    _demand_no_near_miss(named, source, path)
+    taken = [f"{ours} from '{theirs}'" for ours, theirs in zip(named, head, strict=True) if ours != theirs and ours]
+    found.notes += [f"{path}: {', '.join(taken)}"] if taken else []
+    ignored = [name for name in named if name and name not in COLUMNS]
+    found.warnings += _not_read(ignored, path)
+    if "group" not in named and "group" not in (source.columns or {}):
+        found.questions += _likely_groups(ignored, source, path)
+    return named, found
 
 
-def _our_names(head: list[str]) -> list[str]:
-    """The header with other tools' names for ours. Only a header that holds both is one: `image` may be a label."""
+def _our_names(head: list[str], given: Mapping[str, str | None], source: Source, path: Path) -> list[str]:
+    """The header with ours for the names that the config gives, and for those of other tools.
+
+    Only a header that holds both is one: `image` may be a label.
+    """
     ours = list(head)
+    for name, theirs in given.items():
+        if theirs is not None and theirs.lower() not in head:
+            raise UserError(
+                f"{path}: sources[{source.name}].columns names '{theirs}', which the header {','.join(head)} does not "
+                f"have{schemas.did_you_mean(theirs.lower(), head)}."
+            )
+        # what the config does not name for this column is another one, whatever it is called
+        ours = ["" if cell == name else cell for cell in ours]
+        if theirs is not None:
+            ours[head.index(theirs.lower())] = name
     for name, others in OTHER_NAMES.items():
         if name not in ours:
             first = next((other for other in others if other in ours), None)
@@ -95,25 +113,78 @@ def _our_names(head: list[str]) -> list[str]:
     return ours if {"path", "label"} <= set(ours) else head
 
 
-def _demand_no_near_miss(head: list[str], path: Path) -> None:
+def _demand_no_near_miss(head: list[str], source: Source, path: Path) -> None:
     """Other columns are welcome, but `groups` is a `group` that would be left out, and groups would leak."""
     for name in head:
-        hint = schemas.did_you_mean(name, list(COLUMNS), cutoff=0.8)
-        if name not in COLUMNS and hint:
-            raise UserError(f"{path}: the header's '{name}' is not one of our columns{hint}. Rename it.")
+        near = [] if name in COLUMNS else difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.8)
+        if near and near[0] not in (source.columns or {}):
+            raise UserError(
+                f"{path}: the header's '{name}' is not one of our columns (did you mean '{near[0]}'?). Rename it, or "
+                f"write columns: {{{near[0]}: {name}}} into sources[{source.name}], with null for {name} if it is none."
+            )
 
 
-def _ignored(names: list[str], grouped: bool, path: Path) -> list[str]:
-    """Warnings: the columns that are not read, and those of them that look like groups where no group is given."""
-    if not names:
+def _not_read(names: list[str], path: Path) -> list[str]:
+    return [f"{path}: columns that are not read: {first_few(names, MOST_NAMED)}"] if names else []
+
+
+def _likely_groups(names: list[str], source: Source, path: Path) -> list[str]:
+    """The question on a column that looks like groups, where no group is given: only the user knows."""
+    likely = next((name for name in names if name.startswith(DEPENDENT)), None)
+    if likely is None:
         return []
-    shown = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
-    found = [f"{path}: columns that are not read: {shown}"]
-    likely = [name for name in names if name.startswith(DEPENDENT)]
-    if likely and not grouped:
-        found.append(
-            f"{path}: '{likely[0]}' looks like what makes cases depend on each other. Rename it to 'group' if it does: "
-            "without groups, images of one patient or track land on both sides of a split, and the certificate counts "
-            "them as independent"
+    return [
+        f"{path}: '{likely}' looks like what makes cases depend on each other, and no column 'group' is given. Without "
+        "groups, images of one patient or track land on both sides of a split, and the certificate counts them as "
+        f"independent. Write columns: {{group: {likely}}} into sources[{source.name}], or columns: {{group: null}} if "
+        "the cases do not depend on each other"
+    ]
+
+
+def _demand_no_header(cells: list[list[str]], source: Source, path: Path) -> None:
+    """Ask about a first row that is unlike all others: as a case it would be one more file that is missing."""
+    first, rest = cells[0], cells[1:]
+    column = next((at for at in range(len(first)) if rest and all(_like_file(row[at]) for row in rest)), None)
+    if column is None or _like_file(first[column]) or not all(any(map(str.isalpha, cell)) for cell in first):
+        return
+    example = ", ".join(f"{ours}: {theirs}" for ours, theirs in zip(("path", "label"), first, strict=False))
+    raise UserError(
+        f"{path}: the first row {','.join(first)} looks like a header whose names are not ours. {WHOLE}. Rename them, "
+        f"or write columns: {{{example}}} into sources[{source.name}]; if it is a case, put the line path,label,… "
+        "above it."
+    )
+
+
+def _like_file(cell: str) -> bool:
+    return PurePosixPath(cell.replace("\\", "/")).suffix.lower() in SUFFIXES
+
+
+def _without_row_numbers(frame: pd.DataFrame, path: Path, found: LabelTable) -> pd.DataFrame:
+    """Drop a first column that only counts the rows, as pandas' own index does, where files stand beside it."""
+    first = frame[0].tolist()
+    counts = [[str(start + at) for at in range(len(first))] for start in (0, 1)]
+    if frame.shape[1] < 3 or len(first) < 2 or first not in counts or not _like_file(frame[1].iloc[0]):
+        return frame
+    found.notes.append(f"{path}: the first column counts the rows, and is not read")
+    return frame.iloc[:, 1:]
+
+
+def _tidied(frame: pd.DataFrame, path: Path, found: LabelTable) -> pd.DataFrame:
+    """The rows under COLUMNS, each once. frame: indexed by line of the file."""
+    if frame.empty:
+        raise UserError(f"{path}: holds no cases. {WHOLE}.")
+    frame = frame[[name for name in COLUMNS if name in frame.columns]].reindex(columns=list(COLUMNS), fill_value="")
+    nameless = frame.index[frame["path"] == ""]
+    if len(nameless):
+        found.problems.append(f"{path}: {counted(len(nameless), 'row')} without a path: {_lines(nameless)}")
+    repeated = frame.duplicated()
+    if repeated.any():
+        rows = counted(int(repeated.sum()), "row")
+        found.warnings.append(
+            f"{path}: {rows} left out that repeat another one exactly: {_lines(frame.index[repeated])}"
         )
-    return found
+    return frame[~repeated & (frame["path"] != "")].reset_index(drop=True)
+
+
+def _lines(numbers: pd.Index) -> str:
+    return f"line{'s' if len(numbers) > 1 else ''} {first_few(numbers)}"

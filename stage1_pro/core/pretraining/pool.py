@@ -8,9 +8,9 @@ import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.console import say
-from stage1_pro.core.data.cases import SHOWN_NAMES, CaseTable, inspect_files
+from stage1_pro.core.data.cases import CaseTable, inspect_files
 from stage1_pro.core.data.image_files import SUFFIXES, list_images
-from stage1_pro.core.errors import UserError, counted
+from stage1_pro.core.errors import UserError, counted, first_few
 from stage1_pro.core.records.splits import Splits
 
 PROTECTED = ("val_calib", "val_test")
@@ -86,9 +86,10 @@ def _demand_readable(frame: pd.DataFrame, source: str, on_bad_image: str) -> Non
             wrong["path"], wrong["reason"].astype(object).where(wrong["reason"].notna(), None), strict=True
         )
     ]
-    shown = ", ".join(names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
     mend = "" if missing.any() else " dataset_params.on_bad_image skip leaves them out."
-    raise UserError(f"{source}: {len(wrong)} of {counted(len(frame), 'image')} cannot be read: {shown}.{mend}")
+    raise UserError(
+        f"{source}: {len(wrong)} of {counted(len(frame), 'image')} cannot be read: {first_few(names)}.{mend}"
+    )
 
 
 def _listed(source: Path) -> list[str]:

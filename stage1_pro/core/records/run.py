@@ -74,7 +74,7 @@ class Run(RunPaths):
         settings = artifacts.read_json(self.config_path, "config")
         if settings["phase"] > 1 and settings.get("gate_refit", True):
             settings.setdefault("checkpoint_by", MONITOR_OF_2026)
-        return merge_configs([(str(self.config_path), settings)])
+        return merge_configs([(str(self.config_path), settings)], trains=False)
 
     @cached_property
     def splits(self) -> Splits:

@@ -1,0 +1,181 @@
+"""The labelled cases of a site, checked against the bundle whose model answers them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.bundle.contents import BundleContents
+from stage1_pro.core.config.load import merge_configs
+from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.console import say
+from stage1_pro.core.data.cases import CaseTable, load_cases
+from stage1_pro.core.errors import UserError, counted, raise_problems
+from stage1_pro.core.records.paths import unused_name
+from stage1_pro.core.records.seen import read_seen, seen_among
+
+OF_THE_SITE = (
+    "target_fnr_exit",
+    "fnr_confidence",
+    "false_alarm_price",
+    "miss_price",
+    "seed",
+    "batch_size",
+    "bootstrap_samples",
+    "bootstrap_confidence",
+)
+"""Settings that a site may choose; all others belong to the model, which stays as it was trained."""
+
+DATA_OF_THE_SITE = (
+    "sources",
+    "class_names",
+    "positive_class",
+    "val_select_ratio",
+    "val_calib_ratio",
+    "val_test_ratio",
+    "num_workers",
+    "on_bad_image",
+)
+"""The same of dataset_params; the classes may be named again, as they are."""
+
+Layers = Sequence[tuple[str, Path | Mapping[str, Any]]]
+"""(where, settings) of a site, as `merge_configs` takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The labelled cases of a site, and the bundle whose model answers them.
+
+    policy: content of the bundle's policy file; unseen: (N,) bool, cases that the bundle has not seen, nor an image of
+    their groups; seen: what the bundle says it has seen, None where it does not.
+    """
+
+    contents: BundleContents
+    policy: dict[str, Any]
+    config: Stage1ProConfig
+    cases: CaseTable
+    unseen: np.ndarray
+    seen: dict[str, Any] | None
+
+
+def new_place(path: str | None, kind: str, bundle: str) -> Path:
+    """The folder that is written, which must not exist. Raises UserError before any image is read.
+
+    path: as named, None for runs/<kind>-<UTC time>; bundle: a folder that nothing may be written into.
+    """
+    target = Path(path) if path else unused_name(kind)
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{target} exists, and nothing is overwritten. Choose another --out.")
+    if target.resolve().is_relative_to(Path(bundle).resolve()):
+        raise UserError(f"{target} lies in the bundle, whose files are a closed set. Choose another --out.")
+    return target
+
+
+def read_site(contents: BundleContents, layers: Layers) -> Site:
+    """Check a site's config and cases against the bundle; nothing is written.
+
+    layers: the site's settings over the bundle's, whose target and confidence hold where a site names none. Raises one
+    UserError with every setting that a site cannot choose.
+    """
+    policy_file = contents.path / contents.manifest["policy_file"]
+    policy = artifacts.read_json(policy_file, policy_file.stem)
+    config = _site_config(contents, policy, layers)
+    cases = load_cases(config.dataset_params, decode=True)
+    raise_problems(f"{', '.join(name for name, _ in layers)}:", cases.questions)
+    if config.dataset_params.merged:
+        _demand_classes(list(cases.class_names), contents)
+    seen = read_seen(contents.path)
+    unseen = _unseen(cases, seen)
+    for remark in (*cases.notes, *(f"warning: {warning}" for warning in cases.warnings)):
+        say(remark)
+    return Site(contents, policy, config, cases, unseen, seen)
+
+
+def _site_config(contents: BundleContents, policy: dict[str, Any], layers: Layers) -> Stage1ProConfig:
+    """The bundle's config with the site's settings over it. Raises UserError for one that a site cannot choose."""
+    path, of_bundle = _of_bundle(contents, policy)
+    base = merge_configs([(path, of_bundle)], trains=False)
+    config = merge_configs([(path, of_bundle), *layers], trains=False)
+    problems = [
+        *_differing(base, config, OF_THE_SITE, ""),
+        *_differing(base.dataset_params, config.dataset_params, DATA_OF_THE_SITE, "dataset_params."),
+        *([] if config.dataset_params.merged else _class_problems(config.dataset_params, contents)),
+    ]
+    if config.dataset_params.sources == base.dataset_params.sources:
+        problems.append("dataset_params.sources names no images but the bundle's own: name those of the new site")
+    where = ", ".join(name for name, _ in layers)
+    raise_problems(f"{where}: does not fit the bundle {contents.path}", problems, "Fix this and run again.")
+    return config
+
+
+def _of_bundle(contents: BundleContents, policy: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(where, settings) of the bundle: its config, with what its manifest and policy say over it."""
+    manifest, path = contents.manifest, contents.path / contents.manifest["config_file"]
+    settings = artifacts.read_json(path, "config")
+    data = settings["dataset_params"]
+    # classes that were joined are joined again, from the labels that people write
+    joined = data.get("rest", False) or isinstance(data.get("positive_class"), list)
+    classes = {} if joined else {name: manifest[name] for name in ("class_names", "positive_class")}
+    return str(path), {
+        **settings,
+        **({"forward_batch": manifest["forward_batch"]} if "forward_batch" in manifest else {}),
+        **{name: policy[name] for name in ("target_fnr_exit", "fnr_confidence")},
+        "exit_rule": policy.get("exit_rule", "symmetric"),
+        "dataset_params": {**data, **classes},
+    }
+
+
+def _differing(base: Any, config: Any, free: tuple[str, ...], prefix: str) -> list[str]:
+    return [
+        f"{prefix}{field.name} is {getattr(config, field.name)}, and {getattr(base, field.name)} in the bundle: "
+        "nothing is trained here, so leave it out"
+        for field in fields(base)
+        if field.name not in (*free, "dataset_params") and getattr(base, field.name) != getattr(config, field.name)
+    ]
+
+
+def _class_problems(params: DatasetParams, contents: BundleContents) -> list[str]:
+    expected = contents.manifest["class_names"]
+    names, positive = list(params.class_names or expected), params.positive_class
+    named = [name for name in names if name != positive] + [name for name in names if name == positive]
+    return [] if named == expected else [_other_classes(names, str(positive), contents)]
+
+
+def _demand_classes(found: list[str], contents: BundleContents) -> None:
+    """Raise UserError unless the joined classes of the site's labels are the bundle's."""
+    if found != contents.manifest["class_names"]:
+        raise UserError(f"{contents.path}: {_other_classes(found, found[-1], contents)}.")
+
+
+def _other_classes(names: list[str], positive: str, contents: BundleContents) -> str:
+    expected = contents.manifest["class_names"]
+    return (
+        f"the classes are {', '.join(names)}, positive {positive}, and the bundle answers {', '.join(expected)}, "
+        f"positive {expected[-1]}: name them as the bundle does, in the labels too, or train a model of these classes"
+    )
+
+
+def _unseen(cases: CaseTable, seen: dict[str, Any] | None) -> np.ndarray:
+    """(N,) bool: cases that the bundle has not seen, and no group of which it has seen an image."""
+    if seen is None:
+        say(
+            "warning: the bundle has no seen.json, so nothing tells which of these images it was trained, chosen or "
+            "certified with. Such images void what is found here: make sure that there are none."
+        )
+        return np.ones(len(cases), dtype=bool)
+    frame, known = cases.frame, seen_among(cases.frame, seen)
+    kept = ~frame["group"].isin(frame["group"][known]).to_numpy()
+    left_out = int(np.count_nonzero(~kept))
+    if not kept.any():
+        raise UserError(
+            f"the bundle has seen all {counted(len(cases), 'case')} already, or other images of their groups. Name "
+            "labelled images that it was not trained, chosen or certified with."
+        )
+    if left_out:
+        beside = left_out - int(np.count_nonzero(known))
+        groups = f", and {beside} of the same groups" if beside else ""
+        say(f"left out: {counted(left_out - beside, 'case')} that the bundle has seen before{groups}")
+    return kept
