@@ -138,7 +138,7 @@ def test_an_interruption_is_undone_whatever_was_written_last(staged, tmp_path): 
 def test_a_checkpoint_of_more_devices_is_refused(in_stage_2, script):
     """Their epochs have fewer steps, so the learning rates would run at another pace."""
     last = in_stage_2 / "checkpoints" / "last.ckpt"
-    torch.save({**torch.load(last, weights_only=True), "processes": 2}, last)
+    torch.save({**torch.load(last, weights_only=True), "devices": 2}, last)
     refused(script("20_train", "--resume", in_stage_2), "training began on 2 devices and would go on on 1")
 
 

@@ -16,7 +16,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.training.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint, checkpoint, patience
+from stage1_pro.core.training.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    SameDevices,
+    checkpoint,
+    patience,
+)
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.training.callbacks.epochs import EpochTable, Throughput
 from stage1_pro.core.training.stages import stage_callbacks
@@ -32,6 +38,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     table = EpochTable(run.metrics_path, config.monitor, plain_lines=not sys.stdout.isatty())
     callbacks: list[pl.Callback] = [
         Throughput(),
+        SameDevices(),
         *([average] if average else []),
         LearningRateMonitor(logging_interval="epoch"),
         *(

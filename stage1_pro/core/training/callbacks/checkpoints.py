@@ -11,11 +11,14 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
 from stage1_pro.core.training.modules.base import Stage1Module
 
 # killed at a transition, a training goes back into the stage before, and scores by its best again
 KEPT_STAGES = 2
+DEVICES = "devices"
+"""Key of a checkpoint: on how many devices, over all nodes, the training runs."""
 Kind = TypeVar("Kind", bound=ModelCheckpoint)
 
 
@@ -59,6 +62,26 @@ class RunCheckpoint(ModelCheckpoint):
         paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
         best = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class SameDevices(pl.Callback):
+    """Refuses to go on from a checkpoint on another number of devices than it began on."""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[DEVICES] = trainer.world_size
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        then, now = checkpoint.get(DEVICES, trainer.world_size), trainer.world_size
+        if then != now:
+            # an epoch has other steps there: the schedule would run at another pace
+            raise UserError(
+                f"training began on {counted(then, 'device')} and would go on on {now}: resume it on {then}, or begin "
+                "a new run."
+            )
 
 
 class StageCheckpoint(RunCheckpoint):

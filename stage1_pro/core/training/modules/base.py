@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.devices import gather
-from stage1_pro.core.errors import UserError, counted
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.monitoring import epoch_metrics
@@ -23,9 +23,6 @@ from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.seeds import seed_of
 from stage1_pro.core.training.modules.sharp import SharpTraining
-
-PROCESSES = "processes"
-"""Key of a checkpoint: how many processes train together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +224,6 @@ class Stage1Module(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave what is frozen of a backbone out: it is rebuilt from `model_path`."""
-        checkpoint[PROCESSES] = self.trainer.world_size
         if self.model.frozen:
             state: Mapping[str, Tensor] = checkpoint["state_dict"]
             kept = {name for name, _ in trainable(self)}
@@ -236,15 +232,7 @@ class Stage1Module(pl.LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another number of processes, or without a tensor that training moves: loading is not
-        strict and would go on without."""
-        then, now = checkpoint.get(PROCESSES, self.trainer.world_size), self.trainer.world_size
-        if then != now:
-            # other steps an epoch: the schedule would run at another pace, and a kill would change the result
-            raise UserError(
-                f"training began on {counted(then, 'device')} and would go on on {now}: resume it on {then}, or begin "
-                "a new run."
-            )
+        """Refuse a checkpoint without a tensor that training moves: loading is not strict and would go on without."""
         moved = [
             *(name for name, _ in trainable(self)),
             *(name for name in self.state_dict() if name.startswith("loss.")),
