@@ -21,7 +21,8 @@ class Args:
     run: str | None = None
     """A run prepared by 00_make_splits.py; without it a new run is begun."""
     resume: str | None = None
-    """Continue this run with its own config; takes no other option but --restore_state."""
+    """Continue this run with its own config; takes no other option but --restore_state, and --epochs N after its end:
+    then training goes on to epoch N, with a schedule that begins anew."""
     restore_state: bool = False
     """With --resume: first put state.json of an incremental training back from the checkpoint's copy."""
     init_from: str | None = None
@@ -44,9 +45,15 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     from stage1_pro.core.config.load import merge_configs
     from stage1_pro.core.training.start import is_first_process, prepared_run, run_to_resume, source_run
 
+    later_end: list[tuple[str, Any]] = []
     if args.resume:
+        from stage1_pro.core.training.extension import extended, later_ends
+
         others = {"run": args.run, "init_from": args.init_from, "dry_run": args.dry_run}
+        later_end, layers = later_ends(layers)
         run, config, cases, source = run_to_resume(args.resume, others, layers)
+        if later_end:
+            config = extended(run, later_end)
     else:
         config = merge_configs(layers)
         if config.incremental_params.dry_run:
@@ -67,6 +74,8 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
             config = with_forward_batch(config)
         trainer = make_trainer(run, config)
         training.record_begin(run, config, model, source, resume=bool(args.resume))
+        if later_end and is_first_process():
+            run.train_on(config)
         training.fit(run, config, model, cases, trainer, args.restore_state)
         if is_first_process():
             held_out = training.finish(run, config, model, cases)

@@ -98,10 +98,11 @@ def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     data["sources"] = tuple(Source(**source) for source in data["sources"])
     for name in ("class_names", "positive_class"):
         data[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
-    sections = {
+    sections: dict[str, Any] = {
         "dataset_params": DatasetParams(**data),
         "incremental_params": IncrementalParams(**raw["incremental_params"]),
     }
+    sections["schedule_restarts"] = tuple(raw["schedule_restarts"])
     return Stage1ProConfig(**{key: value for key, value in {**raw, **sections}.items() if key != "schema_version"})
 
 

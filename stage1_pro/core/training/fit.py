@@ -24,12 +24,13 @@ from stage1_pro.core.models.adapters import add_adapters, merge_adapters
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.licenses import demanded_license
 from stage1_pro.core.models.parameters import parameter_counts
-from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
+from stage1_pro.core.models.stage1 import Stage1Model, load_model, save_model
 from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.checkpoints import judged_weights
 from stage1_pro.core.training.crossfit import GateTargets, group_folds, refit_gate
+from stage1_pro.core.training.extension import ended_after
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.choice import module_class
@@ -130,8 +131,7 @@ def fit(
         finished = course is not None and course.finished
     else:
         # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
-        last = run.checkpoints_path / "last.ckpt"
-        finished = last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]
+        finished = ended_after(run, config) is not None
     if not finished:
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer, course)

@@ -128,7 +128,7 @@ def _origin(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> Origin
     frame = data.frames["train"]
     return Origin(
         run_id=run.name,
-        config_digest=artifacts.digest_json(to_dict(config)),
+        config_digest=artifacts.digest_json(_settings(run, config)),
         pool_digest=rows_digest(frame),
         pool_cases=len(frame),
         pool_file_digest=hashlib.sha256(_pool_file(data)).hexdigest(),
@@ -136,6 +136,11 @@ def _origin(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> Origin
         monitor=config.monitor,
         mode=config.monitor_mode,
     )
+
+
+def _settings(run: Run, config: Stage1ProConfig) -> dict[str, Any]:
+    """The config as it was recorded: settings that have come since are not part of the digest."""
+    return artifacts.read_json(run.config_path, "config") if run.config_path.exists() else to_dict(config)
 
 
 def _pool_file(data: Stage1DataModule) -> bytes:

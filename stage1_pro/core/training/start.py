@@ -85,7 +85,9 @@ def run_to_resume(
     """
     given = [f"--{name}" for name, value in others.items() if value] + ["--config or settings"] * bool(layers)
     if given:
-        raise UserError(f"--resume takes the run's own config and no other option; drop {', '.join(given)}.")
+        raise UserError(
+            f"--resume takes the run's own config and no other option but --epochs N; drop {', '.join(given)}."
+        )
     run = Run.open(path)
     config = run.config
     made = artifacts.read_json(run.environment_path, "environment")

@@ -113,9 +113,14 @@ class Patience(EarlyStopping):
     warm-up nor a warm start uses patience up, or stops a run before its loss was tried."""
 
     def restart(self) -> None:
-        """Count anew, for a new stage."""
+        """Count anew, for a new stage or schedule."""
         fresh = EarlyStopping(self.monitor, mode=self.mode)
         self.wait_count, self.stopped_epoch, self.best_score = 0, 0, fresh.best_score
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Stage1Module)
+        if trainer.current_epoch in pl_module.config.schedule_restarts:
+            self.restart()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Stage1Module)

@@ -1,6 +1,7 @@
 """Stage1Module: the Lightning module that trains a Stage1Model."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,14 +48,15 @@ class Stage1Module(pl.LightningModule):
     """
 
     first_epoch = 0
-    """The epoch in which this stage of an incremental training began; 0 without stages."""
+    """The epoch in which the schedule in force began, which is that of a stage in incremental training."""
     fresh = True
-    """Whether the weights of this stage were untrained when it began."""
+    """Whether the weights were untrained when it began."""
     clock = Clock(0, 1)
     """Of the learning rates of an incremental training."""
 
     def __init__(self, model: Stage1Model, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
         super().__init__()
+        self.schedule_epochs = config.schedule_epochs
         self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
         self.model, self.config, self.from_features = model, config, from_features
         # its weights are not in checkpoints: they follow from the cases in training, which the datamodule restores
@@ -67,12 +69,12 @@ class Stage1Module(pl.LightningModule):
 
     @property
     def settled_epoch(self) -> int:
-        """The first epoch of the stage in which the phase's own loss is in force."""
+        """The first epoch of the schedule in which the phase's own loss is in force."""
         return self.first_epoch
 
     @property
     def stage_epoch(self) -> int:
-        """Epochs since the stage began."""
+        """Epochs since the schedule began."""
         return self.current_epoch - self.first_epoch
 
     def start_stage(self, first_epoch: int, fresh: bool, clock: Clock) -> None:
@@ -87,7 +89,7 @@ class Stage1Module(pl.LightningModule):
     def rate(self, step: int) -> float:
         """Factor of the peak learning rates at an optimizer step of an incremental training."""
         config, per_epoch = self.config, self.clock.steps_per_epoch
-        factor = warmup_cosine(round(config.warmup_epochs * per_epoch), config.schedule_epochs * per_epoch)
+        factor = warmup_cosine(round(config.warmup_epochs * per_epoch), self.schedule_epochs * per_epoch)
         return factor(self.clock.epochs(step) * per_epoch)
 
     @torch.no_grad()
@@ -104,7 +106,22 @@ class Stage1Module(pl.LightningModule):
     def forward(self, inputs: Tensor) -> Outputs:
         return self.model.head(inputs) if self.from_features else self.model(inputs)
 
+    def on_train_start(self) -> None:
+        if self.current_epoch not in self.config.schedule_restarts:
+            return
+        # trained on after an end, whose rates are those that were saved; a scheduler sets rates after a step
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            for group, peak, factor in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = peak * factor(scheduler.last_epoch)
+
     def on_train_epoch_start(self) -> None:
+        if self.config.schedule_restarts:
+            begun = [schedule for schedule in self.config.schedules if schedule[0] <= self.current_epoch]
+            self.first_epoch, self.schedule_epochs = begun[-1]
+            self.fresh = self.first_epoch == 0
         # by epoch and rank: a resumed run drops the same units, and no two ranks the same
         torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
 
@@ -212,9 +229,19 @@ class Stage1Module(pl.LightningModule):
         return counted if self.sharp is None else self.sharp.steps(counted)
 
     def _whole_run(self) -> Callable[[int], float]:
-        """One schedule for all epochs."""
-        total = self._steps()
-        return warmup_cosine(round(total * self.config.warmup_epochs / self.config.epochs), total)
+        """One schedule after the other, of all epochs."""
+        per_epoch = self._steps() / self.config.epochs  # a whole number: all epochs are alike
+        begins, factors = [], []
+        for first, epochs in self.config.schedules:
+            total = round(per_epoch * epochs)
+            begins.append(round(per_epoch * first))
+            factors.append(warmup_cosine(round(total * self.config.warmup_epochs / epochs), total))
+
+        def factor(step: int) -> float:
+            index = bisect_right(begins, step) - 1
+            return factors[index](step - begins[index])
+
+        return factor
 
     def _weights(self, class_counts: np.ndarray) -> Tensor:
         """(C,) float32 weights of the classes in the loss."""
