@@ -31,7 +31,7 @@ help:  ## this list
 	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  CONFIG=my.yaml  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it
-$(READY): requirements.txt requirements-serve.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
+$(READY): requirements.txt requirements-serve.txt requirements-seg.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps -e .
@@ -62,6 +62,9 @@ evaluate: $(READY)  ## measure the run on its test split, write the report: RUN=
 export: $(READY)  ## export and verify the bundle: RUN=
 	$(PYTHON) $(SCRIPTS)/50_export_bundle.py --run $(LAST_RUN)
 	$(PYTHON) $(SCRIPTS)/50_export_bundle.py --verify $(LAST_RUN)/bundle
+
+cascade: $(READY)  ## what the run costs as the first stage of a cascade: RUN=, ARGS="--prices prices.yaml --stage2 predictions.csv"
+	$(PYTHON) $(SCRIPTS)/45_cascade.py --run $(LAST_RUN) $(ARGS)
 
 pipeline: train  ## train, calibrate, evaluate, export
 	$(MAKE) calibrate RUN=$(LAST_RUN)
@@ -150,4 +153,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve lint clean
+.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve lint clean

@@ -31,6 +31,7 @@ MENDS = {
     "scrcparams": "Run 36_calibrate_scrc.py again for this run.",
     "eval": "Run 40_eval_selective.py again for this run.",
     "comparison": "Run 40_eval_selective.py --compare again for these runs.",
+    "cascade": "Run 45_cascade.py again for this run.",
     "ab": "Run 43_ab_test.py again for this folder.",
     "bundle": "Remove this bundle, then run 50_export_bundle.py again for its run.",
     "state": "Run 20_train.py --resume {folder} --restore_state, which puts the checkpoint's copy back.",
@@ -38,6 +39,7 @@ MENDS = {
     "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
     "seen": "Export the bundle again, with --without_seen.",
     "environment": "Run 20_train.py again in a new run.",
+    "monitor": "Take the last whole copy of the folder, or start a new monitor with 65_monitor.py --out NEW.",
     "job": "Remove the folder that it lies in and run again.",
 }
 """What to do where a file is missing or damaged; each works when it is followed to the letter."""

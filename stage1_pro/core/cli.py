@@ -2,7 +2,7 @@
 
 A script is `main(args)` and a frozen dataclass of arguments whose field docstrings are its help.
 Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, or nothing worth it, 4 some inputs unreadable,
-130/143 interrupted.
+5 the monitor alarms, 6 the certificate has expired, 130/143 interrupted.
 """
 
 import os
@@ -19,6 +19,7 @@ import yaml
 
 from stage1_pro.core.commands import current, described, spoken
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.config.written import parse_yaml, takes_text
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.schemas import did_you_mean, schema
 
@@ -189,11 +190,18 @@ def _own_option_meant(key: str, own: set[str]) -> str:
 
 
 def _nested(key: str, text: str) -> Any:
-    """`a.b`, "1" → {a: {b: 1}}: text is YAML where it can be."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+    """`a.b`, "1" → {a: {b: 1}}: text is YAML where it can be, and as it is written where the setting takes text."""
+    node = schema("config")
+    for part in key.split("."):
+        node = node.get("properties", {}).get(part, {})
+    value: Any = text
+    if not takes_text(node) or text.strip()[:1] in ("[", "{", '"', "'") or text in ("null", "~", ""):
+        try:
+            value, unquoted = parse_yaml(text, node, f"$.{key}")
+        except (yaml.YAMLError, ValueError, RecursionError):
+            unquoted = []
+        if unquoted:
+            raise UserError(f"--{key}: {'; '.join(unquoted)}.")
     for part in reversed(key.split(".")):
         value = {part: value}
     return value

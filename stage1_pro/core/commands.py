@@ -34,8 +34,10 @@ COMMANDS = {
         Command("recalibrate", ("38_recalibrate.py",), "certify a bundle anew for another site, without training"),
         Command("evaluate", ("40_eval_selective.py",), "measure a run on its test split, or compare runs"),
         Command("ab", ("43_ab_test.py",), "decide whether a way of training is worth its time"),
+        Command("price", ("45_cascade.py",), "what a run costs as the first stage of a cascade"),
         Command("export", ("50_export_bundle.py",), "export the bundle of a run, or verify a bundle"),
         Command("predict", ("60_predict.py",), "decide images with a bundle: exit or defer"),
+        Command("monitor", ("65_monitor.py",), "watch whether the promise of a bundle holds in production"),
         Command("serve", ("70_serve.py",), "decide images over HTTP with a bundle"),
     )
 }

@@ -36,6 +36,18 @@ class SomeInputsUnreadable(UserError):
     exit_status = 4
 
 
+class PromiseAlarm(UserError):
+    """A monitor has shown that at some time FNR on exits was above its target."""
+
+    exit_status = 5
+
+
+class CertificateExpired(UserError):
+    """The certificate has ended, by its date or by its number of audited cases."""
+
+    exit_status = 6
+
+
 class Interrupted(BaseException):
     """Ctrl-C or a scheduler's signal; what is on disk is whole.
 

@@ -81,6 +81,11 @@ def calibrating(
     that is not ready for this policy or is being calibrated by another process. A look that ends any other way is on
     record, and counts unless a mistake was found before val_calib was read.
     """
+    if not run.config.task.certifies:
+        raise UserError(
+            f"{run.path}: exits of task {run.config.task.name} cannot be certified by this version: metrics.csv and "
+            "scores/ hold what its masks are worth."
+        )
     demand_uncalibrated(run, policy)
     with alone(run):
         demand_uncalibrated(run, policy)  # again: another process may have ended in between

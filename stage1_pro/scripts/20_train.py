@@ -59,7 +59,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         if config.incremental_params.dry_run:
             return show_plan(args, layers)
         run, cases = prepared_run(args.run, config)
-        source = source_run(args.init_from, run) if args.init_from else None
+        source = source_run(args.init_from, run, config) if args.init_from else None
 
     from stage1_pro.core.artifacts import write_json
     from stage1_pro.core.inference.scoring import with_forward_batch, write_scores
@@ -68,7 +68,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     from stage1_pro.core.training.trainer import make_trainer
 
     with console.resumable(run.path):
-        model = training.build_model(config, cases.class_names, source)
+        model = config.task.part("build_model")(config, cases, run.splits, source)
         config = replace(config, backbone_license=model.spec.license)
         if not args.resume:
             config = with_forward_batch(config)
@@ -78,11 +78,12 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
             run.train_on(config)
         training.fit(run, config, model, cases, trainer, args.restore_state)
         if is_first_process():
-            held_out = training.finish(run, config, model, cases)
+            held_out = config.task.part("finish")(run, config, model, cases)
             write_scores(run, cases, ("val_select", "val_calib"), held_out)
             write_json(run.path / SEEN, seen_record(cases.frame, run.splits), "seen")
-            training.list_suspects(run, config, model, cases)
-            console.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
+            config.task.part("suspects")(run, config, model, cases)
+            calibrates = len(cases.class_names) == 2 and config.task.certifies
+            console.say_next(run.path, run.policy_row.script if calibrates else None)
     return None
 
 
@@ -97,7 +98,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
         splits = run.splits
     else:
         cases, splits = preview(config)
-    source = source_with(args.init_from, splits, args.run or "this config") if args.init_from else None
+    source = source_with(args.init_from, splits, args.run or "this config", config) if args.init_from else None
     stages = config.incremental_params
     if stages.enabled:
         print_stages(config, cases, splits)
@@ -107,7 +108,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     from stage1_pro.core.training import fit as training
     from stage1_pro.core.training.trainer import demand_trainer, scoring_trainer
 
-    model = training.build_model(config, cases.class_names, source)
+    model = config.task.part("build_model")(config, cases, splits, source)
     demand_trainer(config)
     training.print_plan(config, model)
     if stages.enabled and source is not None:

@@ -1,4 +1,5 @@
-"""40: measure a calibrated run on the test split, which nothing was chosen on, or compare evaluated runs.
+"""40: measure a calibrated run on the test split, which nothing was chosen on, or a bundle on another labelled set, or
+compare evaluated runs.
 
     python stage1_pro/scripts/40_eval_selective.py --run runs/demo
 reads   runs/<id>/model_best.pth, the policy file, scores/val_calib.parquet, the test images
@@ -7,6 +8,10 @@ writes  runs/<id>/scores/val_test.parquet, eval.json, figures/*.png, report.html
     python stage1_pro/scripts/40_eval_selective.py --compare runs/a runs/b runs/c
 reads   policy file, eval.json and scores of each run; all must have the same splits
 writes  OUT/comparison.html, comparison.json, figures/*.png
+
+    python stage1_pro/scripts/40_eval_selective.py --bundle runs/demo/bundle --on site.yaml --out runs/site-look
+reads   the bundle, the labelled images of another site
+writes  OUT/eval.json, decisions.csv, scores.parquet; a row in the ledger of calibrations
 
 Differences are from the first run. A run for which nothing was certified takes part without exits.
 """
@@ -24,24 +29,55 @@ class Args:
     """Only write scores/val_test.parquet, also of a run for which nothing was certified."""
     compare: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "RUN"})
     """Put these evaluated runs side by side, the first one as the measure of the others; takes the place of --run."""
+    bundle: str | None = None
+    """With --on: measure this bundle as it is, and write nothing into it; takes the place of --run."""
+    on: str | None = None
+    """The labelled set that --bundle is measured on: a YAML file with dataset_params.sources, a table of path,label, or
+    a folder that holds one folder per class. Images that the bundle has trained, chosen or certified with are left
+    out."""
     out: str | None = None
-    """Folder of the comparison, new or empty; without it runs/compare-<UTC time>."""
+    """Folder of the comparison or of the measurement, new; without it runs/compare-<UTC time> or
+    runs/measured-<UTC time>."""
+    device: str = "auto"
+    """Device that --bundle is measured on: auto, cpu, cuda, …"""
 
 
 def main(args: Args) -> None:
     from stage1_pro.core.errors import UserError
 
-    if args.scores_only and args.compare is None and not args.out:
-        return score(args.run)
-    if args.scores_only:
+    modes = {"--run": args.run, "--compare": args.compare, "--bundle": args.bundle or args.on}
+    named = [name for name, value in modes.items() if value]
+    if len(named) > 1:
+        raise UserError(
+            f"{named[1]} takes the place of {named[0]}: name one of them. --compare takes all its runs after it."
+        )
+    if args.scores_only and (named not in ([], ["--run"]) or args.out):
         raise UserError("--scores_only goes with --run alone.")
-    if args.compare is None:
-        if args.out:
-            raise UserError("--out is the folder of a comparison; it goes with --compare.")
-        return evaluate(args.run)
-    if args.run:
-        raise UserError("--compare takes the place of --run. Name all runs after --compare.")
-    return compare(args.compare, args.out)
+    if args.bundle or args.on:
+        return measure(args)
+    if args.device != "auto":
+        raise UserError("--device is of a measurement; it goes with --bundle and --on.")
+    if args.compare is not None:
+        return compare(args.compare, args.out)
+    if args.out:
+        raise UserError("--out is the folder of a comparison or a measurement; it goes with --compare or --bundle.")
+    return score(args.run) if args.scores_only else evaluate(args.run)
+
+
+def measure(args: Args) -> None:
+    """Measure a bundle on another labelled set."""
+    from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.errors import UserError
+    from stage1_pro.core.sites.cases import new_place, read_site
+    from stage1_pro.core.sites.measurement import layers_of, say_outcome
+    from stage1_pro.core.sites.measurement import measure as measured_on
+
+    if not args.bundle or not args.on:
+        raise UserError("--bundle BUNDLE and --on SET go together: the bundle, and the labelled set to measure it on.")
+    target = new_place(args.out, "measured", args.bundle)
+    site = read_site(verify_bundle(args.bundle), layers_of(args.on))
+    evaluation = measured_on(site, target, args.on, args.device)
+    say_outcome(evaluation, target)
 
 
 def evaluate(path: str | None) -> None:

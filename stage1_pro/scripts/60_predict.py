@@ -3,7 +3,8 @@
     python stage1_pro/scripts/60_predict.py runs/demo/bundle data/demo/images --out decisions.csv
 reads   a bundle, image files and folders of images
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
-        prediction_set, the classes that remain possible
+        prediction_set, the classes that remain possible; with --audit_share or --monitor also group, time, audit,
+        audit_probability, certificate, bundle
 
 The rows are collected in OUT.parts/, and OUT appears when it is whole; killed at any moment, the same command goes on
 where it stopped. `--out -` is standard output; a device or a pipe gets the rows as they come, a link is followed.
@@ -12,10 +13,14 @@ that is left out is counted. A name that is not UTF-8 is written with escapes su
 Exits with status 4 where some images could not be read; they are deferred, with the reason.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from stage1_pro.core import cli, console
+
+if TYPE_CHECKING:
+    from stage1_pro.core.monitor.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,18 @@ class Args:
     """Processes that decode images; 0: this one; auto: 0 for a few hundred images, else by the number of cores."""
     device: str = "auto"
     """Device: auto, cpu, cuda, …"""
+    audit_share: float | None = None
+    """Share of the cases, or of their groups, whose labels are wanted, above 0 to 1; adds the columns that
+    65_monitor.py reads. null: nothing is audited."""
+    audit_salt: str | None = None
+    """Key file with the secret salt that draws the audited groups; null: the environment variable STAGE1_AUDIT_SALT."""
+    groups: str | None = None
+    """Cases that depend on each other: 'folder' for one group a folder, or a .csv or .parquet file with the columns id
+    and group. A group is audited as a whole. null: each case stands for itself."""
+    monitor: str | None = None
+    """Folder or monitor.json of 65_monitor.py: every row then says whether the certificate is in force."""
+    time: str | None = None
+    """When these cases were met, as in 2026-03-01T12:00:00Z; null: now."""
 
 
 def main(args: Args) -> None:
@@ -56,10 +73,13 @@ def main(args: Args) -> None:
     out = output_of(args.out, args.format)
     demand_free(out, args.overwrite)
     with out.talk_elsewhere():
-        predictor = Stage1Predictor.load(args.bundle, args.device)
         images = find_images(args.images)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
+        options["more"] = columns(args, images.paths)
+        predictor = Stage1Predictor.load(args.bundle, args.device)
         tally = decide_into(predictor, Path(args.bundle), images.paths, out, **options)
+        if tally.certificate is not None:
+            console.say(f"audited   {tally.audited} of {tally.images}; certificate: {tally.certificate}")
         if images.left_out():
             console.say(f"left out of the folders: {images.left_out()}")
         for line in closing_lines(tally, Path(args.bundle)):
@@ -69,6 +89,26 @@ def main(args: Args) -> None:
         raise SomeInputsUnreadable(
             f"{tally.unreadable} of {tally.images} images could not be read; they are deferred, see their reason."
         )
+
+
+def columns(args: Args, paths: Sequence[str]) -> "Columns | None":
+    """The columns of the audit, where one is asked for."""
+    import os
+    import time
+
+    from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.data.image_files import shown
+    from stage1_pro.core.errors import UserError
+    from stage1_pro.core.monitor.columns import columns_of
+    from stage1_pro.core.monitor.opening import deployed, seconds
+
+    if not any((args.audit_share is not None, args.audit_salt, args.monitor)):
+        if args.groups or args.time:
+            raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")
+        return None
+    found = deployed(verify_bundle(args.bundle), args.audit_share, args.audit_salt, args.monitor, os.environ)
+    now = int(time.time()) if args.time is None else seconds(args.time)
+    return columns_of(found, list(map(shown, paths)), args.groups, now)
 
 
 if __name__ == "__main__":

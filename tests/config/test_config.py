@@ -1,6 +1,7 @@
 """The config: its defaults, the order of its layers, and every refusal in words."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,14 @@ import pytest
 from stage1_pro.core import schemas
 from stage1_pro.core.config.load import merge_configs, read_config_file, save_config, to_dict
 from stage1_pro.core.config.phases import PHASES
-from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
+from stage1_pro.core.config.settings import (
+    DatasetParams,
+    IncrementalParams,
+    MissRule,
+    SegmentationParams,
+    Source,
+    Stage1ProConfig,
+)
 from stage1_pro.core.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -115,6 +123,8 @@ def test_defaults_are_those_of_the_design() -> None:
         (Stage1ProConfig, ()),
         (DatasetParams, ("dataset_params",)),
         (IncrementalParams, ("incremental_params",)),
+        (SegmentationParams, ("segmentation_params",)),
+        (MissRule, ("segmentation_params", "miss_rule")),
         (Source, ("dataset_params", "sources")),
     ],
 )
@@ -462,3 +472,91 @@ def test_restarts_are_saved_and_read_again():
     config = merge_configs([("a.yaml", {"epochs": 9, "schedule_restarts": [2, 5]})])
     assert config.schedules == ((0, 2), (2, 3), (5, 4))
     assert merge_configs([("saved", to_dict(config))]) == config
+
+
+UNQUOTED = [
+    ("class_names: [no, yes]", ("class_names[0] is written no, which YAML reads as false", "class_names[1]")),
+    ("class_names: [010, b]", ('class_names[0] is written 010, which YAML reads as 8: quote it ("010")',)),
+    ("class_names: [2026-11-29, b]", ("which YAML reads as 2026-11-29: quote it",)),
+    ("class_names: [1.50, b]", ('quote it ("1.50")',)),
+    ("class_names: [1_000, b]", ("which YAML reads as 1000",)),
+    ("class_names: [12:30, b]", ("which YAML reads as 750",)),
+    ("class_names: [null, b]", ("which YAML reads as null",)),
+    ("positive_class: on", ("positive_class is written on, which YAML reads as true",)),
+    ("sources: [{name: 0x1F}]", ("sources[0].name is written 0x1F, which YAML reads as 31",)),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), UNQUOTED)
+def test_what_yaml_would_change_is_to_be_quoted(tmp_path: Path, line: str, words: tuple[str, ...]) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"dataset_params:\n  {line}\n")
+    with pytest.raises(UserError) as refused:
+        of_file(path)
+    message = str(refused.value)
+    for word in words:
+        assert word in message
+    assert "allowed" not in message  # one problem, told once
+    for place, quoted in re.findall(r'\$\.dataset_params\.(\S+) is .*quote it \("(.*)"\)', message):
+        line = line.replace(quoted, f'"{quoted}"')
+        assert place
+    path.write_text(f"dataset_params:\n  {line}\n")
+    of_file(path)
+
+
+def test_numbers_that_stay_what_they_are_need_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("feature_cache: off\nprecision: 32\ndataset_params: {class_names: [0, 10], positive_class: 10}\n")
+    config = of_file(path)
+    assert (config.feature_cache, config.precision) == ("off", "32")
+    assert (config.dataset_params.class_names, config.dataset_params.positive_class) == (("0", "10"), "10")
+
+
+MASKS = {"task": "segmentation", "sources": [{"root": "cells"}], "class_names": ["ground", "cell"]}
+
+
+def of_masks(where: str = "a.yaml", **settings: object) -> Stage1ProConfig:
+    data = {**MASKS, **settings.pop("dataset_params", {})}  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
+    return merge_configs([(where, {**settings, "dataset_params": data})])
+
+
+def test_defaults_of_masks_suit_masks_and_survive_being_saved() -> None:
+    config = of_masks()
+    assert (config.exit_rule, config.answer_placement, config.freeze_backbone) == ("symmetric", "none", False)
+    assert (config.monitor, config.monitor_mode, config.dataset_params.augmentation) == ("val_dice", "max", "moderate")
+    assert of_masks(phase=2).monitor == "val_augrc"
+    assert merge_configs([("saved", to_dict(config))]) == config
+    # a later layer may name the task: what an earlier one has set stays
+    late = merge_configs([("a.yaml", {"epochs": 7}), ("b.yaml", {"dataset_params": MASKS})])
+    assert (late.epochs, late.lr_head) == (7, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"phase": 3}, "phase 3 is not available for task segmentation; available: 1, 2"),
+        ({"label_smoothing": 0.1}, "$.label_smoothing is 0.1, and task is segmentation"),
+        ({"freeze_backbone": True}, "$.freeze_backbone is true, and task is segmentation"),
+        ({"exit_rule": "one_sided"}, "$.exit_rule is one_sided, and task is segmentation"),
+        ({"answer_placement": "auto"}, "$.answer_placement is auto, and task is segmentation"),
+        ({"checkpoint_by": "val_accuracy"}, "allowed for task segmentation: auto, val_dice, val_augrc, val_loss"),
+        ({"model_path": "random:test_vit"}, "name a network such as monai:unet"),
+        ({"dataset_params": {"image_size": 64}}, "cases are neither resized nor cropped"),
+        ({"dataset_params": {"class_balanced_sampling": True}}, "set foreground_share"),
+        ({"dataset_params": {"rest": True, "positive_class": "cell"}}, "set positive_class: any"),
+        ({"dataset_params": {"positive_class": "ground"}}, "names the background"),
+        ({"dataset_params": {"ignore_label": 1}}, "that is the value of a class"),
+        ({"segmentation_params": {"ce_weight": 0, "dice_weight": 0}}, "at least one must be above 0"),
+    ],
+)
+def test_what_masks_cannot_have_is_refused_with_the_reason(settings: dict, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        of_masks(**settings)
+    assert words in str(refused.value)
+
+
+def test_settings_of_masks_are_none_of_a_classification() -> None:
+    with pytest.raises(UserError) as refused:
+        merge_configs([("a.yaml", {"segmentation_params": {"window_batch": 2}, "model_path": "monai:unet"})])
+    assert "segmentation_params.window_batch set, but the task is classification" in str(refused.value)
+    assert "$.model_path is monai:unet, a network for masks" in str(refused.value)

@@ -51,3 +51,16 @@ def test_a_planted_import_breaks_its_contract(contract: str, tmp_path: Path) -> 
     done = lint(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{contract} BROKEN" in " ".join(done.stdout.split())
+
+
+CLASSIFICATION = """
+import sys
+import stage1_pro.core.finish_calibration, stage1_pro.core.report.run.page, stage1_pro.core.training.fit
+import stage1_pro.core.training.start, stage1_pro.core.training.trainer
+print(sorted(name for name in sys.modules if name.startswith(("monai", "nibabel", "stage1_pro.core.data.masks"))))
+"""
+
+
+def test_classification_imports_nothing_of_masks() -> None:
+    done = subprocess.run([sys.executable, "-c", CLASSIFICATION], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from stage1_pro.core.config.load import merge_configs
-from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.run_cases import cases_of
 from stage1_pro.core.data.splitting import evidence_warning, make_splits
@@ -26,6 +26,10 @@ RATIOS = {"val_select": 0.2, "val_calib": 0.25, "val_test": 0.15}
 def settings(seed: int = 42, **ratios: float) -> Stage1ProConfig:
     params = {f"{name}_ratio": ratio for name, ratio in {**RATIOS, **ratios}.items()}
     return merge_configs([("test", {"seed": seed, "dataset_params": params})])
+
+
+def of(params: DatasetParams) -> Stage1ProConfig:
+    return Stage1ProConfig(dataset_params=params)
 
 
 def table(labels: np.ndarray, groups: np.ndarray | None = None, split: np.ndarray | None = None) -> CaseTable:
@@ -210,7 +214,7 @@ def test_identical_images_land_in_one_split(begin: Callable, pictures: Path, tmp
 def test_a_group_moved_by_hand_and_classes_renamed_are_noticed(begin: Callable, tmp_path: Path) -> None:
     run, _, params = begin("one", [f"{index:02}.png,{index % 2},,g{index // 2}" for index in range(60)])
     with pytest.raises(UserError, match="drawn for the classes 0, 1; the config now names no, yes"):
-        cases_of(run, dataclasses.replace(params, class_names=("no", "yes"), positive_class="yes"))
+        cases_of(run, of(dataclasses.replace(params, class_names=("no", "yes"), positive_class="yes")))
     data = json.loads(run.splits_path.read_text())
     moved = data["train_indices"].pop()
     data["val_calib_indices"].append(moved)
@@ -220,18 +224,18 @@ def test_a_group_moved_by_hand_and_classes_renamed_are_noticed(begin: Callable, 
     with pytest.raises(
         UserError, match=r"splits.json: group g\d+ crosses splits. Run 00_make_splits.py for a new run."
     ):
-        cases_of(Run.open(str(run.path)), params)
+        cases_of(Run.open(str(run.path)), of(params))
 
 
 def test_changed_images_are_noticed_and_unchanged_ones_accepted(begin: Callable, tmp_path: Path) -> None:
     lines = [f"{index:02}.png,{'ab'[index % 2]}" for index in range(60)]
     run, cases, params = begin("one", lines)
-    assert cases_of(run, params).digest == cases.digest
+    assert cases_of(run, of(params)).digest == cases.digest
     labels = tmp_path / "one" / "labels.csv"
     labels.write_text("\n".join(lines[:-1]))
     with pytest.raises(UserError, match=r"changed since the splits were drawn \(59 cases, not 60\)"):
-        cases_of(run, params)
+        cases_of(run, of(params))
     labels.write_text("\n".join(lines))
     shutil.copy(tmp_path / "one" / "images" / "00.png", tmp_path / "one" / "images" / "02.png")
     with pytest.raises(UserError, match="as many cases with other content"):
-        cases_of(run, params)
+        cases_of(run, of(params))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stage1_pro.core.training.suspects import suspicion
+from stage1_pro.core.training.suspects import LEAST_TELLING, suspicion
 
 
 def planted(
@@ -46,6 +46,18 @@ def test_no_signal_no_list_worth_reading() -> None:
     first = suspicion(shuffled, labels, groups, 0).order[: round(1.5 * len(wrong))]
     # wrong labels are oftener of the rare class, whose prior is low: a little more than 1.5 * P / N of them
     assert np.isin(wrong, first).mean() < 0.35
+
+
+@pytest.mark.parametrize(("classes", "group_size"), [(2, 1), (2, 4), (5, 1)])
+def test_features_that_tell_nothing_are_told_from_those_that_do(classes: int, group_size: int) -> None:
+    for seed in range(5):
+        features, labels, groups, _ = planted(classes, group_size=group_size, seed=seed)
+        # noise that groups share, as the frames of a track do
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(0, 1, (len(groups) // group_size, 64)).repeat(group_size, 0).astype(np.float32)
+        assert (
+            suspicion(noise, labels, groups, 0).telling < LEAST_TELLING < suspicion(features, labels, groups, 0).telling
+        )
 
 
 def test_a_case_is_judged_by_what_never_saw_its_group() -> None:

@@ -16,7 +16,16 @@ import yaml
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
-from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Source, Stage1ProConfig
+from stage1_pro.core.config.settings import (
+    DatasetParams,
+    IncrementalParams,
+    MissRule,
+    SegmentationParams,
+    Source,
+    Stage1ProConfig,
+)
+from stage1_pro.core.config.tasks import TASKS
+from stage1_pro.core.config.written import parse_yaml
 from stage1_pro.core.errors import UserError, counted, raise_problems
 
 RETIRED = {
@@ -38,9 +47,9 @@ def merge_configs(layers: Sequence[tuple[str, Mapping[str, Any] | Path]], *, tra
     """
     schema = schemas.schema("config")
     problems: list[str] = []
-    merged, asked_by = to_dict(Stage1ProConfig()), ""
-    for where, layer in layers:
-        settings = _settings_of(layer, problems)
+    read = [(where, _settings_of(layer, problems)) for where, layer in layers]
+    merged, asked_by = _defaults_for(read), ""
+    for where, settings in read:
         artifacts.refuse_newer(settings, where)  # a saved config is input too; a newer one may mean other things
         if isinstance(settings, Mapping):
             merged = _merge(merged, _known_only(settings, schema, f"{where}: ", problems))
@@ -67,6 +76,18 @@ def _placement_problems(config: Stage1ProConfig, asked_by: str) -> list[str]:
         f"{asked_by}: answer_placement is auto, and dataset_params.class_names holds {classes} classes; answers are "
         "placed between two: set answer_placement: none, or dataset_params.rest: true"
     ]
+
+
+def _defaults_for(read: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The defaults of the task that the last of these layers names."""
+    named = [_task_of(settings) for _, settings in read]
+    task = next((name for name in reversed(named) if name in TASKS), "classification")
+    return _merge(to_dict(Stage1ProConfig()), TASKS[task].defaults)
+
+
+def _task_of(settings: Any) -> Any:
+    data = settings.get("dataset_params") if isinstance(settings, Mapping) else None
+    return data.get("task") if isinstance(data, Mapping) else None
 
 
 def _settings_of(layer: Any, problems: list[str]) -> Any:
@@ -96,9 +117,11 @@ def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
 def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     data = dict(raw["dataset_params"])
     data["sources"] = tuple(Source(**source) for source in data["sources"])
-    for name in ("class_names", "positive_class"):
+    for name in ("class_names", "positive_class", "target_spacing", "patch_size"):
         data[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
+    masks = dict(raw["segmentation_params"])
     sections: dict[str, Any] = {
+        "segmentation_params": SegmentationParams(**{**masks, "miss_rule": MissRule(**masks["miss_rule"])}),
         "dataset_params": DatasetParams(**data),
         "incremental_params": IncrementalParams(**raw["incremental_params"]),
     }
@@ -111,21 +134,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
     hint = schemas.did_you_mean(path.with_suffix("").as_posix(), config_names())
     content = artifacts.read_bytes(config_file(path), f"Name an existing YAML file with --config{hint}.")
     try:
-        settings = yaml.load(content, _UniqueKeys)
+        settings, unquoted = parse_yaml(content, schemas.schema("config"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if len(unquoted) == 1:
+        raise UserError(f"{path}: {unquoted[0]}")
+    raise_problems(f"{path}: {counted(len(unquoted), 'problem')}", unquoted)
     return {} if settings is None else settings
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key given twice, where PyYAML silently keeps the last."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key '{key}' occurs twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
 
 
 def _known_only(value: Any, node: dict[str, Any], path: str, problems: list[str]) -> Any:

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from stage1_pro.core.config.phases import OPTIMIZERS, PHASES, POLICY_TABLE, SETTINGS_FROM, OptimizerRow, PolicyRow
-from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, Stage1ProConfig
+from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, SegmentationParams, Stage1ProConfig
+from stage1_pro.core.config.tasks import Task
 
 BINARY = (
     "phase {phase} trains a gate, which needs exactly two classes: name the positive ones in positive_class and set "
@@ -16,6 +17,9 @@ BINARY = (
 
 SHARDING = ("fsdp", "deepspeed")
 """Prefixes of strategies that shard the weights."""
+
+OF_MASKS = ("ignore_label", "target_spacing", "intensity", "patch_size", "patches_per_case", "foreground_share")
+"""Settings of dataset_params that only masks have."""
 
 SLACK = 1e-9
 """By which ratios that share everything may miss 1: .1, .2 and .7 do."""
@@ -33,7 +37,7 @@ def rule_problems(config: Stage1ProConfig, trains: bool = True) -> list[str]:
     ['$.warmup_epochs is 11; allowed 0 to epochs (10)']
     """
     facts = Facts.of(config, trains)
-    words = {name: ", ".join(it) if isinstance(it, list | tuple) else it for name, it in vars(facts).items()}
+    words = {name: ", ".join(map(str, it)) if isinstance(it, list | tuple) else it for name, it in vars(facts).items()}
     return [rule.message.format(**words) for rule in RULES if rule.broken(facts)]
 
 
@@ -69,6 +73,15 @@ class Facts:
     classes: int
     positives: tuple[str, ...]
     """Labels that must not be missed, where they are given."""
+    task: Task
+    masks: bool
+    """Whether the task has masks."""
+    phases: tuple[int, ...]
+    """Those of the task."""
+    columns: tuple[str, ...]
+    """Values of checkpoint_by that the task has."""
+    unused: list[str]
+    """Settings of masks that differ from their defaults although the task has none."""
 
     @classmethod
     def of(cls, c: Stage1ProConfig, trains: bool) -> "Facts":
@@ -93,6 +106,11 @@ class Facts:
             names=data.class_names or (),
             classes=len(data.class_names or ()),
             positives=data.positives,
+            task=c.task,
+            masks=c.task.name == "segmentation",
+            phases=c.task.phases,
+            columns=("auto", *c.task.columns),
+            unused=_unused(c),
         )
 
 
@@ -118,6 +136,14 @@ def _limit(c: Stage1ProConfig) -> str:
 
 def _disordered(numbers: Sequence[int]) -> bool:
     return any(later <= earlier for earlier, later in pairwise(numbers))
+
+
+def _unused(c: Stage1ProConfig) -> list[str]:
+    if c.task.name == "segmentation":
+        return []
+    data = [f"dataset_params.{name}" for name in _changed(c.dataset_params, DatasetParams()) if name in OF_MASKS]
+    own = _changed(c.segmentation_params, SegmentationParams())
+    return data + [f"segmentation_params.{name}" for name in own]
 
 
 def _twice(names: Iterable[str]) -> bool:
@@ -148,8 +174,84 @@ USERS = {
 """Settings that not every optimizer has, and the optimizers that have them."""
 
 
+def _not_of_masks(broken: Callable[[Facts], Any], setting: str, why: str) -> Rule:
+    """Refuses a setting that masks cannot have; the defaults of the task are others, so somebody has set it."""
+    return Rule(lambda f: f.masks and broken(f), f"$.{setting}, and task is segmentation: {why}")
+
+
+MASK_RULES = (
+    Rule(
+        lambda f: f.policies and f.c.phase not in f.phases,
+        "phase {c.phase} is not available for task {task.name}; available: {phases}",
+    ),
+    Rule(
+        lambda f: f.c.checkpoint_by not in f.columns,
+        "$.checkpoint_by is {c.checkpoint_by}; allowed for task {task.name}: {columns}",
+    ),
+    Rule(
+        lambda f: f.unused,
+        "$: {unused} set, but the task is classification: set dataset_params.task segmentation, or leave it out",
+    ),
+    Rule(
+        lambda f: not f.masks and f.c.model_path.startswith("monai:"),
+        "$.model_path is {c.model_path}, a network for masks: set dataset_params.task segmentation, or name a backbone",
+    ),
+    _not_of_masks(
+        lambda f: not f.c.model_path.startswith("monai:"),
+        "model_path is {c.model_path}",
+        "name a network such as monai:unet",
+    ),
+    _not_of_masks(
+        lambda f: f.c.freeze_backbone, "freeze_backbone is true", "the whole network is trained: leave it out"
+    ),
+    _not_of_masks(
+        lambda f: f.c.label_smoothing, "label_smoothing is {c.label_smoothing:g}", "its loss has none: leave it out"
+    ),
+    _not_of_masks(
+        lambda f: f.c.answer_placement != "none",
+        "answer_placement is {c.answer_placement}",
+        "the answer is whether the mask holds the positive class, and has no log-odds to shift: leave it out",
+    ),
+    _not_of_masks(
+        lambda f: f.c.exit_rule != "symmetric",
+        "exit_rule is {c.exit_rule}",
+        "a poor mask on an answer 1 is a miss too, so that only symmetric exits can be certified: leave it out",
+    ),
+    _not_of_masks(
+        lambda f: f.data.class_balanced_sampling,
+        "dataset_params.class_balanced_sampling is true",
+        "a case holds several classes: set foreground_share, with patch_size",
+    ),
+    _not_of_masks(
+        lambda f: f.data.image_size is not None,
+        "dataset_params.image_size is {data.image_size}",
+        "cases are neither resized nor cropped, so that a mask fits its image: leave it out, or set patch_size",
+    ),
+    _not_of_masks(
+        lambda f: f.data.rest, "dataset_params.rest is true", "set positive_class: any, or a list of classes"
+    ),
+    _not_of_masks(
+        lambda f: f.names and f.names[0] in f.positives,
+        "dataset_params.positive_class names the background, the first of class_names",
+        "name another class, or any",
+    ),
+    _not_of_masks(
+        lambda f: f.data.ignore_label is not None and 0 < f.data.ignore_label < f.classes,
+        "dataset_params.ignore_label is {data.ignore_label}",
+        "that is the value of a class: name another, such as 255",
+    ),
+    _not_of_masks(
+        lambda f: not f.c.segmentation_params.ce_weight + f.c.segmentation_params.dice_weight,
+        "segmentation_params: ce_weight and dice_weight are 0",
+        "at least one must be above 0",
+    ),
+)
+"""Of tasks, and of what masks cannot have."""
+
+
 RULES = (
     Rule(lambda f: not f.policies, f"phase {{c.phase}} is not available; available: {', '.join(map(str, PHASES))}"),
+    *MASK_RULES,
     Rule(
         lambda f: len(f.policies) == 1 and f.policy.name not in f.policies,
         "Phase {c.phase} only supports exit_policy='{policies}'. {policy.label} policy requires {policy.allowed}: "
@@ -262,7 +364,7 @@ RULES = (
     ),
     Rule(lambda f: _twice(f.names), "$.dataset_params.class_names holds a name twice"),
     Rule(
-        lambda f: f.names and not set(f.positives) <= set(f.names),
+        lambda f: f.names and not set(f.positives) <= {*f.names, *(["any"] if f.masks else [])},
         "$.dataset_params.positive_class is {positives}; allowed one of {names}",
     ),
     Rule(

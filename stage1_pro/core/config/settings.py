@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
+from stage1_pro.core.config.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,10 @@ class Source:
     name: str = "data"
     """Name of the source; prefixes the case ids where a run has several sources."""
     root: str | None = None
-    """Folder that relative image paths start from (null: the folder of `labels`); without `labels`, its
-    sub-folders are the classes."""
+    """Folder that relative image paths start from (null: the folder of `labels`); without `labels`, its sub-folders are
+    the classes. It may be a URL such as s3://bucket/folder, or a data set of the Hugging Face Hub, hf:OWNER/NAME."""
     labels: str | None = None
-    """CSV file path,label[,case_id][,group][,split], with or without a header; null: class folders."""
+    """CSV or Parquet file path,label[,case_id][,group][,split]; a CSV with or without a header; null: class folders."""
     columns: dict[str, str | None] | None = None
     """Our columns under the names that the table has for them, as {group: patient_id}; null for a name: none of them,
     as {group: null} where cases do not depend on each other."""
@@ -36,7 +37,7 @@ class DatasetParams:
     """Class names in label order; null: the sorted labels that occur."""
     positive_class: str | tuple[str, ...] | None = None
     """The class that must not be missed, required where splits are drawn; a list joins several into one positive class
-    against all others."""
+    against all others. Of masks also any: all classes but the background."""
     rest: bool = False
     """Join all classes but `positive_class` into one, so that every phase can be trained on more than two labels."""
     image_size: int | None = None
@@ -53,8 +54,28 @@ class DatasetParams:
     """Processes that decode images; 0: the main process."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be read."""
+    cache_folder: str | None = None
+    """Folder for copies of images that lie in no local file (rows of a Parquet file, s3://); null: stage1_pro in the
+    user's cache folder."""
     class_balanced_sampling: bool = False
     """Draw training cases so that all classes are equally frequent."""
+    task: Literal["classification", "segmentation"] = "classification"
+    """What is learned: classification (a class for each image) or segmentation (a mask for each image or volume);
+    several defaults differ by it (docs/segmentation.md)."""
+    ignore_label: int | None = None
+    """Value in the masks of what nobody has decided, 1 or more: neither trained on nor counted; null: there is none."""
+    target_spacing: tuple[float, ...] | None = None
+    """Voxel size that volumes are resampled to for the network, three numbers in mm; null: the median of `train`."""
+    intensity: Literal["auto", "zscore", "ct", "none"] = "auto"
+    """Scale of the inputs of masks: zscore (each case by its own mean and deviation), ct (clipped and scaled by the
+    foreground of `train`), none (as stored), or auto (ct where the data set says CT, else zscore)."""
+    patch_size: tuple[int, ...] | None = None
+    """Training patches and scoring windows of masks, pixels or voxels a side, 2 numbers in 2D and 3 in 3D; null: whole
+    cases."""
+    patches_per_case: int = 2
+    """Patches drawn from a case when it is its turn, 1 to 64; with patch_size."""
+    foreground_share: float = 0.33
+    """Share of the patches that are centred on foreground, 0 to 1; with patch_size."""
 
     @property
     def positives(self) -> tuple[str, ...]:
@@ -67,6 +88,40 @@ class DatasetParams:
     def merged(self) -> bool:
         """Whether the labels are joined into two classes, positive and rest."""
         return self.rest or len(self.positives) > 1
+
+
+@dataclass(frozen=True)
+class MissRule:
+    """When the mask of a positive case counts as a miss. A positive case with an empty mask always does."""
+
+    rule: Literal["dice", "lesion", "empty"] = "dice"
+    """dice (Dice of the positive class is below `dice`), lesion (some true component has less than `overlap` of its
+    voxels in the mask) or empty (the mask holds no positive)."""
+    dice: float = 0.5
+    """Dice of the positive class below which a mask is a miss, above 0, up to 1; with rule dice."""
+    overlap: float = 0.1
+    """Share of a true component below which it is missed, above 0, up to 1; with rule lesion."""
+
+
+@dataclass(frozen=True)
+class SegmentationParams:
+    """How masks are trained and judged; with dataset_params.task segmentation."""
+
+    ce_weight: float = 1.0
+    """Weight of the cross entropy in the loss, 0 or more."""
+    dice_weight: float = 1.0
+    """Weight of the soft Dice loss, 0 or more."""
+    window_overlap: float = 0.5
+    """Share of a window that the next one overlaps when a case is scored, 0 to below 1; with patch_size."""
+    window_batch: int = 4
+    """Windows per forward pass of scoring, 1 to 256; passes are filled up to it, so that no score depends on it."""
+    uncertainty: Literal["soft_dice", "entropy"] = "soft_dice"
+    """What ranks cases by doubt: soft_dice (1 - soft Dice of the mask with its own probabilities) or entropy (mean over
+    all voxels, which mostly measures how much border a case has)."""
+    min_positive_voxels: int = 1
+    """Pixels or voxels of the positive class from which on a case, or an answer, is positive, 1 or more."""
+    miss_rule: MissRule = field(default_factory=MissRule)
+    """When the mask of a positive case counts as a miss."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +207,8 @@ class Stage1ProConfig:
     seed: int = 42
     """Seed of splits, initial weights, order and augmentation, 0 or more."""
     model_path: str = "timm:tf_efficientnet_lite0"
-    """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH."""
+    """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH. Of masks the
+    network: monai:unet, with options as in monai:unet:channels=16-32-64."""
     freeze_backbone: bool = True
     """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 30
@@ -183,7 +239,7 @@ class Stage1ProConfig:
     """Validate and ship an exponential moving average of the trainable tensors."""
     ema_decay: float = 0.9999
     """Final decay of the moving average of the weights (use_ema), 0 to below 1; ramps up so that short runs work."""
-    checkpoint_by: Literal["auto", "val_accuracy", "val_augrc", "val_loss", "val_gate_augrc"] = "auto"
+    checkpoint_by: Literal["auto", "val_accuracy", "val_augrc", "val_loss", "val_gate_augrc", "val_dice"] = "auto"
     """Column of metrics.csv that chooses the checkpoint and ends training; auto: the phase's own."""
     early_stop_patience: int = 3
     """Epochs without a better monitor before training stops, 1 or more."""
@@ -262,6 +318,8 @@ class Stage1ProConfig:
     """Confidence of the bootstrap intervals, 0.5 to below 1."""
     dataset_params: DatasetParams = field(default_factory=DatasetParams)
     """Where the cases come from, how they are split, and how they are fed."""
+    segmentation_params: SegmentationParams = field(default_factory=SegmentationParams)
+    """How masks are trained and judged, with dataset_params.task segmentation."""
     incremental_params: IncrementalParams = field(default_factory=IncrementalParams)
     """Training that starts with few cases and admits more of the training split, stage by stage."""
 
@@ -359,9 +417,15 @@ class Stage1ProConfig:
         if self.checkpoint_by != "auto":
             return self.checkpoint_by
         phase = PHASES[self.phase]
-        return ANSWERS_MONITOR if phase.gated and self.gate_refit else phase.monitor
+        own = self.task.monitors.get(self.phase, phase.monitor)
+        return ANSWERS_MONITOR if phase.gated and self.gate_refit else own
+
+    @property
+    def task(self) -> Task:
+        """The row of the task table."""
+        return TASKS[self.dataset_params.task]
 
     @property
     def monitor_mode(self) -> str:
         """Which way the monitor is better: min or max."""
-        return "max" if self.monitor == "val_accuracy" else "min"
+        return "max" if self.monitor in ("val_accuracy", "val_dice") else "min"

@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams
+from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
@@ -19,6 +20,9 @@ from stage1_pro.core.data.image_files import BadImage, read_file
 from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.records.splits import SPLITS
+
+if TYPE_CHECKING:
+    from stage1_pro.core.data.masks.table import MaskFacts
 
 TASK = 64
 """Files that a thread reads before it says so."""
@@ -41,6 +45,10 @@ class CaseTable:
     warnings: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    demanded: tuple[str, ...] | None = None
+    """Classes that every split must hold; None: all of them."""
+    masks: "MaskFacts | None" = None
+    """What is known of the masks of a segmentation; there the classes say whether a case holds the positive one."""
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -48,6 +56,16 @@ class CaseTable:
     @property
     def positive_class(self) -> str:
         return self.class_names[-1]
+
+    @property
+    def stratum(self) -> np.ndarray:
+        """(N,) int64, what the first stage of an incremental training is drawn by."""
+        return self.frame["label" if self.masks is None else "stratum"].to_numpy()
+
+    @property
+    def strata(self) -> int:
+        """How many values `stratum` may have."""
+        return len(self.class_names) if self.masks is None else len(self.masks.class_names)
 
     @cached_property
     def digest(self) -> str:
@@ -58,6 +76,11 @@ class CaseTable:
 def rows_digest(frame: pd.DataFrame) -> str:
     columns = [frame[name].astype(str).tolist() for name in ("case_id", "label", "group", "content")]
     return artifacts.digest_bytes("\n".join(map("\t".join, zip(*columns, strict=True))).encode())
+
+
+def labelled_cases(config: Stage1ProConfig, *, decode: bool) -> CaseTable:
+    """The case table of a classification, as `load_cases` reads it."""
+    return load_cases(config.dataset_params, decode=decode)
 
 
 def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
@@ -81,19 +104,19 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     warnings += classes.warnings
     frame["content"], unreadable = inspect_files(frame["path"], decode)
     problems = [problem for source in read for problem in source.problems]
-    problems += [*_table_problems(frame, labels, classes, params), *_content_problems(frame[unreadable.isna()])]
+    problems += [*_table_problems(frame, labels, classes, params), *content_problems(frame[unreadable.isna()])]
     named = zip(frame["case_id"][unreadable.notna()], unreadable.dropna(), strict=True)
     bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
     if len(bad) and params.on_bad_image == "error":
         problems.append(
-            _counted(bad, "image cannot be read", "images cannot be read") + "; on_bad_image: skip leaves them out"
+            listing(bad, "image cannot be read", "images cannot be read") + "; on_bad_image: skip leaves them out"
         )
     elif len(bad):
-        warnings += (_counted(bad, "unreadable image left out", "unreadable images left out"),)
+        warnings += (listing(bad, "unreadable image left out", "unreadable images left out"),)
     raise_problems(f"{counted(len(frame), 'case')}: {counted(len(problems), 'kind')} of problems", problems)
     frame = frame[unreadable.isna()].reset_index(drop=True)
     grouped = bool((frame["group"] != "").any())
-    frame["group"] = _independent_groups(frame)
+    frame["group"] = independent_groups(frame)
     splits = bool((frame["split"] != "").any())
     if splits:
         notes += tuple(division_notes(set(frame["split"])))
@@ -108,16 +131,22 @@ def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, pa
     if len(classes.names) < 2:
         yield f"all labels are '{', '.join(classes.names)}': a classifier needs at least two classes"
     missing = frame["path"][frame["content"] == "missing"]
-    yield from _listed(missing, "file is missing", "files are missing", _other_machine(missing))
-    yield from _listed(ids[ids.duplicated()], "case id occurs more than once", "case ids occur more than once")
+    yield from listed(missing, "file is missing", "files are missing", _other_machine(missing))
+    yield from listed(ids[ids.duplicated()], "case id occurs more than once", "case ids occur more than once")
     strange = labels[(frame["label"] < 0) & (labels != "")]
     if len(strange):
         kinds = counted(strange.nunique(), "label")
         allowed = ", ".join(params.class_names or classes.names)
         yield f"{kinds} outside the classes, with cases: {with_counts(strange)}; classes: {allowed}"
-    yield from _listed(ids[labels == ""], "case has no label", "cases have no label")
+    yield from listed(ids[labels == ""], "case has no label", "cases have no label")
     empty = [name for code, name in enumerate(classes.names) if not (frame["label"] == code).any()]
-    yield from _listed(pd.Series(empty), "class has no cases", "classes have no cases")
+    yield from listed(pd.Series(empty), "class has no cases", "classes have no cases")
+    yield from split_problems(frame)
+
+
+def split_problems(frame: pd.DataFrame) -> Iterable[str]:
+    """Say what is wrong with the column `split`: unknown words, and cases without one beside cases with one."""
+    ids = frame["case_id"]
     strange = frame["split"][~frame["split"].isin(["", VALIDATION, *SPLITS])]
     if len(strange):
         allowed = ", ".join(dict.fromkeys([*SPLITS, *WORDS]))
@@ -126,7 +155,7 @@ def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, pa
         yield f"split '{VALIDATION}' stands beside val_select and val_calib: write one of these for its cases"
     undecided = ids[frame["split"] == ""]
     if 0 < len(undecided) < len(frame):
-        yield from _listed(
+        yield from listed(
             undecided, "case has no split", "cases have no split", "; give a split to all cases or to none"
         )
 
@@ -138,15 +167,15 @@ def _other_machine(missing: pd.Series) -> str:
     return "; write paths as they are below root, with / between folders"
 
 
-def _content_problems(frame: pd.DataFrame) -> Iterable[str]:
+def content_problems(frame: pd.DataFrame) -> Iterable[str]:
     """Identical images that contradict each other, and groups or images that cross given splits."""
     real = frame[frame["content"] != "missing"]
     for column, words in (("label", "under different labels"), ("split", "in different splits")):
         mixed = real.groupby("content")[column].transform("nunique") > 1
-        yield from _listed(real["case_id"][mixed], f"image occurs {words}", f"identical images occur {words}")
+        yield from listed(real["case_id"][mixed], f"image occurs {words}", f"identical images occur {words}")
     grouped = real[real["group"] != ""]
     mixed = grouped.groupby("group")["split"].transform("nunique") > 1
-    yield from _listed(grouped["group"][mixed].drop_duplicates(), "group crosses splits", "groups cross splits")
+    yield from listed(grouped["group"][mixed].drop_duplicates(), "group crosses splits", "groups cross splits")
 
 
 def inspect_files(paths: pd.Series, decode: bool) -> tuple[list[str], pd.Series]:
@@ -177,7 +206,7 @@ def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
     return blake2b(content, digest_size=16).hexdigest(), reason
 
 
-def _independent_groups(frame: pd.DataFrame) -> pd.Series:
+def independent_groups(frame: pd.DataFrame) -> pd.Series:
     """Group of each case, so that no image is in two groups: its own id where it has no group, and
     groups that share an identical image are one."""
     # the same image in two splits would be trained on and certified on, whatever the column says
@@ -197,11 +226,11 @@ def _independent_groups(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(first.to_numpy()[groups], index=frame.index)
 
 
-def _listed(names: pd.Series, one: str, many: str, after: str = "") -> Iterable[str]:
+def listed(names: pd.Series, one: str, many: str, after: str = "") -> Iterable[str]:
     if len(names):
-        yield _counted(names, one, many) + after
+        yield listing(names, one, many) + after
 
 
-def _counted(names: pd.Series, one: str, many: str) -> str:
+def listing(names: pd.Series, one: str, many: str) -> str:
     """`3 files are missing: a, b, c`, at most the first ten by name."""
     return f"{len(names)} {one if len(names) == 1 else many}: {first_few(names)}"

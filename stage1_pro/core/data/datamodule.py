@@ -10,15 +10,15 @@ from torch.utils.data import DataLoader, Sampler
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import BlockSampler, EpochSampler, FeatureDataset, ImageDataset, make_loader
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.records.splits import Splits
 
 
 class Stage1DataModule(pl.LightningDataModule):
     """Loaders over the `train` and `val_select` splits; no other split is ever read here.
 
-    features: split name → (N, D) cached features, or None to decode images. An incremental training trains on the
-    active cases of `train`; which they are is part of this module's state.
+    preprocessing: what the model expects, as its spec has it; features: split name → (N, D) cached features, or None
+    to decode images. An incremental training trains on the active cases of `train`; which they are is part of this
+    module's state.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Stage1DataModule(pl.LightningDataModule):
         cases: CaseTable,
         splits: Splits,
         config: Stage1ProConfig,
-        preprocessing: Preprocessing,
+        preprocessing: Any,
         features: dict[str, np.ndarray] | None = None,
     ):
         super().__init__()
@@ -96,11 +96,11 @@ class Stage1DataModule(pl.LightningDataModule):
         drawn: dict[str, Any] = {"shuffle": shuffle, "weights": weights, "subset": subset, "never_alone": never_alone}
         return EpochSampler(len(subset), self.config.seed, **drawn, **self._place())
 
-    def _of(self, dataset: ImageDataset | FeatureDataset, sampler: Sampler, batch_size: int) -> DataLoader:
+    def _of(self, dataset: Any, sampler: Sampler, batch_size: int) -> DataLoader:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return make_loader(dataset, sampler, batch_size, self.config.dataset_params.num_workers, pin)
 
-    def _dataset(self, split: str, augmentation: str) -> ImageDataset | FeatureDataset:
+    def _dataset(self, split: str, augmentation: str) -> Any:
         if self.features is not None:
             return FeatureDataset(self.features[split], self.labels(split))
         transform = self.preprocessing.transform(augmentation)

@@ -139,6 +139,27 @@ def decode(source: Any, contract: ImageContract = CONTRACT) -> Image.Image:
         return _to_rgb(_from_memory(source, contract), contract)
 
 
+def samples(content: bytes, contract: ImageContract = CONTRACT) -> np.ndarray:
+    """Return what a file stores, (H, W) or (H, W, K) of its own type: palette indices stay indices, 16 bits stay 16.
+
+    For masks, whose numbers are classes, and images of more than eight bits. Raises BadImage.
+    """
+    with _no_remarks():
+        if not content:
+            raise BadImage("empty")
+        name = sniff(content[:HEAD])
+        if name is None:
+            raise BadImage("no_image")
+        _demand_format(name, contract)
+        with _pillow_on(name):
+            image = OPENERS[name](BytesIO(content))
+        _demand_size(image.size, contract)
+        with _pillow_on(name):
+            if getattr(image, "is_animated", False):
+                raise BadImage("frames", name)
+            return np.array(image)
+
+
 @contextmanager
 def _no_remarks() -> Iterator[None]:
     """Keep what Pillow remarks on metadata from becoming an error, or noise, by somebody's warning filters.

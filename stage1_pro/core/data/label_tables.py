@@ -60,7 +60,7 @@ def read_table(path: Path, source: Source) -> LabelTable:
                 f"They are parted by one of: {marks}."
             )
         frame = frame.set_axis(COLUMNS[: frame.shape[1]], axis=1)
-    found.frame = _tidied(frame, path, found)
+    found.frame = tidied(frame, path, found)
     return found
 
 
@@ -169,22 +169,22 @@ def _without_row_numbers(frame: pd.DataFrame, path: Path, found: LabelTable) -> 
     return frame.iloc[:, 1:]
 
 
-def _tidied(frame: pd.DataFrame, path: Path, found: LabelTable) -> pd.DataFrame:
-    """The rows under COLUMNS, each once. frame: indexed by line of the file."""
+def tidied(frame: pd.DataFrame, path: Path, found: LabelTable, unit: str = "line") -> pd.DataFrame:
+    """Return the rows under COLUMNS, each once; what is left out is said. frame: indexed by unit of the file."""
     if frame.empty:
         raise UserError(f"{path}: holds no cases. {WHOLE}.")
     frame = frame[[name for name in COLUMNS if name in frame.columns]].reindex(columns=list(COLUMNS), fill_value="")
     nameless = frame.index[frame["path"] == ""]
     if len(nameless):
-        found.problems.append(f"{path}: {counted(len(nameless), 'row')} without a path: {_lines(nameless)}")
+        found.problems.append(f"{path}: {counted(len(nameless), 'row')} without a path: {_numbered(nameless, unit)}")
     repeated = frame.duplicated()
     if repeated.any():
         rows = counted(int(repeated.sum()), "row")
         found.warnings.append(
-            f"{path}: {rows} left out that repeat another one exactly: {_lines(frame.index[repeated])}"
+            f"{path}: {rows} left out that repeat another one exactly: {_numbered(frame.index[repeated], unit)}"
         )
     return frame[~repeated & (frame["path"] != "")].reset_index(drop=True)
 
 
-def _lines(numbers: pd.Index) -> str:
-    return f"line{'s' if len(numbers) > 1 else ''} {first_few(numbers)}"
+def _numbered(numbers: pd.Index, unit: str) -> str:
+    return f"{unit}{'s' if len(numbers) > 1 else ''} {first_few(numbers)}"

@@ -3,9 +3,9 @@
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
-from stage1_pro.core.data.cases import CaseTable, load_cases
+from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.splitting import evidence_warning
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
@@ -13,9 +13,10 @@ from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import SPLITS, Splits
 
 
-def cases_of(run: Run, params: DatasetParams) -> CaseTable:
+def cases_of(run: Run, config: Stage1ProConfig) -> CaseTable:
     """The case table of an existing run, checked to be the one its splits were drawn from."""
-    cases = load_cases(params, decode=params.on_bad_image == "skip")
+    decode = config.dataset_params.on_bad_image == "skip"
+    cases: CaseTable = config.task.part("read_cases")(config, decode=decode)
     if list(cases.class_names) != run.splits.class_names:
         drawn, now = ", ".join(run.splits.class_names), ", ".join(cases.class_names)
         raise UserError(

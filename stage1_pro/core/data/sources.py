@@ -6,8 +6,12 @@ import pandas as pd
 
 from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.given_splits import WORDS
-from stage1_pro.core.data.image_files import list_images, shown
+from stage1_pro.core.data.hub import hub_folder, hub_tables, is_hub
+from stage1_pro.core.data.image_files import Listing, list_images, shown
 from stage1_pro.core.data.label_tables import COLUMNS, LabelTable, read_table
+from stage1_pro.core.data.parquet_tables import is_parquet, read_parquet
+from stage1_pro.core.data.remote import is_url, mirrored_file, mirrored_paths, mirrored_tree, parent_url
+from stage1_pro.core.data.store import cache_folder
 from stage1_pro.core.errors import UserError, counted, first_few
 
 NO_CLASSES = frozenset(["images", "image", "imgs", "img", "masks", "mask", "labels", "annotations", "annotation"])
@@ -16,18 +20,59 @@ NO_CLASSES = frozenset(["images", "image", "imgs", "img", "masks", "mask", "labe
 
 def read_source(source: Source, params: DatasetParams) -> LabelTable:
     """One source; ids and groups carry its name where there are several."""
-    read = read_table(Path(source.labels), source) if source.labels else _read_folders(source, params)
-    frame = read.frame
-    root = Path(source.root) if source.root else Path(source.labels or ".").parent
+    read, root = _read(source, params)
     _read_backslashes(read, root)
+    frame = read.frame
     inside = [shown(_relative(path, root)) for path in frame["path"]]
     frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(inside, index=frame.index))
     if len(params.sources) > 1:
         frame["case_id"] = f"{source.name}/" + frame["case_id"]
         frame["group"] = frame["group"].where(frame["group"] == "", f"{source.name}/" + frame["group"])
     # as objects: pandas' own strings cannot hold a name that is not UTF-8
-    frame["path"] = pd.Series([str(root / path) for path in frame["path"]], index=frame.index, dtype=object)
+    paths = [path if is_url(path) else str(root / path) for path in frame["path"]]
+    if any(map(is_url, paths)):
+        paths = mirrored_paths(paths, cache_folder(params))
+    frame["path"] = pd.Series(paths, index=frame.index, dtype=object)
     return read
+
+
+def _read(source: Source, params: DatasetParams) -> tuple[LabelTable, Path]:
+    """The rows of a source, and the folder that relative paths in them start from."""
+    store, root, labels = cache_folder(params), source.root, source.labels
+    if is_hub(root) or is_hub(labels):
+        return _read_hub(source, params, store)
+    if labels:
+        path = mirrored_file(labels, store) if is_url(labels) else Path(labels)
+        read = read_parquet(path, source, store) if is_parquet(path) else read_table(path, source)
+        start = root or (parent_url(labels) if is_url(labels) else None)
+        if is_url(start):
+            read.frame["path"] = [_joined(str(start), name) for name in read.frame["path"]]
+            return read, path.parent
+        return read, Path(start) if start else path.parent
+    if is_url(root):
+        folder, listing = mirrored_tree(str(root), store)
+        return _read_folders(folder, str(root), listing, source, params), folder
+    folder = Path(root or ".")
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder. Set sources[{source.name}].root to a folder that holds one folder per class."
+        )
+    return _read_folders(folder, str(folder), list_images(folder), source, params), folder
+
+
+def _read_hub(source: Source, params: DatasetParams, store: Path) -> tuple[LabelTable, Path]:
+    if source.labels or not source.root:
+        raise UserError(f"sources[{source.name}]: write the hf: name into root, and no labels beside it.")
+    folder = hub_folder(source.root)
+    table = hub_tables(folder, source.root, source, store)
+    if table is None:
+        table = _read_folders(folder, source.root, list_images(folder), source, params)
+    return table, folder
+
+
+def _joined(root: str, name: str) -> str:
+    """The URL of a path below a URL; an absolute path, or a URL of its own, stays what it is."""
+    return name if is_url(name) or name.startswith("/") else f"{root.rstrip('/')}/{name}"
 
 
 def _read_backslashes(read: LabelTable, root: Path) -> None:
@@ -49,27 +94,21 @@ def _relative(path: str, root: Path) -> str:
     return path
 
 
-def _read_folders(source: Source, params: DatasetParams) -> LabelTable:
-    """The images below the folders of the classes, which may lie below folders of splits."""
+def _read_folders(root: Path, name: str, listing: Listing, source: Source, params: DatasetParams) -> LabelTable:
+    """The images below the folders of the classes, which may lie below folders of splits. name: of root, in messages"""
     if source.columns:
         raise UserError(f"sources[{source.name}].columns is set, and folders have no columns: name a table in labels.")
-    root = Path(source.root or ".")
-    if not root.is_dir():
-        raise UserError(
-            f"{root} is not a folder. Set sources[{source.name}].root to a folder that holds one folder per class."
-        )
-    listing = list_images(root)
     every = [Path(path).relative_to(root) for path in listing.paths]
     relative = [path for path in every if len(path.parts) > 1 or (root / path).is_dir()]  # or a folder nobody may enter
     if not relative:
         raise UserError(
-            f"{root}: no images in class folders. Set sources[{source.name}].root to a folder that holds one folder "
+            f"{name}: no images in class folders. Set sources[{source.name}].root to a folder that holds one folder "
             "per class, or name a CSV in labels."
         )
     notes, splits = [], _split_folders(root, relative, params)
     if splits:
         relative = [path for path in relative if len(path.parts) > 2 or (root / path).is_dir()]
-        notes = [f"{root}: the folders {', '.join(splits)} are taken as splits, those below them as classes"]
+        notes = [f"{name}: the folders {', '.join(splits)} are taken as splits, those below them as classes"]
     columns = {
         "path": [path.as_posix() for path in relative],
         "label": [shown(path.parts[min(bool(splits), len(path.parts) - 1)]) for path in relative],
@@ -78,10 +117,10 @@ def _read_folders(source: Source, params: DatasetParams) -> LabelTable:
     frame = pd.DataFrame(columns, dtype=object)
     kept = set(relative)
     beside = [shown(path) for path in every if path not in kept]
-    warnings = [f"{root}: left out {listing.left_out()}"] if listing.left_out() else []
+    warnings = [f"{name}: left out {listing.left_out()}"] if listing.left_out() else []
     if beside:
         lie = "image lies" if len(beside) == 1 else "images lie"
-        warnings.append(f"{root}: {len(beside)} {lie} outside the class folders: {first_few(beside)}; left out")
+        warnings.append(f"{name}: {len(beside)} {lie} outside the class folders: {first_few(beside)}; left out")
     return LabelTable(frame.reindex(columns=list(COLUMNS), fill_value=""), notes, warnings)
 
 

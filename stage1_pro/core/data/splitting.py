@@ -40,7 +40,9 @@ def make_splits(
     split[assigned] = assign(cases.frame[assigned], shares, config.seed, last)
     counts = _counts(cases, split)
     evidence = _evidence(cases, split, config)
-    problems = [*_problems(counts, trains), *_few_groups(cases, counts, trains)]
+    demanded = cases.class_names if cases.demanded is None else cases.demanded
+    needed = {name: {label: row[label] for label in demanded} for name, row in counts.items()}
+    problems = [*_problems(needed, trains), *_few_groups(cases, needed, trains)]
     raise_problems("the splits cannot do their jobs:", problems)
     data: dict[str, Any] = {f"{name}_indices": np.flatnonzero(split == name).tolist() for name in SPLITS}
     calib = cases.frame[split == "val_calib"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from stage1_pro.core.data.decoding import CONTRACT, ImageContract
 
@@ -21,6 +21,8 @@ class Preprocessing:
     fields of `images` stand beside the others; what it leaves out is as in CONTRACT.
     """
 
+    name: ClassVar[str] = "preprocessing"
+    """Of the field that records it."""
     size: int
     crop_pct: float
     interpolation: str

@@ -2,10 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -20,6 +20,17 @@ WORTH_WORKERS = 512
 """Images below which starting processes costs more than they save."""
 
 MOST_WORKERS = 16
+
+
+class MoreColumns(Protocol):
+    """Adds columns to tables of decisions. record: what job.json keeps of them."""
+
+    @property
+    def record(self) -> dict[str, Any]: ...
+
+    def added(self, rows: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
+        """The rows with more columns. record: as the job began with it."""
+        ...
 
 
 def find_images(names: list[str]) -> Listing:
@@ -50,27 +61,31 @@ def decide_into(
     batch_size: int | None = None,
     workers: int | str = 0,
     overwrite: bool = False,
+    more: MoreColumns | None = None,
 ) -> Tally:
     """Decide every file and write the table of `decisions_of` to `out`; return the counts.
 
     A regular file appears only when it is whole; a job that is killed leaves its parts, and the same call goes on with
-    them. What is no regular file gets the rows as they come. workers: a number, or "auto". Raises UserError where `out`
-    exists and is not to be overwritten, and where its parts belong to another bundle or other images.
+    them. What is no regular file gets the rows as they come. workers: a number, or "auto"; more: adds columns. Raises
+    UserError where `out` exists and is not to be overwritten, and where its parts belong to another bundle, to other
+    images or other columns.
     """
-    options = {"batch_size": batch_size, "workers": workers_for(workers, len(paths), predictor.device.type)}
+    processes = workers_for(workers, len(paths), predictor.device.type)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": processes}
     if out.path is None or not out.regular:
         tally = Tally()
         with out.opened() as stream:
-            rows = _grouped(decisions_of(predictor, paths, **options), [ROWS] * (1 + len(paths) // ROWS))
+            frames = _widened(decisions_of(predictor, paths, **options), more, more.record if more else {})
+            rows = _grouped(frames, [ROWS] * (1 + len(paths) // ROWS))
             write_table(tally.counting(rows), stream, out.format)
         return tally
     job = Job(out.path, paths)
     demand_free(out, overwrite)
-    with job.begun(job_record(bundle, paths, predictor.device.type)):
+    with job.begun(job_record(bundle, paths, predictor.device.type, more.record if more else None)) as begun:
         missing = job.missing()
         if missing and job.out.exists() and not overwrite:
             raise already_there(job.out)
-        _decide_missing(predictor, job, missing, options)
+        _decide_missing(predictor, job, missing, lambda frames: _widened(frames, more, begun), options)
         tally = job.finish(out.format, overwrite)
     job.remove()
     return tally
@@ -82,11 +97,23 @@ def demand_free(out: Output, overwrite: bool) -> None:
         raise already_there(out.path)
 
 
-def _decide_missing(predictor: Stage1Predictor, job: Job, missing: list[range], options: dict[str, Any]) -> None:
+def _widened(
+    frames: Iterator[pd.DataFrame], more: MoreColumns | None, record: dict[str, Any]
+) -> Iterator[pd.DataFrame]:
+    return frames if more is None else (more.added(rows, record) for rows in frames)
+
+
+def _decide_missing(
+    predictor: Stage1Predictor,
+    job: Job,
+    missing: list[range],
+    widened: Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]],
+    options: dict[str, Any],
+) -> None:
     paths = [job.paths[position] for at in missing for position in at]
     if done := len(job.paths) - len(paths):
         say(f"going on: {done} of {len(job.paths)} images are decided")
-    frames = decisions_of(predictor, paths, **options)
+    frames = widened(decisions_of(predictor, paths, **options))
     try:
         for at, rows in zip(missing, _grouped(frames, [len(at) for at in missing]), strict=True):
             job.keep(at, rows)

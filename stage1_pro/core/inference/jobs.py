@@ -31,6 +31,10 @@ DIFFERENCES = {
     "inputs": "other images, or images that have changed",
     "device": "another kind of device",
     "rows_per_part": "parts of another size",
+    "audit_share": "another audit share, or none",
+    "salt_digest": "another audit salt",
+    "groups": "other groups",
+    "monitor": "another monitor, or none",
 }
 """What job.json pins, and how a difference is told."""
 
@@ -65,8 +69,8 @@ class Job:
         artifacts.write_bytes(self._file(at), content.getvalue())
 
     @contextmanager
-    def begun(self, record: dict[str, Any]) -> Iterator[None]:
-        """The folder of parts, for this process alone within the block.
+    def begun(self, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The folder of parts, for this process alone within the block, which gets the record that the job began with.
 
         record: what job.json pins. Raises UserError where the folder holds parts of another job.
         """
@@ -81,8 +85,7 @@ class Job:
                 f"{self.folder}: another process is at work on it. Wait for it, or name another --out."
             ) from None
         try:
-            self._demand_same(record)
-            yield
+            yield self._same(record)
         finally:
             lock.release()
 
@@ -113,7 +116,7 @@ class Job:
     def _file(self, at: range) -> Path:
         return self.folder / f"part-{at.start // ROWS:06d}.parquet"
 
-    def _demand_same(self, record: dict[str, Any]) -> None:
+    def _same(self, record: dict[str, Any]) -> dict[str, Any]:
         path = self.folder / "job.json"
         if not path.exists():
             # a process that was killed leaves its lock, and temporary files that begin with a dot
@@ -121,23 +124,28 @@ class Job:
             if strays := sorted(name for name in found if name != LOCK and not name.startswith(".")):
                 raise UserError(f"{self.folder} holds {strays[0]} and no job.json. Name another --out.")
             artifacts.write_json(path, record, "job")
-            return
+            return record
         known = artifacts.read_json(path, "job")
-        if different := [words for key, words in DIFFERENCES.items() if known[key] != record[key]]:
+        if different := [words for key, words in DIFFERENCES.items() if known.get(key) != record.get(key)]:
             raise UserError(
                 f"{self.folder} holds parts of another job: {', '.join(different)}. Finish it with its own command, "
                 "name another --out, or remove the folder."
             )
+        return known
 
 
-def job_record(bundle: Path, paths: Iterable[str], device: str) -> dict[str, Any]:
-    """Return what job.json pins: digests of the bundle and of the images' names, sizes and times of change."""
+def job_record(bundle: Path, paths: Iterable[str], device: str, audit: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what job.json pins: digests of the bundle and of the images' names, sizes and times of change.
+
+    audit: what the columns of an audit are made with.
+    """
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "bundle": artifacts.digest_file(bundle / "bundle.json"),
         "inputs": _inputs_digest(paths),
         "device": device,
         "rows_per_part": ROWS,
+        **(audit or {}),
     }
 
 

@@ -33,8 +33,7 @@ def write_scores(
 
     held_out: split → (N,) gate logits that take the place of the model's, where its gate was fitted on that split.
     """
-    config = run.config
-    predictor = Stage1Predictor(load_model(run.model_path), device=device, forward_batch=config.forward_shape)
+    predictor = run.config.task.part("scorer")(run, device)
     for split in splits:
         frame = cases.frame.iloc[run.splits.indices(split)]
         with bar(f"scoring {split}") as progress:
@@ -43,8 +42,8 @@ def write_scores(
                 split,
                 model_digest=run.model_digest,
                 splits_digest=run.splits.digest,
-                batch_size=config.batch_size,
-                workers=config.dataset_params.num_workers,
+                batch_size=run.config.batch_size,
+                workers=run.config.dataset_params.num_workers,
                 progress=progress,
             )
         if held_out and split in held_out:
@@ -52,8 +51,13 @@ def write_scores(
         scores.write(run.scores_path(split))
 
 
+def image_scorer(run: Run, device: str) -> Stage1Predictor:
+    """What scores the images of a run."""
+    return Stage1Predictor(load_model(run.model_path), device=device, forward_batch=run.config.forward_shape)
+
+
 def score_test(run: Run) -> None:
     """Write scores/val_test.parquet unless it is there."""
     if run.scores_path("val_test").exists():
         return
-    write_scores(run, cases_of(run, run.config.dataset_params), ("val_test",))
+    write_scores(run, cases_of(run, run.config), ("val_test",))

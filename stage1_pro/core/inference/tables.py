@@ -19,11 +19,14 @@ STANDARD_OUTPUT = "-"
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of decisions. exits: answer → images that exit with it; unreadable: images that could not be read."""
+    """Counts of decisions. exits: answer → images that exit with it; unreadable: images that could not be read;
+    audited: images whose labels are wanted; certificate: what the rows say of it."""
 
     images: int = 0
     exits: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
+    audited: int = 0
+    certificate: str | None = None
 
     def counting(self, parts: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         """Pass the parts on, and count their rows."""
@@ -31,6 +34,9 @@ class Tally:
             self.images += len(rows)
             self.exits.update(rows.loc[rows["decision"] == "exit", "answer"])
             self.unreadable += int((rows["answer"] == "").sum())
+            if "audit" in rows:
+                self.audited += int((rows["audit"] == True).sum())  # noqa: E712 (None: nothing is audited)
+                self.certificate = rows["certificate"].iloc[0]
             yield rows
 
 
@@ -138,8 +144,9 @@ def _arrow_schema(rows: pd.DataFrame) -> Any:
     """Types that do not depend on the rows: a part without any answer has the types of the others."""
     import pyarrow
 
-    kinds = {True: pyarrow.float64(), False: pyarrow.string()}
-    return pyarrow.schema([(name, kinds[name in ("probability", "score")]) for name in rows.columns])
+    number = pyarrow.float64()
+    kinds = {"probability": number, "score": number, "audit_probability": number, "audit": pyarrow.bool_()}
+    return pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in rows.columns])
 
 
 WRITERS: dict[str, Callable[[Iterable[pd.DataFrame], BinaryIO], None]] = {

@@ -49,6 +49,14 @@ class Stage1Model(nn.Module):
         self.heads = SelectiveHeads(features, len(class_names), members, dropout) if members else None
         self.frozen, self.answer_shift = False, 0.0
 
+    kind = "backbone"
+    """The word for what model_path names."""
+
+    @property
+    def words(self) -> str:
+        """The model in a few words."""
+        return f"{self.spec.preprocessing.size} px, {self.features} features"
+
     @classmethod
     def new(
         cls,

@@ -103,7 +103,7 @@ def changed(args: Any, *apart: str) -> dict[str, Any]:
 
 def _task(folder: Path, settings: Pretraining, config: Stage1ProConfig, images: str, run: str | None) -> Task:
     if run:
-        cases, splits = cases_of(opened := Run.open(run), config.dataset_params), opened.splits
+        cases, splits = cases_of(opened := Run.open(run), config), opened.splits
     else:
         cases, splits = preview(config)
     pool = find_pool(images, protected_contents(cases, splits), config.dataset_params.on_bad_image)

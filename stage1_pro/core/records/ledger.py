@@ -16,11 +16,12 @@ from typing import Any
 from stage1_pro.core import artifacts
 
 NUMBERS = ("target_fnr_exit", "fnr_confidence")
-BEGUN, CERTIFIED, NOTHING_CERTIFIED, USELESS, NOT_READ = (
-    *("begun", "certified", "nothing certified", "useless", "val_calib not read"),
+BEGUN, CERTIFIED, NOTHING_CERTIFIED, USELESS, NOT_READ, MEASURED = (
+    *("begun", "certified", "nothing certified", "useless", "val_calib not read", "measured"),
 )
 """Outcomes. BEGUN: the calibration was cut off, and counts; NOT_READ: it ended before val_calib was read, and does not
-count; USELESS: certified, and refused for being worth nothing."""
+count; USELESS: certified, and refused for being worth nothing; MEASURED: of a certified bundle on labelled cases, which
+counts for a later certificate on them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from stage1_pro.core.records.paths import RUNS
 from stage1_pro.core.records.positives import HashArray, overlap, positives_of, read_positives, write_positives
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.scores import Scores
 
 LEDGER = "calibrations.csv"
 REFUSED = (ledger.NOTHING_CERTIFIED, ledger.USELESS)
@@ -38,7 +39,7 @@ class Look:
 
     def settle(self, outcome: str) -> None:
         """Write down how the look ended."""
-        for place in (_ledger_of(self.run), self.run.path / "looks" / LEDGER):
+        for place in (_ledger_of(self.run.path), self.run.path / "looks" / LEDGER):
             ledger.change(place, self.entry.look, lambda _: {"outcome": outcome})
 
 
@@ -69,7 +70,7 @@ def begin(run: Run, policy: str, risk: Risk, *, options: Mapping[str, Any] | Non
     options: settings of the calibration that decide its outcome beside the config; repeat: where the very same test has
     been made before, its row is marked as repeated instead, since the same test again spends nothing.
     """
-    place, own = _ledger_of(run), run.path / "looks"
+    place, own = _ledger_of(run.path), run.path / "looks"
     entry = ledger.Entry(
         time=utc_now(),
         val_calib_digest=run.splits.metadata["val_calib_digest"],
@@ -78,7 +79,7 @@ def begin(run: Run, policy: str, risk: Risk, *, options: Mapping[str, Any] | Non
         target_fnr_exit=risk.target_fnr,
         fnr_confidence=risk.confidence,
         outcome=ledger.BEGUN,
-        run_path=_key(run, place),
+        run_path=_key(run.path, place),
         model_digest=run.model_digest,
         test=_test_digest(run, policy, risk, options or {}),
     )
@@ -98,6 +99,34 @@ def begin(run: Run, policy: str, risk: Risk, *, options: Mapping[str, Any] | Non
     _written(own / LEDGER, entry)
     _keep(shared, own, place.parent / "looks")
     return Look(run, entry, tuple(_confidence(row, risk) for row in shared))
+
+
+def record_measurement(folder: Path, scores: Scores, policy: str, risk: Risk, test: str) -> None:
+    """Write down that a certified bundle is measured on labelled cases: a later certificate on them counts it.
+
+    folder: where the figures go; scores: of the cases; policy, risk: what the bundle promises; test: digest of the
+    bundle's policy and the cases. The same measurement again shows nothing new, and only marks the row as repeated.
+    """
+    place, positives = _ledger_of(folder), positives_of(scores)
+    if same := next((row for row in ledger.read(place) if row.test == test), None):
+        return ledger.change(place, same.look, lambda row: {"repeated": row.repeated + 1})
+    entry = ledger.Entry(
+        time=utc_now(),
+        val_calib_digest=scores.splits_digest,
+        run=folder.name,
+        policy=policy,
+        target_fnr_exit=risk.target_fnr,
+        fnr_confidence=risk.confidence,
+        outcome=ledger.MEASURED,
+        run_path=_key(folder, place),
+        model_digest=scores.model_digest,
+        look=test[:16],
+        test=test,
+    )
+    if positives is not None:
+        write_positives(place.parent / "looks" / f"{entry.look}.npy", positives)
+    ledger.append(place, entry)
+    return None
 
 
 def _same_test(entry: ledger.Entry, place: Path, own: Path) -> ledger.Entry | None:
@@ -161,7 +190,7 @@ def _confidence(row: ledger.Row, risk: Risk) -> float:
 
 def confidences_spent(run: Run) -> tuple[float, ...]:
     """Return the confidences of all looks so far that share the positives of this run's val_calib."""
-    place = _ledger_of(run)
+    place = _ledger_of(run.path)
     digest, positives = run.splits.metadata["val_calib_digest"], positives_of(run.scores("val_calib"))
     rows = [row for row in ledger.rows_of(place) if _shares(row, digest, positives, [place.parent / "looks"])]
     return tuple(entry.fnr_confidence for row in rows if (entry := ledger.entry_of(row)))
@@ -169,7 +198,7 @@ def confidences_spent(run: Run) -> tuple[float, ...]:
 
 def look_of(run: Run, look: str) -> ledger.Entry | None:
     """Return what the run, or else the ledger, says of a look; None where neither knows it."""
-    places = (run.path / "looks" / LEDGER, _ledger_of(run))
+    places = (run.path / "looks" / LEDGER, _ledger_of(run.path))
     return next((entry for place in places for entry in ledger.read(place) if entry.look == look), None)
 
 
@@ -180,8 +209,8 @@ def looks_counted(run: Run) -> int:
 
 def attempts(run: Run) -> list[ledger.Entry]:
     """Return the looks of the run's weights here, oldest first."""
-    path = _ledger_of(run)
-    sought = _key(run, path), run.model_digest, run.config.exit_policy, run.splits.metadata["val_calib_digest"]
+    path = _ledger_of(run.path)
+    sought = _key(run.path, path), run.model_digest, run.config.exit_policy, run.splits.metadata["val_calib_digest"]
     return [
         entry
         for entry in ledger.read(path)
@@ -196,17 +225,17 @@ def refused_attempt(run: Run) -> ledger.Entry | None:
     return own[-1] if own and own[-1].outcome in REFUSED else None
 
 
-def _ledger_of(run: Run) -> Path:
+def _ledger_of(folder: Path) -> Path:
     """One ledger for all runs below a folder `runs`, the innermost one; beside the run where there is none.
 
     The `runs` of an A/B test, beside its splits.json, is passed over: its runs are counted with those around the test.
     """
-    real = run.path.resolve()
+    real = folder.resolve()
     roots = [parent for parent in real.parents if parent.name == RUNS.name]
     outside = [root for root in roots if not (root.parent / "splits.json").exists()]
     return next(iter([*outside, *roots, real.parent])) / LEDGER
 
 
-def _key(run: Run, path: Path) -> str:
+def _key(folder: Path, path: Path) -> str:
     """Return what tells runs of one ledger apart, also after all of them have been moved together."""
-    return run.path.resolve().relative_to(path.parent).as_posix()
+    return folder.resolve().relative_to(path.parent).as_posix()

@@ -13,12 +13,25 @@ from stage1_pro.core.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class MaskScores:
+    """What the masks of one split are worth. missed: (N,) int8, of a positive case whether its mask fails the miss
+    rule, −1 for a negative one; dice: (N,) float64 of the case; uncertainty: (N,) float64."""
+
+    missed: np.ndarray
+    dice: np.ndarray
+    uncertainty: np.ndarray
+
+    def ordered(self, order: np.ndarray) -> "MaskScores":
+        return MaskScores(self.missed[order], self.dice[order], self.uncertainty[order])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Scores:
     """Raw model outputs of one split, sorted by case id.
 
     case_id, group: (N,) str; labels: (N,) int8; logits: (N, C) float32, C-contiguous; gate_logit: (N,)
     float32, or None for a model without a gate; content: (N,) uint64, hashes of the image files, or None in files of
-    before they were kept. The digests name the weights and the splits they belong to.
+    before they were kept; masks: of cases with masks. The digests name the weights and the splits they belong to.
     """
 
     split: str
@@ -32,6 +45,7 @@ class Scores:
     answer_shift: float = 0.0
     """b, which training added to the log-odds to place the answers; the logits hold it."""
     content: np.ndarray | None = None
+    masks: "MaskScores | None" = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +74,11 @@ class Scores:
             columns["gate_logit"] = pa.array(self.gate_logit[order], pa.float32())
         if self.content is not None:
             columns["content"] = pa.array(self.content[order], pa.uint64())
+        if self.masks is not None:
+            masks = self.masks.ordered(order)
+            columns["missed"] = pa.array(masks.missed, pa.int8())
+            columns["dice"] = pa.array(masks.dice, pa.float64())
+            columns["uncertainty"] = pa.array(masks.uncertainty, pa.float64())
         labels = {"split": self.split, "model_digest": self.model_digest, "splits_digest": self.splits_digest}
         labels["answer_shift"] = repr(self.answer_shift)
         table = pa.table(columns).replace_schema_metadata(labels)
@@ -105,4 +124,7 @@ def _from_table(table) -> Scores:
         splits_digest=metadata["splits_digest"],
         answer_shift=float(metadata.get("answer_shift", 0.0)),
         content=column["content"].astype(np.uint64) if "content" in column else None,
+        masks=MaskScores(column["missed"].astype(np.int8), column["dice"], column["uncertainty"])
+        if "missed" in column
+        else None,
     )

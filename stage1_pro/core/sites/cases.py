@@ -38,6 +38,7 @@ DATA_OF_THE_SITE = (
     "val_test_ratio",
     "num_workers",
     "on_bad_image",
+    "cache_folder",
 )
 """The same of dataset_params; the classes may be named again, as they are."""
 

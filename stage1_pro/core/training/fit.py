@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -64,14 +65,19 @@ def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from
     return model
 
 
-def record_begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: Run | None, resume: bool) -> None:
+def model_for_images(config: Stage1ProConfig, cases: CaseTable, _: Splits, source: Run | None) -> Stage1Model:
+    """The untrained model of a classification."""
+    return build_model(config, cases.class_names, source)
+
+
+def record_begin(run: Run, config: Stage1ProConfig, model: Any, source: Run | None, resume: bool) -> None:
     """Record config, environment and the source of the weights of a new run; a resumed one has them."""
     # one process writes; the others meet at the first step
     if resume or not is_first_process():
         return
     spec = model.spec
     facts = {
-        "preprocessing": spec.preprocessing.to_dict(),
+        spec.preprocessing.name: spec.preprocessing.to_dict(),
         "backbone": config.model_path,
         "backbone_license": spec.license,
         "backbone_digest": backbone_digest(config.model_path),
@@ -81,7 +87,7 @@ def record_begin(run: Run, config: Stage1ProConfig, model: Stage1Model, source: 
     run.begin_training(config, facts)
 
 
-def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
+def print_plan(config: Stage1ProConfig, model: Any) -> None:
     """Print what training would do, in a few lines."""
     phase, spec, counts = PHASES[config.phase], model.spec, parameter_counts(model)
     say(
@@ -99,7 +105,7 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
         )
     else:
         say(f"exits       {config.exit_rule.replace('_', '-')}; answers as they are trained")
-    say(f"backbone    {config.model_path} ({spec.license}), {spec.preprocessing.size} px, {model.features} features")
+    say(f"{model.kind:<11} {config.model_path} ({spec.license}), {model.words}")
     say(f"parameters  {counts['trainable']:,} trainable of {counts['total']:,}; adapters: {config.peft_words}")
     stages = config.incremental_params
     span = f"stages of up to {stages.max_epochs_per_stage} epochs" if stages.enabled else f"{config.epochs} epochs"
@@ -108,23 +114,21 @@ def print_plan(config: Stage1ProConfig, model: Stage1Model) -> None:
         say(f"no effect   {sentence}")
 
 
-def first_admission(
-    config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits, trainer: pl.Trainer
-) -> None:
+def first_admission(config: Stage1ProConfig, model: Any, cases: CaseTable, splits: Splits, trainer: pl.Trainer) -> None:
     """Print whom a trained model would admit to the initial cases. trainer: of one device, which scores them."""
-    data = Stage1DataModule(cases, splits, config, model.spec.preprocessing)
-    module = make_module(config, model, data.class_counts, None, *_labels_and_groups(data))
+    data = config.task.part("data_module")(config, model, cases, splits)
+    module = config.task.part("module")(config, model, data)
     print_first_admission(config, module, data, trainer)
 
 
 def fit(
-    run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, trainer: pl.Trainer, restore_state: bool
+    run: Run, config: Stage1ProConfig, model: Any, cases: CaseTable, trainer: pl.Trainer, restore_state: bool
 ) -> None:
     """Train to the end or to early stopping, from the last checkpoint where there is one.
 
     restore_state: put state.json of an incremental training back from the checkpoint's copy first.
     """
-    data = Stage1DataModule(cases, run.splits, config, model.spec.preprocessing)
+    data = config.task.part("data_module")(config, model, cases, run.splits)
     course = None
     if config.incremental_params.enabled:
         course = course_of_run(run, config, data, restore_state)
@@ -142,7 +146,7 @@ def fit(
 def fit_on(
     run: Run,
     config: Stage1ProConfig,
-    model: Stage1Model,
+    model: Any,
     data: Stage1DataModule,
     trainer: pl.Trainer,
     course: Course | None = None,
@@ -152,8 +156,7 @@ def fit_on(
     course: how an incremental training goes on.
     """
     last = run.checkpoints_path / "last.ckpt"
-    cached = None if data.features is None else data.features["train"]
-    module = make_module(config, model, data.class_counts, cached, *_labels_and_groups(data))
+    module = config.task.part("module")(config, model, data)
     if config.incremental_params.enabled:
         prepare_stages(trainer, run, config, data, course)  # each stage tells the module of its own cases
     else:
@@ -178,7 +181,7 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
 
     Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
     """
-    _load_best(run, model)
+    load_best(run, model)
     # before the gate is fitted again: it must see the features that will be served
     merge_adapters(model.backbone)
     places = config.places_answers and len(cases.class_names) == 2
@@ -208,7 +211,7 @@ def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Mode
     return features
 
 
-def _load_best(run: Run, model: Stage1Model) -> None:
+def load_best(run: Run, model: Any) -> None:
     """The best checkpoint's weights, their average where EMA is on."""
     state = judged_weights(run.checkpoints_path / "best.ckpt")
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
@@ -246,11 +249,19 @@ def make_module(
     return kind(model, config, class_counts, features is not None)
 
 
-def _labels_and_groups(data: Stage1DataModule) -> tuple[np.ndarray, np.ndarray]:
-    return data.labels("train"), data.frames["train"]["group"].to_numpy()
+def images_of(config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, splits: Splits) -> Stage1DataModule:
+    """The loaders of a classification."""
+    return Stage1DataModule(cases, splits, config, model.spec.preprocessing)
 
 
-def _features(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray] | None:
+def module_for_images(config: Stage1ProConfig, model: Stage1Model, data: Stage1DataModule) -> Stage1Module:
+    """The Lightning module of a classification, for the cases and features that `data` has."""
+    cached = None if data.features is None else data.features["train"]
+    groups = data.frames["train"]["group"].to_numpy()
+    return make_module(config, model, data.class_counts, cached, data.labels("train"), groups)
+
+
+def _features(run: Run, config: Stage1ProConfig, model: Any, cases: CaseTable) -> dict[str, np.ndarray] | None:
     """Cached features of the two splits that training reads, where the config allows a cache."""
     if not config.reads_cached_features:
         return None

@@ -11,7 +11,7 @@ from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.rules import BINARY
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
-from stage1_pro.core.data.cases import CaseTable, load_cases
+from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.run_cases import cases_of, describe
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError, raise_problems
@@ -42,7 +42,7 @@ def new_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
 
 def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
     """Check the cases, draw their splits and describe them, without writing anything."""
-    cases = load_cases(config.dataset_params, decode=True)
+    cases: CaseTable = config.task.part("read_cases")(config, decode=True)
     raise_problems("before splits are drawn:", cases.questions)
     _demand_classes(config, cases)
     splits = make_splits(cases, config)
@@ -67,9 +67,9 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
         return new_run(None, config)
     run = Run.open(path)
     if not is_first_process():
-        return run, cases_of(run, config.dataset_params)
+        return run, cases_of(run, config)
     run.demand_untrained()
-    cases = cases_of(run, config.dataset_params)
+    cases = cases_of(run, config)
     _demand_classes(config, cases)
     _demand_initial_cases(config, cases, run.splits)
     describe(run.splits, config)
@@ -98,10 +98,10 @@ def run_to_resume(
         )
     begun_from, source = made.get("init_from"), None
     if begun_from:
-        source = source_run(begun_from["run"], run)
+        source = source_run(begun_from["run"], run, config)
         if source.model_digest != begun_from["model_digest"]:
             raise UserError(f"{source.path}: its weights have changed since {path} began from them. Begin a new run.")
-    return run, config, cases_of(run, config.dataset_params), source
+    return run, config, cases_of(run, config), source
 
 
 def backbone_digest(model_path: str) -> str | None:
@@ -113,14 +113,19 @@ def backbone_digest(model_path: str) -> str | None:
     return artifacts.digest_json(found) if found else None
 
 
-def source_run(path: str, run: Run) -> Run:
+def source_run(path: str, run: Run, config: Stage1ProConfig) -> Run:
     """The run named by --init_from, which must have the same splits: its model has seen their train cases."""
-    return source_with(path, run.splits, str(run.path))
+    return source_with(path, run.splits, str(run.path), config)
 
 
-def source_with(path: str, splits: Splits, where: str) -> Run:
+def source_with(path: str, splits: Splits, where: str, config: Stage1ProConfig) -> Run:
     """The run named by --init_from, which must have these splits; `where` names theirs in messages."""
     source = Run.open(path)
+    task = source.config.task.name
+    if task != config.task.name:
+        raise UserError(
+            f"--init_from {path}: a run of task {task}, and {where} is of {config.task.name}. Name another."
+        )
     if source.splits.digest != splits.digest:
         raise UserError(f"--init_from {path}: its splits differ from those of {where}. Use runs with equal splits.")
     return source
@@ -137,14 +142,15 @@ def _demand_classes(config: Stage1ProConfig, cases: CaseTable) -> None:
 def _demand_initial_cases(config: Stage1ProConfig, cases: CaseTable, splits: Splits) -> None:
     """Raise UserError where the first stage of an incremental training cannot be drawn."""
     if config.incremental_params.enabled:
-        _, labels, content = _pool(cases, splits)
-        initial_cases(labels, content, len(cases.class_names), config.incremental_params, config.seed)
+        _, strata, content = _pool(cases, splits)
+        initial_cases(strata, content, cases.strata, config.incremental_params, config.seed)
 
 
 def _pool(cases: CaseTable, splits: Splits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(case_id, label, content), each (N,), of the training split."""
-    frame = cases.frame.iloc[splits.indices("train")]
-    return frame["case_id"].to_numpy(), frame["label"].to_numpy(), frame["content"].to_numpy()
+    """(case_id, stratum, content), each (N,), of the training split."""
+    rows = splits.indices("train")
+    frame = cases.frame.iloc[rows]
+    return frame["case_id"].to_numpy(), cases.stratum[rows], frame["content"].to_numpy()
 
 
 def is_first_process() -> bool:
@@ -154,7 +160,7 @@ def is_first_process() -> bool:
 
 def print_stages(config: Stage1ProConfig, cases: CaseTable, splits: Splits) -> None:
     """The stages of an incremental training at their longest."""
-    case_id, labels, content = _pool(cases, splits)
-    plan = planned(case_id, labels, content, len(cases.class_names), config.incremental_params, config.seed)
+    case_id, strata, content = _pool(cases, splits)
+    plan = planned(case_id, strata, content, cases.strata, config.incremental_params, config.seed)
     for line in plan_lines(plan, config.incremental_params, config.batch_size):
         say(line)

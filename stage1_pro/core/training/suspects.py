@@ -25,6 +25,8 @@ PROBE_C = 1.3
 three times of it hardly changes a ranking."""
 MOST_FITTED = 50_000
 """Cases that a probe is fitted to at most; more cost minutes and move no ranking."""
+LEAST_TELLING = 3.0
+"""Standard errors below which the order of the list may be chance."""
 COLUMNS = ("rank", "case_id", "split", "label", "suggested_label", "probability", "suggested_probability")
 
 
@@ -34,13 +36,14 @@ class Suspicion:
 
     own: (N,) probability of the case's own label, NaN where it cannot be judged; suggested: (N,) the most probable of
     the other classes; suggested_probability: (N,); order: positions of the judged cases, the least probable label
-    first.
+    first; telling: how surely the features tell the classes apart, in standard errors of chance.
     """
 
     own: FloatArray
     suggested: IntArray
     suggested_probability: FloatArray
     order: IntArray
+    telling: float
 
     @property
     def contradicted(self) -> int:
@@ -67,17 +70,43 @@ def suspicion(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed
         classes = np.unique(labels[fitted])
         if len(judged) and len(classes) > 1:
             probability[np.ix_(judged, classes)] = _probed(features, labels, fitted, judged)
-    return _ranked(probability, labels)
+    return _ranked(probability, labels, np.asarray(groups))
 
 
-def _ranked(probability: FloatArray, labels: np.ndarray) -> Suspicion:
+def _ranked(probability: FloatArray, labels: np.ndarray, groups: np.ndarray) -> Suspicion:
     """The suspicion of class probabilities (N, C), NaN where a class was not in the fit."""
     every = np.arange(len(labels))
     own, others = probability[every, labels], np.nan_to_num(probability, nan=-1.0)
     others[every, labels] = -2.0
     suggested = others.argmax(axis=1)
     order = np.argsort(own, kind="stable")
-    return Suspicion(own, suggested, probability[every, suggested], order[: np.isfinite(own).sum()])
+    return Suspicion(
+        own,
+        suggested,
+        probability[every, suggested],
+        order[: np.isfinite(own).sum()],
+        _telling(probability, labels, groups),
+    )
+
+
+def _telling(probability: FloatArray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """How far the areas under the ROC curves of the classes lie above one half, together, in standard errors.
+
+    Mann & Whitney (1947); cases of one group count once there, since they are right or wrong together. Two classes
+    have one area, so the sum of K deviations is divided by the root of 2 K.
+    """
+    from scipy.stats import rankdata
+
+    found = []
+    for code in np.unique(labels):
+        judged = np.isfinite(probability[:, code])
+        ours, units = labels[judged] == code, groups[judged]
+        count, others = int(ours.sum()), int((~ours).sum())
+        if count and others:
+            area = (rankdata(probability[judged, code])[ours].mean() - (count + 1) / 2) / others
+            count, others = len(np.unique(units[ours])), len(np.unique(units[~ours]))
+            found.append((area - 0.5) / ((count + others + 1) / (12 * count * others)) ** 0.5)
+    return float(np.sum(found) / max(1, 2 * len(found)) ** 0.5)
 
 
 def _probed(features: np.ndarray, labels: np.ndarray, fitted: IntArray, judged: IntArray) -> FloatArray:
@@ -119,6 +148,11 @@ def write_suspects(run: Run, cases: CaseTable, features: np.ndarray, seed: int) 
         f"suspects.csv: another class is more probable for {found.contradicted:,} of {judged:,} training labels; "
         "look at the first of them" + (f" ({counted(left_out, 'case')} could not be judged)" if left_out else "")
     )
+    if found.telling < LEAST_TELLING:
+        say(
+            "warning: the features do not tell the classes apart better than chance, so the order of suspects.csv says "
+            "nothing of the labels: choose another backbone in model_path, or more training cases"
+        )
 
 
 def _rows(found: Suspicion, ids: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Iterator[dict[str, object]]:

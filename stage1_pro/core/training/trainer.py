@@ -35,7 +35,8 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     incremental = config.incremental_params
     by_itself = config.sharpness_aware  # such a module accumulates and clips by itself
     average = ExponentialMovingAverage(config.ema_decay) if config.use_ema else None
-    table = EpochTable(run.metrics_path, config.monitor, plain_lines=not sys.stdout.isatty())
+    plain, shown = not sys.stdout.isatty(), config.task.shown
+    table = EpochTable(run.metrics_path, config.monitor, plain, shown)
     callbacks: list[pl.Callback] = [
         Throughput(),
         SameDevices(),

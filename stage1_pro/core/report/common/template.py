@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stage1_pro.core.report.common import cells
 
-TEMPLATES = [Path(__file__).parents[1] / room for room in ("common", "run")]
+TEMPLATES = [Path(__file__).parents[1] / room for room in ("common", "run", "monitor", "cascade")]
 FILTERS = {
     "percent": cells.percent,
     "percent_up": cells.percent_up,

@@ -32,9 +32,7 @@ def staged(run: Run, monitor: str) -> Staged | None:
     """The stages of a run, None where it was not trained by stages."""
     if not (run.path / STATE).exists():
         return None
-    from stage1_pro.core.data.cases import load_cases
-
-    cases = load_cases(run.config.dataset_params, decode=False).frame
+    cases = run.config.task.part("read_cases")(run.config, decode=False).frame
     return Staged(read_state(run.path), dict(zip(cases["case_id"], cases["path"], strict=True)), monitor)
 
 

@@ -59,19 +59,16 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
-SHOWN = ("train_loss", "val_loss", "val_accuracy", "val_augrc")
-"""Columns of an epoch's line, beside the monitor."""
-
-
 class EpochTable(pl.Callback):
     """Rewrites metrics.csv after every epoch, and prints the epoch's line where there is no live bar.
 
-    The rows are part of the checkpoint: after a resume the file is the one of an uninterrupted run.
+    shown: columns of an epoch's line, beside the monitor. The rows are part of the checkpoint: after a resume the file
+    is the one of an uninterrupted run.
     (Lightning's CSVLogger starts the file anew on resume and spreads an epoch over several rows.)
     """
 
-    def __init__(self, path: Path, monitor: str, plain_lines: bool):
-        self.path, self.monitor, self.plain_lines = path, monitor, plain_lines
+    def __init__(self, path: Path, monitor: str, plain_lines: bool, shown: tuple[str, ...] = ()):
+        self.path, self.monitor, self.plain_lines, self.shown = path, monitor, plain_lines, shown
         self.rows: list[dict[str, float]] = []
         self.finished = False
 
@@ -85,7 +82,7 @@ class EpochTable(pl.Callback):
                 print(self._line(trainer), flush=True)
 
     def _line(self, trainer: pl.Trainer) -> str:
-        row, names = self.rows[-1], dict.fromkeys((*SHOWN, self.monitor))
+        row, names = self.rows[-1], dict.fromkeys((*self.shown, self.monitor))
         stage = f"stage {int(row['stage'])}, {int(row['active_cases'])} cases  " if "stage" in row else ""
         figures = [f"{name} {row[name]:.{5 if name.endswith('augrc') else 4}f}" for name in names if name in row]
         epoch, speed = f"epoch {int(row['epoch']) + 1}/{trainer.max_epochs}", f"{row['images_per_second']:.0f} images/s"

@@ -20,7 +20,7 @@ from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.monitoring import epoch_metrics
 from stage1_pro.core.models.parameters import trainable
-from stage1_pro.core.models.stage1 import Outputs, Stage1Model
+from stage1_pro.core.models.stage1 import Outputs
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.seeds import seed_of
 from stage1_pro.core.training.modules.sharp import SharpTraining
@@ -54,18 +54,21 @@ class Stage1Module(pl.LightningModule):
     clock = Clock(0, 1)
     """Of the learning rates of an incremental training."""
 
-    def __init__(self, model: Stage1Model, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
+    def __init__(self, model: Any, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
         super().__init__()
         self.schedule_epochs = config.schedule_epochs
         self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
         self.model, self.config, self.from_features = model, config, from_features
-        # its weights are not in checkpoints: they follow from the cases in training, which the datamodule restores
-        self.class_loss = ClassLoss(self._weights(class_counts), config.label_smoothing)
-        self.validation_loss = ClassLoss(balanced_weights(class_counts), config.label_smoothing)
+        self._make_losses(class_counts)
         self.sharp = SharpTraining(self) if config.sharpness_aware else None
         self.automatic_optimization = self.sharp is None  # Lightning's own step makes one pass, not two
         self._validated: list[tuple[Tensor, ...]] = []
         self._of_pool: list[tuple[Tensor, ...]] | None = None
+
+    def _make_losses(self, class_counts: np.ndarray) -> None:
+        # its weights are not in checkpoints: they follow from the cases in training, which the datamodule restores
+        self.class_loss = ClassLoss(self._weights(class_counts), self.config.label_smoothing)
+        self.validation_loss = ClassLoss(balanced_weights(class_counts), self.config.label_smoothing)
 
     @property
     def settled_epoch(self) -> int:
@@ -93,7 +96,7 @@ class Stage1Module(pl.LightningModule):
         return factor(self.clock.epochs(step) * per_epoch)
 
     @torch.no_grad()
-    def score(self, batch: Batch) -> tuple[Tensor, ...]:
+    def score(self, batch: Any) -> tuple[Tensor, ...]:
         """(positions, dice, entropy, embedding) of a batch, as `case_metrics` has them, on the CPU."""
         # whatever the precision of training: equal weights must admit the same cases
         with torch.autocast(batch.labels.device.type, enabled=False):
@@ -103,7 +106,7 @@ class Stage1Module(pl.LightningModule):
             # on the CPU: not every device has float64
             return batch.positions.cpu(), *case_metrics(outputs.logits.cpu(), batch.labels.cpu(), embedding.cpu())
 
-    def forward(self, inputs: Tensor) -> Outputs:
+    def forward(self, inputs: Tensor) -> Any:
         return self.model.head(inputs) if self.from_features else self.model(inputs)
 
     def on_train_start(self) -> None:
@@ -132,7 +135,7 @@ class Stage1Module(pl.LightningModule):
         self.log_means(figures, len(batch.labels))
         return loss
 
-    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what training descends, and the batch's figures for metrics.csv, `train_loss` among them."""
         loss = self.class_loss(self(batch.inputs).logits, batch.labels)
         return loss, {"train_loss": loss}
@@ -161,11 +164,15 @@ class Stage1Module(pl.LightningModule):
         finally:
             self._of_pool = None
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Any, _: int) -> None:
         if self._of_pool is not None:
             self._of_pool.append(self.score(batch))
-            return
-        self._validated.append((batch.positions, batch.labels, *self._kept(self(batch.inputs))))
+        else:
+            self._validated.append(self._judged(batch))
+
+    def _judged(self, batch: Any) -> tuple[Tensor, ...]:
+        """(positions, labels, what `_figures` needs …) of a validation batch."""
+        return batch.positions, batch.labels, *self._kept(self(batch.inputs))
 
     def on_validation_epoch_end(self) -> None:
         if self._of_pool is not None:
@@ -184,8 +191,9 @@ class Stage1Module(pl.LightningModule):
         """Return what validation keeps of a batch's outputs, float32."""
         return (outputs.logits.float(),)
 
-    def _figures(self, labels: Tensor, logits: Tensor) -> dict[str, float]:
+    def _figures(self, labels: Tensor, *kept: Tensor) -> dict[str, float]:
         """Columns of metrics.csv from a whole validation pass."""
+        (logits,) = kept
         # balanced by weights, whether training is by weights or by draws: val_select is as it comes
         loss = self.validation_loss(logits.to(self.device), labels.to(self.device))
         threshold = self.config.legacy_exit_threshold_for_logging

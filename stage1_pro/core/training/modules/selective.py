@@ -111,7 +111,8 @@ class SelectiveModule(Stage1Module):
         assert outputs.gate_logit is not None
         return outputs.logits.float(), outputs.gate_logit.float()
 
-    def _figures(self, labels: Tensor, logits: Tensor, gate_logit: Tensor) -> dict[str, float]:
+    def _figures(self, labels: Tensor, *kept: Tensor) -> dict[str, float]:
+        logits, gate_logit = kept
         gate = gate_metrics(logits.double().numpy(), labels.numpy(), gate_logit.double().numpy())
         if self.stage_epoch < self.warm_epochs:
             del gate["gate_augrc"]  # the monitor: no checkpoint is chosen before the gate is trained

@@ -1,0 +1,1 @@
+"""What a cascade costs: prices, capacity, and the evidence for both."""

@@ -1,0 +1,196 @@
+"""How data sets with masks lie on disk: a CSV, nnU-Net's and MSD's dataset.json, or two folders of equal stems."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config.settings import Source
+from stage1_pro.core.data.image_files import HIDDEN, shown
+from stage1_pro.core.data.label_tables import read_table
+from stage1_pro.core.data.masks.files import CHANNELS, channel_files
+from stage1_pro.core.data.table_files import delimited_rows
+from stage1_pro.core.errors import UserError, first_few
+
+FOLDERS = (("images", "masks"), ("imagesTr", "labelsTr"), ("images", "labels"), ("image", "mask"), ("img", "mask"))
+"""Names of the folder of the images and that of the masks."""
+MASK_NAMES = ("mask", "mask_path", "mask_file", "segmentation", "seg", "annotation", "label", "label_path")
+"""Names of the column of masks in a CSV."""
+MASK_COLUMNS = ("path", "mask", "case_id", "group", "split")
+CHANNEL = re.compile(r"(.+)_(\d{4})$")
+"""nnU-Net's name of a channel: CASE_0000."""
+
+
+@dataclass(slots=True, eq=False)
+class Layout:
+    """What one source holds.
+
+    frame: rows of strings under MASK_COLUMNS, paths as they can be opened; classes: value → name, where the data set
+    says it; ignore_label: value of what nobody has decided; ct: whether the images are said to be CT.
+    """
+
+    frame: pd.DataFrame
+    classes: dict[int, str] | None = None
+    ignore_label: int | None = None
+    ct: bool = False
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+
+
+def read_layout(source: Source) -> Layout:
+    """Find the cases of a source. Raises UserError where no layout is recognised."""
+    if source.labels:
+        return _table(source)
+    root = Path(source.root or ".")
+    where = f"sources[{source.name}].root"
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder. Set {where} to one with images and masks, or name a CSV in labels.")
+    record = root / "dataset.json"
+    if record.is_file():
+        return _with_record(root, record)
+    for images, masks in FOLDERS:
+        if (root / images).is_dir() and (root / masks).is_dir():
+            return _paired(root / images, root / masks, _stem)
+    known = ", ".join(f"{images}/ and {masks}/" for images, masks in FOLDERS[:3])
+    raise UserError(
+        f"{root}: no images with masks found. {where} must hold {known}, or a dataset.json of nnU-Net or MSD; or name "
+        "a CSV of path,mask in labels."
+    )
+
+
+def _table(source: Source) -> Layout:
+    path = Path(str(source.labels))
+    read = read_table(path, replace(source, columns={**_mask_column(source, path), **(source.columns or {})}))
+    frame = read.frame.rename(columns={"label": "mask"})
+    root = Path(source.root) if source.root else path.parent
+    for name in ("path", "mask"):
+        frame[name] = [_below(root, cell) for cell in frame[name]]
+    layout = Layout(frame, notes=read.notes, warnings=read.warnings, problems=read.problems, questions=read.questions)
+    layout.problems += _listed(frame["path"][frame["mask"] == ""], "image has no mask", "images have no mask")
+    layout.frame = _named(frame[frame["mask"] != ""].reset_index(drop=True), root)
+    return layout
+
+
+def _mask_column(source: Source, path: Path) -> dict[str, str | None]:
+    """The table's column of masks, which takes the place of a label; none where the table has no header."""
+    content = artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels.")
+    head = [cell.lower() for cell in delimited_rows(content, path).cells[0]]
+    found = next((name for name in MASK_NAMES if name in head), None)
+    return {} if found in (None, "label") else {"label": found}
+
+
+def _below(root: Path, cell: str) -> str:
+    return CHANNELS.join(str(root / part) for part in channel_files(cell)) if cell else ""
+
+
+def _named(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """The frame with an id for each case without one: its stem, or its whole path where stems are not unique."""
+    stems = [_stem(Path(channel_files(path)[0])) for path in frame["path"]]
+    if len(set(stems)) < len(stems):
+        stems = [shown(_relative(channel_files(path)[0], root)) for path in frame["path"]]
+    frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(stems, index=frame.index))
+    return frame
+
+
+def _relative(path: str, root: Path) -> str:
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
+
+
+def _with_record(root: Path, path: Path) -> Layout:
+    try:
+        record = json.loads(artifacts.read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}).") from None
+    if not isinstance(record, dict) or not isinstance(record.get("labels"), dict):
+        raise UserError(f"{path}: has no 'labels', so it is no dataset.json of nnU-Net or MSD. Remove or restore it.")
+    layout = _msd(root, path, record) if "training" in record else _nnunet(root, path)
+    names, regions = _label_names(record["labels"])
+    if regions:
+        raise UserError(f"{path}: labels {', '.join(regions)} are regions of several values, which are not supported.")
+    ignored = [value for value, name in names.items() if name == "ignore"]
+    layout.ignore_label = ignored[0] if ignored else None
+    layout.classes = {value: name for value, name in sorted(names.items()) if value not in ignored}
+    modalities = record.get("channel_names") or record.get("modality") or {}
+    said = list(modalities.values()) if isinstance(modalities, dict) else [modalities]
+    layout.ct = bool(said) and all(str(one).lower() == "ct" for one in said)
+    return layout
+
+
+def _label_names(labels: dict[str, Any]) -> tuple[dict[int, str], list[str]]:
+    """(value → name, names of regions): nnU-Net writes name: value, MSD "value": name."""
+    regions = [name for name, value in labels.items() if isinstance(value, list)]
+    plain = {name: value for name, value in labels.items() if name not in regions}
+    if plain and all(isinstance(value, int) for value in plain.values()):
+        return {value: name for name, value in plain.items()}, regions
+    return {int(value): str(name) for value, name in plain.items() if value.isdecimal()}, regions
+
+
+def _nnunet(root: Path, record: Path) -> Layout:
+    for name in ("imagesTr", "labelsTr"):
+        if not (root / name).is_dir():
+            raise UserError(f"{record}: {root / name} is not there. Restore it, or remove dataset.json.")
+    return _paired(root / "imagesTr", root / "labelsTr", _case_of_channel)
+
+
+def _msd(root: Path, path: Path, record: dict[str, Any]) -> Layout:
+    try:
+        rows = [{"path": str(root / row["image"]), "mask": str(root / row["label"])} for row in record["training"]]
+    except (TypeError, KeyError):
+        raise UserError(f"{path}: 'training' must be a list of {{image, label}}.") from None
+    return Layout(_named(_frame(rows), root)) if rows else Layout(_frame(rows), problems=[f"{path}: holds no cases"])
+
+
+def _paired(images: Path, masks: Path, case_of: Callable[[Path], str]) -> Layout:
+    """Cases of two folders: an image belongs to the mask of its stem."""
+    found: dict[str, list[str]] = {}
+    for path in _files(images):
+        found.setdefault(case_of(path), []).append(str(path))
+    true: dict[str, list[str]] = {}
+    for path in _files(masks):
+        true.setdefault(_stem(path), []).append(str(path))
+    both = sorted(found.keys() & true.keys())
+    rows = [{"path": CHANNELS.join(found[case]), "mask": true[case][0], "case_id": shown(case)} for case in both]
+    layout = Layout(_frame(rows))
+    lacking, alone = pd.Series(sorted(found.keys() - true.keys())), pd.Series(sorted(true.keys() - found.keys()))
+    layout.problems += _listed(lacking, f"image without a mask in {masks}", f"images without a mask in {masks}")
+    layout.problems += _listed(alone, f"mask without an image in {images}", f"masks without an image in {images}")
+    several = pd.Series([case for case in both if len(true[case]) > 1])
+    layout.problems += _listed(several, "stem has several masks", "stems have several masks")
+    if case_of is _stem:
+        several = pd.Series([case for case in both if len(found[case]) > 1])
+        layout.problems += _listed(several, "stem has several images", "stems have several images")
+    if not rows:
+        layout.problems.append(f"no file of {images} has the stem of a file in {masks}")
+    return layout
+
+
+def _frame(rows: list[dict[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, dtype=object).reindex(columns=list(MASK_COLUMNS), fill_value="")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.name not in HIDDEN
+    )
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+
+
+def _case_of_channel(path: Path) -> str:
+    matched = CHANNEL.match(_stem(path))
+    return matched[1] if matched else _stem(path)
+
+
+def _listed(names: pd.Series, one: str, many: str) -> list[str]:
+    if not len(names):
+        return []
+    return [f"{len(names)} {one if len(names) == 1 else many}: {first_few(names)}"]

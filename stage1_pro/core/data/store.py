@@ -1,0 +1,25 @@
+"""Copies of images that lie in no local file, so that everything after the case table reads files."""
+
+import os
+from hashlib import blake2b
+from pathlib import Path
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.config.settings import DatasetParams
+
+
+def cache_folder(params: DatasetParams) -> Path:
+    """Return the folder of the copies: the config's, or one in the user's cache folder."""
+    if params.cache_folder:
+        return Path(params.cache_folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stage1_pro"
+
+
+def kept(folder: Path, content: bytes) -> Path:
+    """Return the file of this content below the folder, written where it is not there: equal contents are one file."""
+    name = blake2b(content, digest_size=16).hexdigest()
+    file = folder / "images" / name[:2] / name
+    if not (file.exists() and file.stat().st_size == len(content)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        artifacts.write_bytes(file, content)
+    return file.absolute()

@@ -1,0 +1,381 @@
+"""MaskModel: a network from MONAI, the maps that it makes of whole cases, and the one file that holds a trained one.
+
+`model_path` names it: monai:unet, monai:dynunet or monai:segresnet, with options as in
+monai:unet:channels=16-32-64,res_units=2.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.data.masks.batches import network_size
+from stage1_pro.core.data.masks.inputs import MaskPreprocessing
+from stage1_pro.core.data.masks.table import MaskFacts
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.models.licenses import RANDOM
+from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
+from stage1_pro.core.schemas import did_you_mean
+
+FORMAT = 1
+TASK = "segmentation"
+ON_CPU_FROM = 1 << 30
+"""Bytes of a stitched map from which on it is kept in main memory."""
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """options: their defaults, whole numbers or several of them; build: (dims, channels, classes, dropout, options)."""
+
+    options: Options
+    build: Callable[[int, int, int, float, Options], nn.Module]
+
+    def divisor(self, options: Options) -> int:
+        """Of the sizes that the network takes."""
+        return 2 ** (len(options.get("channels", options.get("blocks", ()))) - 1)
+
+
+def _unet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
+    from monai.networks.nets.unet import UNet  # pyright: ignore[reportMissingImports]
+
+    return UNet(
+        spatial_dims=dims,
+        in_channels=channels,
+        out_channels=classes,
+        channels=options["channels"],
+        strides=(2,) * (len(options["channels"]) - 1),
+        num_res_units=options["res_units"],
+        norm=("instance", {"affine": True}),
+        dropout=dropout,
+    )
+
+
+def _dynunet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
+    from monai.networks.nets.dynunet import DynUNet  # pyright: ignore[reportMissingImports]
+
+    filters = options["channels"]
+    strides = [1, *[2] * (len(filters) - 1)]
+    return DynUNet(
+        spatial_dims=dims,
+        in_channels=channels,
+        out_channels=classes,
+        kernel_size=[3] * len(filters),
+        strides=strides,
+        upsample_kernel_size=strides[1:],
+        filters=list(filters),
+        dropout=dropout or None,
+        res_block=True,
+    )
+
+
+def _segresnet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
+    from monai.networks.nets.segresnet import SegResNet  # pyright: ignore[reportMissingImports]
+
+    return SegResNet(
+        spatial_dims=dims,
+        in_channels=channels,
+        out_channels=classes,
+        init_filters=options["filters"],
+        blocks_down=options["blocks"],
+        blocks_up=(1,) * (len(options["blocks"]) - 1),
+        dropout_prob=dropout or None,
+        upsample_mode="deconv",  # trilinear upsampling has no deterministic gradient on a GPU
+    )
+
+
+ARCHITECTURES = {
+    "unet": Architecture({"channels": (16, 32, 64, 128, 256), "res_units": 2}, _unet),
+    "dynunet": Architecture({"channels": (32, 64, 128, 256)}, _dynunet),
+    "segresnet": Architecture({"filters": 16, "blocks": (1, 2, 2, 4)}, _segresnet),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSpec:
+    """Enough to build the same network again, and to read a case as it was trained on."""
+
+    arch: str
+    options: Options
+    dropout: float
+    preprocessing: MaskPreprocessing
+    license: str = RANDOM
+
+    @property
+    def divisor(self) -> int:
+        return ARCHITECTURES[self.arch].divisor(self.options)
+
+    def build(self, classes: int) -> nn.Module:
+        """The network with random weights."""
+        made = self.preprocessing
+        return ARCHITECTURES[self.arch].build(made.dims, made.channels, classes, self.dropout, self.options)
+
+
+def named_network(model_path: str) -> tuple[str, Options]:
+    """(architecture, options) of a model_path. Raises UserError for what does not exist, or MONAI is missing.
+
+    >>> named_network("monai:unet:channels=8-16")
+    ('unet', {'channels': (8, 16), 'res_units': 2})
+    """
+    demand_monai()
+    _, _, rest = model_path.partition(":")
+    name, _, text = rest.partition(":")
+    if name not in ARCHITECTURES:
+        known = list(ARCHITECTURES)
+        raise UserError(f"model_path {model_path}: no network '{name}'{did_you_mean(name, known)}; {', '.join(known)}.")
+    defaults, options = ARCHITECTURES[name].options, {}
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key not in defaults:
+            raise UserError(
+                f"model_path {model_path}: {name} has no option '{key}'{did_you_mean(key, list(defaults))}; it has "
+                f"{', '.join(defaults)}."
+            )
+        options[key] = _option(model_path, key, value, isinstance(defaults[key], tuple))
+    return name, {**defaults, **options}
+
+
+def _option(model_path: str, key: str, value: str, several: bool) -> Any:
+    parts = value.split("-")
+    fits = all(part.isdecimal() for part in parts) and (len(parts) > 1 if several else len(parts) == 1)
+    if not fits or (several and min(map(int, parts)) < 1):
+        wanted = "two or more numbers such as 16-32-64" if several else "a number"
+        raise UserError(f"model_path {model_path}: {key} must be {wanted}, and is '{value}'.")
+    return tuple(map(int, parts)) if several else int(value)
+
+
+def demand_monai() -> None:
+    """Raise UserError where MONAI is not installed."""
+    try:
+        import monai.inferers  # pyright: ignore[reportMissingImports]
+        import monai.networks.nets  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError(
+            "masks are trained with MONAI, which is not installed: pip install 'stage1-pro[seg]'."
+        ) from None
+
+
+class MaskModel(nn.Module):
+    """Images (B, C, *S) → class logits (B, K, *S).
+
+    class_names: of a case, as in the splits: without and with the positive class; facts: of the masks. overlap,
+    window_batch: of the windows that `maps` takes a case in.
+    """
+
+    frozen = False
+    answer_shift = 0.0
+    kind = "network"
+    """The word for what model_path names."""
+
+    def __init__(
+        self,
+        spec: MaskSpec,
+        facts: MaskFacts,
+        class_names: tuple[str, ...],
+        overlap: float = 0.5,
+        window_batch: int = 4,
+    ):
+        super().__init__()
+        self.spec, self.facts, self.class_names = spec, facts, class_names
+        self.overlap, self.window_batch = overlap, window_batch
+        try:
+            self.net = spec.build(len(facts.class_names))
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"model_path: {spec.arch} with {spec.options}: {' '.join(str(error).split())[:200]}."
+            ) from None
+        self._pooled: list[Tensor] = []
+        self._watch_bottleneck()
+
+    @property
+    def words(self) -> str:
+        """The model in a few words."""
+        made = self.spec.preprocessing
+        sees = "whole cases" if made.patch is None else f"patches of {' × '.join(map(str, made.patch))}"
+        return f"{made.dims}D, {made.channels} channels, {len(self.facts.class_names)} classes, {sees}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def maps(self, images: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (logits (K, *S), embedding (E,)) of each image (C, *S), in order; on the device of the images.
+
+        Cases go through whole, or in windows that overlap and are stitched with gaussian weights. A forward pass
+        always has window_batch windows of one shape, filled up with zeros: no case depends on those beside it.
+        """
+        if self.spec.preprocessing.patch is not None:
+            yield from (self._stitched(image) for image in images)
+            return
+        held: list[tuple[int, Tensor]] = []
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        sizes = [network_size(image.shape[1:], self.spec.divisor) for image in images]
+        for size in dict.fromkeys(sizes):
+            held = [(at, filled(images[at], size)) for at in range(len(images)) if sizes[at] == size]
+            for start in range(0, len(held), self.window_batch):
+                part = held[start : start + self.window_batch]
+                logits, embedding = self._pass(torch.stack([image for _, image in part]))
+                for row, (at, _) in enumerate(part):
+                    inside = tuple(slice(side) for side in images[at].shape[1:])
+                    found[at] = logits[(row, slice(None), *inside)], embedding[row]
+        yield from (found[at] for at in range(len(images)))
+
+    def _stitched(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        from monai.inferers.utils import sliding_window_inference  # pyright: ignore[reportMissingImports]
+
+        patch = network_size(self.spec.preprocessing.patch or (), self.spec.divisor)
+        pooled: list[Tensor] = []
+
+        def windows(part: Tensor) -> Tensor:
+            logits, embedding = self._pass(part)
+            pooled.append(embedding)
+            return logits
+
+        voxels = image[0].numel() * len(self.facts.class_names) * 4
+        device = torch.device("cpu") if voxels >= ON_CPU_FROM else image.device
+        whole: Any = sliding_window_inference(
+            image[None],
+            patch,
+            self.window_batch,
+            windows,
+            overlap=self.overlap,
+            mode="gaussian",
+            sw_device=image.device,
+            device=device,
+        )
+        return whole[0], torch.cat(pooled).mean(dim=0)
+
+    def _pass(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, pooled bottleneck) of at most window_batch windows, float32."""
+        missing = self.window_batch - len(windows)
+        whole = torch.cat([windows, windows.new_zeros(missing, *windows.shape[1:])]) if missing > 0 else windows
+        self._pooled.clear()
+        logits = self(whole).float()
+        return logits[: len(windows)], self._pooled[-1][: len(windows)].float()
+
+    def _watch_bottleneck(self) -> None:
+        """Keep what the deepest layer makes, pooled: the last of those whose output has the fewest voxels."""
+        seen: list[tuple[int, nn.Module]] = []
+
+        def note(module: nn.Module, _: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == self.spec.preprocessing.dims + 2:
+                seen.append((output[0, 0].numel(), module))
+
+        leaves = [module for module in self.net.modules() if not list(module.children())]
+        hooks = [module.register_forward_hook(note) for module in leaves]
+        made = self.spec.preprocessing
+        with torch.no_grad():
+            self.net.eval()(torch.zeros(1, made.channels, *(2 * self.spec.divisor,) * made.dims))
+        self.net.train()
+        for hook in hooks:
+            hook.remove()
+        least = min(size for size, _ in seen)
+        deepest = [module for size, module in seen if size == least][-1]
+        deepest.register_forward_hook(lambda *found: self._pool(found[2]))
+
+    def _pool(self, output: Tensor) -> None:
+        if not self.training:
+            self._pooled.append(output.flatten(2).mean(dim=2))
+
+
+def filled(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Pad (C, *S) with zeros at the far end of each axis."""
+    lack = [want - have for want, have in zip(size, image.shape[1:], strict=True)]
+    return pad(image, [side for after in reversed(lack) for side in (0, after)])
+
+
+def save_mask_model(model: MaskModel, path: Path) -> None:
+    """Write the model as plain tensors and values; equal weights give equal bytes."""
+    spec = model.spec
+    plain = {
+        "format": FORMAT,
+        "task": TASK,
+        "arch": spec.arch,
+        "options": spec.options,
+        "dropout": spec.dropout,
+        "preprocessing": spec.preprocessing.to_dict(),
+        "license": spec.license,
+        "class_names": list(model.class_names),
+        "facts": asdict(model.facts),
+        "overlap": model.overlap,
+        "window_batch": model.window_batch,
+    }
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    # pickle writes an object that it has met as a reference: strings of one parse are as often the same for any model
+    content = json.loads(json.dumps(plain))
+    artifacts.write_bytes(path, dump_tensors({**content, "state_dict": tensors}))
+
+
+def load_mask_model(path: Path) -> MaskModel:
+    """Read a model file, in eval mode. Raises UserError for anything but plain tensors and values."""
+    content = read_tensors(path)
+    if content.get("task") != TASK:
+        raise UserError(f"{path}: holds a model that classifies images, not one that makes masks.")
+    demand_monai()
+    try:
+        if content["format"] != FORMAT:
+            raise UserError(f"{path}: written by another version (format {content['format']}, not {FORMAT}).")
+        spec = MaskSpec(
+            content["arch"],
+            _tuples(content["options"]),
+            content["dropout"],
+            MaskPreprocessing.from_dict(content["preprocessing"]),
+            content["license"],
+        )
+        facts = MaskFacts(**_tuples(content["facts"]))
+        names = tuple(content["class_names"])
+        model = MaskModel(spec, facts, names, content["overlap"], content["window_batch"])
+        model.load_state_dict(content["state_dict"])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}).") from None
+    return model.eval()
+
+
+def _tuples(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+@torch.no_grad()
+def case_row(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> Tensor:
+    """The sums of one case, (5 F + 9,) float64 on the CPU, in the order of `MaskSums.of_rows`.
+
+    logits: (K, *S) of the whole case; labels: (*S) int64, −1 is in no sum; positives: values of the positive class. An
+    answer is the class of the largest logit, of equal ones the last.
+    """
+    decided = labels.flatten() >= 0
+    flat = logits.flatten(1).float()
+    log_p = torch.log_softmax(flat, dim=0)
+    p = log_p.exp()
+    answer = (len(flat) - 1 - flat.flip(0).argmax(dim=0))[decided]
+    p, log_p, truth = p[:, decided], log_p[:, decided], labels.flatten()[decided]
+    classes = torch.arange(1, len(flat), device=flat.device)[:, None]
+    blocks = _sums(p[1:], answer == classes, truth == classes)
+    chosen = list(positives)
+    among = torch.tensor(chosen, device=flat.device)
+    positive = p[chosen].sum(dim=0)[None]
+    own = _sums(positive, torch.isin(answer, among)[None], torch.isin(truth, among)[None])
+    entropy = -(p * log_p.clamp(min=-1e3)).sum(dim=0).sum(dtype=torch.float64) / math.log(len(flat))
+    largest = p[1:].amax() if p.shape[1] else p.new_zeros(())
+    rest = [_most(positive), entropy, largest, torch.tensor(p.shape[1])]
+    row = torch.cat([*blocks, *own, *(value.double().reshape(1).to(flat.device) for value in rest)])
+    return row.cpu()
+
+
+def _sums(p: Tensor, answered: Tensor, true: Tensor) -> list[Tensor]:
+    """(I, P, Y, Σ p, Σ p ŷ) of each of F classes, float64 (F,); counts of up to 2**53 are exact."""
+    both = (answered & true).sum(dim=1).double()
+    chance, agreed = p.sum(dim=1, dtype=torch.float64), (p * answered).sum(dim=1, dtype=torch.float64)
+    return [both, answered.sum(dim=1).double(), true.sum(dim=1).double(), chance, agreed]
+
+
+def _most(p: Tensor) -> Tensor:
+    return p.amax().clamp(max=1) if p.shape[1] else p.new_zeros(())

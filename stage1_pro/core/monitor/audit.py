@@ -1,0 +1,121 @@
+"""Which cases are audited: a hash of the group and a secret salt decides, and nothing else.
+
+Two hosts with the same salt audit the same groups without speaking to each other, and nobody can steer the
+audit: not the model, not the camera, not a person who thinks that a case "looked odd". The salt is chosen once
+before deployment and kept out of the bundle, since whoever knows it knows which cases will not be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
+from stage1_pro.core.metrics.hashing import drawn, hash64
+
+SALT_VARIABLE = "STAGE1_AUDIT_SALT"
+LEAST_SALT = 16
+"""Bytes; a shorter salt can be guessed from the digest that is written down."""
+LEAST_GROUPS = 200
+LARGE_GROUP = 50
+"""Cases a group, on average, above which fewer than LEAST_GROUPS groups are taken for cameras or sites."""
+FLOOR = 0.3
+"""Least audit probability of an exit, as a share of the audit share: 0 would leave cases that nobody ever sees."""
+STEEPNESS = 4
+"""Power of the rank that the probability of a doubtful case rises with."""
+MAKE_SALT = "python -c 'import secrets; print(secrets.token_hex(32))'"
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The rule of an audit. share: of the groups that are audited, in (0, 1]; salt: secret bytes.
+
+    >>> audit = Audit(0.05, b"sixteen bytes or more")
+    >>> bool(audit.chooses(["track-17"])[0])
+    False
+    """
+
+    share: float
+    salt: bytes
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UserError(
+                f"the audit share is {self.share:g}; allowed above 0, up to 1. Without audits nothing is ever known of "
+                "FNR on exits; leave --audit_share out to run without a monitor."
+            )
+
+    @property
+    def digest(self) -> str:
+        """What is written down of the salt, to notice when it changes."""
+        return salt_digest(self.salt)
+
+    def chooses(self, groups: Iterable[object], probability: ArrayLike | None = None) -> BoolArray:
+        """(N,) whether the groups of cases are audited. groups: (N,) the group of each, its id where it has none;
+        probability: (N,) where it differs from case to case, else the share."""
+        return drawn(hash64(groups, self.salt), self.share if probability is None else probability)
+
+
+def salt_digest(salt: bytes) -> str:
+    """SHA-256 of a salt, with a prefix that keeps it apart from the hashes of groups."""
+    return sha256(b"stage1 audit salt:" + salt).hexdigest()
+
+
+def read_salt(path: Path | None, environment: Mapping[str, str]) -> bytes:
+    """The salt out of a key file, else out of STAGE1_AUDIT_SALT. White space around it does not count.
+
+    Raises UserError where there is none, or one so short that it can be guessed.
+    """
+    if path is not None:
+        salt, where = artifacts.read_bytes(path, f"Make one: {MAKE_SALT} > {path}").strip(), str(path)
+    else:
+        salt, where = environment.get(SALT_VARIABLE, "").strip().encode(), SALT_VARIABLE
+    if not salt:
+        raise UserError(f"{where}: no audit salt. Make one: {MAKE_SALT} > audit.salt; then --audit_salt audit.salt")
+    if len(salt) < LEAST_SALT:
+        raise UserError(f"{where}: a salt of {len(salt)} bytes; allowed {LEAST_SALT} or more. Make one: {MAKE_SALT}")
+    return salt
+
+
+def demand_groups(groups: int, cases: int) -> None:
+    """Raise UserError where so few groups hold so many cases that an audit of groups sees nothing, or everything.
+
+    groups: distinct ones; cases: in them. Few groups of few cases are a small day, and add up over days.
+    """
+    if groups < LEAST_GROUPS and cases > LARGE_GROUP * groups:
+        raise UserError(
+            f"{cases} cases in {groups} groups; an audit needs {LEAST_GROUPS} groups or more (of 5 groups, a share of "
+            ".05 audits nothing with .78 of the salts). A group is what depends on each other (a track, a patient), "
+            "never a camera or a site: name such groups, decide more of them at once, or audit all with "
+            "--audit_share 1."
+        )
+
+
+def doubtful_probability(
+    answered_positive: ArrayLike, doubt: ArrayLike, reference: ArrayLike, share: float
+) -> FloatArray:
+    """(N,) audit probabilities of exits that rise with doubt among answers 0, where misses are; answers 1 keep `share`.
+
+    doubt: (N,) how near an exit is to being deferred, larger is nearer; reference: (K,) doubts of earlier answers 0
+    that exited. Over cases like the reference the mean is `share` (less where that would take a probability above 1).
+
+    Worth it only where misses are doubtful: with all of them in the most doubtful tenth a rate of .05 or .10 is
+    noticed 2.4 times as early as by the uniform audit or better, with all of them in the surer half three times as
+    late or worse. The uniform audit is therefore the default.
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"the audit share is {share:g}; allowed above 0, up to 1.")
+    ordered = np.sort(np.asarray(reference, dtype=np.float64))
+    if not ordered.size:
+        raise ValueError("no reference: the rank of a doubt among nothing is not known")
+    doubt = np.asarray(doubt, dtype=np.float64)
+    rank = (np.searchsorted(ordered, doubt, "left") + np.searchsorted(ordered, doubt, "right")) / (2 * ordered.size)
+    rising = share * (FLOOR + (1 - FLOOR) * (STEEPNESS + 1) * rank**STEEPNESS)
+    return np.where(np.asarray(answered_positive, dtype=bool), share, np.minimum(1.0, rising))

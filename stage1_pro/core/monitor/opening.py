@@ -1,0 +1,183 @@
+"""What a monitor starts with, and what every decision says of its certificate.
+
+The rules of a monitor are fixed with its first reading, before the first label: chosen afterwards they could be
+chosen to please.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stage1_pro.core import artifacts
+from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
+from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.monitor.audit import SALT_VARIABLE, Audit, read_salt, salt_digest
+from stage1_pro.core.monitor.files import MONITOR
+from stage1_pro.core.monitor.state import ALARM, EXPIRED, NONE, Settings
+from stage1_pro.core.monitor.tables import Decisions
+
+CHOSEN = {
+    "audit_share": "--audit_share",
+    "salt_digest": "--audit_salt",
+    "max_label_delay_days": "--max_label_delay_days",
+    "group_days": "--group_days",
+    "planned": "--planned",
+}
+"""Settings that a user chooses when a monitor starts, and how."""
+
+
+def bundle_digest(contents: BundleContents) -> str:
+    """What decisions and monitors call a bundle: SHA-256 of bundle.json, which lists the digests of all its files."""
+    return artifacts.digest_file(contents.path / MANIFEST)
+
+
+def first_settings(contents: BundleContents, decisions: Decisions, chosen: Mapping[str, Any]) -> Settings:
+    """The settings of a new monitor: target and confidence of the bundle's policy, and what the user chose.
+
+    chosen: keys of CHOSEN, None where the user said nothing. Without an audit share it is that of the decisions.
+    Raises UserError where neither names one.
+    """
+    policy_file = contents.path / contents.manifest["policy_file"]
+    policy = artifacts.read_json(policy_file, policy_file.stem)
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if "audit_share" not in given:
+        given["audit_share"] = _share_of(decisions)
+    expires = contents.manifest.get("expires") or {}
+    after, date = expires.get("audited_positives"), expires.get("date")
+    return Settings(
+        bundle_digest(contents),
+        policy["target_fnr_exit"],
+        round(1 - policy["fnr_confidence"], 12),
+        **{**({} if after is None else {"planned": after}), **given},
+        expires_at=None if date is None else seconds(date),
+        expires_after=after,
+    )
+
+
+def demand_settings(settings: Settings, contents: BundleContents, chosen: Mapping[str, Any], where: Path) -> None:
+    """Raise UserError where the user, or the bundle, now says something else than when the monitor started."""
+    problems = []
+    if settings.bundle_digest != bundle_digest(contents):
+        problems.append(f"it watches another bundle ({settings.bundle_digest[:12]}…) than {contents.path}")
+    for name, value in chosen.items():
+        kept = getattr(settings, name)
+        if value is None or value == kept:
+            continue
+        if name == "salt_digest":
+            told = "the salt changed" if kept else "it was started without a salt; leave --audit_salt out"
+        else:
+            told = f"{CHOSEN[name]} is {value}, and {kept} since its first reading"
+        problems.append(told)
+    raise_problems(
+        f"{where}: not what this monitor was started with:",
+        problems,
+        "Leave these options out, or start a new monitor with another --out.",
+    )
+
+
+def _share_of(decisions: Decisions) -> float:
+    known = decisions.audit_probability[np.isfinite(decisions.audit_probability)]
+    if not known.size:
+        raise UserError(
+            "a new monitor needs --audit_share, or decisions that were made with one (60_predict.py and 70_serve.py "
+            "take --audit_share and --audit_salt)."
+        )
+    return float(np.median(known))
+
+
+# ---- what 60 and 70 are started with
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """How decisions are audited and what is said of their certificate. audit: None where nothing is audited; monitor:
+    path of its monitor.json, None where nothing watches; expires_at: seconds since 1970, None for never."""
+
+    bundle: str
+    audit: Audit | None
+    monitor: Path | None
+    expires_at: int | None
+
+    def certificate(self, now: int) -> str:
+        """What holds at this moment, as the monitor stands: in force, alarm, expired, or none where nothing watches."""
+        watched = NONE if self.monitor is None else artifacts.read_json(self.monitor, "monitor")["certificate"]
+        past = self.expires_at is not None and now >= self.expires_at
+        return EXPIRED if past and watched != ALARM else watched
+
+
+def deployed(
+    contents: BundleContents,
+    share: float | None,
+    salt_file: str | None,
+    monitor: str | None,
+    environment: Mapping[str, str],
+) -> Deployed:
+    """Check the options of 60 and 70 against each other and the monitor. Raises UserError with every problem."""
+    problems: list[str] = []
+    audit = None
+    if share is None and salt_file is not None:
+        problems.append("--audit_salt without --audit_share: say which share of the groups is audited, as in .05")
+    elif share is not None:
+        try:
+            audit = Audit(share, read_salt(None if salt_file is None else Path(salt_file), environment))
+        except UserError as problem:
+            problems.append(str(problem))
+    path = None if monitor is None else _monitor_file(Path(monitor))
+    if path is not None:
+        problems += _monitor_problems(path, contents, audit)
+    raise_problems("nothing can be audited so:", problems)
+    date = (contents.manifest.get("expires") or {}).get("date")
+    return Deployed(bundle_digest(contents), audit, path, None if date is None else seconds(date))
+
+
+def _monitor_file(path: Path) -> Path:
+    return path / MONITOR if path.is_dir() else path
+
+
+def _monitor_problems(path: Path, contents: BundleContents, audit: Audit | None) -> list[str]:
+    try:
+        settings = artifacts.read_json(path, "monitor")["settings"]
+    except UserError as problem:
+        return [str(problem)]
+    problems = []
+    if settings["bundle_digest"] != bundle_digest(contents):
+        problems.append(f"{path} watches another bundle than {contents.path}: start a new monitor for a new bundle")
+    if audit is None:
+        problems.append(f"{path} needs audits: add --audit_share {settings['audit_share']:g} and --audit_salt")
+    elif settings["salt_digest"] not in (None, audit.digest):
+        problems.append(
+            f"the salt is another one than {path} was started with: a changed salt audits other groups. Give the "
+            "former salt, or start a new monitor"
+        )
+    return problems
+
+
+def salt_of(file: str | None, environment: Mapping[str, str]) -> bytes | None:
+    """The salt where one is at hand, from the file or from STAGE1_AUDIT_SALT. Raises UserError for a bad one."""
+    if file is None and not environment.get(SALT_VARIABLE):
+        return None
+    return read_salt(None if file is None else Path(file), environment)
+
+
+def seconds(text: str) -> int:
+    """A time such as 2026-03-01 or 2026-03-01T12:00:00Z in seconds since 1970; without an offset it is UTC.
+
+    >>> seconds("1970-01-02"), seconds("1970-01-01T01:00:00+01:00")
+    (86400, 0)
+    """
+    from datetime import UTC, datetime
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"{text} is no time such as 2026-03-01 or 2026-03-01T12:00:00Z") from None
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+
+
+def digest_or_none(salt: bytes | None) -> str | None:
+    return None if salt is None else salt_digest(salt)

@@ -1,0 +1,111 @@
+"""What training does for masks alone: the network for a data set, its loaders, its module, and its end."""
+
+from dataclasses import replace
+
+import lightning.pytorch as pl
+import numpy as np
+
+from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.image_files import read_file
+from stage1_pro.core.data.masks.datamodule import MaskDataModule
+from stage1_pro.core.data.masks.files import labels_of, picture_of, read_contents
+from stage1_pro.core.data.masks.inputs import MaskPreprocessing
+from stage1_pro.core.data.masks.table import MaskFacts
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.models.licenses import demanded_license
+from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, load_mask_model, named_network, save_mask_model
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.splits import Splits
+from stage1_pro.core.seeds import rng_of
+from stage1_pro.core.training.fit import load_best
+from stage1_pro.core.training.modules.masks import MaskModule
+
+CT_CASES = 50
+"""Cases of `train` whose foreground sets the scale of CT."""
+CT_VOXELS = 10_000
+"""Foreground voxels drawn from each of them."""
+CLIPPED = (0.5, 99.5)
+"""Percentiles of the foreground that CT is clipped to, as nnU-Net does."""
+
+
+def model_for_masks(config: Stage1ProConfig, cases: CaseTable, splits: Splits, source: Run | None) -> MaskModel:
+    """The untrained network for these cases, weights by seed, or another run's weights."""
+    facts = cases.masks
+    assert facts is not None
+    arch, options = named_network(config.model_path)
+    pl.seed_everything(config.seed, verbose=False)
+    spec = MaskSpec(arch, options, config.dropout, _preprocessing(config, cases, facts, splits))
+    params = config.segmentation_params
+    model = MaskModel(spec, facts, cases.class_names, params.window_overlap, params.window_batch)
+    if source is not None:
+        _take_weights(model, source)
+    model.spec = replace(model.spec, license=demanded_license(model.spec.license, config))
+    return model
+
+
+def _preprocessing(config: Stage1ProConfig, cases: CaseTable, facts: MaskFacts, splits: Splits) -> MaskPreprocessing:
+    """What the network expects: spacing and scale are of the training split alone."""
+    data, train = config.dataset_params, cases.frame.iloc[splits.indices("train")]
+    intensity = data.intensity if data.intensity != "auto" else "ct" if facts.ct else "zscore"
+    spacing = data.target_spacing
+    if facts.dims == 3 and spacing is None:
+        spacing = tuple(np.median(np.array(train["spacing"].tolist()), axis=0).tolist())
+    made = MaskPreprocessing(facts.dims, facts.channels, facts.joint, spacing, intensity, patch=data.patch_size)
+    return replace(made, **_ct_scale(train, facts, config.seed)) if intensity == "ct" else made
+
+
+def _ct_scale(train, facts: MaskFacts, seed: int) -> dict[str, float]:
+    """Percentiles, mean and deviation of the foreground of `train`, of at most CT_CASES cases."""
+    rng = rng_of(seed, "intensity")
+    rows = train.iloc[np.sort(rng.permutation(len(train))[:CT_CASES])]
+    parts = []
+    for path, mask in zip(rows["path"], rows["mask"], strict=True):
+        values, labels = picture_of(read_contents(path)).values, facts.coded(labels_of(read_file(mask))[0])
+        inside = values[:, labels > 0].ravel()
+        parts.append(rng.choice(inside, min(CT_VOXELS, len(inside)), replace=False) if len(inside) else inside)
+    inside = np.concatenate(parts).astype(np.float64)
+    if not len(inside):
+        raise UserError("intensity ct: no foreground in the training split to scale by. Set intensity: zscore.")
+    low, high = np.percentile(inside, CLIPPED)
+    clipped = np.clip(inside, low, high)
+    return {
+        "low": float(low),
+        "high": float(high),
+        "mean": float(clipped.mean()),
+        "deviation": float(max(clipped.std(), 1e-6)),
+    }
+
+
+def _take_weights(model: MaskModel, other: Run) -> None:
+    """Start from the weights of another run of masks, which must have the same network."""
+    source = load_mask_model(other.model_path)
+    same = (source.spec.arch, source.spec.options, source.facts.class_names, source.spec.preprocessing.channels)
+    if same != (model.spec.arch, model.spec.options, model.facts.class_names, model.spec.preprocessing.channels):
+        raise UserError(
+            f"--init_from {other.path}: its network is {source.spec.arch} {source.spec.options}, this run's is "
+            f"{model.spec.arch} {model.spec.options}."
+        )
+    model.load_state_dict(source.state_dict())
+    model.spec = replace(model.spec, license=source.spec.license)
+
+
+def masks_of(config: Stage1ProConfig, model: MaskModel, cases: CaseTable, splits: Splits) -> MaskDataModule:
+    """The loaders of a segmentation."""
+    return MaskDataModule(cases, splits, config, model.spec.preprocessing, model.spec.divisor)
+
+
+def module_for_masks(config: Stage1ProConfig, model: MaskModel, data: MaskDataModule) -> MaskModule:
+    """The Lightning module of a segmentation."""
+    return MaskModule(model, config, data.class_counts, from_features=False)
+
+
+def finish(run: Run, config: Stage1ProConfig, model: MaskModel, cases: CaseTable) -> dict[str, np.ndarray]:
+    """Put the best checkpoint's weights into model_best.pth. Nothing is fitted on val_select: masks have no gate."""
+    load_best(run, model)
+    save_mask_model(model, run.model_path)
+    return {}
+
+
+def list_no_suspects(run: Run, config: Stage1ProConfig, model: MaskModel, cases: CaseTable) -> None:
+    """Write no suspects.csv: its probe judges one label a case. Stages list masks that stay unlearned themselves."""

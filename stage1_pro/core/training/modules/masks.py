@@ -1,0 +1,74 @@
+"""The Lightning module that trains a network for masks, and judges whole cases."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage1_pro.core.data.masks.batches import Cases, MaskBatch
+from stage1_pro.core.losses.dice import MaskLoss
+from stage1_pro.core.metrics.arrays import IntArray
+from stage1_pro.core.metrics.masks import MaskSums, uncertainty
+from stage1_pro.core.metrics.selective import augrc
+from stage1_pro.core.models.segmenter import case_row
+from stage1_pro.core.training.modules.base import Stage1Module
+
+
+class MaskModule(Stage1Module):
+    """Cross entropy and soft Dice on patches; validation figures from sums over whole cases."""
+
+    def _make_losses(self, class_counts: np.ndarray) -> None:
+        params = self.config.segmentation_params
+        self.mask_loss = MaskLoss(params.ce_weight, params.dice_weight)
+
+    def train_on(self, active: IntArray, class_counts: np.ndarray) -> None:
+        """Nothing to take up: the loss has no weights of classes."""
+
+    def losses(self, batch: MaskBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self.mask_loss(self(batch.inputs), batch.labels)
+        return loss, {"train_loss": loss}
+
+    @torch.no_grad()
+    def score(self, batch: Cases) -> tuple[Tensor, ...]:
+        """(positions, dice, uncertainty, embedding) of whole cases, on the CPU."""
+        with torch.autocast(batch.positions.device.type, enabled=False):
+            found = [
+                (case_row(logits, labels.to(logits.device), self.model.facts.positives), embedding.cpu())
+                for (logits, embedding), labels in zip(self.model.maps(batch.inputs), batch.labels, strict=True)
+            ]
+        sums = MaskSums.of_rows(torch.stack([row for row, _ in found]).numpy())
+        doubt = uncertainty(sums, self.config.segmentation_params.uncertainty)
+        dice = np.where(sums.finite, sums.case_dice(), np.nan)
+        embeddings = torch.stack([embedding for _, embedding in found])
+        return batch.positions.cpu(), torch.from_numpy(dice), torch.from_numpy(doubt), embeddings
+
+    def _judged(self, batch: Cases) -> tuple[Tensor, ...]:
+        rows, losses = [], []
+        for (logits, _embedding), labels in zip(self.model.maps(batch.inputs), batch.labels, strict=True):
+            labels = labels.to(logits.device)
+            rows.append(case_row(logits, labels, self.model.facts.positives))
+            losses.append(self.mask_loss(logits[None], labels[None]).double().cpu())
+        return batch.positions, torch.stack(losses), torch.stack(rows)
+
+    def _figures(self, labels: Tensor, *kept: Tensor) -> dict[str, float]:
+        """Columns of metrics.csv. labels: (N,) loss of each case, in their place; kept: its sums."""
+        return {"val_loss": float(labels.mean()), **mask_figures(MaskSums.of_rows(kept[0].numpy()), self)}
+
+
+def mask_figures(sums: MaskSums, module: Any) -> dict[str, float]:
+    """val_dice, val_dice of each class, val_augrc (loss 1 − Dice, confidence SDC) and val_share_missed."""
+    params, names = module.config.segmentation_params, module.model.facts.class_names
+    dice, each = sums.case_dice(), sums.dice()
+    known = ~np.isnan(each)
+    means = np.where(known.any(axis=0), np.where(known, each, 0).sum(axis=0) / np.maximum(1, known.sum(axis=0)), np.nan)
+    positive = sums.positive_true >= params.min_positive_voxels
+    missed = sums.answers(params.min_positive_voxels) == 0
+    if params.miss_rule.rule == "dice":
+        missed |= sums.positive_dice() < params.miss_rule.dice
+    return {
+        "val_dice": float(dice.mean()),
+        **{f"val_dice_{name}": float(mean) for name, mean in zip(names[1:], means, strict=True)},
+        "val_augrc": augrc(sums.soft_dice(), 1 - dice),
+        "val_share_missed": float(missed[positive].mean()) if positive.any() else float("nan"),
+    }

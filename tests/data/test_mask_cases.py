@@ -1,0 +1,207 @@
+"""Cases with masks: every layout gives the same table, and every mistake is told, all at once."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_masks import settings, write_cases
+from PIL import Image
+
+from stage1_pro.core.config.load import merge_configs
+from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.image_files import BadImage
+from stage1_pro.core.data.masks.augment import augmented
+from stage1_pro.core.data.masks.batches import MaskDataset
+from stage1_pro.core.data.masks.files import Grid, labels_of, picture_of, read_contents
+from stage1_pro.core.data.masks.inputs import MaskPreprocessing
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.seeds import rng_of
+
+COUNT = 8
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_cases(tmp_path / "plain", COUNT)
+
+
+def cases_in(root: Path, source: dict | None = None, **data: object) -> CaseTable:
+    made = settings(root, **data)
+    if source:
+        made["dataset_params"]["sources"] = [source]
+    config = merge_configs([("test", made)])
+    return config.task.part("read_cases")(config, decode=True)
+
+
+def refusal(root: Path, **data: object) -> str:
+    with pytest.raises(UserError) as refused:
+        cases_in(root, **data)
+    return str(refused.value)
+
+
+def as_csv(plain: Path, to: Path) -> dict:
+    to.mkdir()
+    rows = [f"{plain}/images/{i:03}.png,{plain}/masks/{i:03}.png" for i in range(COUNT)]
+    (to / "cases.csv").write_text("image,mask\n" + "\n".join(rows))
+    return {"name": "s", "labels": str(to / "cases.csv")}
+
+
+def as_nnunet(plain: Path, to: Path) -> dict:
+    (to / "imagesTr").mkdir(parents=True)
+    shutil.copytree(plain / "masks", to / "labelsTr")
+    for file in (plain / "images").iterdir():
+        shutil.copy(file, to / "imagesTr" / f"{file.stem}_0000.png")
+    record = {"channel_names": {"0": "R"}, "labels": {"background": 0, "disc": 1}, "file_ending": ".png"}
+    (to / "dataset.json").write_text(json.dumps(record))
+    return {"name": "s", "root": str(to)}
+
+
+def as_msd(plain: Path, to: Path) -> dict:
+    shutil.copytree(plain, to)
+    training = [{"image": f"./images/{i:03}.png", "label": f"./masks/{i:03}.png"} for i in range(COUNT)]
+    record = {"labels": {"0": "background", "1": "disc"}, "training": training}
+    (to / "dataset.json").write_text(json.dumps(record))
+    return {"name": "s", "root": str(to)}
+
+
+def test_four_layouts_of_one_data_set_give_one_table(folder: Path, tmp_path: Path) -> None:
+    plain = cases_in(folder)
+    layouts: list[Callable[[Path, Path], dict]] = [as_csv, as_nnunet, as_msd]
+    digests = {cases_in(folder, layout(folder, tmp_path / layout.__name__)).digest for layout in layouts}
+    assert digests == {plain.digest}
+    assert plain.class_names == ("without disc", "disc")
+    assert plain.frame["case_id"].tolist() == [f"{i:03}" for i in range(COUNT)]
+
+
+def test_hashing_alone_knows_the_table_again(folder: Path) -> None:
+    config = merge_configs([("test", settings(folder))])
+    read = config.task.part("read_cases")
+    assert read(config, decode=False).digest == read(config, decode=True).digest
+
+
+def test_all_problems_come_at_once(folder: Path) -> None:
+    image = Image.open(folder / "images" / "000.png")
+    image.crop((0, 0, 30, 32)).save(folder / "images" / "000.png")
+    mask = np.asarray(Image.open(folder / "masks" / "001.png"))
+    Image.fromarray(mask * 7).save(folder / "masks" / "001.png")
+    (folder / "masks" / "002.png").unlink()
+    Image.fromarray(mask).save(folder / "masks" / "003.jpg")
+    (folder / "masks" / "003.png").unlink()
+    Image.fromarray(mask.astype(np.float32) / 2).save(folder / "masks" / "004.tif")
+    (folder / "masks" / "004.png").unlink()
+    shutil.copy(folder / "images" / "005.png", folder / "images" / "006.png")
+    text = refusal(folder)
+    for words in (
+        "1 image without a mask in",
+        "1 mask does not fit its image: 000 (image 32 × 30, mask 32 × 32)",
+        "2 cases cannot be read: 003 (mask: a mask must be PNG, TIFF, BMP or NIfTI, since other formats change",
+        "004 (mask: the mask holds values that are not whole numbers: such as 0.5)",
+        "1 mask holds values outside 0 to 1: 001 (7); name all classes in class_names, or set ignore_label",
+        "2 identical images have different masks: 005, 006",
+    ):
+        assert words in text, text
+
+
+def test_a_positive_class_must_exist_and_be_named_where_there_are_several(folder: Path) -> None:
+    wrong = refusal(folder, positive_class="disk", class_names=None)
+    assert "positive_class is 'disk'; classes: foreground, or any" in wrong
+    assert "no mask holds the positive class (ring)" in refusal(
+        folder, class_names=["background", "disc", "ring"], positive_class="ring"
+    )
+    asked = cases_in(folder, class_names=["background", "disc", "ring"], positive_class=None).questions
+    assert "Write, for example, positive_class: disc below dataset_params, or positive_class: any" in asked[0]
+    every = cases_in(folder, class_names=["background", "disc", "ring"], positive_class="any")
+    assert every.masks is not None
+    assert (every.positive_class, every.masks.positives, every.questions) == ("any class", (1, 2), ())
+
+
+def test_255_means_1_where_there_are_two_classes_and_palettes_are_indices(folder: Path) -> None:
+    before = cases_in(folder).frame["label"].tolist()
+    for file in (folder / "masks").iterdir():
+        mask = np.asarray(Image.open(file))
+        shown = Image.fromarray(mask * 255)
+        if file.stem < "004":
+            shown = Image.fromarray(mask).convert("P")
+            shown.putpalette([0, 0, 0, 200, 10, 10] + [0] * 762)
+        shown.save(file)
+    mixed = refusal(folder)  # indices of a palette are classes, and 255 beside them is another one
+    assert "outside 0 to 1" in mixed
+    for file in (folder / "masks").iterdir():
+        values = np.asarray(Image.open(file))
+        Image.fromarray((values > 0).astype(np.uint8) * 255).save(file)
+    cases = cases_in(folder)
+    assert cases.frame["label"].tolist() == before
+    assert cases.warnings == ("the masks hold 0 and 255, which is read as 0 and 1",)
+    assert cases.masks is not None
+    assert cases.masks.coded(np.array([0, 255])).tolist() == [0, 1]
+
+
+def test_sixteen_bits_keep_what_they_hold(tmp_path: Path) -> None:
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) + 300
+    Image.fromarray(values).save(tmp_path / "a.png")
+    picture = picture_of(read_contents(str(tmp_path / "a.png")))
+    assert picture.values.shape == (3, 8, 8)
+    np.testing.assert_allclose(picture.values[0] * 65535, values, rtol=1e-5)
+    labels, _ = labels_of((tmp_path / "a.png").read_bytes())
+    assert labels.tolist() == values.tolist()
+
+
+def test_a_coloured_mask_says_nothing(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, (8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(BadImage, match="no channel says which class"):
+        labels_of((tmp_path / "a.png").read_bytes())
+
+
+def test_what_is_ignored_is_in_no_patch_as_a_class(folder: Path) -> None:
+    mask = np.array(Image.open(folder / "masks" / "000.png"))
+    mask[:4] = 255
+    Image.fromarray(mask).save(folder / "masks" / "000.png")
+    cases = cases_in(folder, ignore_label=255)
+    assert cases.masks is not None
+    made = MaskPreprocessing(2, 3, True, patch=(48, 16))
+    data = MaskDataset(cases.frame, cases.masks, made, 1, "none", patches=3, centred=1.0)
+    patches = data[data_draw(0)]
+    assert [tuple(labels.shape) for _, labels, _ in patches] == [(48, 16)] * 3
+    assert all((labels[32:] == -1).all() for _, labels, _ in patches)  # a patch over the case is padded
+    assert all((labels[:4] == -1).all() and (labels == 1).any() for _, labels, _ in patches)
+
+
+def data_draw(position: int, epoch: int = 0):
+    from stage1_pro.core.data.batches import Draw
+
+    return Draw(epoch, position)
+
+
+def test_augmentation_moves_image_and_mask_alike_and_is_a_function_of_its_key() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((24, 24)) > 0.5).astype(np.int64)
+    labels = np.kron(labels[:6, :6], np.ones((4, 4), dtype=np.int64))
+    image = np.repeat(labels[None].astype(np.float32), 3, axis=0)
+    agreement = []
+    for epoch in range(30):
+        level = ("moderate", "aggressive")[epoch % 2]
+        moved, truth = augmented(image, labels, level, rng_of(1, epoch, 7))
+        again, same = augmented(image, labels, level, rng_of(1, epoch, 7))
+        assert np.array_equal(moved, again)
+        assert np.array_equal(truth, same)
+        bright = moved[0] > (moved[0].min() + moved[0].max()) / 2
+        agreement.append(np.mean(bright == truth))
+    assert min(agreement) > 0.8
+    assert np.mean(agreement) > 0.93
+
+
+def test_intensities_and_spacing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(40, 9, (1, 6, 8, 10)).astype(np.float32)
+    grid = Grid((6, 8, 10), (2.0, 1.0, 1.0), np.eye(4), np.eye(4))
+    made = MaskPreprocessing(3, 1, False, spacing=(1.0, 1.0, 1.0))
+    resampled = made.resampled(values, grid)
+    assert resampled.shape == (1, 12, 8, 10)
+    assert made.resampled_labels((values[0] > 40).astype(np.int64), grid).shape == (12, 8, 10)
+    assert abs(float(made.scaled(values).mean())) < 1e-5
+    ct = MaskPreprocessing(3, 1, False, intensity="ct", low=30, high=50, mean=40, deviation=5)
+    assert float(ct.scaled(values).min()) == pytest.approx(-2)
+    assert MaskPreprocessing.from_dict(json.loads(json.dumps(ct.to_dict()))) == ct

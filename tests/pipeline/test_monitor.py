@@ -1,0 +1,245 @@
+"""From decisions with an audit to the monitor's page: 60, then 65, as a user calls them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from chain import call, done, refused
+
+from stage1_pro.core.inference import jobs
+from stage1_pro.core.monitor.audit import Audit
+
+SALT = "sixteen bytes or more"
+COLUMNS = [
+    *("id", "group", "time", "answer", "probability", "decision", "score", "reason"),
+    *("audit", "audit_probability", "certificate", "bundle"),
+]
+
+
+@pytest.fixture
+def salt(tmp_path, monkeypatch) -> Path:
+    monkeypatch.delenv("STAGE1_AUDIT_SALT", raising=False)
+    path = tmp_path / "audit.salt"
+    path.write_text(SALT + "\n")
+    return path
+
+
+@pytest.fixture
+def paths(images) -> list[Path]:
+    return sorted(images.glob("*.png"))[:60]
+
+
+@pytest.fixture
+def decided(bundle, paths, salt, tmp_path) -> Path:
+    out = tmp_path / "d.csv"
+    audited(bundle, paths, salt, out)
+    return out
+
+
+def audited(bundle: Path, paths: list[Path], salt: Path, out: Path, *flags: object):
+    words = ("--audit_share", 0.5, "--audit_salt", salt, "--time", "2026-03-01T12:00:00Z", "--device", "cpu", *flags)
+    return done("60_predict", bundle, *paths, "--out", out, *words)
+
+
+def watch(bundle: Path, out: Path, *flags: object):
+    return call("65_monitor", bundle, "--out", out, *flags)
+
+
+def labelled(decisions: Path, out: Path, truth: str | None = None) -> Path:
+    """Labels of the audited cases: what stage 1 answered, or one class for all."""
+    table = pd.read_csv(decisions)
+    table = table[table["audit"]]
+    table.assign(label=truth or table["answer"], label_time="2026-03-02").to_csv(
+        out, columns=["id", "label", "label_time"], index=False
+    )
+    return out
+
+
+# ---- 60
+
+
+def test_rows_of_an_audit_are_those_of_the_hash(decided, bundle, paths):
+    table = pd.read_csv(decided)
+    assert list(table.columns) == COLUMNS
+    assert table["audit"].tolist() == Audit(0.5, SALT.encode()).chooses(map(str, paths)).tolist()
+    assert set(table["time"]) == {"2026-03-01T12:00:00Z"}
+    assert set(table["certificate"]) == {"none"}
+    assert table["group"].isna().all()
+    plain = decided.with_name("plain.csv")
+    done("60_predict", bundle, *paths, "--out", plain, "--device", "cpu")
+    pd.testing.assert_frame_equal(pd.read_csv(plain), table[list(pd.read_csv(plain).columns)])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_other_formats_hold_the_same(decided, bundle, paths, salt, suffix):
+    out = decided.with_suffix(suffix)
+    audited(bundle, paths, salt, out)
+    found = pd.read_parquet(out) if suffix == ".parquet" else pd.read_json(out, lines=True, dtype=False)
+    assert list(found.columns) == COLUMNS
+    assert found["audit"].tolist() == pd.read_csv(decided)["audit"].tolist()
+    assert found["audit"].dtype == bool
+
+
+def test_a_job_that_goes_on_keeps_its_audit(bundle, paths, salt, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "ROWS", 16)
+    whole = audited(bundle, paths, salt, tmp_path / "whole.csv")
+    assert "audited   " in whole.out
+
+    def stop(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs.Job, "finish", stop)
+        flags = ("--audit_share", 0.5, "--audit_salt", salt, "--time", "2026-03-01T12:00:00Z", "--device", "cpu")
+        assert call("60_predict", bundle, *paths, "--out", tmp_path / "d.csv", *flags).status == 2
+    (tmp_path / "d.csv.parts" / "part-000002.parquet").unlink()
+    other = tmp_path / "other.salt"
+    other.write_text("quite another salt of bytes")
+    out = ("60_predict", bundle, *paths, "--out", tmp_path / "d.csv", "--device", "cpu")
+    refused(call(*out, "--audit_share", 0.5, "--audit_salt", other), "another audit salt")
+    refused(call(*out, "--audit_share", 0.4, "--audit_salt", salt), "another audit share")
+    refused(call(*out), "another audit share, or none", "another audit salt")
+    # a later moment is not another job: its rows keep the moment that the job began at
+    done(*out, "--audit_share", 0.5, "--audit_salt", salt)
+    assert (tmp_path / "d.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_groups_are_audited_as_wholes(bundle, paths, salt, tmp_path):
+    for at, path in enumerate(paths):
+        folder = tmp_path / "tracks" / f"{at // 3:02}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / path.name).write_bytes(path.read_bytes())
+    audited(bundle, [tmp_path / "tracks"], salt, tmp_path / "d.csv", "--groups", "folder")
+    table = pd.read_csv(tmp_path / "d.csv")
+    assert table["group"].nunique() == 20
+    assert (table.groupby("group")["audit"].nunique() == 1).all()
+    assert table["audit"].nunique() == 2
+    names = pd.DataFrame({"id": list(map(str, paths)), "group": ["a", "b"] * 30})
+    names.to_csv(tmp_path / "groups.csv", index=False)
+    audited(bundle, paths, salt, tmp_path / "e.csv", "--groups", tmp_path / "groups.csv")
+    assert pd.read_csv(tmp_path / "e.csv")["group"].tolist() == names["group"].tolist()
+    names.iloc[1:].to_csv(tmp_path / "groups.csv", index=False)
+    flags = ("--audit_share", 0.5, "--audit_salt", salt)
+    outcome = call(
+        "60_predict", bundle, *paths, "--out", tmp_path / "f.csv", *flags, "--groups", tmp_path / "groups.csv"
+    )
+    refused(outcome, f"no group for 1 of 60 images, such as {paths[0]}")
+
+
+def test_what_cannot_be_audited_is_refused_at_once(bundle, paths, salt, tmp_path):
+    out = ("60_predict", bundle, paths[0], "--out", tmp_path / "d.csv")
+    refused(call(*out, "--audit_share", 0, "--audit_salt", salt), "the audit share is 0", "nothing is ever known")
+    refused(call(*out, "--audit_share", 0.1), "STAGE1_AUDIT_SALT: no audit salt", "secrets.token_hex(32)")
+    refused(call(*out, "--audit_salt", salt), "--audit_salt without --audit_share")
+    refused(call(*out, "--groups", "folder"), "--groups and --time are for audits")
+    (tmp_path / "short.salt").write_text("short")
+    refused(
+        call(*out, "--audit_share", 0.1, "--audit_salt", tmp_path / "short.salt", "--monitor", tmp_path / "none"),
+        "a salt of 5 bytes",
+        "does not exist",
+    )
+    assert not (tmp_path / "d.csv").exists()
+
+
+# ---- 65
+
+
+def test_a_monitor_from_the_first_reading_to_the_alarm(decided, bundle, salt, tmp_path, paths):
+    out = tmp_path / "watch"
+    first = watch(bundle, out, "--decisions", decided, "--audit_salt", salt, "--as_of", "2026-03-01T18:00:00Z")
+    assert (first.status, first.err) == (0, "")
+    for words in ("plan      FNR on exits <= 0.1 is promised", "60 read: 60 new", "none closed yet", "awaited   "):
+        assert words in first.out
+    wanted = pd.read_csv(out / "to_label.csv")
+    assert set(wanted["id"]) == set(pd.read_csv(decided).query("audit and decision == 'exit'")["id"])
+    assert list(wanted.columns) == ["id", "time", "label", "label_time"]  # and no answer that would tell
+    good = labelled(decided, tmp_path / "good.csv")
+    second = watch(bundle, out, "--decisions", decided, "--labels", good, "--as_of", "2026-03-03")
+    assert second.status == 0
+    assert "60 repeated" in second.out
+    assert "certificate in force" in second.out
+    assert len(pd.read_csv(out / "to_label.csv")) == 0
+    assert json.loads((out / "monitor.json").read_text())["revision"] == 2
+    # a second day on which every answer 0 was a miss
+    bad = decided.with_name("bad.csv")
+    flags = ("--monitor", out)
+    done(
+        *("60_predict", bundle, *paths[:60], "--out", bad, "--audit_share", 1, "--audit_salt", salt, "--device", "cpu"),
+        *("--time", "2026-03-04T12:00:00Z", *flags),
+    )
+    table = pd.read_csv(bad)
+    assert set(table["certificate"]) == {"in force"}
+    table.assign(id="new/" + table["id"]).to_csv(bad, index=False)
+    third = watch(
+        *(bundle, out, "--decisions", bad, "--labels", labelled(bad, tmp_path / "bad_labels.csv", "red")),
+        *("--as_of", "2026-03-05"),
+    )
+    assert third.status == 5, third
+    assert "ALARM: at some time FNR on exits was above 0.1, seen at 2026-03-04" in third.err
+    assert "Traceback" not in third.err
+    page = (out / "monitor.html").read_text()
+    assert ">Alarm<" in page
+    assert "does not say that the rate is above the target today" in page
+    assert watch(bundle, out, "--as_of", "2026-03-06").status == 5  # it stays
+    done(
+        *("60_predict", bundle, paths[0], "--out", tmp_path / "after.csv", "--audit_share", 0.5, "--audit_salt", salt),
+        *("--monitor", out / "monitor.json", "--device", "cpu"),
+    )
+    assert pd.read_csv(tmp_path / "after.csv")["certificate"].tolist() == ["alarm"]
+
+
+def test_without_a_folder_it_only_says_what_audits_buy(bundle, tmp_path):
+    outcome = done("65_monitor", bundle)
+    assert outcome.out.count("--audit_share") >= 4
+    assert "from the start" in outcome.out
+    refused(call("65_monitor", bundle, "--decisions", "d.csv"), "--decisions without --out")
+
+
+def test_mistakes_leave_the_monitor_as_it_was(decided, bundle, salt, tmp_path):
+    out, good = tmp_path / "watch", labelled(decided, tmp_path / "good.csv")
+    flags = ("--decisions", decided, "--as_of", "2026-03-03")
+    refused(watch(bundle, out), "a new monitor needs --audit_share")
+    refused(watch(bundle, out, "--audit_share", 0, "--max_label_delay_days", -1), "--audit_share 0", "-1: must be 0")
+    refused(watch(bundle, bundle / "watch", *flags), "whose set of files is closed")
+    refused(
+        watch(bundle, out, "--decisions", decided, "--as_of", "2026-09-01"), "are past the longest delay", "for good"
+    )
+    assert not (out / "monitor.json").exists()
+    assert watch(bundle, out, *flags, "--labels", good, "--audit_salt", salt).status == 0
+    before = (out / "monitor.json").read_bytes()
+    table = pd.read_csv(decided)
+    unasked = table[~table["audit"] & (table["decision"] == "exit")].head(3)
+    odd = tmp_path / "odd.csv"
+    unasked.assign(label="red", label_time="2026-03-02").to_csv(odd, index=False)
+    told = ("labels are of exits that were not audited", "whoever chose them had a reason")
+    fresh = tmp_path / "fresh"
+    refused(watch(bundle, fresh, *flags, "--labels", good, odd), *told)
+    other = tmp_path / "other.salt"
+    other.write_text("quite another salt of bytes")
+    refused(watch(bundle, out, *flags, "--audit_salt", other), "the salt changed")
+    refused(watch(bundle, out, *flags, "--audit_share", 0.4), "--audit_share is 0.4, and 0.5 since its first reading")
+    refused(watch(bundle, fresh, *flags, "--audit_salt", other), "were audited by another salt")
+    refused(watch(bundle, out, "--as_of", "soon"), "soon is no time")
+    refused(
+        call("60_predict", bundle, decided, "--out", tmp_path / "x.csv", "--monitor", out),
+        "needs audits: add --audit_share 0.5",
+    )
+    flags = ("--audit_share", 0.5, "--audit_salt", other, "--monitor", out)
+    refused(call("60_predict", bundle, decided, "--out", tmp_path / "x.csv", *flags), "the salt is another one")
+    assert (out / "monitor.json").read_bytes() == before
+    # another bundle of the same run has its own monitor
+    done("50_export_bundle", "--run", bundle.parent, "--out", tmp_path / "second")
+    refused(watch(tmp_path / "second", out, "--decisions", decided), "it watches another bundle")
+
+
+def test_a_year_without_labels_says_so(decided, bundle, tmp_path):
+    """Half of the labels never come: the page and the lines tell what that means."""
+    half = labelled(decided, tmp_path / "half.csv")
+    pd.read_csv(half).iloc[::2].to_csv(half, index=False)
+    wanted = pd.read_csv(decided).query("audit and decision == 'exit'")["id"]
+    outcome = watch(bundle, tmp_path / "watch", "--decisions", decided, "--labels", half, "--as_of", "2026-05-01")
+    assert outcome.status == 0
+    missing = int((~wanted.isin(pd.read_csv(half)["id"])).sum())
+    assert f"warning   {missing} audited cases of closed days without a label in time" in outcome.out
+    assert f"{missing} audited cases had no label in time" in (tmp_path / "watch" / "monitor.html").read_text()
