@@ -14,6 +14,8 @@ from stage1_pro.core import cli, console
 if TYPE_CHECKING:
     from stage1_pro.core.bundle.contents import BundleContents
 
+LARGEST_FORWARD = 4096
+
 
 @dataclass(frozen=True)
 class Args:
@@ -26,6 +28,9 @@ class Args:
     without_seen: bool = False
     """Leave seen.json out, the hashes of the images that the run has trained, chosen or certified with: they tell
     whoever has an image that it was among them. 38_recalibrate.py then cannot leave such images out."""
+    forward_batch: int | None = None
+    """Images per forward pass of the bundle's host, 1 to 4096, in place of the run's: 8 or less suits single requests
+    on a CPU, 64 a GPU. Logits may then differ from the run's scores by 1e-4."""
     golden: bool = False
     """With verify: also decide the bundle's synthetic images, and check that this machine gets the recorded outputs."""
 
@@ -37,6 +42,10 @@ def main(args: Args) -> None:
         raise UserError("--golden checks an exported bundle: name it with --verify.")
     if args.without_seen and args.verify:
         raise UserError("--without_seen leaves a file out of a new bundle, and --verify writes none. Drop one.")
+    if args.forward_batch is not None and args.verify:
+        raise UserError("--forward_batch is recorded in a new bundle, and --verify writes none. Drop one.")
+    if args.forward_batch is not None and not 1 <= args.forward_batch <= LARGEST_FORWARD:
+        raise UserError(f"--forward_batch is {args.forward_batch}; allowed 1 to {LARGEST_FORWARD}.")
     contents = verified(args) if args.verify else exported(args)
     manifest = contents.manifest
     console.say(
@@ -72,9 +81,17 @@ def exported(args: Args) -> "BundleContents":
         from stage1_pro.core.inference.golden import golden_file
         from stage1_pro.core.inference.predictor import Stage1Predictor
 
-        return golden_file(Stage1Predictor.from_run(run, "cpu"))
+        predictor = Stage1Predictor.from_run(run, "cpu")
+        predictor.forward_batch = args.forward_batch or predictor.forward_batch
+        return golden_file(predictor)
 
-    return export_bundle(run, Path(args.out) if args.out else run.bundle_path, golden, seen=not args.without_seen)
+    return export_bundle(
+        run,
+        Path(args.out) if args.out else run.bundle_path,
+        golden,
+        seen=not args.without_seen,
+        forward_batch=args.forward_batch,
+    )
 
 
 if __name__ == "__main__":

@@ -21,13 +21,18 @@ from stage1_pro.core.records.seen import SEEN
 
 
 def export_bundle(
-    run: Run, target: Path, golden: Callable[[], bytes] | None = None, *, seen: bool = True
+    run: Run,
+    target: Path,
+    golden: Callable[[], bytes] | None = None,
+    *,
+    seen: bool = True,
+    forward_batch: int | None = None,
 ) -> BundleContents:
     """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
 
     golden: makes the content of golden.npz with the run's model, as `inference.golden` does; None: a bundle without.
-    seen: take the run's seen.json along, where it has one. Raises UserError where the run is not complete or its parts
-    do not belong together.
+    seen: take the run's seen.json along, where it has one. forward_batch: images per forward pass of the host, None:
+    those of the run's scores. Raises UserError where the run is not complete or its parts do not belong together.
     """
     if target.exists():
         raise UserError(
@@ -51,12 +56,13 @@ def export_bundle(
         ):
             _copy(file, building / file.name)
         license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
-        artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation, license).encode())
+        shape = forward_batch or run.config.forward_shape
+        artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation, license, shape).encode())
         if seen and (run.path / SEEN).exists():
             _copy(run.path / SEEN, building / SEEN)
         if golden is not None:
             artifacts.write_bytes(building / GOLDEN, golden())
-        manifest = _manifest(run, evaluation, building)
+        manifest = _manifest(run, evaluation, building, shape)
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
     return verify_bundle(target)
@@ -91,7 +97,7 @@ def _demand_look(policy: dict[str, Any], run: Run) -> None:
     raise_problems(f"{run.policy_path}: altered after it was calibrated:", problems, "Restore the policy file.")
 
 
-def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _manifest(run: Run, evaluation: dict[str, Any], folder: Path, forward_batch: int | None) -> dict[str, Any]:
     environment = artifacts.read_json(run.environment_path, "environment")
     preprocessing = environment.pop("preprocessing")
     return {
@@ -109,7 +115,7 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, A
             for file in sorted(folder.iterdir())
         },
         "preprocessing": preprocessing,
-        **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
+        **({} if forward_batch is None else {"forward_batch": forward_batch}),
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,
         "provenance": {**environment, "run_id": run.name},
@@ -155,8 +161,16 @@ def _worth(policy: dict[str, Any], evaluation: dict[str, Any]) -> str:
     )
 
 
-def _readme(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], license: str) -> str:
-    names = run.splits.class_names
+def _readme(
+    run: Run, policy: dict[str, Any], evaluation: dict[str, Any], license: str, forward_batch: int | None
+) -> str:
+    names, scored_by = run.splits.class_names, run.config.forward_shape
+    other_shape = (
+        f" The run was certified on scores of {scored_by} images at a time, and this bundle takes {forward_batch}: a\n"
+        "   logit may differ from the run's by 1e-4."
+        if scored_by not in (None, forward_batch)
+        else ""
+    )
     return f"""# Stage 1 bundle: {run.name}
 
 Answers {" / ".join(names)} where it is sure and defers the rest to stage 2. "{names[-1]}" is the class
@@ -181,7 +195,7 @@ On the calibration split {evidence_words(policy)}.
 1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
    files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
 2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
-   images at a time, filled up with zeros: then a score does not depend on what else is in the batch.
+   images at a time, filled up with zeros: then a score does not depend on what else is in the batch.{other_shape}
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
 4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
    more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
