@@ -90,7 +90,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
 def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Resolve and check everything that training would use, print it, and write nothing."""
     from stage1_pro.core.config.load import merge_configs
-    from stage1_pro.core.training.start import prepared_run, preview, print_stages, source_with
+    from stage1_pro.core.training.start import demand_protected, prepared_run, preview, print_stages, source_with
 
     config = merge_configs(layers)
     if args.run:
@@ -98,6 +98,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
         splits = run.splits
     else:
         cases, splits = preview(config)
+        demand_protected(config.model_path, splits)
     source = source_with(args.init_from, splits, args.run or "this config", config) if args.init_from else None
     stages = config.incremental_params
     if stages.enabled:
