@@ -37,6 +37,7 @@ MENDS = {
     "state": "Run 20_train.py --resume {folder} --restore_state, which puts the checkpoint's copy back.",
     "backbone": "Run 10_explora_pretrain.py again in a new folder.",
     "pretraining": "Begin anew with 10_explora_pretrain.py in a new folder.",
+    "calib_scores": "Remove this bundle, then run 50_export_bundle.py again for its run.",
     "seen": "Export the bundle again, with --without_seen.",
     "environment": "Run 20_train.py again in a new run.",
     "monitor": "Take the last whole copy of the folder, or start a new monitor with 65_monitor.py --out NEW.",

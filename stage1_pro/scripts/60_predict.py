@@ -3,8 +3,9 @@
     python stage1_pro/scripts/60_predict.py runs/demo/bundle data/demo/images --out decisions.csv
 reads   a bundle, image files and folders of images
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
-        prediction_set, the classes that remain possible; with --audit_share or --monitor also group, time, audit,
-        audit_probability, certificate, bundle
+        prediction_set, the classes that remain possible; with --audit_share or --monitor, and where the certificate of
+        the bundle has an end, also group, time, audit, audit_probability, certificate, bundle; where the
+        bundle draws masks also masks/, beside OUT
 
 The rows are collected in OUT.parts/, and OUT appears when it is whole; killed at any moment, the same command goes on
 where it stopped. `--out -` is standard output; a device or a pipe gets the rows as they come, a link is followed.
@@ -53,6 +54,8 @@ class Args:
     and group. A group is audited as a whole. null: each case stands for itself."""
     monitor: str | None = None
     """Folder or monitor.json of 65_monitor.py: every row then says whether the certificate is in force."""
+    require_signature: str | None = None
+    """Public key file: the bundle must be signed by its owner. null: signatures are not looked at."""
     time: str | None = None
     """When these cases were met, as in 2026-03-01T12:00:00Z; null: now."""
 
@@ -60,11 +63,11 @@ class Args:
 def main(args: Args) -> None:
     from pathlib import Path
 
+    from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.closing import closing_lines
-    from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images
-    from stage1_pro.core.inference.predictor import Stage1Predictor
-    from stage1_pro.core.inference.tables import output_of
+    from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images, task_of
+    from stage1_pro.core.inference.tables import masks_beside, output_of
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch_size {args.batch_size}: must be 1 or more.")
@@ -73,10 +76,15 @@ def main(args: Args) -> None:
     out = output_of(args.out, args.format)
     demand_free(out, args.overwrite)
     with out.talk_elsewhere():
-        images = find_images(args.images)
+        task = task_of(args.bundle)
+        images = find_images(args.images, task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
+        if args.require_signature:
+            demand_signed(args.bundle, args.require_signature, "--require_signature")
         options["more"] = columns(args, images.paths)
-        predictor = Stage1Predictor.load(args.bundle, args.device)
+        predictor = task.part("predictor").load(args.bundle, args.device)
+        if task.has_masks:
+            predictor.draw_into(masks := masks_beside(out), images.paths)
         tally = decide_into(predictor, Path(args.bundle), images.paths, out, **options)
         if tally.certificate is not None:
             console.say(f"audited   {tally.audited} of {tally.images}; certificate: {tally.certificate}")
@@ -85,6 +93,8 @@ def main(args: Args) -> None:
         for line in closing_lines(tally, Path(args.bundle)):
             console.say(line)
         console.say(f"decisions {args.out or out}")
+        if task.has_masks:
+            console.say(f"masks     {masks}")
     if tally.unreadable:
         raise SomeInputsUnreadable(
             f"{tally.unreadable} of {tally.images} images could not be read; they are deferred, see their reason."
@@ -102,11 +112,13 @@ def columns(args: Args, paths: Sequence[str]) -> "Columns | None":
     from stage1_pro.core.monitor.columns import columns_of
     from stage1_pro.core.monitor.opening import deployed, seconds
 
+    contents = verify_bundle(args.bundle)
     if not any((args.audit_share is not None, args.audit_salt, args.monitor)):
         if args.groups or args.time:
             raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")
-        return None
-    found = deployed(verify_bundle(args.bundle), args.audit_share, args.audit_salt, args.monitor, os.environ)
+        if not contents.manifest.get("expires"):
+            return None
+    found = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ)
     now = int(time.time()) if args.time is None else seconds(args.time)
     return columns_of(found, list(map(shown, paths)), args.groups, now)
 

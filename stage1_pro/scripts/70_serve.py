@@ -10,7 +10,7 @@ word in the environment variable STAGE1_TOKEN, /v1 demands it as bearer token. S
 ends with status 0; a bundle that is not whole does not start, status 2.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stage1_pro.core import cli, console
 
@@ -39,17 +39,37 @@ class Args:
     """File that decisions are appended to, one line of JSON each, before they are answered."""
     log_max_bytes: float = 100e6
     """Size at which the log is renamed after the time and begun anew."""
+    require_signature: str | None = None
+    """Public key file: the bundle must be signed by its owner, or the server does not start. null: signatures are not
+    looked at."""
+    audit_share: float | None = None
+    """Share of the groups whose labels are wanted, above 0 to 1: 65_monitor.py reads the log. null: nothing is
+    audited. Every image then needs an id."""
+    audit_salt: str | None = None
+    """Key file with the secret salt that draws the audited groups; null: the environment variable STAGE1_AUDIT_SALT."""
+    monitor: str | None = None
+    """Folder or monitor.json of 65_monitor.py, read again where it changes: every row says whether the certificate
+    is in force."""
 
 
 def main(args: Args) -> None:
+    import os
     from pathlib import Path
 
     from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.signature import demand_signed
+    from stage1_pro.core.errors import UserError
+    from stage1_pro.core.monitor.opening import deployed
     from stage1_pro.core.serving.settings import demand_extra, demand_log_folder, limits, token_of_environment
 
     demand_extra()
+    if args.audit_share is not None and args.log is None:
+        raise UserError("--audit_share without --log: what is audited would be lost. Name a file with --log.")
     token = token_of_environment()
+    if args.require_signature:
+        demand_signed(args.bundle, args.require_signature, "--require_signature")
     contents = verify_bundle(args.bundle)
+    watch = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ)
     taken_on = limits(
         contents.manifest.get("forward_batch"),
         wait_ms=args.wait_ms,
@@ -58,6 +78,8 @@ def main(args: Args) -> None:
         max_bytes=args.max_bytes,
         max_pixels=args.max_pixels,
     )
+
+    taken_on = replace(taken_on, named=watch.audits)
 
     from stage1_pro.core.serving.log import DecisionLog
     from stage1_pro.core.serving.server import listening, serve
@@ -71,7 +93,7 @@ def main(args: Args) -> None:
     console.say(f"starting {args.bundle} on http://{shown}:{bound.getsockname()[1]}")
     if token is None and args.host not in ("127.0.0.1", "::1", "localhost"):
         console.say("anybody who reaches this port may ask: set STAGE1_TOKEN to demand a bearer token")
-    service = Service(contents, taken_on, device=args.device, token=token, log=log)
+    service = Service(contents, taken_on, device=args.device, token=token, log=log, watch=watch)
     serve(service, bound, lambda: console.say("ready"))
     console.say("ended: everything taken on was answered")
 

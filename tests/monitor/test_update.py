@@ -8,6 +8,7 @@ from streams import SALT, START, World, settings, world
 
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.hashing import hash64
+from stage1_pro.core.metrics.score_bins import answer_bins, centres
 from stage1_pro.core.monitor.audit import Audit
 from stage1_pro.core.monitor.days import awaited, open_days
 from stage1_pro.core.monitor.state import Monitor, Settings
@@ -295,7 +296,8 @@ def test_scores_that_drift_are_noticed_and_calm_ones_are_not() -> None:
     stream = world(rng, 40, 100, delay_days=1)
     calib = 0.5 + rng.random(2000) / 2
     positive = rng.random(2000) < 0.3
-    reference = np.stack([calib, np.where(positive, calib, 1 - calib)], axis=1)
+    confidence = centres(answer_bins(calib))
+    reference = np.stack([confidence, np.where(positive, confidence, -confidence)], axis=1)
     calm = update(Monitor.start(settings(), reference), stream.decisions, stream.labels, LATER)
     assert calm.drift.confidence.alarm_day is None
     assert calm.days[-1]["drift"]["psi_signed"] < 2 * calm.days[-1]["drift"]["psi_noise"]

@@ -137,7 +137,7 @@ def test_a_bundle_for_a_host_of_another_size_says_so_and_decides_within_the_prom
     np.testing.assert_allclose(*logits, atol=1e-4)
     for words, refusal in (
         (("--run", run, "--out", tmp_path / "none", "--forward_batch", 0), "is 0; allowed 1 to 4096"),
-        (("--verify", other, "--forward_batch", 3), "--forward_batch is recorded in a new bundle"),
+        (("--verify", other, "--forward_batch", 3), "--forward_batch is for a new bundle"),
     ):
         refused(script("50_export_bundle", *words), refusal)
     assert not (tmp_path / "none").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from chain import call, done, refused
+from serving import Server
 
 from stage1_pro.core.inference import jobs
 from stage1_pro.core.monitor.audit import Audit
@@ -243,3 +244,90 @@ def test_a_year_without_labels_says_so(decided, bundle, tmp_path):
     missing = int((~wanted.isin(pd.read_csv(half)["id"])).sum())
     assert f"warning   {missing} audited cases of closed days without a label in time" in outcome.out
     assert f"{missing} audited cases had no label in time" in (tmp_path / "watch" / "monitor.html").read_text()
+
+
+def test_a_certificate_with_an_end(calibrated_bundle, paths, salt, tmp_path):
+    """A date, and a number of cases that only a monitor counts: everything goes on, and says so."""
+    bundle, out = calibrated_bundle("--expires", "2098-01-01", "--expires_after", 5), tmp_path / "watch"
+    assert "expires on 2098-01-01T00:00:00Z or after 5 audited exited positives" in (bundle / "README.md").read_text()
+    for time, certificate in (("2097-12-31", "none"), ("2098-01-01", "expired")):
+        decided = tmp_path / f"{time}.csv"
+        words = ("--audit_share", 1, "--audit_salt", salt, "--time", time, "--device", "cpu")
+        done("60_predict", bundle, *paths, "--out", decided, *words)
+        assert set(pd.read_csv(decided)["certificate"]) == {certificate}
+    plain = tmp_path / "plain.csv"
+    done("60_predict", bundle, paths[0], "--out", plain, "--device", "cpu")
+    assert pd.read_csv(plain)[["certificate", "audit"]].isna().sum().tolist() == [0, 1]
+    decided = tmp_path / "2097-12-31.csv"
+    labels = labelled(decided, tmp_path / "labels.csv")
+    pd.read_csv(labels).assign(label_time="2097-12-31").to_csv(labels, index=False)
+    words = ("--decisions", decided, "--labels", labels, "--as_of", "2098-01-01")
+    outcome = watch(bundle, out, *words)
+    assert outcome.status == 6, outcome
+    assert "the certificate has expired on 2098-01-01" in outcome.err
+    assert json.loads((out / "monitor.json").read_text())["settings"]["planned"] == 5
+    refused(
+        call("50_export_bundle", "--run", bundle.parent, "--out", tmp_path / "b", "--expires", "2020-01-01"), "past"
+    )
+    refused(call("50_export_bundle", "--verify", bundle, "--expires", "2098-01-01"), "Drop one")
+
+
+@pytest.fixture
+def calibrated_bundle(evaluated):
+    def export(*flags: object) -> Path:
+        done("50_export_bundle", "--run", evaluated, *flags)
+        return evaluated / "bundle"
+
+    return export
+
+
+def test_the_server_audits_as_60_does_and_says_what_holds(bundle, paths, salt, tmp_path):
+    refused(call("70_serve", bundle, "--audit_share", 0.5, "--audit_salt", salt), "--audit_share without --log")
+    watched, log, begun = tmp_path / "watch", tmp_path / "decisions.jsonl", tmp_path / "begun.csv"
+    audited(bundle, paths, salt, begun)
+    words = ("--audit_salt", salt, "--as_of", "2026-03-02")
+    assert (
+        watch(bundle, watched, "--decisions", begun, "--labels", labelled(begun, tmp_path / "l.csv"), *words).status
+        == 0
+    )
+    flags = ("--log", log, "--audit_share", 0.5, "--audit_salt", salt, "--monitor", watched)
+    with Server(bundle, *flags) as server:
+        for path in paths[:20]:
+            assert server.ask(f"/v1/decide?id={path.stem}", path.read_bytes()).status == 200
+        assert server.ask(f"/v1/decide?id=a&group={paths[3].stem}", paths[0].read_bytes()).status == 200
+        assert server.ask("/v1/decide", paths[0].read_bytes()).code == "bad_request"
+        assert server.ask("/readyz").body["certificate"] == "in force"
+        assert server.ask("/v1/model").body["audits"]
+        broken = json.loads((watched / "monitor.json").read_text()) | {"certificate": "alarm"}
+        (watched / "monitor.json").write_text(json.dumps(broken))
+        answer = server.ask("/v1/decide?id=b", paths[0].read_bytes()).body
+        assert answer["certificate"] == server.ask("/readyz").body["certificate"] == "alarm"
+        (watched / "monitor.json").write_text("{")  # half a file on a slow disk: what it said last
+        assert server.ask("/readyz").body["certificate"] == "alarm"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    names = [row["group"] or row["id"] for row in rows]
+    assert [row["audit"] for row in rows] == Audit(0.5, SALT.encode()).chooses(names).tolist()
+    assert {row["audit_probability"] for row in rows} == {0.5}
+    outcome = watch(bundle, tmp_path / "of_log", "--decisions", log, "--audit_salt", salt)
+    assert outcome.status == 0, outcome
+    assert "22 read: 22 new" in outcome.out
+
+
+def test_drift_is_held_against_the_scores_of_val_calib(bundle, paths, salt, tmp_path):
+    """Bundles of before hold none, and the page says so."""
+    for at, count in (("new", 1), ("old", 0)):
+        if at == "old":
+            manifest = json.loads((bundle / "bundle.json").read_text())
+            del manifest["files"]["calib_scores.json"]
+            (bundle / "calib_scores.json").unlink()
+            (bundle / "bundle.json").write_text(json.dumps(manifest))
+        out = tmp_path / f"{at}.csv"
+        audited(bundle, paths, salt, out)
+        labels = labelled(out, tmp_path / f"{at}_labels.csv")
+        outcome = watch(bundle, tmp_path / at, "--decisions", out, "--labels", labels, "--as_of", "2026-03-05")
+        assert outcome.status == 0, outcome
+        (row,) = json.loads((tmp_path / at / "monitor.json").read_text())["days"]
+        assert (row["drift"]["psi_signed"] is not None) == bool(count)
+        page = (tmp_path / at / "monitor.html").read_text()
+        assert page.count("Drift of the scores, without labels") == count
+        assert page.count("does not hold the scores of val_calib") == 1 - count

@@ -66,7 +66,7 @@ def columns_of(deployed: Deployed, ids: Sequence[str], groups: str | None, now: 
         "audit_share": None if audit is None else audit.share,
         "salt_digest": None if audit is None else audit.digest,
         "groups": artifacts.digest_json(sorted(found.items())) if found else None,
-        "monitor": None if deployed.monitor is None else str(deployed.monitor),
+        "monitor": None if deployed.monitor is None else str(deployed.monitor.path),
         "time": time_text(now),
         "certificate": deployed.certificate(now),
     }

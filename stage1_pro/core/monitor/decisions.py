@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from stage1_pro.core.metrics.arrays import BoolArray, IntArray
 from stage1_pro.core.metrics.hashing import HashArray, hash64, mixed
+from stage1_pro.core.metrics.score_bins import answer_bins, centres
 from stage1_pro.core.monitor.audit import Audit
 from stage1_pro.core.monitor.intake import Taken, repeated_rows, some
 from stage1_pro.core.monitor.state import Monitor, Store
@@ -80,9 +81,10 @@ def _audited(rows: Decisions, key: HashArray, group: HashArray) -> Audited:
 
 
 def _sample(rows: Decisions, key: HashArray, group: HashArray) -> Sample:
-    signed = np.where(rows.answered_positive, rows.probability, 1 - rows.probability)
-    known = np.isfinite(rows.probability)
-    return Sample(key, group, rows.time, rows.probability, signed).take(known)
+    known = np.flatnonzero(np.isfinite(rows.probability))
+    confidence = centres(answer_bins(rows.probability[known]))
+    signed = np.where(rows.answered_positive[known], confidence, -confidence)
+    return Sample(key[known], group[known], rows.time[known], confidence, signed)
 
 
 def _sampled(sample: Sample) -> Sample:

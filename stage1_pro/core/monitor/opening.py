@@ -6,6 +6,8 @@ chosen to please.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from stage1_pro.core.monitor.audit import SALT_VARIABLE, Audit, read_salt, salt_
 from stage1_pro.core.monitor.files import MONITOR
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, NONE, Settings
 from stage1_pro.core.monitor.tables import Decisions
+from stage1_pro.core.policies.words import promised_fnr
 
 CHOSEN = {
     "audit_share": "--audit_share",
@@ -51,7 +54,7 @@ def first_settings(contents: BundleContents, decisions: Decisions, chosen: Mappi
     after, date = expires.get("audited_positives"), expires.get("date")
     return Settings(
         bundle_digest(contents),
-        policy["target_fnr_exit"],
+        promised_fnr(policy),
         round(1 - policy["fnr_confidence"], 12),
         **{**({} if after is None else {"planned": after}), **given},
         expires_at=None if date is None else seconds(date),
@@ -93,19 +96,50 @@ def _share_of(decisions: Decisions) -> float:
 # ---- what 60 and 70 are started with
 
 
+class MonitorFile:
+    """A monitor.json that others write while this process decides: read again where it has changed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._seen: tuple[int, int] | None = None
+        self._state = NONE
+
+    def state(self) -> str:
+        """What it says of the certificate; while it cannot be read, what it said last."""
+        try:
+            found = os.stat(self.path)
+            seen = (found.st_mtime_ns, found.st_size)
+            if seen != self._seen:
+                self._state = str(json.loads(self.path.read_bytes())["certificate"])
+                self._seen = seen
+        except (OSError, ValueError, KeyError):
+            pass  # between two revisions on a network disk: a decision must not fail for it
+        return self._state
+
+
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """How decisions are audited and what is said of their certificate. audit: None where nothing is audited; monitor:
-    path of its monitor.json, None where nothing watches; expires_at: seconds since 1970, None for never."""
+    its monitor.json, None where nothing watches; expires_at: seconds since 1970, None for never."""
 
     bundle: str
     audit: Audit | None
-    monitor: Path | None
+    monitor: MonitorFile | None
     expires_at: int | None
+
+    @property
+    def audits(self) -> bool:
+        return self.audit is not None
+
+    def audited(self, name: str) -> tuple[bool | None, float | None]:
+        """Whether the group of this name is audited, and with which probability; None, None: nothing is audited."""
+        if self.audit is None:
+            return None, None
+        return bool(self.audit.chooses([name])[0]), self.audit.share
 
     def certificate(self, now: int) -> str:
         """What holds at this moment, as the monitor stands: in force, alarm, expired, or none where nothing watches."""
-        watched = NONE if self.monitor is None else artifacts.read_json(self.monitor, "monitor")["certificate"]
+        watched = NONE if self.monitor is None else self.monitor.state()
         past = self.expires_at is not None and now >= self.expires_at
         return EXPIRED if past and watched != ALARM else watched
 
@@ -132,7 +166,7 @@ def deployed(
         problems += _monitor_problems(path, contents, audit)
     raise_problems("nothing can be audited so:", problems)
     date = (contents.manifest.get("expires") or {}).get("date")
-    return Deployed(bundle_digest(contents), audit, path, None if date is None else seconds(date))
+    return Deployed(bundle_digest(contents), audit, path and MonitorFile(path), None if date is None else seconds(date))
 
 
 def _monitor_file(path: Path) -> Path:

@@ -126,7 +126,8 @@ class Monitor:
 
     @classmethod
     def start(cls, settings: Settings, reference: FloatArray | None = None) -> Monitor:
-        """A monitor before its first reading. reference: (n, 2) confidence and P(positive) of val_calib."""
+        """A monitor before its first reading. reference: (n, 2) confidence and score of the positive class of
+        val_calib, as `read_calib_scores` gives them."""
         streams = tuple(Stream(name, settings.test.initial()) for name in settings.streams)
         return cls(settings, streams, Drift.initial(reference))
 

@@ -139,7 +139,7 @@ class Waiting(Table):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample(Table):
-    """The cases of open days whose scores are watched for drift. signed: P(positive class)."""
+    """The cases of open days whose scores are watched for drift, in log-odds. signed: of the positive class."""
 
     key: HashArray
     group: HashArray

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.bundle.calib_scores import read_calib_scores
 from stage1_pro.core.bundle.contents import BundleContents
 from stage1_pro.core.errors import CertificateExpired, PromiseAlarm, UserError, counted
-from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.monitor.audit import Audit, demand_groups
 from stage1_pro.core.monitor.days import awaited, open_days
 from stage1_pro.core.monitor.files import MONITOR, locked, read_monitor, write_monitor
@@ -23,6 +23,7 @@ from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, day
 from stage1_pro.core.monitor.tables import Decisions
 from stage1_pro.core.monitor.update import update
 from stage1_pro.core.monitor.wealth import PromiseTest
+from stage1_pro.core.policies.words import promised_fnr
 
 TO_LABEL = "to_label.csv"
 SHARES = (0.01, 0.05, 0.2, 1.0)
@@ -48,12 +49,11 @@ def read_on(
     *,
     salt: bytes | None = None,
     chosen: Mapping[str, Any] | None = None,
-    reference: FloatArray | None = None,
 ) -> Reading:
     """Read files into the monitor of a folder, which begins with the first reading, and write its next revision.
 
-    now: seconds since 1970; salt: checks every row where it is at hand; chosen: keys of opening.CHOSEN; reference:
-    (n, 2) scores of val_calib. Raises UserError, and writes nothing, where anything does not fit.
+    now: seconds since 1970; salt: checks every row where it is at hand; chosen: keys of opening.CHOSEN. Raises
+    UserError, and writes nothing, where anything does not fit.
     """
     if folder.resolve().is_relative_to(contents.path.resolve()):
         raise UserError(f"--out {folder} lies in the bundle, whose set of files is closed. Name a folder beside it.")
@@ -66,7 +66,7 @@ def read_on(
         rows, others = reader.decisions(decisions)
         given, blank = reader.labels(labels)
         _demand_groups(rows)
-        before = monitor or Monitor.start(first_settings(contents, rows, said), reference)
+        before = monitor or Monitor.start(first_settings(contents, rows, said), read_calib_scores(contents.path))
         audit = None if salt is None else Audit(before.settings.audit_share, salt)
         after = update(before, rows, given, now, audit)
         if monitor is None and not len(given):
@@ -208,7 +208,7 @@ def plan_lines(contents: BundleContents, share: float | None) -> Iterator[str]:
     """What a share of audits buys, for the promise of this bundle and the prevalence of its test split."""
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
-    target, delta = policy["target_fnr_exit"], round(1 - policy["fnr_confidence"], 12)
+    target, delta = promised_fnr(policy), round(1 - policy["fnr_confidence"], 12)
     prevalence = prevalence_among_exits(contents)
     found = delays(PromiseTest(target, delta))
     yield (

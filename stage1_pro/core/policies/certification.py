@@ -1,6 +1,6 @@
 """From a walk over candidates to the record in a policy file, the same for every policy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -31,8 +31,8 @@ class Countable(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
-    """One split as a policy ranks it. scores: (N,) float64; answers, labels: (N,); independent: (N,) bool,
-    the cases that count as evidence; groups: number of groups."""
+    """One split as a policy ranks it. scores: (N,) float64; answers, labels: (N,), the answers as they count;
+    independent: (N,) bool, the cases that count as evidence; groups: number of groups."""
 
     scores: FloatArray
     answers: IntArray
@@ -42,7 +42,7 @@ class Ranked:
 
     @classmethod
     def of(cls, split: Scores, scores: FloatArray, answers: IntArray) -> "Ranked":
-        return cls(scores, answers, split.labels, *independence(split))
+        return cls(scores, split.counted(answers), split.labels, *independence(split))
 
     def counts(self, candidates: FloatArray, kept: BoolArray | None = None) -> ExitCounts:
         """Exits at each threshold (J,), of all cases or of those kept."""
@@ -158,14 +158,40 @@ SPENT_WORDS = (
 )
 
 
-def promise(risk: Risk, method: str, *, grouped: bool, earlier: Sequence[float] = ()) -> dict[str, str]:
+MISS_WORDS = (
+    " Of masks, answered negative means missed: a case whose true mask has at least {min_voxels} voxels of the "
+    "positive class, and whose mask has fewer{rule}."
+)
+MISSED = {
+    "dice": ", or a Dice below {dice:g} with the true mask",
+    "lesion": ", or less than {overlap:.0%} of some true component",
+    "empty": "",
+}
+"""By `miss_rule.rule` of a policy file: what else is a miss."""
+
+
+def miss_words(miss_rule: Mapping[str, Any]) -> str:
+    """Return the sentence on what counts as a miss.
+
+    >>> miss_words({"rule": "empty", "dice": 0.5, "overlap": 0.1, "min_voxels": 1})[-25:]
+    'and whose mask has fewer.'
+    """
+    return MISS_WORDS.format(**{**miss_rule, "rule": MISSED[miss_rule["rule"]].format(**miss_rule)})
+
+
+def promise(
+    risk: Risk, method: str, *, grouped: bool, earlier: Sequence[float] = (), miss_rule: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Return the `guarantee` of a policy file.
 
     method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts; earlier:
-    confidences of the other looks at the same positives, which leave less than the nominal confidence.
+    confidences of the other looks at the same positives, which leave less than the nominal confidence; miss_rule: of
+    masks, as a policy file records it.
     """
     left = remaining_confidence([*earlier, risk.confidence])
     words = (GUARANTEE + ALL_DRAWS if left else NO_CONFIDENCE).format(confidence=left, target=risk.target_fnr)
+    if miss_rule is not None:
+        words += miss_words(miss_rule)
     if grouped:
         words += GROUP_WORDS
     if earlier:
@@ -197,11 +223,14 @@ def calibrate(
     warnings: list[str],
 ) -> Calibration:
     """Certify one of the candidates, which stand in the order of growing val_select coverage."""
-    every = calib.counts(candidates)
-    evidence = every if calib.independent.all() else calib.counts(candidates, calib.independent)
-    chosen_on = select.counts(candidates, select.independent & (select.labels == 1))
-    found = rule.certify(chosen_on, evidence, select.counts(candidates).coverage, risk)
+    (seen, chosen_on), (every, evidence) = (_every_and_independent(split, candidates) for split in (select, calib))
+    found = rule.certify(chosen_on, evidence, seen.coverage, risk)
     return Calibration(found, every, calib.groups, parameters, risk, warnings)
+
+
+def _every_and_independent(split: Countable, candidates: FloatArray) -> tuple[ExitCounts, ExitCounts]:
+    every = split.counts(candidates)
+    return every, every if split.independent.all() else split.counts(candidates, split.independent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +244,7 @@ class Predicted:
 
 def predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk, rule: ExitRule) -> Predicted:
     """Predict what a rule certifies. positives: how many val_calib counts, all that is used of it."""
-    counts = select.counts(candidates)
-    evidence = counts if select.independent.all() else select.counts(candidates, select.independent)
-    return predicted_of(counts, evidence, positives, risk, rule)
+    return predicted_of(*_every_and_independent(select, candidates), positives, risk, rule)
 
 
 def predicted_of(counts: ExitCounts, evidence: ExitCounts, positives: int, risk: Risk, rule: ExitRule) -> Predicted:

@@ -27,7 +27,7 @@ _DECIDING = frozenset({"/v1/decide", "/v1/decide/batch"})
 _ROUTING = {404: "not_found", 405: "method_not_allowed"}
 _INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 _PAGE_POLICY = f"default-src 'none'; {_INLINE}; connect-src 'self'; img-src blob:; frame-ancestors 'none'"
-_FACTS = "class_names positive_class active_exit_policy preprocessing forward_batch eval created_at"
+_FACTS = "class_names positive_class active_exit_policy preprocessing forward_batch eval created_at expires"
 
 
 def create_app(service: Service, lifespan: Lifespan) -> FastAPI:
@@ -108,12 +108,12 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/livez", summary="The process answers", **openapi.STATE)
     async def livez() -> Response:
-        return JSONResponse({"status": service.state, "certificate": "none"})
+        return JSONResponse({"status": service.state, "certificate": service.certificate})
 
     @app.get("/readyz", summary="Decisions are given", **openapi.READY)
     async def readyz() -> Response:
         ready = service.state == "ready"
-        status = {"status": service.state, "certificate": "none"}
+        status = {"status": service.state, "certificate": service.certificate}
         return JSONResponse(status, 200 if ready else 503, headers=None if ready else {"Retry-After": "1"})
 
     @app.get("/metrics", summary="Measures for Prometheus", **openapi.TEXT)
@@ -130,7 +130,8 @@ def _about(service: Service) -> dict[str, Any]:
     return {
         **{name: manifest.get(name) for name in _FACTS.split()},
         "bundle": service.bundle,
-        "certificate": "none",
+        "certificate": service.certificate,
+        "audits": service.watch.audits,
         "version": __version__,
         "limits": {
             "max_inflight": limits.max_inflight,

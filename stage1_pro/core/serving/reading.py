@@ -82,7 +82,7 @@ async def read_one(request: Request, body: Body, limits: Limits) -> list[Upload]
     if not is_form(request):
         content = await Request(request.scope, body.receive).body()
         named = request.query_params
-        uploads = [Upload(content, *_named(named.get("id"), named.get("group")))]
+        uploads = [Upload(content, *_named(named.get("id"), named.get("group"), limits))]
     else:
         uploads = await read_form(request, body, limits)
     if len(uploads) > 1:
@@ -103,10 +103,11 @@ async def read_form(request: Request, body: Body, limits: Limits) -> list[Upload
         if len(files) > limits.batch_images:
             raise Refusal("too_many_images", f"{len(files)} images; a request may hold {limits.batch_images}")
         contents = [await file.read() if isinstance(file, UploadFile) else file.encode() for file in files]
-        names = [_column(form.getlist(field), field, len(files)) for field in ("id", "group")]
+        ids, groups = (_column(form.getlist(field), field, len(files)) for field in ("id", "group"))
     if oversize := next((len(content) for content in contents if len(content) > limits.max_bytes), None):
         raise Refusal("too_large", f"an image of {oversize} bytes; allowed {limits.max_bytes}")
-    return [Upload(content, *_named(*pair)) for content, *pair in zip(contents, *names, strict=True)]
+    named = zip(contents, ids, groups, strict=True)
+    return [Upload(content, *_named(id, group, limits)) for content, id, group in named]
 
 
 def is_form(request: Request) -> bool:
@@ -121,8 +122,13 @@ def _column(values: list[Any], field: str, images: int) -> list[str | None]:
     return values or [None] * images
 
 
-def _named(id: str | None, group: str | None) -> tuple[str, str | None]:
-    """The client's id and group; an image without an id gets a random one, so that its label finds it later."""
+def _named(id: str | None, group: str | None, limits: Limits) -> tuple[str, str | None]:
+    """The client's id and group; an image without an id gets a random one, so that its label finds it later.
+
+    Where ids are demanded a random one would let a client that asks again draw again.
+    """
+    if id is None and limits.named:
+        raise Refusal("bad_request", "this server audits: name an 'id' for each image, the same when you ask again")
     for field, value in (("id", id), ("group", group)):
         if value is not None and not _WORD.match(value):
             raise Refusal("bad_request", f"'{field}' must be 1 to 256 characters without control characters")

@@ -2,14 +2,44 @@
 
 import math
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.inference.records import NO_ANSWER, Decision
 
 
-def row_of(decision: Decision, *, id: str, group: str | None, now: datetime, bundle: str) -> dict[str, Any]:
-    """The row of one decision. now: UTC; bundle: SHA-256 of bundle.json. Fields of the audit are empty."""
+class Watch(Protocol):
+    """What is audited, and what holds of the certificate."""
+
+    @property
+    def audits(self) -> bool: ...
+
+    def audited(self, name: str) -> tuple[bool | None, float | None]:
+        """Whether the group of this name is audited, and with which probability; None, None: nothing is audited."""
+        ...
+
+    def certificate(self, now: int) -> str:
+        """in force, alarm, expired or none. now: seconds since 1970."""
+        ...
+
+
+class Unwatched:
+    """No audit and no monitor."""
+
+    audits = False
+
+    def audited(self, name: str) -> tuple[bool | None, float | None]:
+        return None, None
+
+    def certificate(self, now: int) -> str:
+        return "none"
+
+
+def row_of(
+    decision: Decision, *, id: str, group: str | None, now: datetime, bundle: str, watch: Watch
+) -> dict[str, Any]:
+    """The row of one decision. now: UTC; bundle: SHA-256 of bundle.json."""
+    audited, probability = watch.audited(id if group is None else group)
     row = {
         "id": id,
         "group": group,
@@ -19,9 +49,9 @@ def row_of(decision: Decision, *, id: str, group: str | None, now: datetime, bun
         "decision": decision.decision,
         "score": _number(decision.score),
         "reason": decision.reason,
-        "audit": None,
-        "audit_probability": None,
-        "certificate": "none",
+        "audit": audited,
+        "audit_probability": probability,
+        "certificate": watch.certificate(int(now.timestamp())),
         "bundle": bundle,
     }
     return row if decision.prediction_set is None else row | {"prediction_set": list(decision.prediction_set)}

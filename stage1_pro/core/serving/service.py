@@ -15,7 +15,7 @@ from stage1_pro.core.serving.engine import Engine, Expired
 from stage1_pro.core.serving.log import DecisionLog
 from stage1_pro.core.serving.metrics import Metrics
 from stage1_pro.core.serving.refusals import INTERNAL, Refusal, refusal_of
-from stage1_pro.core.serving.rows import row_of, unreadable
+from stage1_pro.core.serving.rows import Unwatched, Watch, row_of, unreadable
 from stage1_pro.core.serving.settings import Limits
 
 _logger = logging.getLogger(__name__)
@@ -48,10 +48,12 @@ class Service:
         device: str = "auto",
         token: str | None = None,
         log: DecisionLog | None = None,
+        watch: Watch | None = None,
         now: Callable[[], datetime] = utc_now,
     ):
         self.contents, self.limits, self.device = contents, limits, device
         self.token, self.log, self.now = token, log, now
+        self.watch: Watch = watch or Unwatched()
         self.bundle = digest_file(contents.path / MANIFEST)
         self.metrics = Metrics()
         self.state: State = "starting"
@@ -99,6 +101,11 @@ class Service:
         if self.inflight + images > self.limits.max_inflight:
             raise Refusal("overloaded", f"{self.inflight} of at most {self.limits.max_inflight} images are in flight")
 
+    @property
+    def certificate(self) -> str:
+        """What holds now, as the monitor stands."""
+        return self.watch.certificate(int(self.now().timestamp()))
+
     def release(self, images: int) -> None:
         self._count(-images)
 
@@ -137,7 +144,7 @@ class Service:
             raise _late(self.limits) from None
         if time.monotonic() > expires:
             raise _late(self.limits)  # what nobody hears is not logged
-        row = row_of(decision, id=upload.id, group=upload.group, now=self.now(), bundle=self.bundle)
+        row = row_of(decision, id=upload.id, group=upload.group, now=self.now(), bundle=self.bundle, watch=self.watch)
         if self.log is not None:
             self.log.write([row])
         self.metrics.decisions.labels(decision.decision, decision.answer).inc()

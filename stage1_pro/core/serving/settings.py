@@ -26,7 +26,7 @@ _MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_mult
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a server takes on. forward_batch, max_inflight: images; wait_s, deadline_s: seconds; max_bytes: of a body;
-    max_pixels: of an image."""
+    max_pixels: of an image; named: every image needs an id."""
 
     forward_batch: int
     wait_s: float
@@ -34,6 +34,7 @@ class Limits:
     deadline_s: float
     max_bytes: int
     max_pixels: int
+    named: bool = False
 
     @property
     def batch_images(self) -> int:
