@@ -291,6 +291,7 @@ def _readme(
     forward_batch: int | None,
 ) -> str:
     names, backend = run.splits.class_names, "onnx" if converted else run.config.scoring_backend
+    on_host = _on_model(backend) + _on_shape(run, forward_batch)
     return f"""{_card(run, evaluation, license)}
 # Stage 1 bundle: {run.name}
 
@@ -318,7 +319,7 @@ On the calibration split {evidence_words(policy)}.
 1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
    files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
 2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
-   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{_on_model(backend)}{_on_shape(run, forward_batch)}
+   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{on_host}
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
 4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
    more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
