@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from chain import copy, done, keep, killed, reconfigured, refused, same_result, train_run
+from PIL import Image
 from pool_twin import score_plainly
 from shared_folders import made_once
 
@@ -242,6 +243,21 @@ def test_every_phase_can_train_by_stages(phase, policy, flags, runs):
     state = state_of(run)
     assert (state["stop"], len(state["stages"])) == ("max_stages", 3)
     assert all(np.isfinite(stage["best_metric"]) for stage in state["stages"])
+
+
+def test_where_the_monitor_is_perfect_a_stage_starts_from_trained_weights(flags, runs, tmp_path):
+    """All epochs tie there, and the first one's weights have hardly left where the stage began."""
+    for index in range(120):
+        name, colour = (("blue", (40, 40, 220)), ("red", (220, 40, 40)))[index % 2]
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (*colour[:1], 40 + index, *colour[2:])).save(tmp_path / name / f"{index}.png")
+    sources = ["--dataset_params.sources", f"[{{name: plain, root: {tmp_path}}}]", "--lr_head", "1e-2"]
+    run = train_run(runs / "run", [*flags, *sources, "--phase", "1", "--incremental_params.selection_threshold", "1"])
+    perfect = [stage for stage in state_of(run)["stages"] if stage["best_metric"] == 1]
+    assert len(perfect) >= 2
+    for stage in perfect:
+        assert stage["epochs"] > 1
+        assert stage["best_epoch"] == stage["first_epoch"] + stage["epochs"] - 1
 
 
 def test_scratch_goes_back_to_the_first_weights_and_keep_goes_on_with_the_rates(flags, runs):
