@@ -26,7 +26,8 @@ class Args:
     run: str | None = None
     """Run directory; without it runs/latest."""
     scores_only: bool = False
-    """Only write scores/val_test.parquet, also of a run for which nothing was certified."""
+    """Only write scores/val_test.parquet, also of a run for which nothing was certified; with masks also
+    cases/val_test.csv and figures of single cases."""
     compare: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "RUN"})
     """Put these evaluated runs side by side, the first one as the measure of the others; takes the place of --run."""
     bundle: str | None = None
@@ -107,6 +108,10 @@ def score(path: str | None) -> None:
     run = Run.open(path or LATEST)
     score_test(run)
     console.say(f"scores {run.scores_path('val_test')}")
+    draw = run.config.task.part("uncertified")
+    if draw is not None:
+        for path in draw(run):
+            console.say(f"drawn  {path}")
 
 
 def compare(paths: list[str], out: str | None) -> None:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import softmax
@@ -17,6 +17,9 @@ from stage1_pro.core.metrics.calibration import top_label
 from stage1_pro.core.metrics.summary import before_placement
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.records.run import Run
+
+if TYPE_CHECKING:  # it needs torch
+    from stage1_pro.core.report.run.mask_evidence import MaskEvidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +58,8 @@ class Evidence:
     epochs: Mapping[str, FloatArray]
     chosen_epoch: int | None
     stages: Staged | None = None
+    masks: "MaskEvidence | None" = None
+    """Of a run with masks."""
 
     @property
     def confidence_level(self) -> float:
@@ -71,7 +76,7 @@ def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evi
     finite = np.isfinite(logits).all(axis=1)
     trained = before_placement(logits[finite], scores.answer_shift)  # where answers stand is no part of calibration
     confidence, correct = top_label(softmax(trained, axis=1), scores.supported(decisions.predictions)[finite])
-    epochs = read_epochs(run.metrics_path)
+    epochs, of_masks = read_epochs(run.metrics_path), run.config.task.part("evidence")
     return Evidence(
         policy=policy,
         evaluation=evaluation,
@@ -83,6 +88,7 @@ def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evi
         epochs=epochs,
         chosen_epoch=_chosen_epoch(epochs, run.config),
         stages=staged(run, run.config.monitor),
+        masks=None if of_masks is None else of_masks(run, scores, decisions),
     )
 
 

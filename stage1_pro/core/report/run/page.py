@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # matplotlib is imported where a report is written
     from stage1_pro.core.report.run.charts import Chart
     from stage1_pro.core.report.run.evidence import Evidence
 
-SECTIONS = ("test", "calibration", "training", "stages")
+SECTIONS = ("masks", "test", "calibration", "training", "stages")
 """Of the page, which show figures."""
 
 
