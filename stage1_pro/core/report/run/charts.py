@@ -56,6 +56,8 @@ class Chart:
     draw: Callable[[Figure, Evidence], None]
     shown: Callable[[Evidence], bool] = lambda evidence: True
     """Whether the run has what the figure shows."""
+    of_cases: bool = False
+    """Whether the figure shows images of cases."""
 
 
 def sweep_figure(policy: dict[str, Any], path: Path) -> None:
@@ -75,6 +77,7 @@ MASK_CHARTS = (
         3.2,
         draw_overlays,
         has_masks,
+        of_cases=True,
     ),
     Chart(
         "mask_dice",

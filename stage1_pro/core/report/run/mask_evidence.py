@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.data.run_cases import cases_of
+from stage1_pro.core.data.run_cases import own_cases
 from stage1_pro.core.inference.masks import MaskPredictor, mask_scorer
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.masks import MaskSums, components, hd95
@@ -47,13 +47,16 @@ class MaskEvidence:
     overlays: list[Overlay]
 
 
-def mask_evidence(run: Run, scores: Scores, decisions: ExitDecisions) -> MaskEvidence:
+def mask_evidence(
+    run: Run, scores: Scores, decisions: ExitDecisions, roots: Sequence[str] | None = None
+) -> MaskEvidence:
     """Draw the masks of the test split once more, measure each, and write cases/val_test.csv.
 
-    scores: of val_test; decisions: of the policy on them, in the same order.
+    scores: of val_test; decisions: of the policy on them, in the same order; roots: NAME=PATH of each source whose
+    images have moved.
     """
     predictor = mask_scorer(run, "auto")
-    frame = cases_of(run, run.config).frame.iloc[run.splits.indices("val_test")]
+    frame = own_cases(run, roots).frame.iloc[run.splits.indices("val_test")]
     frame = frame.set_index("case_id").loc[scores.case_id.tolist()].reset_index()
     names, rows, found = predictor.model.facts.class_names[1:], [], []
     chosen = _chosen(scores, decisions)

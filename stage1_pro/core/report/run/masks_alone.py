@@ -1,5 +1,6 @@
 """The figures of masks of a run that has no policy: what it draws can be looked at before anything is certified."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,11 @@ from stage1_pro.core.report.run.charts import MASK_CHARTS
 from stage1_pro.core.report.run.mask_evidence import FOLDER, mask_evidence
 
 
-def draw_masks(run: Run) -> list[Path]:
+def draw_masks(run: Run, roots: Sequence[str] | None = None) -> list[Path]:
     """Write cases/val_test.csv and the figures of masks; return where they are. Every case counts as deferred."""
     select, scores = run.scores("val_select"), run.scores("val_test")
     decisions, _ = decide_without_certificate(run.config.exit_policy, select, scores, run.config.exit_rule)
-    evidence: Any = SimpleNamespace(masks=mask_evidence(run, scores, decisions))
+    evidence: Any = SimpleNamespace(masks=mask_evidence(run, scores, decisions, roots))
     written = [run.path / FOLDER / "val_test.csv"]
     for chart in MASK_CHARTS:
         rendering = render(lambda figure, chart=chart: chart.draw(figure, evidence), chart.height, chart.name)
