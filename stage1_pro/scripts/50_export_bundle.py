@@ -3,6 +3,7 @@
     python stage1_pro/scripts/50_export_bundle.py --run runs/demo
     python stage1_pro/scripts/50_export_bundle.py --verify runs/demo/bundle --golden
     python stage1_pro/scripts/50_export_bundle.py --run runs/demo --format onnx --recertify
+    python stage1_pro/scripts/50_export_bundle.py --verify runs/demo/bundle --key release.pub
 reads   runs/<id>: the model, the policy file, splits, config, metrics, eval.json; with --format onnx the images
 writes  runs/<id>/bundle/, or bundle-onnx/ for a run certified with torch
 
@@ -46,13 +47,18 @@ class Args:
     without_seen: bool = False
     """Leave seen.json out, the hashes of the images that the run has trained, chosen or certified with: they tell
     whoever has an image that it was among them. 38_recalibrate.py then cannot leave such images out."""
+    sign: str | None = None
+    """Private key file that signs the new bundle: BUNDLE.sig beside it. An encrypted one takes its password from the
+    environment variable STAGE1_KEY_PASSWORD. Extra `sign`."""
+    key: str | None = None
+    """With verify: public key file; the bundle must be signed by its owner."""
     golden: bool = False
     """With verify: also decide the bundle's synthetic images, and check that this machine gets the recorded outputs."""
 
 
 def main(args: Args) -> None:
     demand_sense(args)
-    contents = verified(args) if args.verify else exported(args)
+    contents = verified(args) if args.verify else signed(args) if args.sign else exported(args)
     manifest = contents.manifest
     console.say(
         f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"
@@ -64,13 +70,14 @@ def demand_sense(args: Args) -> None:
     """Raise UserError with every option that means nothing beside the others."""
     from stage1_pro.core.errors import raise_problems
 
-    export_only = ("format", "recertify", "without_seen", "expires", "expires_after")
+    export_only = ("format", "recertify", "without_seen", "sign", "expires", "expires_after")
     problems = [
         f"--{name} is for a new bundle, and --verify writes none. Drop one"
         for name in export_only
         if getattr(args, name)
     ]
     rules = (
+        (args.key and not args.verify, "--key checks the signature of an exported bundle: name it with --verify"),
         (args.golden and not args.verify, "--golden checks an exported bundle: name it with --verify"),
         (args.recertify and args.format != "onnx", "--recertify certifies a model in ONNX: add --format onnx"),
         (args.quantize != "none" and not args.recertify, "--quantize gives other scores: add --recertify"),
@@ -85,7 +92,11 @@ def demand_sense(args: Args) -> None:
 
 def verified(args: Args) -> "BundleContents":
     from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.signature import demand_signed
 
+    if args.key:
+        demand_signed(str(args.verify), args.key, "--key")
+        console.say(f"signed by the owner of {args.key}")
     contents = verify_bundle(str(args.verify))
     # torch only where there is a bundle to load: a wrong path is told at once
     from stage1_pro.core.inference.golden import TOLERANCE, check_golden
@@ -94,6 +105,16 @@ def verified(args: Args) -> "BundleContents":
     if args.golden:
         worst = check_golden(contents)
         console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")
+    return contents
+
+
+def signed(args: Args) -> "BundleContents":
+    """Export and sign; a key that cannot sign is told before anything is written."""
+    from stage1_pro.core.bundle.signature import sign_bundle, signer_of
+
+    signer = signer_of(str(args.sign))
+    contents = exported(args)
+    console.say(f"signature {sign_bundle(contents.path, signer)}")
     return contents
 
 

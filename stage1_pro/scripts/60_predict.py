@@ -54,6 +54,8 @@ class Args:
     and group. A group is audited as a whole. null: each case stands for itself."""
     monitor: str | None = None
     """Folder or monitor.json of 65_monitor.py: every row then says whether the certificate is in force."""
+    require_signature: str | None = None
+    """Public key file: the bundle must be signed by its owner. null: signatures are not looked at."""
     time: str | None = None
     """When these cases were met, as in 2026-03-01T12:00:00Z; null: now."""
 
@@ -61,6 +63,7 @@ class Args:
 def main(args: Args) -> None:
     from pathlib import Path
 
+    from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.closing import closing_lines
     from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images, task_of
@@ -76,6 +79,8 @@ def main(args: Args) -> None:
         task = task_of(args.bundle)
         images = find_images(args.images, task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
+        if args.require_signature:
+            demand_signed(args.bundle, args.require_signature, "--require_signature")
         options["more"] = columns(args, images.paths)
         predictor = task.part("predictor").load(args.bundle, args.device)
         if task.has_masks:

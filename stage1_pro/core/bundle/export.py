@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stage1_pro import __version__
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.calib_scores import calib_scores
 from stage1_pro.core.bundle.contents import CALIB_SCORES, GOLDEN, MANIFEST, BundleContents, _eval_summary, verify_bundle
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
-from stage1_pro.core.models.licenses import derivative_notice
+from stage1_pro.core.models.licenses import LICENSES, derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
 from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words, price_words
@@ -233,6 +235,39 @@ def _end(expires: dict[str, Any] | None) -> str:
     return f"The certificate expires {' or '.join(ends)}. Decisions go on then, and each says so."
 
 
+FIGURES = ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits", "accuracy_on_exits")
+"""Of the test split, in the front matter of the model card."""
+
+
+def _card(run: Run, evaluation: dict[str, Any], license: str) -> str:
+    """Front matter of a model card, as model hubs read it."""
+    exits = evaluation["exits"]
+    found = [(name, exits[name]["value"]) for name in FIGURES if name in exits]
+    task = {"type": "image-classification", "name": "Stage 1 of a cascade"}
+    named = (
+        {"license": license.lower()} if license.lower() in LICENSES else {"license": "other", "license_name": license}
+    )
+    card = {
+        **named,
+        "library_name": "stage1-pro",
+        "pipeline_tag": "image-classification",
+        "tags": ["selective-classification", "cascade", f"exit-policy-{run.policy_row.name}"],
+        "model-index": [
+            {
+                "name": run.name,
+                "results": [
+                    {
+                        "task": task,
+                        "dataset": {"type": "val_test", "name": "test split of the run"},
+                        "metrics": [{"type": name, "value": value} for name, value in found if value is not None],
+                    }
+                ],
+            }
+        ],
+    }
+    return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---"
+
+
 def _readme(
     run: Run,
     policy: dict[str, Any],
@@ -242,7 +277,8 @@ def _readme(
     expires: dict[str, Any] | None,
 ) -> str:
     names, backend = run.splits.class_names, "onnx" if converted else run.config.scoring_backend
-    return f"""# Stage 1 bundle: {run.name}
+    return f"""{_card(run, evaluation, license)}
+# Stage 1 bundle: {run.name}
 
 Answers {" / ".join(names)} where it is sure and defers the rest to stage 2. "{names[-1]}" is the class
 that must not be missed. {exit_rule_words(policy, names)}
