@@ -74,7 +74,10 @@ def test_what_cannot_be_trained_on_is_refused_with_a_way_out(short, longer, cali
     before = (short / "config.json").read_bytes()
     refused(script("20_train", "--resume", short, "--epochs", "2"), "--epochs is 2", "has trained 3", "allowed 4 or")
     refused(script("20_train", "--resume", short, "--epochs", "many"), '$.epochs is "many"; allowed integer')
-    refused(script("20_train", "--resume", short, "--epochs", "9", "--seed", "3"), "no other option but --epochs N")
+    refused(
+        script("20_train", "--resume", short, "--epochs", "9", "--seed", "3"),
+        "no other option but --root, --restore_state and --epochs N",
+    )
     assert (short / "config.json").read_bytes() == before
     run = killed(longer, "epoch 5", tmp_path / "run")
     outcome = script("20_train", "--resume", run, "--epochs", "9")

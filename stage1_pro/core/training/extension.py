@@ -10,6 +10,7 @@ from stage1_pro.core.console import say
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.stage1 import read_tensors
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.training.callbacks.checkpoints import way_back
 
 
 def ended_after(run: Run, config: Stage1ProConfig) -> int | None:
@@ -17,7 +18,7 @@ def ended_after(run: Run, config: Stage1ProConfig) -> int | None:
     last = run.checkpoints_path / "last.ckpt"
     if not last.exists():
         return None
-    table = read_tensors(last)["callbacks"]["EpochTable"]
+    table = read_tensors(last, way_back(run, config))["callbacks"]["EpochTable"]
     done = int(table["rows"][-1]["epoch"]) + 1
     return done if table["finished"] and done not in config.schedule_restarts else None
 
