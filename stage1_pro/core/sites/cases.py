@@ -87,7 +87,7 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
     where = ", ".join(name for name, _ in layers)
-    cases = load_cases(moved_config(config, roots, where).dataset_params, decode=True)
+    cases = load_cases(moved_config(config, roots).dataset_params, decode=True)
     raise_problems(f"{where}:", cases.questions)
     if config.dataset_params.merged:
         cases = _renamed(cases, contents)
