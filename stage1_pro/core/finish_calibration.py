@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.errors import NothingCertified, NotWorthIt, UserError
+from stage1_pro.core.metrics.margins import fnr_after_ratio, margins
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.certification import demand_binary
 from stage1_pro.core.policies.gate import calibrate_gate, demand_gate
@@ -17,6 +19,7 @@ from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
 from stage1_pro.core.policies.usefulness import exit_figures, valued
 from stage1_pro.core.policies.verification import evidence_words, in_expectation, promised
+from stage1_pro.core.policies.words import margin_words
 from stage1_pro.core.records import ledger
 from stage1_pro.core.records.looks import Look, alone, begin
 from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, write_policy
@@ -64,7 +67,8 @@ class Calibrating:
                 f"{SEEN_FAILURES}"
             )
         header = policy_header(run, self.risk, look.earlier, look.entry.look)
-        policy = {**header, **policy, "answer_shift": run.scores("val_select").answer_shift}
+        shift = run.scores("val_select").answer_shift
+        policy = {**header, **policy, "answer_shift": shift, "margins": certified_margins(self.risk, run.config)}
         policy["guarantee"] = promised(policy, run.policy_path)
         write_policy(run, policy)
         _draw(run, policy)
@@ -187,6 +191,14 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
+def certified_margins(risk: Risk, config: Stage1ProConfig) -> dict[str, Any]:
+    """What a policy file says of how far the world may move. risk: as certified."""
+    ratio, level = config.robust_to, risk.target_fnr
+    # the target out of the level, since a script may have been given another one than the config's
+    target = level if ratio is None else round(fnr_after_ratio(level, ratio), 12)
+    return {"target": target, "robust_to": ratio, **margins(target, level)}
+
+
 def _stale_placement(run: Run, risk: Risk) -> list[str]:
     """Say where the answers were placed for another target than the one that is certified."""
     placed_for = run.risk()
@@ -214,6 +226,7 @@ def _say_policy(policy: dict[str, Any]) -> None:
         say(f"no confidence remains for {sought}; {evidence_words(policy)}")
     say(f"on val_calib: {exit_figures(figures)}")
     say(policy["guarantee"]["words"])
+    say(margin_words(policy))
     if "useless" in policy:
         say(f"warning: {policy['useless']}")
     if policy["calib_use_count"] > 1:

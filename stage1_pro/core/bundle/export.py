@@ -16,7 +16,7 @@ from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.models.licenses import LICENSES, derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
-from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, price_words
+from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words, price_words
 from stage1_pro.core.records.looks import look_of, looks_counted
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
@@ -287,6 +287,7 @@ that must not be missed. {exit_rule_words(policy, names)}
 {policy["guarantee"]["words"]}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
+{margin_words(policy)}
 {_looks(policy)}
 {_end(expires)} Whether it still holds in production, audits tell: 65_monitor.py.
 {_on_conversion(converted)}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 from stage1_pro.core.config.tasks import TASKS, Task
+from stage1_pro.core.metrics.margins import robust_target
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,10 @@ class Stage1ProConfig:
     """Largest share of exited positives that may be answered negative, above 0, up to 0.1."""
     fnr_confidence: float = 0.95
     """Confidence of the certificate, 0.5 to below 1."""
+    robust_to: float | None = None
+    """Change of the world that the promise is to survive, above 1, up to 10: the policy is certified at a lower level,
+    so that FNR on exits stays within target_fnr_exit where densities of positives change by factors of up to the root
+    of it, up or down. null: none, and any change may break the promise."""
     exit_rule: Literal["one_sided", "symmetric"] = "one_sided"
     """Cases that may exit: one_sided (every positive answer, and negative ones by the threshold: the most coverage for
     a given number of calibration positives) or symmetric (either answer by the threshold)."""
@@ -365,6 +370,15 @@ class Stage1ProConfig:
         """Return whether training reads features of the images, computed once, in place of the images."""
         still = self.freeze_backbone and not self.adapted and self.dataset_params.augmentation == "none"
         return still and self.feature_cache != "off"
+
+    def certified_level(self, target: float | None = None) -> float:
+        """Return the FNR on exits to certify, so that this target, or the config's, survives `robust_to`."""
+        target = self.target_fnr_exit if target is None else target
+        return target if self.robust_to is None else robust_target(target, self.robust_to)
+
+    def target_words(self) -> str:
+        """Return the target, and what it is to survive, for lines that state it."""
+        return f"{self.target_fnr_exit:g}" + (f" with robust_to {self.robust_to:g}" if self.robust_to else "")
 
     @property
     def places_answers(self) -> bool:

@@ -45,7 +45,7 @@ def placed_shift(
         labels,
         independence(select)[0],
         splits.metadata["evidence"]["val_calib_positive_groups"],
-        Risk(config.target_fnr_exit, config.fnr_confidence),
+        Risk(config.certified_level(), config.fnr_confidence),
         Prices(config.false_alarm_price, config.miss_price),
         config.seed,
     )

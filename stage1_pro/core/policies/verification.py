@@ -3,6 +3,7 @@
 A file rests on its evidence in one of a few ways, and each is a row of KINDS: what it demands, what is recomputed.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
 from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, p_value
 from stage1_pro.core.metrics.exits import count_decisions
+from stage1_pro.core.metrics.margins import margins, robust_target
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.certification import (
@@ -269,7 +271,21 @@ def _is_worth_what_it_says(file: PolicyFile) -> Iterator[str]:
         yield "$.val_calib_metrics.utility or $.useless is not what its counts are worth at $.prices"
 
 
+def _states_its_margins(file: PolicyFile) -> Iterator[str]:
+    """Margins follow from the target, the level that is certified and robust_to; older files state none."""
+    if "margins" not in file.content:
+        return
+    level, stated = file["target_fnr_exit"], dict(file["margins"])
+    target, ratio = stated.pop("target"), stated.pop("robust_to")
+    expected = target if ratio is None else robust_target(target, ratio)
+    if not math.isclose(expected, level, rel_tol=1e-9):
+        yield f"$.margins.target is {target:g}, which certifies {expected:.6g}, and $.target_fnr_exit is {level:g}"
+    elif stated != margins(target, level):
+        yield "$.margins are not those of the level that is certified"
+
+
 EVERY: tuple[Check, ...] = (
+    _states_its_margins,
     _says_what_its_numbers_do,
     _states_what_remains,
     _promises_the_target,

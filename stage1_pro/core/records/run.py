@@ -147,11 +147,11 @@ class Run(RunPaths):
         return scores
 
     def risk(self, target_fnr_exit: float | None = None, fnr_confidence: float | None = None) -> Risk:
-        """The run's target and confidence, or the ones given in their place."""
+        """The level to certify for the run's target and its confidence, or for the ones given in their place."""
         target = self.config.target_fnr_exit if target_fnr_exit is None else target_fnr_exit
         confidence = self.config.fnr_confidence if fnr_confidence is None else fnr_confidence
         if not 0 < target <= 0.1:
             raise UserError(f"--target_fnr_exit is {target}; allowed above 0, up to 0.1.")
         if not 0.5 <= confidence < 1:
             raise UserError(f"--fnr_confidence is {confidence}; allowed 0.5 to below 1.")
-        return Risk(target, confidence)
+        return Risk(self.config.certified_level(target), confidence)

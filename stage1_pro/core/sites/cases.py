@@ -15,12 +15,14 @@ from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.data.moved import moved_config
 from stage1_pro.core.errors import UserError, counted, raise_problems
+from stage1_pro.core.policies.words import promised_fnr
 from stage1_pro.core.records.paths import unused_name
 from stage1_pro.core.records.seen import read_seen, seen_among
 
 OF_THE_SITE = (
     "target_fnr_exit",
     "fnr_confidence",
+    "robust_to",
     "false_alarm_price",
     "miss_price",
     "seed",
@@ -126,7 +128,8 @@ def _of_bundle(contents: BundleContents, policy: dict[str, Any]) -> tuple[str, d
     return str(path), {
         **settings,
         **{name: manifest[name] for name in ("forward_batch", "scoring_backend") if name in manifest},
-        **{name: policy[name] for name in ("target_fnr_exit", "fnr_confidence")},
+        "target_fnr_exit": promised_fnr(policy),
+        "fnr_confidence": policy["fnr_confidence"],
         "exit_rule": policy.get("exit_rule", "symmetric"),
         "dataset_params": {**data, **classes},
     }

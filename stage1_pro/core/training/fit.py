@@ -95,7 +95,7 @@ def print_plan(config: Stage1ProConfig, model: Any) -> None:
         f"checkpoint by {config.monitor} ({config.monitor_mode})"
     )
     say(
-        f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} "
+        f"policy      {config.exit_policy}, target_fnr_exit {config.target_words()} "
         f"at confidence {config.fnr_confidence:g}"
     )
     if config.places_answers:
