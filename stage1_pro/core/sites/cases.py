@@ -85,6 +85,11 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     NAME=PATH of each source whose images have moved. Raises one
     UserError with every setting that a site cannot choose.
     """
+    if contents.task.has_masks:
+        raise UserError(
+            f"{contents.path}: its answers are masks, and another site is certified or measured for answers that are "
+            "classes only. Train a run on the site's own masks with 20_train.py."
+        )
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
