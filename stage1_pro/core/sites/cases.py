@@ -82,8 +82,7 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     """Check a site's config and cases against the bundle; nothing is written.
 
     layers: the site's settings over the bundle's, whose target and confidence hold where a site names none; roots:
-    NAME=PATH of each source whose images have moved. Raises one
-    UserError with every setting that a site cannot choose.
+    NAME=PATH of each source whose images have moved. Raises one UserError with every setting that a site cannot choose.
     """
     if contents.task.has_masks:
         raise UserError(
