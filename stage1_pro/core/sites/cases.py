@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.bundle.contents import BundleContents
+from stage1_pro.core.bundle.contents import BundleContents, demand_images
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.console import say
@@ -85,6 +85,7 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     NAME=PATH of each source whose images have moved. Raises one
     UserError with every setting that a site cannot choose.
     """
+    demand_images(contents)
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
