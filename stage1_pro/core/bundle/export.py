@@ -274,7 +274,8 @@ def _contract(run: Run, backend: str) -> str:
 
 
 def _contract_of_images(run: Run, backend: str) -> str:
-    return f"""1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
+    return f"""\
+1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
    files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
 2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
    images at a time, filled up with zeros: then a score depends on nothing else in the batch.{_on_model(backend)}
@@ -285,7 +286,8 @@ def _contract_of_images(run: Run, backend: str) -> str:
 
 
 def _contract_of_masks(run: Run, _: str) -> str:
-    return f"""1. Decide with `60_predict.py FOLDER IMAGES…`: it checks the size and digest of every file first, and writes
+    return f"""\
+1. Decide with `60_predict.py FOLDER IMAGES…`: it checks the size and digest of every file first, and writes
    decisions and masks. The set of files is closed.
 2. Inputs are as mask_preprocessing of bundle.json says; scores are computed in float32, decided in float64.
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
