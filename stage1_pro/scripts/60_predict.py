@@ -57,6 +57,8 @@ class Args:
     and group. A group is audited as a whole. null: each case stands for itself."""
     monitor: str | None = None
     """Folder or monitor.json of 65_monitor.py: every row then says whether the certificate is in force."""
+    require_signature: str | None = None
+    """Public key file: the bundle must be signed by its owner. null: signatures are not looked at."""
     time: str | None = None
     """When these cases were met, as in 2026-03-01T12:00:00Z; null: now."""
 
@@ -64,6 +66,7 @@ class Args:
 def main(args: Args) -> None:
     from pathlib import Path
 
+    from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.closing import closing_lines
     from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images, task_of
@@ -79,6 +82,8 @@ def main(args: Args) -> None:
         task = task_of(args.bundle)
         images = find_images(args.images, task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
+        if args.require_signature:
+            demand_signed(args.bundle, args.require_signature, "--require_signature")
         options["more"] = columns(args, images.paths)
         predictor = task.part("predictor").load(args.bundle, args.device)
         if task.has_masks:
@@ -111,7 +116,10 @@ def columns(args: Args, paths: Sequence[str]) -> "Columns | None":
     from stage1_pro.core.monitor.opening import deployed, seconds
 
     contents = verify_bundle(args.bundle)
-    if not any((args.audit_share is not None, args.audit_salt, args.monitor, args.audit == "doubtful")):
+    asked = args.audit_share is not None or args.audit_salt or args.monitor or args.audit == "doubtful"
+    if contents.task.has_masks and asked:
+        raise UserError("a label cannot say whether a mask is right, so masks are not audited: drop --audit_share.")
+    if not asked:
         if args.groups or args.time:
             raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")
         if not contents.manifest.get("expires"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import chain
@@ -12,8 +13,10 @@ from shared_folders import made_once
 from test_new_site import SEEN_BEFORE, some_seen, yaml_of
 
 from stage1_pro import Stage1Predictor
+from stage1_pro.core.records.run import Run
 
 EVALUATE = "40_eval_selective"
+MISSED = ("red", "blue", "exit")
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +115,19 @@ def test_mistakes_are_told_and_nothing_is_written(bundle, tmp_path, script):
     assert chain.files_of(tmp_path) == before
 
 
+def test_a_site_whose_images_have_moved(bundle, tmp_path, script):
+    folder = tmp_path / "now"
+    folder.mkdir()
+    chain.draw(folder, cases=8, seed=13)
+    site, out = yaml_of(tmp_path), tmp_path / "out"
+    refused(script(EVALUATE, "--bundle", bundle, "--on", site, "--out", out), "Name an existing CSV in sources[site]")
+    told = script(EVALUATE, "--bundle", bundle, "--on", site, "--out", out, "--root", f"site={folder}")
+    assert told.status == 0, told
+    words = "--config", site, "--out", tmp_path / "runs" / "site", "--root", f"site={folder}"
+    assert script("38_recalibrate", bundle, *words).status == 3  # 2 positives certify nothing
+    assert len(Run(tmp_path / "runs" / "site").scores("val_test")) > 0
+
+
 def test_what_was_measured_elsewhere_is_no_evaluation_of_the_run(measured_once, exported_once, runs, tmp_path):
     run = chain.copy(exported_once, runs)
     (run / "eval.json").write_bytes((measured_once / "runs" / "look" / "eval.json").read_bytes())
@@ -132,3 +148,24 @@ def test_a_bundle_that_keeps_what_it_has_seen_to_itself_is_measured_with_a_warni
     found = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert found["measured"]["seen_checked"] is False
     assert np.isfinite(found["exits"]["coverage"]["value"])
+
+
+def test_the_page_shows_what_was_missed_and_holds_it(measured_once):
+    html = (measured_once / "runs" / "look" / "report.html").read_text()
+    assert "These cases contradict the promise" in html
+    sources = re.findall(r'<img src="([^"]*)" alt="([^:"]*): red, answered blue', html)
+    with open(measured_once / "runs" / "look" / "decisions.csv", newline="") as file:
+        missed = [row for row in csv.DictReader(file) if (row["label"], row["answer"], row["decision"]) == MISSED]
+    assert {name for _, name in sources} <= {row["case_id"] for row in missed}
+    assert len(sources) == min(12, len(missed)) > 0
+    assert all(source.startswith("data:image/") for source, _ in sources)
+
+
+def test_pictures_stay_out_where_they_must_not_leave_their_place(measured_once, exported_once, tmp_path, runs):
+    table, run = measured_once / "labels.csv", chain.copy(exported_once, runs)
+    words = "--bundle", run / "bundle", "--on", table, "--out", tmp_path / "look", "--no_pictures"
+    chain.done(EVALUATE, *words)
+    assert "<img" in (run / "report.html").read_text()
+    chain.done(EVALUATE, "--run", run, "--no_pictures")
+    for report in (tmp_path / "look" / "report.html", run / "report.html"):
+        assert "<img" not in report.read_text()

@@ -165,7 +165,7 @@ def test_doubtful_answers_are_audited_more_often_and_weighed_by_it(bundle, paths
     again = ("60_predict", bundle, paths[0], "--out", tmp_path / "e.csv", "--audit_share", 0.5, "--audit_salt", salt)
     refused(call(*again, "--monitor", tmp_path / "watch"), "for an audit that is doubtful")
     refused(call(*again, *flags, "--groups", "folder"), "cases that stand alone")
-    refused(call(*again[:4], *flags), "--audit doubtful without --audit_share")
+    refused(call(*again[:5], *flags), "--audit doubtful without --audit_share")
 
 
 # ---- 65

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stage1_pro import __version__
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.calib_scores import calib_scores
 from stage1_pro.core.bundle.contents import CALIB_SCORES, GOLDEN, MANIFEST, BundleContents, _eval_summary, verify_bundle
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
-from stage1_pro.core.models.licenses import derivative_notice
+from stage1_pro.core.models.licenses import LICENSES, derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
 from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words, price_words
@@ -55,13 +57,15 @@ def export_bundle(
     seen: bool = True,
     converted: Converted | None = None,
     expires: dict[str, Any] | None = None,
+    forward_batch: int | None = None,
 ) -> BundleContents:
     """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
 
     golden: makes the content of golden.npz with the run's model, as `inference.golden` does; None: a bundle without.
     seen: take the run's seen.json along, where it has one; converted: a model that ships under the run's certificate;
-    expires: when the certificate ends, as bundle.json says it, None for never. Raises UserError where the run is not
-    complete or its parts do not belong together.
+    expires: when the certificate ends, as bundle.json says it, None for never; forward_batch: images per forward pass
+    of the host, None for those of the run's scores. Raises UserError where the run is not complete or its parts do not
+    belong together.
     """
     demand_new(target)
     policy = read_policy(run)
@@ -83,9 +87,8 @@ def export_bundle(
         ):
             _copy(file, building / file.name)
         license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
-        artifacts.write_bytes(
-            building / "README.md", _readme(run, policy, evaluation, license, converted, expires).encode()
-        )
+        words = _readme(run, policy, evaluation, license, converted, expires, forward_batch)
+        artifacts.write_bytes(building / "README.md", words.encode())
         if seen and (run.path / SEEN).exists():
             _copy(run.path / SEEN, building / SEEN)
         scores = calib_scores(calib.case_id, calib.group, decisions)
@@ -93,6 +96,8 @@ def export_bundle(
         if golden is not None:
             artifacts.write_bytes(building / GOLDEN, golden())
         manifest = {**_manifest(run, evaluation, building, converted), "expires": expires}
+        if forward_batch:
+            manifest["forward_batch"] = forward_batch
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
     return verify_bundle(target)
@@ -223,6 +228,16 @@ def _on_model(backend: str) -> str:
    model.onnx: input `images` (N, 3, S, S), preprocessed; outputs `logits` (N, C), with a gate `gate_logit` (N,)."""
 
 
+def _on_shape(run: Run, forward_batch: int | None) -> str:
+    """A sentence where the host takes other batches than the run's scores were made with."""
+    scored_by = run.config.forward_shape
+    if forward_batch in (None, scored_by):
+        return ""
+    return f"""
+   The run was certified on scores of {scored_by or "other"} images at a time, and this bundle takes {forward_batch}: a
+   logit may differ from the run's by 1e-4."""
+
+
 def _end(expires: dict[str, Any] | None) -> str:
     """A sentence on when the certificate ends."""
     if expires is None:
@@ -233,6 +248,66 @@ def _end(expires: dict[str, Any] | None) -> str:
     return f"The certificate expires {' or '.join(ends)}. Decisions go on then, and each says so."
 
 
+FIGURES = ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits", "accuracy_on_exits")
+"""Of the test split, in the front matter of the model card."""
+
+
+def _card(run: Run, evaluation: dict[str, Any], license: str) -> str:
+    """Front matter of a model card, as model hubs read it."""
+    exits = evaluation["exits"]
+    found = [(name, exits[name]["value"]) for name in FIGURES if name in exits]
+    task = {"type": "image-classification", "name": "Stage 1 of a cascade"}
+    named = (
+        {"license": license.lower()} if license.lower() in LICENSES else {"license": "other", "license_name": license}
+    )
+    card = {
+        **named,
+        "library_name": "stage1-pro",
+        "pipeline_tag": "image-classification",
+        "tags": ["selective-classification", "cascade", f"exit-policy-{run.policy_row.name}"],
+        "model-index": [
+            {
+                "name": run.name,
+                "results": [
+                    {
+                        "task": task,
+                        "dataset": {"type": "val_test", "name": "test split of the run"},
+                        "metrics": [{"type": name, "value": value} for name, value in found if value is not None],
+                    }
+                ],
+            }
+        ],
+    }
+    return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---"
+
+
+def _contract(run: Run, on_host: str) -> str:
+    """What a host has to do, by the kind of answers."""
+    return (_contract_of_masks if run.config.task.has_masks else _contract_of_images)(run, on_host)
+
+
+def _contract_of_images(run: Run, on_host: str) -> str:
+    return f"""\
+1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
+   files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
+2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
+   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{on_host}
+3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
+4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
+   more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
+5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them."""
+
+
+def _contract_of_masks(run: Run, _: str) -> str:
+    return f"""\
+1. Decide with `60_predict.py FOLDER IMAGES…`: it checks the size and digest of every file first, and writes
+   decisions and masks. The set of files is closed.
+2. Inputs are as mask_preprocessing of bundle.json says; scores are computed in float32, decided in float64.
+3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
+4. A case that exits has its answer and its mask; every other case goes to stage 2, unreadable ones among them. The
+   masks of deferred cases are promised nothing."""
+
+
 def _readme(
     run: Run,
     policy: dict[str, Any],
@@ -240,9 +315,12 @@ def _readme(
     license: str,
     converted: Converted | None,
     expires: dict[str, Any] | None,
+    forward_batch: int | None,
 ) -> str:
     names, backend = run.splits.class_names, "onnx" if converted else run.config.scoring_backend
-    return f"""# Stage 1 bundle: {run.name}
+    on_host = _on_model(backend) + _on_shape(run, forward_batch)
+    return f"""{_card(run, evaluation, license)}
+# Stage 1 bundle: {run.name}
 
 Answers {" / ".join(names)} where it is sure and defers the rest to stage 2. "{names[-1]}" is the class
 that must not be missed. {exit_rule_words(policy, names)}
@@ -265,14 +343,7 @@ On the calibration split {evidence_words(policy)}.
 - Nothing about false alarms: they are reported in eval.json, not bounded.
 
 ## Contract for the host
-1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
-   files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
-2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
-   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{_on_model(backend)}
-3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
-4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
-   more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
-5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
+{_contract(run, on_host)}
 
 ## Licence of the weights
 {derivative_notice(license)}

@@ -1,16 +1,55 @@
-"""The cases of an existing run, and its splits in words."""
+"""The cases of an existing run."""
+
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.data.splitting import evidence_warning
+from stage1_pro.core.data.moved import moved_config, roots_of, way_back
+from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.records.splits import SPLITS, Splits
+from stage1_pro.core.records.splits import SPLITS
+
+
+def own_cases(run: Run, roots: Sequence[str] | None = None) -> CaseTable:
+    """The case table of a trained run by its own config. Raises UserError that names the way back to moved data.
+
+    roots: NAME=PATH of each source whose images have moved.
+    """
+    config = moved_config(run.config, roots, str(run.path))
+    try:
+        return cases_of(run, config)
+    except UserError as error:
+        if "missing" not in str(error):
+            raise
+        raise UserError(f"{error}\n{way_back(run.config.dataset_params.sources)}") from None
+
+
+def picture_paths(run: Run, roots: Sequence[str] | None = None) -> dict[str, str] | None:
+    """Case id → image file of a trained run, without a look at the files; None, and why, where its data is gone.
+
+    roots: NAME=PATH of each source whose images have moved. None too where cases have masks.
+    """
+    if run.config.task.has_masks:
+        return None
+    roots_of(roots, run.config.dataset_params.sources)
+    try:
+        params = moved_config(run.config, roots, str(run.path)).dataset_params
+        read = [read_source(source, params) for source in params.sources]
+    except UserError as error:
+        say(f"warning: no pictures in the report. {error}")
+        return None
+    return paths_by_case(pd.concat([source.frame for source in read]))
+
+
+def paths_by_case(frame: pd.DataFrame) -> dict[str, str]:
+    """Case id → image file of a table of cases."""
+    return dict(zip(frame["case_id"], frame["path"], strict=True))
 
 
 def cases_of(run: Run, config: Stage1ProConfig) -> CaseTable:
@@ -36,28 +75,3 @@ def cases_of(run: Run, config: Stage1ProConfig) -> CaseTable:
     if len(crossing):
         raise UserError(f"{run.splits_path}: group {crossing.iloc[0]} crosses splits. {artifacts.MENDS['splits']}")
     return cases
-
-
-def describe(splits: Splits, config: Stage1ProConfig) -> None:
-    """Counts per split and class, and whether val_calib can carry the certificate."""
-    positive = splits.positive_class
-    say(f"positive: {positive}" + ("" if len(splits.class_names) > 2 else f" (against {splits.class_names[0]})"))
-    width = max(6, *map(len, splits.class_names))
-    say(" " * 12 + "  ".join(f"{name:>{width}}" for name in splits.class_names))
-    for split in SPLITS:
-        say(f"{split:<12}" + "  ".join(f"{splits.counts(split)[name]:>{width}}" for name in splits.class_names))
-    if len(splits.class_names) > 2:
-        return say(
-            "more than two classes: this run can be trained, but exit policies are binary; rest: true joins "
-            "all classes but the positive one"
-        )
-    target, delta = config.certified_level(), 1 - config.fnr_confidence
-    say(
-        f"val_calib: {splits.metadata['evidence']['val_calib_positive_groups']} independent positives; target_fnr_exit "
-        f"{config.target_words()} needs {minimum_positives(target, delta)} exits without a miss, and about "
-        f"{positives_for_power(target / 4, target, delta)} if a quarter of that rate is missed (80 % power)"
-    )
-    warning = evidence_warning(splits, config)
-    if warning:
-        say(f"warning: {warning}")
-    return None

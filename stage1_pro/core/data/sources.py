@@ -9,6 +9,7 @@ from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.hub import hub_folder, hub_tables, is_hub
 from stage1_pro.core.data.image_files import Listing, list_images, shown
 from stage1_pro.core.data.label_tables import COLUMNS, LabelTable, read_table
+from stage1_pro.core.data.moved import MovedSource
 from stage1_pro.core.data.parquet_tables import is_parquet, read_parquet
 from stage1_pro.core.data.remote import is_url, mirrored_file, mirrored_paths, mirrored_tree, parent_url
 from stage1_pro.core.data.store import cache_folder
@@ -21,8 +22,10 @@ NO_CLASSES = frozenset(["images", "image", "imgs", "img", "masks", "mask", "labe
 def read_source(source: Source, params: DatasetParams) -> LabelTable:
     """One source; ids and groups carry its name where there are several."""
     read, root = _read(source, params)
-    _read_backslashes(read, root)
     frame = read.frame
+    if isinstance(source, MovedSource):
+        frame["path"] = pd.Series([_relative(path, Path(source.was)) for path in frame["path"]], frame.index, object)
+    _read_backslashes(read, root)
     inside = [shown(_relative(path, root)) for path in frame["path"]]
     frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(inside, index=frame.index))
     if len(params.sources) > 1:

@@ -1,6 +1,7 @@
 """How a training run begins: checked cases, drawn splits, and what they can and cannot carry."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from stage1_pro.core.config.rules import BINARY
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.data.run_cases import cases_of, describe
+from stage1_pro.core.data.glance import describe
+from stage1_pro.core.data.run_cases import cases_of, own_cases
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.incremental.initial import initial_cases
@@ -28,9 +30,12 @@ LAUNCHED_RUN = "STAGE1_PRO_RUN"
 the first process for those that Lightning's own launcher starts."""
 
 
-def new_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
-    """Make a run directory with its splits.json; nothing is made where the cases have problems."""
+def new_run(path: str | None, config: Stage1ProConfig, *, trains: bool = False) -> tuple[Run, CaseTable]:
+    """Make a run directory with its splits.json; nothing is made where the cases have problems, or where training
+    would refuse the backbone and `trains` says that it follows."""
     cases, splits = preview(config)
+    if trains:
+        demand_protected(config.model_path, splits)
     run = Run.create(path, config.phase)
     try:
         artifacts.write_json(run.splits_path, splits.data, "splits")
@@ -51,7 +56,7 @@ def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
         say(note)
     for warning in cases.warnings:
         say(f"warning: {warning}")
-    describe(splits, config)
+    describe(cases, splits, config)
     return cases, splits
 
 
@@ -64,28 +69,32 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
                 "several processes cannot begin one run: prepare it with 00_make_splits.py and name it by "
                 f"{LAUNCHED_RUN}=runs/NAME."
             )
-        return new_run(None, config)
+        return new_run(None, config, trains=True)
     run = Run.open(path)
     if not is_first_process():
         return run, cases_of(run, config)
     run.demand_untrained()
+    demand_protected(config.model_path, run.splits)
     cases = cases_of(run, config)
     _demand_classes(config, cases)
     _demand_initial_cases(config, cases, run.splits)
-    describe(run.splits, config)
+    describe(cases, run.splits, config)
     return run, cases
 
 
 def run_to_resume(
-    path: str, others: dict[str, Any], layers: list[tuple[str, Any]]
+    path: str, others: dict[str, Any], layers: list[tuple[str, Any]], roots: Sequence[str] | None = None
 ) -> tuple[Run, Stage1ProConfig, CaseTable, Run | None]:
     """An interrupted run with its own config, its cases, and the run that its weights came from.
 
-    Raises UserError where other options are given beside it.
+    roots: NAME=PATH of each source whose images have moved. Raises UserError where other options are given beside it.
     """
     given = [f"--{name}" for name, value in others.items() if value] + ["--config or settings"] * bool(layers)
     if given:
-        raise UserError(f"--resume takes the run's own config and no other option; drop {', '.join(given)}.")
+        raise UserError(
+            "--resume takes the run's own config and no other option but --root, --restore_state and --epochs N; drop "
+            f"{', '.join(given)}."
+        )
     run = Run.open(path)
     config = run.config
     made = artifacts.read_json(run.environment_path, "environment")
@@ -99,7 +108,7 @@ def run_to_resume(
         source = source_run(begun_from["run"], run, config)
         if source.weights_digest != begun_from["model_digest"]:
             raise UserError(f"{source.path}: its weights have changed since {path} began from them. Begin a new run.")
-    return run, config, cases_of(run, config), source
+    return run, config, own_cases(run, roots), source
 
 
 def backbone_digest(model_path: str) -> str | None:
@@ -127,6 +136,28 @@ def source_with(path: str, splits: Splits, where: str, config: Stage1ProConfig) 
     if source.splits.digest != splits.digest:
         raise UserError(f"--init_from {path}: its splits differ from those of {where}. Use runs with equal splits.")
     return source
+
+
+def demand_protected(model_path: str, splits: Splits) -> None:
+    """Raise UserError for a backbone that was adapted while other splits were kept out of its images."""
+    kind, _, folder = model_path.partition(":")
+    if kind != "local-dir":
+        return
+    from stage1_pro.core.models.backbone import RECORD  # imports timm, which drawing splits need not wait for
+
+    if not (Path(folder) / RECORD).is_file():
+        return
+    record = artifacts.read_json(Path(folder) / RECORD, "backbone")
+    protected = record["pool"]["splits_digest"]
+    if protected != splits.digest:
+        origin = record["origin"]["model_path"]
+        raise UserError(
+            f"model_path {model_path}: it was adapted with val_calib and val_test of other splits kept out "
+            f"({RECORD}: $.pool.splits_digest is {protected[:12]}…; these splits have {splits.digest[:12]}…), so it "
+            f"may have learnt from images that certify or report here. Adapt {origin} for these splits "
+            f"(10_explora_pretrain.py --model_path {origin} --run RUN, of a run that 00_make_splits.py made), or set "
+            f"model_path to {origin}."
+        )
 
 
 def _demand_classes(config: Stage1ProConfig, cases: CaseTable) -> None:

@@ -11,11 +11,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
+from stage1_pro.core.records.run import Run
 from stage1_pro.core.training.modules.base import Stage1Module
 
 # killed at a transition, a training goes back into the stage before, and scores by its best again
 KEPT_STAGES = 2
+DEVICES = "devices"
+"""Key of a checkpoint: on how many devices, over all nodes, the training runs."""
 Kind = TypeVar("Kind", bound=ModelCheckpoint)
 
 
@@ -61,6 +65,26 @@ class RunCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
+class SameDevices(pl.Callback):
+    """Refuses to go on from a checkpoint on another number of devices than it began on."""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[DEVICES] = trainer.world_size
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        then, now = checkpoint.get(DEVICES, trainer.world_size), trainer.world_size
+        if then != now:
+            # an epoch has other steps there: the schedule would run at another pace
+            raise UserError(
+                f"training began on {counted(then, 'device')} and would go on on {now}: resume it on {then}, or begin "
+                "a new run."
+            )
+
+
 class StageCheckpoint(RunCheckpoint):
     """The best weights of the current stage, in a file of its own; the latest two stages' files are kept."""
 
@@ -90,9 +114,14 @@ class Patience(EarlyStopping):
     warm-up nor a warm start uses patience up, or stops a run before its loss was tried."""
 
     def restart(self) -> None:
-        """Count anew, for a new stage."""
+        """Count anew, for a new stage or schedule."""
         fresh = EarlyStopping(self.monitor, mode=self.mode)
         self.wait_count, self.stopped_epoch, self.best_score = 0, 0, fresh.best_score
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Stage1Module)
+        if trainer.current_epoch in pl_module.config.schedule_restarts:
+            self.restart()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Stage1Module)
@@ -100,9 +129,22 @@ class Patience(EarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
 
-def judged_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights that a checkpoint was judged by, their average where EMA is on, by the names of the module."""
-    content = read_tensors(checkpoint)
+def way_back(run: Run, config: Stage1ProConfig) -> str:
+    """What to do where a checkpoint of a run is damaged."""
+    if config.incremental_params.enabled:
+        return "Restore it from a copy, or begin a new run."
+    return (
+        f"Restore it from a copy, or remove {run.checkpoints_path}: 20_train.py --resume {run.path} then begins at the "
+        "first epoch."
+    )
+
+
+def judged_weights(checkpoint: Path, way_out: str = "Restore it from a copy.") -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint was judged by, their average where EMA is on, by the names of the module.
+
+    way_out: what to do where the file is damaged.
+    """
+    content = read_tensors(checkpoint, way_out)
     averaged = content["callbacks"].get("ExponentialMovingAverage", {}).get("average", {})
     return {**content["state_dict"], **averaged}
 
