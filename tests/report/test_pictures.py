@@ -21,7 +21,7 @@ TITLES = ["Missed positives", "False alarms", "The least sure exits", "Deferred"
 
 
 def decided() -> tuple[np.ndarray, ExitDecisions]:
-    """Labels and decisions of 60 cases: 3 missed, 2 false alarms, 35 right exits, 20 deferred without a probability; surer by number."""
+    """Labels and decisions of 60 cases: 3 missed, 2 false alarms, 35 right exits, 20 deferred; surer by number."""
     labels, answers, exits = np.zeros(CASES, np.int8), np.zeros(CASES, np.int64), np.ones(CASES, bool)
     labels[:3] = 1
     answers[3:5] = 1
