@@ -119,6 +119,7 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, A
         },
         "preprocessing": preprocessing,
         **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
+        **(views.record() if (views := run.config.group_views) else {}),
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,
         "provenance": {**environment, "run_id": run.name},
@@ -162,6 +163,17 @@ def _worth(policy: dict[str, Any], evaluation: dict[str, Any]) -> str:
         f"{price_words(policy)} At these prices stage 1 is worth {utility:+.3f} deferrals a case on the test split "
         "(utility: coverage less the price of wrong exits)."
     )
+
+
+def _group_contract(run: Run) -> str:
+    """The line about groups, where they get one decision each."""
+    views = run.config.group_views
+    if views is None:
+        return ""
+    return f"""6. A case is a group of images, and gets one decision: take {views.words} in their order, the mean of
+   logit_1 - logit_0 over them (float64) as z, and decide the logits (-z/2, z/2) in float32. A group of which such an
+   image cannot be read defers. Nothing is promised of a single image, or of another number of them.
+"""
 
 
 def _end(expires: dict[str, Any] | None) -> str:
@@ -212,7 +224,7 @@ On the calibration split {evidence_words(policy)}.
 4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
    more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
 5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
-
+{_group_contract(run)}
 ## Licence of the weights
 {derivative_notice(license)}
 Intended use as stated for this run: {run.config.intended_use}.

@@ -11,6 +11,7 @@ from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.policies.certification import independence
 from stage1_pro.core.policies.dirichlet import class_margin
 from stage1_pro.core.policies.placement import Prices, place_answers
+from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.splits import Splits
 
@@ -29,10 +30,13 @@ def place(model: Stage1Model, config: Stage1ProConfig, splits: Splits, frame: pd
     logits = torch.cat([model.head(part).logits for part in features.split(CHUNK)]).numpy()
     ids, groups = frame["case_id"].to_numpy(), frame["group"].to_numpy()
     labels = frame["label"].to_numpy("int8")
-    select = Scores("val_select", ids, groups, labels, logits, None, "", splits.digest)
+    order = frame["order"].to_numpy() if "order" in frame else None
+    select = Scores("val_select", ids, groups, labels, logits, None, "", splits.digest, order=order)
+    if config.group_views is not None:
+        select = in_groups(select, config.group_views, config.dataset_params.group_label)
     placement = place_answers(
-        class_margin(logits),
-        labels,
+        class_margin(select.logits),
+        select.labels,
         independence(select)[0],
         splits.metadata["evidence"]["val_calib_positive_groups"],
         Risk(config.target_fnr_exit, config.fnr_confidence),
