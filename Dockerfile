@@ -8,7 +8,7 @@ FROM python:3.11-slim
 COPY --from=wheel /wheels /wheels
 COPY constraints.txt /wheels/
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -c /wheels/constraints.txt torch torchvision \
- && pip install --no-cache-dir -c /wheels/constraints.txt "$(ls /wheels/*.whl)[serve]" \
+ && pip install --no-cache-dir -c /wheels/constraints.txt "$(ls /wheels/*.whl)[serve,onnx]" \
  && rm -r /wheels \
  && useradd --uid 10001 --no-create-home stage1
 USER 10001

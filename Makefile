@@ -31,7 +31,7 @@ help:  ## this list
 	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  CONFIG=my.yaml  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it
-$(READY): requirements.txt requirements-serve.txt requirements-seg.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
+$(READY): requirements.txt requirements-serve.txt requirements-onnx.txt requirements-seg.txt requirements-sign.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps -e .
@@ -141,6 +141,9 @@ bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on F
 bench-serve: $(READY)  ## the server against one process, and under four times its load: RUN=, ARGS="--soak 100000"
 	$(PYTHON) benchmarks/serve.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
 
+bench-onnx: $(READY)  ## ONNX Runtime against torch, images per second of CPU time: ARGS="--size 224 --quantize"
+	$(PYTHON) benchmarks/backends.py $(ARGS)
+
 bench-defaults: $(READY) data/demo/labels.csv  ## which defaults are right: a look in minutes; the whole on a GPU: ARGS="--data … --sets fashion"
 	$(PYTHON) benchmarks/defaults.py $(or $(ARGS),--short --out runs/defaults-short)
 
@@ -153,4 +156,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve lint clean
+.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve bench-onnx lint clean

@@ -68,11 +68,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, default=ROOT / "data" / "demo" / "efficientnet_lite0.safetensors")
     parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
     parser.add_argument("--sets", nargs="+", choices=(*SETS, "small"), help="data sets of this portion")
-    parser.add_argument("--tasks", nargs="+", help="tasks of this portion (default: all of its data sets)")
+    parser.add_argument("--tasks", nargs="+", help="tasks or cells of this portion (default: all of its data sets)")
     parser.add_argument("--splits", type=int, default=3, help="training splits")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=600, help="begin no cell after so many")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that evaluate")
+    parser.add_argument("--only_default", action="store_true", help="train the default alone, with all seeds")
     parser.add_argument("--short", action="store_true", help="the demo and scikit-learn's digits, few arms, one split")
     parser.add_argument("--table", action="store_true", help="train nothing, write the tables")
     parser.add_argument("--page", type=Path, help="page whose tables are replaced (default: tables.md under --out)")
@@ -86,17 +87,21 @@ def parse() -> argparse.Namespace:
 # ---- the arms
 
 
-def arms(task: str, prevalence: float | None, first: bool, short: bool) -> Iterator[tuple[Any, int]]:
+def arms(task: str, prevalence: float | None, first: bool, args: argparse.Namespace) -> Iterator[tuple[Any, int]]:
     """(arm, seeds) of a cell. The whole grid for three tasks; elsewhere its middle. first: the task's first
     prevalence."""
     from defaults_data import GRID_TASKS
-    from defaults_training import Arm
+    from defaults_training import DEFAULT, Arm
+
+    yield DEFAULT, 3
+    if args.only_default:
+        return
 
     before, base = Arm(1e-4, 0.1, 10, loss="torch"), Arm(1e-3, 0.05, 30)
     yield before, 3
     yield replace(before, loss="right"), 3
     yield base, 3
-    if short:
+    if args.short:
         yield replace(base, network="linear", lr=3e-3), 1
         return
     yield replace(base, smoothing=0.0), 3
@@ -120,12 +125,12 @@ def arms(task: str, prevalence: float | None, first: bool, short: bool) -> Itera
 
 def members_of(cell, first: bool, args: argparse.Namespace) -> dict[tuple[str, str], list]:
     """(network, features) → the networks to train together."""
-    from defaults_training import Member
+    from defaults_training import DEFAULT, Member
 
     found: dict[tuple[str, str], dict] = {}
-    for arm, seeds in arms(cell.task.name, cell.prevalence, first, args.short):
+    for arm, seeds in arms(cell.task.name, cell.prevalence, first, args):
         for split, seed in product(range(args.splits), range(min(seeds, args.seeds))):
-            both = arm.epochs == 30 and seed == 0 and arm.network == "head"
+            both = arm == DEFAULT or (arm.epochs == 30 and seed == 0 and arm.network == "head")
             group = found.setdefault((arm.network, arm.features), {})
             group[Member(arm, split, seed, both)] = None  # an arm of two lists is trained once
     return {kind: list(group) for kind, group in found.items()}
@@ -148,7 +153,8 @@ class Portion:
         from defaults_data import GRID_TASKS, cells_of, read_images
 
         images = read_images(self.args.data, data)
-        cells = [cell for cell in cells_of(data, images) if not self.args.tasks or cell.task.name in self.args.tasks]
+        asked = self.args.tasks
+        cells = [one for one in cells_of(data, images) if not asked or {one.task.name, one.name} & {*asked}]
         if not cells:
             return
         cells.sort(key=lambda cell: cell.task.name not in GRID_TASKS)
@@ -169,9 +175,9 @@ class Portion:
         import pandas as pd
 
         rows = [row for result in results for row in result.get()]
-        part = "-".join([data, *(self.args.tasks or [])])
+        part = "-".join([data, *(self.args.tasks or []), *["default"] * self.args.only_default])
         pd.DataFrame(rows).to_parquet(self.args.out / f"rows-{part}.parquet", index=False)
-        np.savez_compressed(self.args.out / f"scores-{part}.npz", **scores)
+        np.savez_compressed(self.args.out / f"scores-{part}.npz", **scores)  # pyright: ignore[reportArgumentType]
         print(f"{data}: {len(rows)} rows", flush=True)
 
     def _features(self, data: str, images) -> dict[str, Any]:
@@ -206,7 +212,7 @@ class Portion:
         for split, parts in splits.items():
             labels = {name: cell.labels[index] for name, index in parts.items()}
             work = ({**fields, "split": split, "seed": 0}, file, parts, labels, held[split])
-            pending += [self.pool.apply_async(peer, (kind, *work)) for kind in PEERS]
+            pending += [self.pool.apply_async(peer, (kind, *work)) for kind in (() if args.only_default else PEERS)]
         taken = {split: parts["train"] for split, parts in splits.items()}
         held_out = {split: np.concatenate([parts["val_select"], parts["pool"]]) for split, parts in splits.items()}
         first = cell.prevalence == cell.task.prevalences[0]

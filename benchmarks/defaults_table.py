@@ -48,13 +48,16 @@ SINGLE: dict[str, dict[str, Any]] = {
     },
     **{peer: {"network": peer} for peer in PEERS},
 }
+ROW = {"cell", "split", "seed", "select", "calib", *CHOSEN, "target"}
+"""The columns that name a row."""
 KEYS = ["cell", "target", "calib", "split"]
 MEASURES = ("right_exits", "utility", "certified")
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
-    """The rows of all portions."""
-    return pd.concat([pd.read_parquet(file) for file in sorted(folder.glob("rows-*.parquet"))], ignore_index=True)
+    """The rows of all portions; what two of them trained counts once."""
+    rows = pd.concat([pd.read_parquet(file) for file in sorted(folder.glob("rows-*.parquet"))], ignore_index=True)
+    return rows.drop_duplicates([name for name in rows if name in ROW])
 
 
 def write_tables(rows: pd.DataFrame, page: Path) -> str:
@@ -79,7 +82,9 @@ def pick(rows: pd.DataFrame, fields: dict[str, Any]) -> pd.DataFrame:
 def _overall(rows: pd.DataFrame) -> str:
     """Each column over all cells, and the default less it, paired by cell, evidence and split."""
     base = _means(pick(rows, CHOSEN))
-    lines = [("way", "right exits", "utility", "certified", "useless", "FPR on exits", "default's right exits", "wins")]
+    lines: list[tuple[str, ...]] = [
+        ("way", "right exits", "utility", "certified", "useless", "FPR on exits", "default's right exits", "wins")
+    ]
     for name, fields in COLUMNS.items():
         chosen = pick(rows, fields)
         both = base.join(_means(chosen), rsuffix="_other", how="inner")
@@ -100,7 +105,7 @@ def _wins(gains: pd.Series) -> str:
 def _by_cell(rows: pd.DataFrame) -> str:
     columns = {name: pick(rows, fields).groupby(KEYS[:3])[list(MEASURES)].mean() for name, fields in COLUMNS.items()}
     cells = rows[[*KEYS[:3], "select"]].drop_duplicates().sort_values(["cell", "calib", "target"], ascending=False)
-    lines = [("cell", "positives: val_select, val_calib", "target", *columns)]
+    lines: list[tuple[str, ...]] = [("cell", "positives: val_select, val_calib", "target", *columns)]
     for cell, target, calib, select in cells.itertuples(index=False):
         found = [_three(table, (cell, target, calib)) for table in columns.values()]
         lines.append((cell, f"{select}, {calib}", f"{target:g}", *found))
@@ -129,7 +134,7 @@ def _grid(rows: pd.DataFrame) -> str:
     ):
         table = part.pivot_table(index=["epochs", "smoothing"], columns="lr", values="right_exits")
         head = ("epochs", "smoothing", *(f"rate {rate:g}" for rate in table.columns))
-        lines = [head]
+        lines: list[tuple[str, ...]] = [head]
         for (epochs, smoothing), values in zip(table.index, table.to_numpy(), strict=True):
             lines.append((f"{epochs:g}", f"{smoothing:g}", *(f"{value:.4f}" for value in values)))
         parts.append(f"Right exits, {title}:\n\n{_markdown(lines)}")
@@ -139,7 +144,7 @@ def _grid(rows: pd.DataFrame) -> str:
 def _single_arms(rows: pd.DataFrame) -> str:
     """Each arm alone against the default, paired by cell, evidence and split."""
     base = _means(pick(rows, CHOSEN))
-    lines = [("arm", "right exits", "utility", "certified")]
+    lines: list[tuple[str, ...]] = [("arm", "right exits", "utility", "certified")]
     for name, changes in SINGLE.items():
         fields = {**CHOSEN, **changes}
         if fields == CHOSEN:

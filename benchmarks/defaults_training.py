@@ -41,6 +41,10 @@ class Arm:
     ema: bool = True
 
 
+DEFAULT = Arm(3e-4, 0.0, 30)
+"""The product's default, whose own weights answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One network: an arm, and the numbers of its training split and of its seed."""

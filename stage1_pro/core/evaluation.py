@@ -1,5 +1,6 @@
 """Labelled cases decided by a certified policy and measured: the test split of a run, or another set."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def measured(
         scores.logits,
         scores.labels,
         scores.group,
-        decisions,
+        replace(decisions, predictions=scores.counted(decisions.predictions)),
         target_fnr=policy["target_fnr_exit"],
         delta=1 - policy["fnr_confidence"],
         samples=config.bootstrap_samples,
@@ -67,6 +68,7 @@ def measured(
         independent=one_case_per_group(scores),
         shift=scores.answer_shift,
         prices=(config.false_alarm_price, config.miss_price),
+        supported=scores.supported(decisions.predictions),
     )
     return {
         "schema_version": artifacts.SCHEMA_VERSION,

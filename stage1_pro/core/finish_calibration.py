@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.errors import NothingCertified, NotWorthIt, UserError
+from stage1_pro.core.metrics.margins import fnr_after_ratio, margins
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.certification import demand_binary
 from stage1_pro.core.policies.gate import calibrate_gate, demand_gate
@@ -17,6 +19,7 @@ from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
 from stage1_pro.core.policies.usefulness import exit_figures, valued
 from stage1_pro.core.policies.verification import evidence_words, in_expectation, promised
+from stage1_pro.core.policies.words import margin_words
 from stage1_pro.core.records import ledger
 from stage1_pro.core.records.looks import Look, alone, begin
 from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, write_policy
@@ -64,7 +67,8 @@ class Calibrating:
                 f"{SEEN_FAILURES}"
             )
         header = policy_header(run, self.risk, look.earlier, look.entry.look)
-        policy = {**header, **policy, "answer_shift": run.scores("val_select").answer_shift}
+        shift = run.scores("val_select").answer_shift
+        policy = {**header, **policy, "answer_shift": shift, "margins": certified_margins(self.risk, run.config)}
         policy["guarantee"] = promised(policy, run.policy_path)
         write_policy(run, policy)
         _draw(run, policy)
@@ -81,11 +85,6 @@ def calibrating(
     that is not ready for this policy or is being calibrated by another process. A look that ends any other way is on
     record, and counts unless a mistake was found before val_calib was read.
     """
-    if not run.config.task.certifies:
-        raise UserError(
-            f"{run.path}: exits of task {run.config.task.name} cannot be certified by this version: metrics.csv and "
-            "scores/ hold what its masks are worth."
-        )
     demand_uncalibrated(run, policy)
     with alone(run):
         demand_uncalibrated(run, policy)  # again: another process may have ended in between
@@ -107,8 +106,13 @@ def certify_softmax(run: Run, risk: Risk, *, even_if_useless: bool = False) -> N
     """Certify the softmax threshold of a run and write thresholds.json."""
     with calibrating(run, "softmax", risk, even_if_useless=even_if_useless) as calibration:
         found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
+        rule = run.config.miss_rule
+        judged = {} if rule is None else {"miss_rule": rule}
         calibration.conclude(
-            certified=found.certified, notes=[], warnings=found.warnings, fields=lambda: softmax_fields(found)
+            certified=found.certified,
+            notes=[],
+            warnings=found.warnings,
+            fields=lambda: {**softmax_fields(found), **judged},
         )
 
 
@@ -153,6 +157,17 @@ CERTIFY: dict[str, Callable[..., None]] = {
 """How each policy of POLICY_TABLE is certified: (run, risk, even_if_useless=…, settings of its maps)."""
 
 
+def map_options(kind: str, policy: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the maps that a policy of this kind was certified with, for CERTIFY."""
+    options = {"softmax": (), "gate": ("calibrator",), "scrc": ("calibrator", "variant", "dirichlet")}[kind]
+    found = {
+        "calibrator": policy.get("calibrator_type"),
+        "variant": policy.get("scrc_variant"),
+        "dirichlet": "free" if "mu" in policy.get("dirichlet_params", {}) else "tied",
+    }
+    return {name: found[name] for name in options}
+
+
 def _refuse(fields: Callable[[], dict[str, Any]], look: Look) -> None:
     """Raise with the evidence, the remedies, and what trying one of them costs."""
     try:
@@ -174,6 +189,14 @@ def _next_look(look: Look) -> str:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
+
+
+def certified_margins(risk: Risk, config: Stage1ProConfig) -> dict[str, Any]:
+    """What a policy file says of how far the world may move. risk: as certified."""
+    ratio, level = config.robust_to, risk.target_fnr
+    # the target out of the level, since a script may have been given another one than the config's
+    target = level if ratio is None else round(fnr_after_ratio(level, ratio), 12)
+    return {"target": target, "robust_to": ratio, **margins(target, level)}
 
 
 def _stale_placement(run: Run, risk: Risk) -> list[str]:
@@ -203,6 +226,7 @@ def _say_policy(policy: dict[str, Any]) -> None:
         say(f"no confidence remains for {sought}; {evidence_words(policy)}")
     say(f"on val_calib: {exit_figures(figures)}")
     say(policy["guarantee"]["words"])
+    say(margin_words(policy))
     if "useless" in policy:
         say(f"warning: {policy['useless']}")
     if policy["calib_use_count"] > 1:

@@ -54,6 +54,11 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run, config) if args.init_from else None
 
+    if config.scoring_backend == "onnx":
+        from stage1_pro.core.models.onnx_model import demand_extra
+
+        demand_extra()  # now, and not after the last epoch
+
     from stage1_pro.core.artifacts import write_json
     from stage1_pro.core.inference.scoring import with_forward_batch, write_scores
     from stage1_pro.core.records.seen import SEEN, seen_record
@@ -73,8 +78,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
             write_scores(run, cases, ("val_select", "val_calib"), held_out)
             write_json(run.path / SEEN, seen_record(cases.frame, run.splits), "seen")
             config.task.part("suspects")(run, config, model, cases)
-            calibrates = len(cases.class_names) == 2 and config.task.certifies
-            console.say_next(run.path, run.policy_row.script if calibrates else None)
+            console.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
     return None
 
 

@@ -2,17 +2,25 @@
 
     python stage1_pro/scripts/50_export_bundle.py --run runs/demo
     python stage1_pro/scripts/50_export_bundle.py --verify runs/demo/bundle --golden
-reads   runs/<id>: model_best.pth, the policy file, splits, config, metrics, eval.json
-writes  runs/<id>/bundle/
+    python stage1_pro/scripts/50_export_bundle.py --run runs/demo --format onnx --recertify
+    python stage1_pro/scripts/50_export_bundle.py --verify runs/demo/bundle --key release.pub
+reads   runs/<id>: the model, the policy file, splits, config, metrics, eval.json; with --format onnx the images
+writes  runs/<id>/bundle/, or bundle-onnx/ for a run certified with torch
+
+The certificate of --format onnx is the one of torch's scores, and both must answer alike; --recertify makes one from
+the scores of model.onnx itself. Exits with status 3 where that certifies nothing.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stage1_pro.core import cli, console
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stage1_pro.core.bundle.contents import BundleContents
+    from stage1_pro.core.records.run import Run
 
 
 @dataclass(frozen=True)
@@ -20,32 +28,37 @@ class Args:
     run: str = "runs/latest"
     """Run directory."""
     out: str | None = None
-    """Folder of the new bundle; without it runs/<id>/bundle."""
+    """Folder of the new bundle; without it runs/<id>/bundle, or bundle-onnx."""
+    expires: str | None = None
+    """Date on which the certificate ends, as in 2027-03-01; null: none. Decisions go on then, and each says so."""
+    expires_after: int | None = None
+    """Audited exited positives after which the certificate ends, which 65_monitor.py counts; null: none."""
+    format: Literal["torch", "onnx"] | None = None
+    """Model that ships: torch, or onnx (computed by ONNX Runtime; extra `onnx`); null: what the run was scored with."""
+    recertify: bool = False
+    """With --format onnx: certify the scores of the file that ships, under the run's target and confidence. It is
+    another look at val_calib; the policy goes into the bundle, and the run keeps its own."""
+    quantize: Literal["none", "static"] = "none"
+    """With --recertify: none (float32) or static (a backbone of 8 bits, which gives other scores)."""
+    even_if_useless: bool = False
+    """With --recertify: export also where the exits are worth no more than deferring every case."""
     verify: str | None = None
     """Only check this bundle, every file of it, load its model, and write nothing."""
     without_seen: bool = False
     """Leave seen.json out, the hashes of the images that the run has trained, chosen or certified with: they tell
     whoever has an image that it was among them. 38_recalibrate.py then cannot leave such images out."""
-    expires: str | None = None
-    """Date on which the certificate ends, as in 2027-03-01; null: none. Decisions go on then, and each says so."""
-    expires_after: int | None = None
-    """Audited exited positives after which the certificate ends, which 65_monitor.py counts; null: none."""
+    sign: str | None = None
+    """Private key file that signs the new bundle: BUNDLE.sig beside it. An encrypted one takes its password from the
+    environment variable STAGE1_KEY_PASSWORD. Extra `sign`."""
+    key: str | None = None
+    """With verify: public key file; the bundle must be signed by its owner."""
     golden: bool = False
     """With verify: also decide the bundle's synthetic images, and check that this machine gets the recorded outputs."""
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.errors import UserError
-
-    if args.golden and not args.verify:
-        raise UserError("--golden checks an exported bundle: name it with --verify.")
-    if args.without_seen and args.verify:
-        raise UserError("--without_seen leaves a file out of a new bundle, and --verify writes none. Drop one.")
-    if args.verify and (args.expires or args.expires_after):
-        raise UserError(
-            "--expires and --expires_after are written into a new bundle, and --verify writes none. Drop one."
-        )
-    contents = verified(args) if args.verify else exported(args)
+    demand_sense(args)
+    contents = verified(args) if args.verify else signed(args) if args.sign else exported(args)
     manifest = contents.manifest
     console.say(
         f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"
@@ -53,37 +66,89 @@ def main(args: Args) -> None:
     console.say(f"next   python stage1_pro/scripts/60_predict.py {contents.path} IMAGES…")
 
 
+def demand_sense(args: Args) -> None:
+    """Raise UserError with every option that means nothing beside the others."""
+    from stage1_pro.core.errors import raise_problems
+
+    export_only = ("format", "recertify", "without_seen", "sign", "expires", "expires_after")
+    problems = [
+        f"--{name} is for a new bundle, and --verify writes none. Drop one"
+        for name in export_only
+        if getattr(args, name)
+    ]
+    rules = (
+        (args.key and not args.verify, "--key checks the signature of an exported bundle: name it with --verify"),
+        (args.golden and not args.verify, "--golden checks an exported bundle: name it with --verify"),
+        (args.recertify and args.format != "onnx", "--recertify certifies a model in ONNX: add --format onnx"),
+        (args.quantize != "none" and not args.recertify, "--quantize gives other scores: add --recertify"),
+        (
+            args.even_if_useless and not args.recertify,
+            "--even_if_useless is about --recertify: drop one or add the other",
+        ),
+    )
+    problems = [*(problems if args.verify else ()), *(message for broken, message in rules if broken)]
+    raise_problems("options that do not go together:", problems)
+
+
 def verified(args: Args) -> "BundleContents":
     from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.signature import demand_signed
 
+    if args.key:
+        demand_signed(str(args.verify), args.key, "--key")
+        console.say(f"signed by the owner of {args.key}")
     contents = verify_bundle(str(args.verify))
     # torch only where there is a bundle to load: a wrong path is told at once
     from stage1_pro.core.inference.golden import TOLERANCE, check_golden
-    from stage1_pro.core.inference.predictor import Stage1Predictor
 
-    Stage1Predictor.load(contents.path, "cpu")  # a bundle whose model cannot be loaded is not whole
+    contents.task.part("predictor").load(contents.path, "cpu")  # a bundle whose model cannot be loaded is not whole
     if args.golden:
         worst = check_golden(contents)
         console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")
     return contents
 
 
+def signed(args: Args) -> "BundleContents":
+    """Export and sign; a key that cannot sign is told before anything is written."""
+    from stage1_pro.core.bundle.signature import sign_bundle, signer_of
+
+    signer = signer_of(str(args.sign))
+    contents = exported(args)
+    console.say(f"signature {sign_bundle(contents.path, signer)}")
+    return contents
+
+
 def exported(args: Args) -> "BundleContents":
     from pathlib import Path
 
-    from stage1_pro.core.bundle.export import export_bundle
+    from stage1_pro.core.errors import UserError
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
+    backend, wishes = run.config.scoring_backend, {"seen": not args.without_seen, "expires": end_of(args)}
+    if args.format in (None, backend) and not args.recertify:
+        return as_scored(run, Path(args.out) if args.out else run.bundle_path, **wishes)
+    if run.config.task.has_masks:
+        raise UserError(f"{run.path}: networks for masks are exported as they are: leave --format and --recertify out.")
+    if args.format != "onnx":
+        raise UserError(f"{run.path} was scored and certified in ONNX: leave --format out.")
 
-    def golden() -> bytes:
-        from stage1_pro.core.inference.golden import golden_file
-        from stage1_pro.core.inference.predictor import Stage1Predictor
+    from stage1_pro.core import conversion
 
-        return golden_file(Stage1Predictor.from_run(run, "cpu"))
+    target = Path(args.out) if args.out else run.path / "bundle-onnx"
+    if args.recertify:
+        useless = args.even_if_useless
+        return conversion.recertified_bundle(run, target, args.quantize, even_if_useless=useless, **wishes)
+    return conversion.converted_bundle(run, target, **wishes)
 
-    target = Path(args.out) if args.out else run.bundle_path
-    return export_bundle(run, target, golden, seen=not args.without_seen, expires=end_of(args))
+
+def as_scored(run: "Run", target: "Path", **wishes: Any) -> "BundleContents":
+    """Export the run with the very file that its scores were computed with."""
+    from stage1_pro.core.bundle.export import export_bundle
+
+    golden_of_run = run.config.task.part("golden")
+    golden = None if golden_of_run is None else lambda: golden_of_run(run)
+    return export_bundle(run, target, golden, **wishes)
 
 
 def end_of(args: Args) -> dict[str, Any] | None:

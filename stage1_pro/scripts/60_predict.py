@@ -4,9 +4,9 @@
 reads   a bundle, image files and folders of images
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
         prediction_set, the classes that remain possible; with --audit_share or --monitor, and where the certificate of
-        the bundle has an end, also group, time, audit, audit_probability, certificate, bundle. With a bundle that
-        decides groups of images (decide_by: group) one row a group: its name as id, and also frames (images that it
-        has) and views (those that were looked at)
+        the bundle has an end, also group, time, audit, audit_probability, certificate, bundle; where the
+        bundle draws masks also masks/, beside OUT. With a bundle that decides groups of images (decide_by: group) one
+        row a group: its name as id, and also frames (images that it has) and views (those that were looked at)
 
 The rows are collected in OUT.parts/, and OUT appears when it is whole; killed at any moment, the same command goes on
 where it stopped. `--out -` is standard output; a device or a pipe gets the rows as they come, a link is followed.
@@ -57,6 +57,8 @@ class Args:
     for the images of each (null: folder), with a column order where it looks at a part of a group."""
     monitor: str | None = None
     """Folder or monitor.json of 65_monitor.py: every row then says whether the certificate is in force."""
+    require_signature: str | None = None
+    """Public key file: the bundle must be signed by its owner. null: signatures are not looked at."""
     time: str | None = None
     """When these cases were met, as in 2026-03-01T12:00:00Z; null: now."""
 
@@ -65,13 +67,13 @@ def main(args: Args) -> None:
     from pathlib import Path
 
     from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.data.image_files import shown
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.closing import closing_lines
-    from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images
+    from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images, task_of
     from stage1_pro.core.inference.groups import group_words, groups_of_images
-    from stage1_pro.core.inference.predictor import Stage1Predictor
-    from stage1_pro.core.inference.tables import output_of
+    from stage1_pro.core.inference.tables import masks_beside, output_of
     from stage1_pro.core.metrics.views import views_of
 
     if args.batch_size is not None and args.batch_size < 1:
@@ -81,8 +83,11 @@ def main(args: Args) -> None:
     out = output_of(args.out, args.format)
     demand_free(out, args.overwrite)
     with out.talk_elsewhere():
-        images = find_images(args.images)
+        task = task_of(args.bundle)
+        images = find_images(args.images, task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
+        if args.require_signature:
+            demand_signed(args.bundle, args.require_signature, "--require_signature")
         contents = verify_bundle(args.bundle)
         views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
         if views is not None:  # a row is a group, and stands for itself
@@ -90,7 +95,9 @@ def main(args: Args) -> None:
             ids, depends = [group.name for group in groups], None
             console.say(group_words(groups, views))
         options["more"] = columns(args, contents, ids, depends)
-        predictor = Stage1Predictor.load(args.bundle, args.device)
+        predictor = task.part("predictor").load(args.bundle, args.device)
+        if task.has_masks:
+            predictor.draw_into(masks := masks_beside(out), images.paths)
         tally = decide_into(predictor, Path(args.bundle), images.paths, out, **options)
         if tally.certificate is not None:
             console.say(f"audited   {tally.audited} of {tally.images}; certificate: {tally.certificate}")
@@ -99,6 +106,8 @@ def main(args: Args) -> None:
         for line in closing_lines(tally, Path(args.bundle)):
             console.say(line)
         console.say(f"decisions {args.out or out}")
+        if task.has_masks:
+            console.say(f"masks     {masks}")
     if tally.unreadable:
         raise SomeInputsUnreadable(
             f"{tally.unreadable} of {tally.images} {tally.unit} could not be read; they are deferred, see their reason."

@@ -39,6 +39,9 @@ class Args:
     """File that decisions are appended to, one line of JSON each, before they are answered."""
     log_max_bytes: float = 100e6
     """Size at which the log is renamed after the time and begun anew."""
+    require_signature: str | None = None
+    """Public key file: the bundle must be signed by its owner, or the server does not start. null: signatures are not
+    looked at."""
     audit_share: float | None = None
     """Share of the groups whose labels are wanted, above 0 to 1: 65_monitor.py reads the log. null: nothing is
     audited. Every image then needs an id."""
@@ -54,6 +57,7 @@ def main(args: Args) -> None:
     from pathlib import Path
 
     from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.errors import UserError
     from stage1_pro.core.monitor.opening import deployed
     from stage1_pro.core.serving.settings import demand_extra, demand_log_folder, limits, token_of_environment
@@ -62,6 +66,8 @@ def main(args: Args) -> None:
     if args.audit_share is not None and args.log is None:
         raise UserError("--audit_share without --log: what is audited would be lost. Name a file with --log.")
     token = token_of_environment()
+    if args.require_signature:
+        demand_signed(args.bundle, args.require_signature, "--require_signature")
     contents = verify_bundle(args.bundle)
     watch = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ)
     taken_on = limits(

@@ -1,13 +1,16 @@
 """A run with masks: the scripts of every run, on discs."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from chain import call, done
-from made_masks import settings, write_cases
+from chain import call, copy, done
+from made_masks import disc_case, settings, write_cases
+from PIL import Image
 from shared_folders import made_once
 
 pytest.importorskip("monai", reason="the extra seg is not installed")
@@ -56,6 +59,78 @@ def test_a_second_training_gives_the_same_weights_and_scores(
     done("20_train", "--config", masks_config, "--run", again, "--dataset_params.num_workers", "2")
     first, second = (pd.read_parquet(run / "scores" / "val_calib.parquet") for run in (masks_once, again))
     pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.fixture(scope="module")
+def exported(masks_once: Path, go_on_once: Callable[..., Path]) -> Path:
+    """A run that is certified, evaluated and exported."""
+    return go_on_once(masks_once, "exported", "25_threshold_sweep", "40_eval_selective", "50_export_bundle")
+
+
+def test_a_run_is_certified_and_its_promise_names_the_miss_rule(exported: Path) -> None:
+    policy = json.loads((exported / "thresholds.json").read_text())
+    assert policy["exit_rule"] == "symmetric"
+    assert policy["miss_rule"] == {"rule": "dice", "dice": 0.5, "overlap": 0.1, "min_voxels": 1}
+    assert "or a Dice below 0.5 with the true mask" in policy["guarantee"]["words"]
+    scores = pd.read_parquet(exported / "scores" / "val_calib.parquet")
+    positive = scores["label"] == 1
+    confidence = 1 / (1 + np.exp(-scores["logit_1"].abs().astype(float)))
+    exits = confidence >= policy["exit_threshold"]
+    assert policy["misses"] == int((exits & positive & (scores["missed"] == 1)).sum())
+    assert policy["exited_positives"] == int((exits & positive).sum()) > 28
+    assert json.loads((exported / "eval.json").read_text())["exits"]["coverage"]["value"] > 0.5
+
+
+def test_a_policy_for_another_miss_rule_is_not_exported(exported: Path, tmp_path: Path) -> None:
+    run = copy(exported, tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    config["segmentation_params"]["miss_rule"]["dice"] = 0.4
+    (run / "config.json").write_text(json.dumps(config))
+    refused = call("50_export_bundle", "--run", run, "--out", tmp_path / "bundle")
+    assert refused.status == 2
+    assert "$.miss_rule is" in refused.err
+
+
+def test_new_images_get_decisions_and_masks_on_their_own_grid(
+    exported: Path, masks_config: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "new"
+    images.mkdir()
+    for index, side in ((500, 32), (501, 45), (502, 19)):
+        Image.fromarray(disc_case(index, side)[0]).save(images / f"{index}.png")
+    (images / "broken.png").write_bytes(b"no image")
+    decided = call("60_predict", exported / "bundle", images, "--out", tmp_path / "decisions.csv")
+    assert decided.status == 4, decided.err
+    rows = pd.read_csv(tmp_path / "decisions.csv", keep_default_na=False)
+    assert rows["answer"].tolist() == ["disc"] * 3 + [""]
+    assert rows["decision"].iloc[3] == "defer"
+    for index, side in ((500, 32), (501, 45), (502, 19)):
+        mask = np.asarray(Image.open(tmp_path / "masks" / f"{index}.png"))
+        assert mask.shape == (side, side)
+        assert set(np.unique(mask)) <= {0, 1}
+    truth, mask = disc_case(500)[1], np.asarray(Image.open(tmp_path / "masks" / "500.png"))
+    assert 2 * (truth & mask).sum() / (truth.sum() + mask.sum()) > 0.8
+    assert not (tmp_path / "masks" / "broken.png").exists()
+
+
+def test_scores_of_a_split_are_those_of_60(exported: Path, masks_config: Path, tmp_path: Path) -> None:
+    root = Path(yaml.safe_load(masks_config.read_text())["dataset_params"]["sources"][0]["root"])
+    scores = pd.read_parquet(exported / "scores" / "val_test.parquet")
+    images = [root / "images" / f"{case}.png" for case in scores["case_id"]]
+    done("60_predict", exported / "bundle", *images, "--out", tmp_path / "d.csv", "--batch_size", 3)
+    rows = pd.read_csv(tmp_path / "d.csv")
+    confidence = 1 / (1 + np.exp(-scores["logit_1"].abs().astype(float)))
+    np.testing.assert_allclose(rows["score"], confidence, rtol=0, atol=1e-7)
+
+
+def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:
+    from stage1_pro import Stage1Predictor
+    from stage1_pro.core.errors import UserError
+
+    with pytest.raises(UserError, match=r"its answers are masks, which only 60_predict\.py takes"):
+        Stage1Predictor.load(exported / "bundle", device="cpu")
+    verified = done("50_export_bundle", "--verify", exported / "bundle")
+    assert "whole" in verified.out
 
 
 def test_weights_of_another_task_are_refused(

@@ -111,7 +111,7 @@ def stand(plan: Plan, results: Sequence[Result], cases: SharedCases, failures: M
         found = verdict(differences, len(failed) + len(first.failures)) if first else "reference"
         ratio = _time_ratio(own, first.results) if first else None
         standings.append(ArmStanding(arm, own, failed, figures, differences, _mean_cost(own), ratio, found))
-    risk = Risk(config.target_fnr_exit, config.fnr_confidence)
+    risk = Risk(config.certified_level(), config.fnr_confidence)
     return ABTest(str(plan.folder), tuple(standings), cases, plan.seeds, risk, samples, confidence, jobs, utc_now())
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.phases import POLICY_TABLE
+from stage1_pro.core.config.phases import MODEL_FILES, POLICY_TABLE
+from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.policies.base import ExitPolicy
@@ -23,8 +24,8 @@ MANIFEST = "bundle.json"
 AGAIN = artifacts.MENDS["bundle"]
 
 
-COMPANIONS = ("model_best.pth", "splits.json", "config.json", "metrics.csv", "eval.json", "README.md")
-"""Every file that a bundle must hold beside the manifest and the one policy file."""
+COMPANIONS = ("splits.json", "config.json", "metrics.csv", "eval.json", "README.md")
+"""Every file that a bundle must hold beside the manifest, the one policy file and the model."""
 
 GOLDEN = "golden.npz"
 CALIB_SCORES = "calib_scores.json"
@@ -46,6 +47,11 @@ class BundleContents:
     path: Path
     manifest: dict[str, Any]
     policy: ExitPolicy
+
+    @property
+    def task(self) -> Task:
+        """The row of the task table."""
+        return TASKS[self.manifest.get("task", "classification")]
 
     @property
     def model_path(self) -> Path:
@@ -76,9 +82,9 @@ def verify_bundle(path: str | Path) -> BundleContents:
         _file_problems(path, manifest),
         "Remove it, then copy or export it again.",
     )
-    _demand_fields(
-        manifest, "files preprocessing class_names positive_class provenance eval schema_version", path / MANIFEST
-    )
+    task = TASKS[manifest.get("task", "classification")]
+    demanded = f"files {task.inputs} class_names positive_class provenance eval schema_version"
+    _demand_fields(manifest, demanded, path / MANIFEST)
     policy_file = path / manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem, AGAIN)
     splits_path = path / manifest["splits_file"]
@@ -87,7 +93,7 @@ def verify_bundle(path: str | Path) -> BundleContents:
     demand_consistent(policy, policy_file)
     weights = manifest["files"][manifest["model_file"]]["sha256"]
     problems = []
-    if policy["model_digest"] != weights:
+    if policy["model_digest"] not in (weights, manifest.get("converted", {}).get("model_digest")):
         problems.append(f"{policy_file.name} was calibrated for other weights than {manifest['model_file']}")
     if policy["splits_digest"] != splits.digest:
         problems.append(f"{policy_file.name} was calibrated on other splits than {manifest['splits_file']}")
@@ -120,11 +126,14 @@ def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
     problems += [
         f"{role} names {manifest[role]}, which is not listed in files" for role in ROLES if manifest[role] not in listed
     ]
-    expected = POLICY_TABLE[manifest["active_exit_policy"]].file
-    problems += [
-        f"{name} has no place in a bundle" for name in sorted(set(listed) - {*COMPANIONS, *OPTIONAL, expected})
-    ]
-    problems += [f"{name} is not listed in files" for name in sorted({*COMPANIONS, expected} - set(listed))]
+    expected, backend = POLICY_TABLE[manifest["active_exit_policy"]].file, manifest.get("scoring_backend", "torch")
+    demanded = {*COMPANIONS, MODEL_FILES[backend], expected}
+    problems += [f"{name} has no place in a bundle" for name in sorted(set(listed) - {*demanded, *OPTIONAL})]
+    problems += [f"{name} is not listed in files" for name in sorted(demanded - set(listed))]
+    if manifest["model_file"] != MODEL_FILES[backend]:
+        problems.append(
+            f"model_file is {manifest['model_file']}; scoring_backend '{backend}' needs {MODEL_FILES[backend]}"
+        )
     if manifest["policy_file"] != expected:
         problems.append(
             f"policy_file is {manifest['policy_file']}; exit policy '{manifest['active_exit_policy']}' needs {expected}"

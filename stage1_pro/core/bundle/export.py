@@ -1,8 +1,11 @@
 """The bundle: the closed set of files that an inference host loads, verified before it is parsed."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from stage1_pro import __version__
 from stage1_pro.core import artifacts
@@ -10,15 +13,40 @@ from stage1_pro.core.bundle.calib_scores import calib_scores
 from stage1_pro.core.bundle.contents import CALIB_SCORES, GOLDEN, MANIFEST, BundleContents, _eval_summary, verify_bundle
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
-from stage1_pro.core.models.licenses import derivative_notice
+from stage1_pro.core.models.licenses import LICENSES, derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
-from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, price_words
+from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words, price_words
 from stage1_pro.core.records.looks import look_of, looks_counted
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.seen import SEEN
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A file that ships in place of the one that the run was certified with, and how near its outputs are.
+
+    model_digest: of the file that was certified; cases: of val_select, all of which both decide alike;
+    largest_difference: of a logit.
+    """
+
+    file: Path
+    model_digest: str
+    cases: int
+    largest_difference: float
+
+    def record(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("model_digest", "cases", "largest_difference")}
+
+
+def demand_new(target: Path) -> None:
+    """Raise UserError where the bundle exists already."""
+    if target.exists():
+        raise UserError(
+            f"{target} exists, and bundles are never overwritten. Check it with --verify, or name another --out."
+        )
 
 
 def export_bundle(
@@ -27,29 +55,28 @@ def export_bundle(
     golden: Callable[[], bytes] | None = None,
     *,
     seen: bool = True,
+    converted: Converted | None = None,
     expires: dict[str, Any] | None = None,
 ) -> BundleContents:
     """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
 
     golden: makes the content of golden.npz with the run's model, as `inference.golden` does; None: a bundle without.
-    seen: take the run's seen.json along, where it has one; expires: when the certificate ends, as bundle.json says it,
-    None for never. Raises UserError where the run is not complete or its parts
-    do not belong together.
+    seen: take the run's seen.json along, where it has one; converted: a model that ships under the run's certificate;
+    expires: when the certificate ends, as bundle.json says it, None for never. Raises UserError where the run is not
+    complete or its parts do not belong together.
     """
-    if target.exists():
-        raise UserError(
-            f"{target} exists, and bundles are never overwritten. Check it with --verify, or name another --out."
-        )
+    demand_new(target)
     policy = read_policy(run)
     demand_consistent(policy, run.policy_path)
     calib = run.scores("val_calib")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(calib)
     demand_reproduced(policy, decisions, calib, run.policy_path)
     _demand_look(policy, run)
+    _demand_miss_rule(policy, run)
     evaluation = read_evaluation(run)
     with artifacts.new_folder(target) as building:
         for file in (
-            run.model_path,
+            converted.file if converted else run.scored_path,
             run.policy_path,
             run.splits_path,
             run.config_path,
@@ -58,14 +85,16 @@ def export_bundle(
         ):
             _copy(file, building / file.name)
         license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
-        artifacts.write_bytes(building / "README.md", _readme(run, policy, evaluation, license, expires).encode())
+        artifacts.write_bytes(
+            building / "README.md", _readme(run, policy, evaluation, license, converted, expires).encode()
+        )
         if seen and (run.path / SEEN).exists():
             _copy(run.path / SEEN, building / SEEN)
         scores = calib_scores(calib.case_id, calib.group, decisions)
         artifacts.write_json(building / CALIB_SCORES, scores, "calib_scores")
         if golden is not None:
             artifacts.write_bytes(building / GOLDEN, golden())
-        manifest = {**_manifest(run, evaluation, building), "expires": expires}
+        manifest = {**_manifest(run, evaluation, building, converted), "expires": expires}
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
     return verify_bundle(target)
@@ -100,16 +129,28 @@ def _demand_look(policy: dict[str, Any], run: Run) -> None:
     raise_problems(f"{run.policy_path}: altered after it was calibrated:", problems, "Restore the policy file.")
 
 
-def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _demand_miss_rule(policy: dict[str, Any], run: Run) -> None:
+    """Raise UserError unless the policy counted as misses what the run's scores hold as such."""
+    if policy.get("miss_rule") != run.config.miss_rule:
+        raise UserError(
+            f"{run.policy_path}: $.miss_rule is {policy.get('miss_rule')}, and the run's scores are made with "
+            f"{run.config.miss_rule}. Restore config.json or the policy file."
+        )
+
+
+def _manifest(run: Run, evaluation: dict[str, Any], folder: Path, converted: Converted | None) -> dict[str, Any]:
     environment = artifacts.read_json(run.environment_path, "environment")
-    preprocessing = environment.pop("preprocessing")
+    task = run.config.task
+    preprocessing = environment.pop(task.inputs)
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "version": __version__,
         "created_at": utc_now(),
         "active_exit_policy": run.policy_row.name,
         "policy_file": run.policy_path.name,
-        "model_file": run.model_path.name,
+        "model_file": (converted.file if converted else run.scored_path).name,
+        "scoring_backend": "onnx" if converted else run.config.scoring_backend,
+        **({"converted": converted.record()} if converted else {}),
         "splits_file": run.splits_path.name,
         "config_file": run.config_path.name,
         "metrics_file": run.metrics_path.name,
@@ -117,7 +158,8 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path) -> dict[str, A
             file.name: {"sha256": artifacts.digest_file(file), "bytes": file.stat().st_size}
             for file in sorted(folder.iterdir())
         },
-        "preprocessing": preprocessing,
+        task.inputs: preprocessing,
+        **({"task": task.name} if task.has_masks else {}),
         **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
         **(views.record() if (views := run.config.group_views) else {}),
         "class_names": run.splits.class_names,
@@ -176,6 +218,25 @@ def _group_contract(run: Run) -> str:
 """
 
 
+def _on_conversion(converted: Converted | None) -> str:
+    """A paragraph on whose scores were certified, where the model that ships computes others."""
+    if converted is None:
+        return ""
+    return f"""
+The certificate speaks of the scores that torch computes of the same weights. {converted.file.name} was made from them
+afterwards: both decide all {converted.cases} cases of val_select alike, with logits within
+{converted.largest_difference:.1g}.
+"""
+
+
+def _on_model(backend: str) -> str:
+    """A step of the host's contract on the file of the model."""
+    if backend == "torch":
+        return ""
+    return """
+   model.onnx: input `images` (N, 3, S, S), preprocessed; outputs `logits` (N, C), with a gate `gate_logit` (N,)."""
+
+
 def _end(expires: dict[str, Any] | None) -> str:
     """A sentence on when the certificate ends."""
     if expires is None:
@@ -186,15 +247,50 @@ def _end(expires: dict[str, Any] | None) -> str:
     return f"The certificate expires {' or '.join(ends)}. Decisions go on then, and each says so."
 
 
+FIGURES = ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits", "accuracy_on_exits")
+"""Of the test split, in the front matter of the model card."""
+
+
+def _card(run: Run, evaluation: dict[str, Any], license: str) -> str:
+    """Front matter of a model card, as model hubs read it."""
+    exits = evaluation["exits"]
+    found = [(name, exits[name]["value"]) for name in FIGURES if name in exits]
+    task = {"type": "image-classification", "name": "Stage 1 of a cascade"}
+    named = (
+        {"license": license.lower()} if license.lower() in LICENSES else {"license": "other", "license_name": license}
+    )
+    card = {
+        **named,
+        "library_name": "stage1-pro",
+        "pipeline_tag": "image-classification",
+        "tags": ["selective-classification", "cascade", f"exit-policy-{run.policy_row.name}"],
+        "model-index": [
+            {
+                "name": run.name,
+                "results": [
+                    {
+                        "task": task,
+                        "dataset": {"type": "val_test", "name": "test split of the run"},
+                        "metrics": [{"type": name, "value": value} for name, value in found if value is not None],
+                    }
+                ],
+            }
+        ],
+    }
+    return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---"
+
+
 def _readme(
     run: Run,
     policy: dict[str, Any],
     evaluation: dict[str, Any],
     license: str,
+    converted: Converted | None,
     expires: dict[str, Any] | None,
 ) -> str:
-    names = run.splits.class_names
-    return f"""# Stage 1 bundle: {run.name}
+    names, backend = run.splits.class_names, "onnx" if converted else run.config.scoring_backend
+    return f"""{_card(run, evaluation, license)}
+# Stage 1 bundle: {run.name}
 
 Answers {" / ".join(names)} where it is sure and defers the rest to stage 2. "{names[-1]}" is the class
 that must not be missed. {exit_rule_words(policy, names)}
@@ -203,9 +299,10 @@ that must not be missed. {exit_rule_words(policy, names)}
 {policy["guarantee"]["words"]}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
+{margin_words(policy)}
 {_looks(policy)}
 {_end(expires)} Whether it still holds in production, audits tell: 65_monitor.py.
-
+{_on_conversion(converted)}
 {evaluation["promise"]["words"]}
 {_worth(policy, evaluation)}
 
@@ -219,7 +316,7 @@ On the calibration split {evidence_words(policy)}.
 1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
    files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
 2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
-   images at a time, filled up with zeros: then a score does not depend on what else is in the batch.
+   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{_on_model(backend)}
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
 4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
    more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.

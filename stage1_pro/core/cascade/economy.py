@@ -63,7 +63,9 @@ class Bench:
     def of(cls, run: Run, artifact: dict[str, Any]) -> Bench:
         ladder, test = Ladder.of(run.policy_row.name, artifact), run.scores("val_test")
         labels = np.asarray(test.labels, np.int64)
-        return cls(run, artifact, ladder, test, ladder.policy.decide(test), labels, independence(test)[0])
+        decided = ladder.policy.decide(test)
+        counted = replace(decided, predictions=test.counted(decided.predictions))
+        return cls(run, artifact, ladder, test, counted, labels, independence(test)[0])
 
     @property
     def groups(self) -> int:

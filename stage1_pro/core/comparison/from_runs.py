@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -121,7 +122,8 @@ RESCORE = "Remove scores/val_test.parquet and run 40_eval_selective.py --run {ru
 
 def _certified(run: Run) -> tuple[Risk, Certificate, ExitDecisions, str]:
     policy, scores, evaluation = read_policy(run), run.scores("val_test"), read_evaluation(run)
-    decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
+    decided = policy_from_artifact(run.policy_row.name, policy).decide(scores)
+    decisions = replace(decided, predictions=scores.counted(decided.predictions))
     same_scores = evaluation["scores_digest"] == artifacts.digest_file(run.scores_path("val_test"))
     labels = scores.labels.astype(np.int64)
     if not same_scores or evaluation["confusion"] != confusion(decisions, labels, scores.logits.shape[1]):
@@ -150,7 +152,8 @@ def _uncertified(run: Run) -> tuple[Risk, None, ExitDecisions, str]:
     select, scores = run.scores("val_select"), run.scores("val_test")
     config = run.config
     decisions, ranked_by = decide_without_certificate(config.exit_policy, select, scores, config.exit_rule)
-    return Risk(attempt.target_fnr_exit, attempt.fnr_confidence), None, decisions, ranked_by
+    counted = replace(decisions, predictions=scores.counted(decisions.predictions))
+    return Risk(attempt.target_fnr_exit, attempt.fnr_confidence), None, counted, ranked_by
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

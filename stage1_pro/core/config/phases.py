@@ -89,6 +89,10 @@ POLICY_TABLE = {
 }
 
 
+MODEL_FILES = {"torch": "model_best.pth", "onnx": "model.onnx"}
+"""The file that a scoring_backend computes scores with, in a run and in its bundle."""
+
+
 SETTINGS_FROM = {
     **dict.fromkeys(("gate_loss_weight", "aux_weight", "coverage_reward", "gate_refit", "head_ensemble"), 3),
     **dict.fromkeys(

@@ -103,7 +103,7 @@ class Facts:
             classes=len(data.class_names or ()),
             positives=data.positives,
             task=c.task,
-            masks=c.task.name == "segmentation",
+            masks=c.task.has_masks,
             phases=c.task.phases,
             columns=("auto", *c.task.columns),
             unused=_unused(c),
@@ -125,7 +125,7 @@ def _changed(found: Any, defaults: Any) -> list[str]:
 
 
 def _unused(c: Stage1ProConfig) -> list[str]:
-    if c.task.name == "segmentation":
+    if c.task.has_masks:
         return []
     data = [f"dataset_params.{name}" for name in _changed(c.dataset_params, DatasetParams()) if name in OF_MASKS]
     own = _changed(c.segmentation_params, SegmentationParams())
@@ -197,6 +197,11 @@ MASK_RULES = (
         lambda f: f.c.answer_placement != "none",
         "answer_placement is {c.answer_placement}",
         "the answer is whether the mask holds the positive class, and has no log-odds to shift: leave it out",
+    ),
+    _not_of_masks(
+        lambda f: f.c.scoring_backend != "torch",
+        "scoring_backend is {c.scoring_backend}",
+        "networks for masks are scored with torch: leave it out",
     ),
     _not_of_masks(
         lambda f: f.c.exit_rule != "symmetric",
@@ -305,6 +310,11 @@ RULES = (
         lambda f: f.c.phase < f.optimizer.first_phase,
         "$.optimizer is {c.optimizer}, which is of phase {optimizer.first_phase} on, and this is phase {c.phase}: set "
         "optimizer: adamw, or choose a later phase",
+    ),
+    Rule(
+        lambda f: f.c.quantize != "none" and f.c.scoring_backend != "onnx",
+        "$.quantize is {c.quantize}, and scoring_backend is {c.scoring_backend}: set scoring_backend: onnx, or "
+        "quantize: none",
     ),
     Rule(
         lambda f: f.sharp and f.c.precision == "16-mixed",

@@ -3,11 +3,12 @@
 What training does not decide (chosen thresholds, split indices, calibration) is not a setting.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 from stage1_pro.core.config.tasks import TASKS, Task
+from stage1_pro.core.metrics.margins import robust_target
 from stage1_pro.core.metrics.views import GROUP, Views
 
 
@@ -196,6 +197,10 @@ class Stage1ProConfig:
     """Largest share of exited positives that may be answered negative, above 0, up to 0.1."""
     fnr_confidence: float = 0.95
     """Confidence of the certificate, 0.5 to below 1."""
+    robust_to: float | None = None
+    """Change of the world that the promise is to survive, above 1, up to 10: the policy is certified at a lower level,
+    so that FNR on exits stays within target_fnr_exit where densities of positives change by factors of up to the root
+    of it, up or down. null: none, and any change may break the promise."""
     exit_rule: Literal["one_sided", "symmetric"] = "one_sided"
     """Cases that may exit: one_sided (every positive answer, and negative ones by the threshold: the most coverage for
     a given number of calibration positives) or symmetric (either answer by the threshold)."""
@@ -264,6 +269,12 @@ class Stage1ProConfig:
     """Lightning strategy: auto, ddp, fsdp, …"""
     compile: bool = False
     """Compile the model with torch.compile."""
+    scoring_backend: Literal["torch", "onnx"] = "torch"
+    """What scores are computed with, from val_select to production: torch, or onnx (ONNX Runtime on the CPU, of the
+    file model.onnx that the bundle then ships; extra `onnx`)."""
+    quantize: Literal["none", "static"] = "none"
+    """Arithmetic of an onnx backbone: none (float32) or static (8 bits, ranges taken from training images; other
+    scores, which the certificate is made from)."""
     forward_batch: int | str = "auto"
     """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
     to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
@@ -372,6 +383,15 @@ class Stage1ProConfig:
         still = self.freeze_backbone and not self.adapted and self.dataset_params.augmentation == "none"
         return still and self.feature_cache != "off"
 
+    def certified_level(self, target: float | None = None) -> float:
+        """Return the FNR on exits to certify, so that this target, or the config's, survives `robust_to`."""
+        target = self.target_fnr_exit if target is None else target
+        return target if self.robust_to is None else robust_target(target, self.robust_to)
+
+    def target_words(self) -> str:
+        """Return the target, and what it is to survive, for lines that state it."""
+        return f"{self.target_fnr_exit:g}" + (f" with robust_to {self.robust_to:g}" if self.robust_to else "")
+
     @property
     def places_answers(self) -> bool:
         """Return whether training ends with placing the answers: never where more than two classes are named."""
@@ -422,6 +442,12 @@ class Stage1ProConfig:
         phase = PHASES[self.phase]
         own = self.task.monitors.get(self.phase, phase.monitor)
         return ANSWERS_MONITOR if phase.gated and self.gate_refit else own
+
+    @property
+    def miss_rule(self) -> dict[str, Any] | None:
+        """When a mask counts as a miss, as a policy file records it; None of a task without masks."""
+        params = self.segmentation_params
+        return {**asdict(params.miss_rule), "min_voxels": params.min_positive_voxels} if self.task.has_masks else None
 
     @property
     def task(self) -> Task:

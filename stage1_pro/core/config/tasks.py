@@ -17,8 +17,8 @@ class Task:
     """One row.
 
     phases: those that it can be trained in; monitors: phase → column of metrics.csv that chooses the checkpoint, where
-    it is not the phase's own; columns: further values of checkpoint_by that it has; defaults: settings whose default is
-    another one; parts: name → where it lives, below CORE; certifies: whether its scores can be calibrated.
+    it is not the phase's own; columns: values of checkpoint_by that it has; defaults: settings whose default is another
+    one; parts: name → where it lives, below CORE; has_masks: whether an answer comes with a mask.
     """
 
     name: str
@@ -29,14 +29,20 @@ class Task:
     """Columns of an epoch's line."""
     parts: Mapping[str, str]
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    certifies: bool = True
+    has_masks: bool = False
+    inputs: str = "preprocessing"
+    """Field of environment.json and bundle.json that says how a file becomes an input."""
+    suffixes: tuple[str, ...] = ()
+    """Of files that a folder may hold as inputs, beside images."""
 
     def part(self, name: str) -> Any:
-        """Import and return a part of the task.
+        """Import and return a part of the task; None where it has no such part.
 
         >>> TASKS["classification"].part("read_cases").__name__
         'labelled_cases'
         """
+        if name not in self.parts:
+            return None
         module, _, attribute = self.parts[name].partition(":")
         return getattr(import_module(f"{CORE}.{module}"), attribute)
 
@@ -58,6 +64,8 @@ TASKS = {
                 "finish": "training.fit:finish",
                 "suspects": "training.fit:list_suspects",
                 "scorer": "inference.scoring:image_scorer",
+                "predictor": "inference.predictor:Stage1Predictor",
+                "golden": "inference.golden:golden_of_run",
             },
         ),
         Task(
@@ -74,6 +82,7 @@ TASKS = {
                 "finish": "training.masks:finish",
                 "suspects": "training.masks:list_no_suspects",
                 "scorer": "inference.masks:mask_scorer",
+                "predictor": "inference.masks:MaskPredictor",
             },
             defaults={
                 "model_path": "monai:unet",
@@ -88,7 +97,9 @@ TASKS = {
                 "early_stop_patience": 20,
                 "dataset_params": {"augmentation": "moderate"},
             },
-            certifies=False,
+            has_masks=True,
+            inputs="mask_preprocessing",
+            suffixes=(".nii", ".nii.gz"),
         ),
     )
 }

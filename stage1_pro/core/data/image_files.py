@@ -71,6 +71,9 @@ _KINDS = (
 SUFFIXES = frozenset("." + kind for kind in _KINDS.split())
 """Suffixes of files that claim to be images: one that cannot be read is reported, never left out."""
 
+NOTHING = ("\0",)
+"""Suffixes of no file."""
+
 HIDDEN = frozenset({"__MACOSX", "@eaDir"})
 """Folders of copies and thumbnails (macOS, Synology), hidden like every name that begins with a dot."""
 
@@ -159,8 +162,10 @@ class Listing:
         return ", ".join(parts + ([f"{self.others.total()} without an image ({kinds})"] if kinds else []))
 
 
-def list_images(root: str | os.PathLike[str]) -> Listing:
+def list_images(root: str | os.PathLike[str], also: tuple[str, ...] = ()) -> Listing:
     """List the images below a folder; links are followed, except back to a folder around them.
+
+    also: suffixes, in lower case, of files that are listed whatever they hold.
 
     `list_images("photos").paths` are strings that begin with "photos/". A name that is not UTF-8 keeps its bytes:
     `os.fsencode` gives them back.
@@ -171,7 +176,7 @@ def list_images(root: str | os.PathLike[str]) -> Listing:
         suffix = PurePath(path).suffix.lower()
         if kind == "hidden":
             hidden += 1
-        elif kind == "locked" or suffix in SUFFIXES or _holds_image(path):
+        elif kind == "locked" or suffix in SUFFIXES or path.lower().endswith(also or NOTHING) or _holds_image(path):
             paths.append(path)
         else:
             others[suffix] += 1

@@ -51,10 +51,10 @@ def describe(splits: Splits, config: Stage1ProConfig) -> None:
             "more than two classes: this run can be trained, but exit policies are binary; rest: true joins "
             "all classes but the positive one"
         )
-    target, delta = config.target_fnr_exit, 1 - config.fnr_confidence
+    target, delta = config.certified_level(), 1 - config.fnr_confidence
     say(
         f"val_calib: {splits.metadata['evidence']['val_calib_positive_groups']} independent positives; target_fnr_exit "
-        f"{target:g} needs {minimum_positives(target, delta)} exits without a miss, and about "
+        f"{config.target_words()} needs {minimum_positives(target, delta)} exits without a miss, and about "
         f"{positives_for_power(target / 4, target, delta)} if a quarter of that rate is missed (80 % power)"
     )
     warning = evidence_warning(splits, config)

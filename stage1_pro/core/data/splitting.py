@@ -121,7 +121,7 @@ def _evidence(cases: CaseTable, split: np.ndarray, config: Stage1ProConfig) -> d
     return {
         "val_calib_positives": int(positive.sum()),
         "val_calib_positive_groups": int((of_groups >= least).sum()),
-        "positives_needed": minimum_positives(config.target_fnr_exit, 1 - config.fnr_confidence),
+        "positives_needed": minimum_positives(config.certified_level(), 1 - config.fnr_confidence),
         "target_fnr_exit": config.target_fnr_exit,
         "fnr_confidence": config.fnr_confidence,
     }
@@ -161,12 +161,12 @@ def _few_groups(cases: CaseTable, counts: dict[str, dict[str, int]], trains: boo
 def evidence_warning(splits: Splits, config: Stage1ProConfig) -> str | None:
     """Words for a val_calib that can never certify the config's target; None where it can."""
     at_hand = splits.metadata["evidence"]["val_calib_positive_groups"]
-    needed = minimum_positives(config.target_fnr_exit, 1 - config.fnr_confidence)
+    needed = minimum_positives(config.certified_level(), 1 - config.fnr_confidence)
     if at_hand >= needed:
         return None
     unit = "independent positives (one a group)" if splits.metadata["group_column"] else "positives"
     return (
-        f"val_calib has {at_hand} {unit}, and target_fnr_exit {config.target_fnr_exit:g} at confidence "
+        f"val_calib has {at_hand} {unit}, and target_fnr_exit {config.target_words()} at confidence "
         f"{config.fnr_confidence:g} needs at least {needed} even without one miss: nothing will be certified. "
         "Add positives, raise val_calib_ratio, or raise target_fnr_exit."
     )

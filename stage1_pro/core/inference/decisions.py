@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from stage1_pro.core import artifacts
+from stage1_pro.core.bundle.contents import MANIFEST, verify_bundle
+from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.image_files import Listing, list_images, shown
 from stage1_pro.core.errors import Interrupted, UserError
@@ -36,12 +39,22 @@ class MoreColumns(Protocol):
         ...
 
 
-def find_images(names: list[str]) -> Listing:
+def task_of(bundle: str) -> Task:
+    """The row of the task table that a bundle names. Raises UserError where it is no bundle."""
+    path = Path(bundle) / MANIFEST
+    if not path.is_file():
+        verify_bundle(bundle)  # says what it is instead
+    return TASKS[artifacts.read_json(path, "bundle").get("task", "classification")]
+
+
+def find_images(names: list[str], also: tuple[str, ...] = ()) -> Listing:
     """Files as named, and the images below the folders named, in the order of the names.
+
+    also: suffixes of files that are inputs too.
 
     A name without a file stays among the others, to be deferred. Raises UserError where no name leads to an image.
     """
-    parts = [list_images(name) if os.path.isdir(name) else Listing((name,), 0, Counter()) for name in names]
+    parts = [list_images(name, also) if os.path.isdir(name) else Listing((name,), 0, Counter()) for name in names]
     found = Listing(
         tuple(path for part in parts for path in part.paths),
         sum(part.hidden for part in parts),

@@ -6,7 +6,7 @@ A host that decodes, resizes or computes otherwise still gives plausible answers
 import io
 import zipfile
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,9 @@ from PIL import Image
 from stage1_pro.core.bundle.contents import GOLDEN, BundleContents
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import Stage1Predictor
+
+if TYPE_CHECKING:
+    from stage1_pro.core.records.run import Run
 
 TOLERANCE = 1e-4
 """Largest difference of a logit that another device or CPU may make."""
@@ -32,6 +35,11 @@ def golden_file(predictor: Stage1Predictor) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def golden_of_run(run: "Run") -> bytes:
+    """The content of golden.npz for a run's model, on the CPU."""
+    return golden_file(Stage1Predictor.from_run(run, "cpu"))
 
 
 def check_golden(contents: BundleContents, device: str = "auto", predictor: Stage1Predictor | None = None) -> float:

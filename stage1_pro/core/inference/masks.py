@@ -1,7 +1,8 @@
 """MaskPredictor: images in, masks out; the code that scores a run's masks is the code that draws new ones."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +12,27 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
-from stage1_pro.core.config.settings import SegmentationParams
+from stage1_pro.core import artifacts
+from stage1_pro.core.bundle.contents import verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
-from stage1_pro.core.data.image_files import BadImage, read_file
-from stage1_pro.core.data.masks.files import Grid, labels_of, picture_of, read_contents
+from stage1_pro.core.data.image_files import BadImage, read_file, shown
+from stage1_pro.core.data.masks.files import (
+    Grid,
+    case_stem,
+    channel_files,
+    labels_of,
+    picture_of,
+    read_contents,
+    write_mask,
+)
 from stage1_pro.core.data.masks.inputs import LINEAR, MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
-from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.predictor import RawOutputs, chosen_device
+from stage1_pro.core.inference.records import Decision, decision_records
 from stage1_pro.core.metrics.masks import MaskSums, least_overlap, missed, uncertainty
-from stage1_pro.core.models.segmenter import MaskModel, case_row, load_mask_model
+from stage1_pro.core.models.segmenter import MaskModel, answered, case_row, load_mask_model
+from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.records.scores import MaskScores, Scores, hashes
 
 if TYPE_CHECKING:  # an inference host has no runs
@@ -32,21 +44,93 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """One case on its way through the network: inputs (C, *S) on its grid, and the grid of the file; labels: int64 on
-    that grid, None where there is no mask."""
+    that grid, None where there is no mask; reason: why the case cannot be read, then the rest is empty."""
 
     inputs: Tensor
     grid: Grid
     labels: Tensor | None = None
+    reason: str | None = None
 
 
 class MaskPredictor:
-    """A trained network for masks, in float32 on one device."""
+    """A trained network for masks and its exit policy, in float32 on one device.
 
-    def __init__(self, model: MaskModel, params: SegmentationParams, device: str = "auto"):
-        self.device = fastest_device() if device == "auto" else torch.device(device)
-        self.model, self.params = model.to(self.device).eval(), params
+    To scripts it is what Stage1Predictor is: `outputs` gives the logits of cases, `records` their decisions. With
+    `draw_into` every mask that `outputs` makes is also written.
+    """
+
+    forward_batch: int | None = None
+
+    def __init__(self, model: MaskModel, policy: ExitPolicy | None = None, device: str = "auto"):
+        self.device = chosen_device(device)
+        self.model, self.params, self.policy = model.to(self.device).eval(), model.params, policy
+        self.files: dict[str, Path] = {}
         # TF32 would move probabilities by a thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    @classmethod
+    def load(cls, bundle: str | Path, device: str = "auto") -> "MaskPredictor":
+        """Load the network and the policy of a bundle, after every file of it has been verified."""
+        contents = verify_bundle(bundle)
+        model = load_mask_model(contents.model_path)
+        policy_file = contents.path / contents.manifest["policy_file"]
+        rule = artifacts.read_json(policy_file, policy_file.stem)["miss_rule"]
+        own = {**asdict(model.params.miss_rule), "min_voxels": model.params.min_positive_voxels}
+        recorded = MaskPreprocessing.from_dict(contents.manifest[contents.task.inputs])
+        if rule != own or model.spec.preprocessing != recorded:
+            raise UserError(f"{bundle}: the model file names another miss rule or other inputs. Export again.")
+        return cls(model, contents.policy, device)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the answers: without and with the positive class."""
+        return self.model.class_names
+
+    def draw_into(self, folder: Path, paths: Sequence[str]) -> None:
+        """Write the mask of each of these cases into a folder, as the case's own file name says."""
+        suffix = ".png" if self.model.spec.preprocessing.dims == 2 else ".nii.gz"
+        self.files = {path: folder / f"{name}{suffix}" for path, name in zip(paths, mask_names(paths), strict=True)}
+
+    @torch.inference_mode()
+    def outputs(self, images: Any, *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
+        """Yield the logits of cases, batch after batch, in the order given; NaN for one that cannot be read.
+
+        images: paths; the channels of one case are parted by ";".
+        """
+        paths, done = [str(path) for path in images], 0
+        for batch in self._batches(paths, None, batch_size or self.params.window_batch, workers):
+            readable = [case for case in batch if case.reason is None]
+            logits = np.full((len(batch), 2), np.nan, dtype=np.float32)
+            rows = []
+            for case, found, path in zip(readable, self.maps(readable), self._named(batch, paths, done), strict=True):
+                rows.append(case_row(found, torch.zeros_like(found[0], dtype=torch.int64), self.positives).numpy())
+                self._draw(path, found, case.grid)
+            if rows:
+                sums = MaskSums.of_rows(np.stack(rows))
+                at = [position for position, case in enumerate(batch) if case.reason is None]
+                logits[at] = sums.case_logits(self.params.min_positive_voxels)
+            reasons = {position: case.reason for position, case in enumerate(batch) if case.reason is not None}
+            yield RawOutputs(logits, None, reasons)
+            done += len(batch)
+
+    def records(self, outputs: RawOutputs) -> list[Decision]:
+        """Decide the logits of cases: one Decision each. Raises ValueError without a policy."""
+        if self.policy is None:
+            raise ValueError("this predictor has no exit policy")
+        return decision_records(self.policy.decide(outputs), outputs.unreadable, self.class_names)
+
+    @property
+    def positives(self) -> tuple[int, ...]:
+        """Values of the positive class."""
+        return self.model.facts.positives
+
+    @staticmethod
+    def _named(batch: Sequence[Prepared], paths: Sequence[str], done: int) -> list[str]:
+        return [paths[done + position] for position, case in enumerate(batch) if case.reason is None]
+
+    def _draw(self, path: str, logits: Tensor, grid: Grid) -> None:
+        if path in self.files:
+            write_mask(self.files[path], answered(logits).cpu().numpy().astype(np.uint8), grid)
 
     @torch.inference_mode()
     def maps(self, cases: Sequence[Prepared]) -> Iterator[Tensor]:
@@ -74,11 +158,16 @@ class MaskPredictor:
         """Score cases with masks (columns case_id, group, label, path, mask, content). Raises UserError for files that
         cannot be read."""
         rows, overlaps, done = [], [], 0
-        for batch in self._batches(cases, batch_size, workers):
+        paths = list(cases["path"])
+        for batch in self._batches(paths, list(cases["mask"]), batch_size, workers):
+            for position, case in enumerate(batch):
+                if case.reason is not None:
+                    where = f"{paths[done + position]} or its mask cannot be read ({case.reason})"
+                    raise UserError(f"{where}. Restore the files and run again.")
             for case, logits in zip(batch, self.maps(batch), strict=True):
                 assert case.labels is not None
                 labels = case.labels.to(logits.device)
-                rows.append(case_row(logits, labels, self.model.facts.positives).numpy())
+                rows.append(case_row(logits, labels, self.positives).numpy())
                 overlaps.append(self._overlap(logits, labels))
             done += len(batch)
             progress(done, len(cases))
@@ -104,13 +193,15 @@ class MaskPredictor:
     def _overlap(self, logits: Tensor, labels: Tensor) -> float:
         if self.params.miss_rule.rule != "lesion":
             return 1.0
-        positives = torch.tensor(self.model.facts.positives, device=logits.device)
-        answer = torch.isin(logits.argmax(dim=0), positives)
+        positives = torch.tensor(self.positives, device=logits.device)
+        answer = torch.isin(answered(logits), positives)
         return least_overlap(torch.isin(labels, positives).cpu().numpy(), answer.cpu().numpy())
 
-    def _batches(self, cases: pd.DataFrame, batch_size: int, workers: int) -> DataLoader:
+    def _batches(
+        self, paths: Sequence[str], masks: Sequence[str] | None, batch_size: int, workers: int
+    ) -> Iterable[list[Prepared]]:
         return DataLoader(
-            _Cases(list(cases["path"]), list(cases["mask"]), self.model.spec.preprocessing, self.model.facts),
+            _Cases(paths, masks, self.model.spec.preprocessing, self.model.facts),
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=list,
@@ -119,9 +210,11 @@ class MaskPredictor:
 
 
 class _Cases(Dataset):
-    """Cases as the network takes them, with their masks."""
+    """Cases as the network takes them, with their masks where there are such."""
 
-    def __init__(self, paths: list[str], masks: list[str], preprocessing: MaskPreprocessing, facts: MaskFacts):
+    def __init__(
+        self, paths: Sequence[str], masks: Sequence[str] | None, preprocessing: MaskPreprocessing, facts: MaskFacts
+    ):
         self.paths, self.masks, self.preprocessing, self.facts = paths, masks, preprocessing, facts
 
     def __len__(self) -> int:
@@ -130,15 +223,34 @@ class _Cases(Dataset):
     def __getitem__(self, position: int) -> Prepared:
         try:
             picture = picture_of(read_contents(self.paths[position]))
-            values, _ = labels_of(read_file(self.masks[position]))
+            labels = None if self.masks is None else labels_of(read_file(self.masks[position]))[0]
+            if (picture.grid.shape and len(picture.grid.shape) != self.preprocessing.dims) or (
+                len(picture.values) != self.preprocessing.channels
+            ):
+                raise BadImage("channels")
+            if not np.isfinite(picture.values).all():
+                raise BadImage("not_finite")
         except BadImage as bad:
-            raise UserError(
-                f"{self.paths[position]} or its mask cannot be read ({bad}). Restore the files and run again."
-            ) from None
+            return Prepared(torch.empty(0), Grid((), ()), reason=str(bad))
         inputs: Any = self.preprocessing.inputs(picture)
-        return Prepared(torch.from_numpy(inputs), picture.grid, torch.from_numpy(self.facts.coded(values)))
+        codes = None if labels is None else torch.from_numpy(self.facts.coded(labels))
+        return Prepared(torch.from_numpy(inputs), picture.grid, codes)
+
+
+def mask_names(paths: Sequence[str]) -> list[str]:
+    """A file name for each case, no two alike: its stem, or its whole path where stems are not unique.
+
+    >>> mask_names(["a/x.png", "b/x.png"]), mask_names(["a/x_0000.nii.gz;a/x_0001.nii.gz"])
+    (['a_x', 'b_x'], ['x_0000'])
+    """
+    firsts = [Path(channel_files(path)[0]) for path in paths]
+    names = [shown(case_stem(first)) for first in firsts]
+    if len(set(names)) == len(names):
+        return names
+    whole = [shown(first.with_name(case_stem(first))).strip("/").replace("/", "_") for first in firsts]
+    return whole if len(set(whole)) == len(whole) else [f"{number:06}_{name}" for number, name in enumerate(names)]
 
 
 def mask_scorer(run: "Run", device: str) -> MaskPredictor:
     """What scores the masks of a run."""
-    return MaskPredictor(load_mask_model(run.model_path), run.config.segmentation_params, device)
+    return MaskPredictor(load_mask_model(run.model_path), None, device)

@@ -1,5 +1,8 @@
 """Place the answers of a model on val_select, before the first score is written."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -28,6 +31,13 @@ def place(model: Stage1Model, config: Stage1ProConfig, splits: Splits, frame: pd
     """
     model.shift_answers(0.0)
     logits = torch.cat([model.head(part).logits for part in features.split(CHUNK)]).numpy()
+    model.shift_answers(placed_shift(logits, config, splits, frame, model.class_names))
+
+
+def placed_shift(
+    logits: np.ndarray, config: Stage1ProConfig, splits: Splits, frame: pd.DataFrame, class_names: Sequence[str]
+) -> float:
+    """Return the shift of the answers that `place` chooses, and say it. logits: (N, 2) of val_select, unshifted."""
     ids, groups = frame["case_id"].to_numpy(), frame["group"].to_numpy()
     labels = frame["label"].to_numpy("int8")
     order = frame["order"].to_numpy() if "order" in frame else None
@@ -39,16 +49,16 @@ def place(model: Stage1Model, config: Stage1ProConfig, splits: Splits, frame: pd
         select.labels,
         independence(select)[0],
         splits.metadata["evidence"]["val_calib_positive_groups"],
-        Risk(config.target_fnr_exit, config.fnr_confidence),
+        Risk(config.certified_level(), config.fnr_confidence),
         Prices(config.false_alarm_price, config.miss_price),
         config.seed,
     )
-    model.shift_answers(placement.shift)
     for warning in placement.warnings():
         say(f"warning: {warning}")
     found = placement.predicted()
     say(
-        f"answers placed: {placement.shift:+.2f} on the log-odds of '{model.class_names[1]}'; val_select predicts "
+        f"answers placed: {placement.shift:+.2f} on the log-odds of '{class_names[1]}'; val_select predicts "
         f"coverage {found['coverage']:.1%}, right exits {found['right_exits']:.1%}, certified in "
         f"{found['certified']:.0%} of redrawn calibration sets"
     )
+    return placement.shift

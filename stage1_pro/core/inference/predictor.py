@@ -20,7 +20,8 @@ from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.records import Decision, decision_records
 from stage1_pro.core.metrics.views import Views, fuse
-from stage1_pro.core.models.stage1 import Stage1Model, load_model
+from stage1_pro.core.models.onnx_model import ScoringModel, load_scoring_model
+from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy, Outputs
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.records.policy_file import read_policy
@@ -69,13 +70,13 @@ class Stage1Predictor:
 
     def __init__(
         self,
-        model: Stage1Model,
+        model: ScoringModel,
         policy: ExitPolicy | None = None,
         device: str = "auto",
         forward_batch: int | None = None,
     ):
-        self.device = _chosen(device)
-        self.model = model.to(self.device).eval()
+        self.device = chosen_device(device) if isinstance(model, Stage1Model) else _cpu(device)
+        self.model = model.to(self.device).eval() if isinstance(model, Stage1Model) else model
         self.policy, self.forward_batch = policy, forward_batch
         self.views: Views | None = getattr(policy, "views", None)
         self.transform = model.spec.preprocessing.transform()
@@ -86,7 +87,7 @@ class Stage1Predictor:
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
         """Load a run's model, with its policy where one is certified."""
         policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
-        return cls(load_model(run.model_path), policy, device, run.config.forward_shape)
+        return cls(load_scoring_model(run.scored_path), policy, device, run.config.forward_shape)
 
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "Stage1Predictor":
@@ -96,7 +97,11 @@ class Stage1Predictor:
         the device is not there.
         """
         contents = verify_bundle(bundle)
-        model = load_model(contents.model_path)
+        if contents.task.has_masks:
+            raise UserError(
+                f"{bundle}: its answers are masks, which only 60_predict.py takes. Decide its images there."
+            )
+        model = load_scoring_model(contents.model_path)
         # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
             raise UserError(f"{bundle}: bundle.json and the model file name different preprocessing. Export again.")
@@ -191,7 +196,11 @@ class Stage1Predictor:
 
     @torch.inference_mode()
     def features(self, paths: Sequence[str], *, batch_size: int, workers: int, progress: Progress) -> Tensor:
-        """Return the features of image files, (N, D) float32 on the CPU. Raises UserError for an unreadable one."""
+        """Return the features of image files, (N, D) float32 on the CPU, of a torch model.
+
+        Raises UserError for an unreadable one.
+        """
+        assert isinstance(self.model, Stage1Model)
         parts, done = [], 0
         for images, _, reasons in self._batches(paths, batch_size, workers):
             _demand_readable(paths, done, reasons)
@@ -252,7 +261,8 @@ class Stage1Predictor:
         self, features: Tensor, cases: pd.DataFrame, split: str, *, model_digest: str, splits_digest: str
     ) -> Scores:
         """Score labelled cases by their features (N, D), which `features` returned: what `score` makes of the images,
-        without another pass over them."""
+        without another pass over them; of a torch model."""
+        assert isinstance(self.model, Stage1Model)
         parts = []
         for whole, count in self._passes(features):
             outputs = self.model.head(whole)
@@ -281,7 +291,7 @@ class Stage1Predictor:
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:
         # NaN never exits: every policy defers an image that could not be read
         logits = np.full((len(readable), len(self.class_names)), np.nan, dtype=np.float32)
-        gate = None if self.model.heads is None else np.full(len(readable), np.nan, dtype=np.float32)
+        gate = np.full(len(readable), np.nan, dtype=np.float32) if self.model.gated else None
         places, done = np.flatnonzero(readable), 0
         for whole, count in self._passes(images):
             outputs, at = self.model(whole), places[done : done + count]
@@ -342,7 +352,15 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, s
     return torch.stack(images) if images else torch.empty(0), readable, reasons
 
 
-def _chosen(device: str) -> torch.device:
+def _cpu(device: str) -> torch.device:
+    """The device of an ONNX model: scores certified on the CPU are computed there."""
+    if device not in ("auto", "cpu"):
+        raise UserError(f"--device {device}: model.onnx is computed on the CPU. Leave --device out, or say cpu.")
+    return torch.device("cpu")
+
+
+def chosen_device(device: str) -> torch.device:
+    """The device that a name means; auto: the fastest. Raises UserError where it is not there."""
     if device == "auto":
         return fastest_device(mps=True)
     try:

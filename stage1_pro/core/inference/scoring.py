@@ -11,7 +11,7 @@ from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.run_cases import cases_of
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.inference.predictor import Stage1Predictor
-from stage1_pro.core.models.stage1 import load_model
+from stage1_pro.core.models.onnx_model import load_scoring_model
 from stage1_pro.core.records.run import Run
 
 
@@ -19,7 +19,8 @@ def with_forward_batch(config: Stage1ProConfig) -> Stage1ProConfig:
     """The config with a number for forward_batch: where it is auto, the one that suits the device that scores."""
     if config.forward_shape is not None:
         return config
-    return replace(config, forward_batch=8 if fastest_device(mps=True).type == "cpu" else 64)
+    on_cpu = config.scoring_backend == "onnx" or fastest_device(mps=True).type == "cpu"
+    return replace(config, forward_batch=8 if on_cpu else 64)
 
 
 def write_scores(
@@ -29,7 +30,7 @@ def write_scores(
     held_out: Mapping[str, np.ndarray] | None = None,
     device: str = "auto",
 ) -> None:
-    """Score splits of a run with its model_best.pth.
+    """Score splits of a run with the file that ships.
 
     held_out: split → (N,) gate logits that take the place of the model's, where its gate was fitted on that split.
     """
@@ -53,7 +54,7 @@ def write_scores(
 
 def image_scorer(run: Run, device: str) -> Stage1Predictor:
     """What scores the images of a run."""
-    return Stage1Predictor(load_model(run.model_path), device=device, forward_batch=run.config.forward_shape)
+    return Stage1Predictor(load_scoring_model(run.scored_path), device=device, forward_batch=run.config.forward_shape)
 
 
 def score_test(run: Run) -> None:

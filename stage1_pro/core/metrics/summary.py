@@ -53,6 +53,7 @@ def evaluate(
     independent: BoolArray | None = None,
     shift: float = 0.0,
     prices: tuple[float, float] = (5.0, 0.0),
+    supported: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """All figures of decisions on labelled cases, as plain JSON: what is undefined is None.
 
@@ -61,9 +62,11 @@ def evaluate(
     without a miss every resample has none either. Selective metrics rank by decisions.scores with
     0/1 loss; calibration is that of softmax(logits) over the cases whose logits are finite, at the
     log-odds before `shift` was added to place the answers. prices: of a false alarm and of a miss on exits, in
-    deferrals; utility is coverage less both, a case.
+    deferrals; utility is coverage less both, a case. supported: (N,) labels that the probabilities are judged by; None:
+    the labels.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    judged = labels if supported is None else np.asarray(supported, np.int64)
     index = group_index(groups, labels.size)
     statistics = decision_statistics(index, labels, decisions, prices)
     intervals = bootstrap_intervals(statistics, index, samples, confidence, rng)
@@ -89,7 +92,7 @@ def evaluate(
             **_pick(estimates, "augrc", "aurc", "e_aurc"),
             **_operating_points(decisions.scores, decisions.predictions != labels),
         },
-        "calibration": _calibration(before_placement(logits, shift), labels),
+        "calibration": _calibration(before_placement(logits, shift), judged),
         "confusion": confusion(decisions, labels, logits.shape[1]),
     }
     return _json(figures)

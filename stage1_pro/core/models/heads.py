@@ -62,7 +62,7 @@ class SelectiveHeads(nn.Module):
 
     def forward(self, features: Tensor, shift: float = 0.0) -> Members:
         """shift: of the answers, in the class head's bias; the gate reads z without it."""
-        hidden = self.trunk(features).relu().view(len(features), self.members, HIDDEN).transpose(0, 1)
+        hidden = self.trunk(features).relu().unflatten(-1, (self.members, HIDDEN)).transpose(0, 1)
         hidden = self.dropout(hidden)
         logits = self.cls(hidden)
         evidence = self.gate(gate_inputs(hidden, logits, shift).detach()).squeeze(-1)

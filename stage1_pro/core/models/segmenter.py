@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config.settings import MissRule, SegmentationParams
 from stage1_pro.core.data.masks.batches import network_size
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
@@ -165,8 +166,8 @@ def demand_monai() -> None:
 class MaskModel(nn.Module):
     """Images (B, C, *S) → class logits (B, K, *S).
 
-    class_names: of a case, as in the splits: without and with the positive class; facts: of the masks. overlap,
-    window_batch: of the windows that `maps` takes a case in.
+    class_names: of a case, as in the splits: without and with the positive class; facts: of the masks; params: of the
+    windows that `maps` takes a case in, and how a mask is judged.
     """
 
     frozen = False
@@ -179,12 +180,11 @@ class MaskModel(nn.Module):
         spec: MaskSpec,
         facts: MaskFacts,
         class_names: tuple[str, ...],
-        overlap: float = 0.5,
-        window_batch: int = 4,
+        params: SegmentationParams = SegmentationParams(),  # noqa: B008 (frozen)
     ):
         super().__init__()
         self.spec, self.facts, self.class_names = spec, facts, class_names
-        self.overlap, self.window_batch = overlap, window_batch
+        self.params = params
         try:
             self.net = spec.build(len(facts.class_names))
         except (ValueError, RuntimeError, AssertionError) as error:
@@ -218,8 +218,8 @@ class MaskModel(nn.Module):
         sizes = [network_size(image.shape[1:], self.spec.divisor) for image in images]
         for size in dict.fromkeys(sizes):
             held = [(at, filled(images[at], size)) for at in range(len(images)) if sizes[at] == size]
-            for start in range(0, len(held), self.window_batch):
-                part = held[start : start + self.window_batch]
+            for start in range(0, len(held), self.params.window_batch):
+                part = held[start : start + self.params.window_batch]
                 logits, embedding = self._pass(torch.stack([image for _, image in part]))
                 for row, (at, _) in enumerate(part):
                     inside = tuple(slice(side) for side in images[at].shape[1:])
@@ -242,9 +242,9 @@ class MaskModel(nn.Module):
         whole: Any = sliding_window_inference(
             image[None],
             patch,
-            self.window_batch,
+            self.params.window_batch,
             windows,
-            overlap=self.overlap,
+            overlap=self.params.window_overlap,
             mode="gaussian",
             sw_device=image.device,
             device=device,
@@ -253,7 +253,7 @@ class MaskModel(nn.Module):
 
     def _pass(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, pooled bottleneck) of at most window_batch windows, float32."""
-        missing = self.window_batch - len(windows)
+        missing = self.params.window_batch - len(windows)
         whole = torch.cat([windows, windows.new_zeros(missing, *windows.shape[1:])]) if missing > 0 else windows
         self._pooled.clear()
         logits = self(whole).float()
@@ -303,8 +303,7 @@ def save_mask_model(model: MaskModel, path: Path) -> None:
         "license": spec.license,
         "class_names": list(model.class_names),
         "facts": asdict(model.facts),
-        "overlap": model.overlap,
-        "window_batch": model.window_batch,
+        "params": asdict(model.params),
     }
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -332,8 +331,9 @@ def load_mask_model(path: Path) -> MaskModel:
             content["license"],
         )
         facts = MaskFacts(**_tuples(content["facts"]))
-        names = tuple(content["class_names"])
-        model = MaskModel(spec, facts, names, content["overlap"], content["window_batch"])
+        judged = content["params"]
+        params = SegmentationParams(**{**judged, "miss_rule": MissRule(**judged["miss_rule"])})
+        model = MaskModel(spec, facts, tuple(content["class_names"]), params)
         model.load_state_dict(content["state_dict"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}).") from None
@@ -355,7 +355,7 @@ def case_row(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> Tensor
     flat = logits.flatten(1).float()
     log_p = torch.log_softmax(flat, dim=0)
     p = log_p.exp()
-    answer = (len(flat) - 1 - flat.flip(0).argmax(dim=0))[decided]
+    answer = answered(flat)[decided]
     p, log_p, truth = p[:, decided], log_p[:, decided], labels.flatten()[decided]
     classes = torch.arange(1, len(flat), device=flat.device)[:, None]
     blocks = _sums(p[1:], answer == classes, truth == classes)
@@ -368,6 +368,11 @@ def case_row(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> Tensor
     rest = [_most(positive), entropy, largest, torch.tensor(p.shape[1])]
     row = torch.cat([*blocks, *own, *(value.double().reshape(1).to(flat.device) for value in rest)])
     return row.cpu()
+
+
+def answered(logits: Tensor) -> Tensor:
+    """(*S) int64 class of each voxel of logits (K, *S): the largest, of equal ones the last."""
+    return len(logits) - 1 - logits.flip(0).argmax(dim=0)
 
 
 def _sums(p: Tensor, answered: Tensor, true: Tensor) -> list[Tensor]:

@@ -57,6 +57,11 @@ class Stage1Model(nn.Module):
         """The model in a few words."""
         return f"{self.spec.preprocessing.size} px, {self.features} features"
 
+    @property
+    def gated(self) -> bool:
+        """Whether there is a gate, whose logit the outputs hold."""
+        return self.heads is not None
+
     @classmethod
     def new(
         cls,

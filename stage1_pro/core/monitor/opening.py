@@ -22,6 +22,7 @@ from stage1_pro.core.monitor.audit import SALT_VARIABLE, Audit, read_salt, salt_
 from stage1_pro.core.monitor.files import MONITOR
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, NONE, Settings
 from stage1_pro.core.monitor.tables import Decisions
+from stage1_pro.core.policies.words import promised_fnr
 
 CHOSEN = {
     "audit_share": "--audit_share",
@@ -53,7 +54,7 @@ def first_settings(contents: BundleContents, decisions: Decisions, chosen: Mappi
     after, date = expires.get("audited_positives"), expires.get("date")
     return Settings(
         bundle_digest(contents),
-        policy["target_fnr_exit"],
+        promised_fnr(policy),
         round(1 - policy["fnr_confidence"], 12),
         **{**({} if after is None else {"planned": after}), **given},
         expires_at=None if date is None else seconds(date),

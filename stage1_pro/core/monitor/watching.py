@@ -23,6 +23,7 @@ from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, day
 from stage1_pro.core.monitor.tables import Decisions
 from stage1_pro.core.monitor.update import update
 from stage1_pro.core.monitor.wealth import PromiseTest
+from stage1_pro.core.policies.words import promised_fnr
 
 TO_LABEL = "to_label.csv"
 SHARES = (0.01, 0.05, 0.2, 1.0)
@@ -207,7 +208,7 @@ def plan_lines(contents: BundleContents, share: float | None) -> Iterator[str]:
     """What a share of audits buys, for the promise of this bundle and the prevalence of its test split."""
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
-    target, delta = policy["target_fnr_exit"], round(1 - policy["fnr_confidence"], 12)
+    target, delta = promised_fnr(policy), round(1 - policy["fnr_confidence"], 12)
     prevalence = prevalence_among_exits(contents)
     found = delays(PromiseTest(target, delta))
     yield (

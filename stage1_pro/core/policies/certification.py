@@ -1,6 +1,6 @@
 """From a walk over candidates to the record in a policy file, the same for every policy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -32,8 +32,8 @@ class Countable(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
-    """One split as a policy ranks it. scores: (N,) float64; answers, labels: (N,); independent: (N,) bool,
-    the cases that count as evidence; groups: number of groups."""
+    """One split as a policy ranks it. scores: (N,) float64; answers, labels: (N,), the answers as they count;
+    independent: (N,) bool, the cases that count as evidence; groups: number of groups."""
 
     scores: FloatArray
     answers: IntArray
@@ -43,7 +43,7 @@ class Ranked:
 
     @classmethod
     def of(cls, split: Scores, scores: FloatArray, answers: IntArray) -> "Ranked":
-        return cls(scores, answers, split.labels, *independence(split))
+        return cls(scores, split.counted(answers), split.labels, *independence(split))
 
     def counts(self, candidates: FloatArray, kept: BoolArray | None = None) -> ExitCounts:
         """Exits at each threshold (J,), of all cases or of those kept."""
@@ -166,17 +166,46 @@ VIEWS_WORDS = (
 )
 
 
+MISS_WORDS = (
+    " Of masks, answered negative means missed: a case whose true mask has at least {min_voxels} voxels of the "
+    "positive class, and whose mask has fewer{rule}."
+)
+MISSED = {
+    "dice": ", or a Dice below {dice:g} with the true mask",
+    "lesion": ", or less than {overlap:.0%} of some true component",
+    "empty": "",
+}
+"""By `miss_rule.rule` of a policy file: what else is a miss."""
+
+
+def miss_words(miss_rule: Mapping[str, Any]) -> str:
+    """Return the sentence on what counts as a miss.
+
+    >>> miss_words({"rule": "empty", "dice": 0.5, "overlap": 0.1, "min_voxels": 1})[-25:]
+    'and whose mask has fewer.'
+    """
+    return MISS_WORDS.format(**{**miss_rule, "rule": MISSED[miss_rule["rule"]].format(**miss_rule)})
+
+
 def promise(
-    risk: Risk, method: str, *, grouped: bool, earlier: Sequence[float] = (), views: Views | None = None
+    risk: Risk,
+    method: str,
+    *,
+    grouped: bool,
+    earlier: Sequence[float] = (),
+    miss_rule: Mapping[str, Any] | None = None,
+    views: Views | None = None,
 ) -> dict[str, str]:
     """Return the `guarantee` of a policy file.
 
     method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts; earlier:
-    confidences of the other looks at the same positives, which leave less than the nominal confidence; views: where
-    groups get one decision each.
+    confidences of the other looks at the same positives, which leave less than the nominal confidence; miss_rule: of
+    masks, as a policy file records it; views: where groups get one decision each.
     """
     left = remaining_confidence([*earlier, risk.confidence])
     words = (GUARANTEE + ALL_DRAWS if left else NO_CONFIDENCE).format(confidence=left, target=risk.target_fnr)
+    if miss_rule is not None:
+        words += miss_words(miss_rule)
     if grouped:
         words += GROUP_WORDS
     if views is not None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 
+LEAST_RIGHT_MASKS = 0.5
+"""Share of right exits below which masks are of no use."""
+
 
 def valued(policy: dict[str, Any], config: Stage1ProConfig) -> dict[str, Any]:
     """Return the policy file's fields with prices and utility on val_calib, and `useless` in words where it is.
@@ -17,23 +20,29 @@ def valued(policy: dict[str, Any], config: Stage1ProConfig) -> dict[str, Any]:
     """
     prices = {"false_alarm": config.false_alarm_price, "miss": config.miss_price}
     figures = policy["val_calib_metrics"]
-    utility, words = worth(figures, prices)
+    utility, words = worth(figures, prices, masks="miss_rule" in policy)
     valued = {**policy, "prices": prices, "val_calib_metrics": {**figures, "utility": utility}}
     return {**valued, "useless": words} if words else valued
 
 
-def worth(figures: dict[str, Any], prices: dict[str, float]) -> tuple[float, str]:
-    """Return utility a case of val_calib_metrics, and in words why the exits are useless; "" where they are not."""
+def worth(figures: dict[str, Any], prices: dict[str, float], *, masks: bool = False) -> tuple[float, str]:
+    """Return utility a case of val_calib_metrics, and in words why the exits are useless; "" where they are not.
+
+    masks: an answer is a mask. Then nothing can be answered without looking, and all cases may be positive: what is
+    asked is the share of exits whose mask passes the miss rule.
+    """
     cost = prices["false_alarm"] * figures["false_alarms"] + prices["miss"] * figures["misses"]
     utility = (figures["exited"] - cost) / max(1, figures["cases"])
-    return utility, _useless(figures, prices, utility)
+    return utility, _useless(figures, prices, utility, masks)
 
 
-def _useless(figures: dict[str, Any], prices: dict[str, float], utility: float) -> str:
+def _useless(figures: dict[str, Any], prices: dict[str, float], utility: float, masks: bool) -> str:
     positives, accuracy = figures["positives"] / max(1, figures["cases"]), figures["accuracy_on_exits"] or 0.0
     if not figures["exited"]:
         return "no case of val_calib exits"
-    if accuracy <= positives:
+    if masks and accuracy < LEAST_RIGHT_MASKS:
+        return f"only {accuracy:.1%} of its exits are right: of the others the mask fails the miss rule or is an alarm"
+    if not masks and accuracy <= positives:
         return (
             f"stage 1 answers positive to {figures['fpr_on_exits'] or 0:.0%} of the negatives that exit: {accuracy:.1%}"
             f" of its exits are right, and answering positive to every case would get {positives:.1%} right"

@@ -3,6 +3,7 @@
 A file rests on its evidence in one of a few ways, and each is a row of KINDS: what it demands, what is recomputed.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
 from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, p_value
 from stage1_pro.core.metrics.exits import count_decisions
+from stage1_pro.core.metrics.margins import margins, robust_target
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.policies.base import ExitDecisions
@@ -113,6 +115,11 @@ class PolicyFile:
         return self.content.get("earlier_confidences", [])
 
     @property
+    def miss_rule(self) -> dict[str, Any] | None:
+        """When the mask of a positive case counts as a miss; None of a policy that decides images alone."""
+        return self.content.get("miss_rule")
+
+    @property
     def passes(self) -> BoolArray:
         """(J,) rows whose own exact test passes."""
         return p_value(self.misses, self.exited_positives, self.risk.target_fnr) <= self.risk.delta
@@ -178,15 +185,15 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
 
     decisions: those of the policy on calib, which holds the cases of val_calib.
     """
-    kept = kind_of(policy).counted(calib)
-    counts = count_decisions(decisions.exits[kept], decisions.predictions[kept], calib.labels[kept])
+    kept, answers = kind_of(policy).counted(calib), calib.counted(decisions.predictions)
+    counts = count_decisions(decisions.exits[kept], answers[kept], calib.labels[kept])
     found = int(counts.misses[0]), int(counts.exited_positives[0])
     if found != (policy["misses"], policy["exited_positives"]):
         raise UserError(
             f"{where}: on val_calib it gives {found[0]} misses of {found[1]} exited positives, not the "
             f"{policy['misses']} of {policy['exited_positives']} that it records: file or scores have been altered."
         )
-    every = count_decisions(decisions.exits, decisions.predictions, calib.labels)
+    every = count_decisions(decisions.exits, answers, calib.labels)
     groups, recorded = len(np.unique(calib.group.astype(str))), policy["val_calib_metrics"]
     metrics = split_metrics(every, groups, counts.positives, 0)
     facts = {"coverage": metrics["coverage"], "exit_accuracy": metrics["accuracy_on_exits"]}
@@ -260,12 +267,26 @@ def _is_worth_what_it_says(file: PolicyFile) -> Iterator[str]:
     """Utility and uselessness follow from the counts and the stated prices; files without prices state neither."""
     if "prices" not in file.content:
         return
-    utility, useless = worth(file["val_calib_metrics"], file["prices"])
+    utility, useless = worth(file["val_calib_metrics"], file["prices"], masks=file.miss_rule is not None)
     if file["val_calib_metrics"].get("utility") != utility or file.content.get("useless", "") != useless:
         yield "$.val_calib_metrics.utility or $.useless is not what its counts are worth at $.prices"
 
 
+def _states_its_margins(file: PolicyFile) -> Iterator[str]:
+    """Margins follow from the target, the level that is certified and robust_to; older files state none."""
+    if "margins" not in file.content:
+        return
+    level, stated = file["target_fnr_exit"], dict(file["margins"])
+    target, ratio = stated.pop("target"), stated.pop("robust_to")
+    expected = target if ratio is None else robust_target(target, ratio)
+    if not math.isclose(expected, level, rel_tol=1e-9):
+        yield f"$.margins.target is {target:g}, which certifies {expected:.6g}, and $.target_fnr_exit is {level:g}"
+    elif stated != margins(target, level):
+        yield "$.margins are not those of the level that is certified"
+
+
 EVERY: tuple[Check, ...] = (
+    _states_its_margins,
     _says_what_its_numbers_do,
     _states_what_remains,
     _promises_the_target,
@@ -320,8 +341,8 @@ def _is_within_its_boundary(file: PolicyFile) -> Iterator[str]:
 
 
 def _promised(file: PolicyFile) -> dict[str, str]:
-    views = views_of(file.content)
-    return promise(file.risk, file.kind.name, grouped=file.grouped, earlier=file.earlier, views=views)
+    facts: dict[str, Any] = {"earlier": file.earlier, "miss_rule": file.miss_rule, "views": views_of(file.content)}
+    return promise(file.risk, file.kind.name, grouped=file.grouped, **facts)
 
 
 def _certificate_words(policy: dict[str, Any]) -> str:

@@ -24,6 +24,32 @@ def exit_rule_words(policy: dict[str, Any], class_names: Sequence[str]) -> str:
     return EXIT_RULE_WORDS[policy.get("exit_rule", "symmetric")].format(negative=negative, positive=positive)
 
 
+def promised_fnr(policy: dict[str, Any]) -> float:
+    """Return the FNR on exits that a policy promises, which is above the level that it was certified at where it has a
+    margin. Files of before state none, and have none."""
+    return policy.get("margins", {}).get("target", policy["target_fnr_exit"])
+
+
+def margin_words(policy: dict[str, Any]) -> str:
+    """Say how far the world may move before the promise breaks; nothing for a file that states no margin.
+
+    margin_words({"margins": {"target": 0.02, "robust_to": None, ...}})  # No margin: certified at the target itself …
+    """
+    if "margins" not in policy:
+        return ""
+    found = policy["margins"]
+    if found["robust_to"] is None:
+        return (
+            "No margin: certified at the target itself, so a change of the positives may break the promise (robust_to)."
+        )
+    factor = found["ratio"] ** 0.5
+    return (
+        f"Margin: FNR on exits stays within {100 * found['target']:g}% where densities of positives change by factors "
+        f"of {1 / factor:.3g} to {factor:.3g}; of the positives that exit, {1 / found['exit_gamma']:.3g} to "
+        f"{found['exit_gamma']:.3g}, or a total variation of {found['total_variation']:.2g}."
+    )
+
+
 def price_words(policy: dict[str, Any]) -> str:
     """Say at which prices a policy was placed and judged; nothing for a file that records none."""
     if "prices" not in policy:

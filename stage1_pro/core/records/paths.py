@@ -34,6 +34,7 @@ class RunPaths:
     environment_path = _Within("environment.json")
     metrics_path = _Within("metrics.csv")
     model_path = _Within("model_best.pth")
+    onnx_path = _Within("model.onnx")
     suspects_path = _Within("suspects.csv")
     checkpoints_path = _Within("checkpoints")
     eval_path = _Within("eval.json")

@@ -25,6 +25,9 @@ PACKAGES = (
     "pandas",
     "pyarrow",
     "scikit-learn",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
     "stage1-pro",
 )
 

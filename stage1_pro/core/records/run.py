@@ -9,7 +9,7 @@ import numpy as np
 
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.load import merge_configs, save_config
-from stage1_pro.core.config.phases import MONITOR_OF_2026, POLICY_TABLE, PolicyRow
+from stage1_pro.core.config.phases import MODEL_FILES, MONITOR_OF_2026, POLICY_TABLE, PolicyRow
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
@@ -81,13 +81,27 @@ class Run(RunPaths):
     def splits(self) -> Splits:
         return read_splits(self.splits_path)
 
+    @property
+    def scored_path(self) -> Path:
+        """The file that scores are computed with, which ships: model_best.pth or model.onnx."""
+        return self.path / MODEL_FILES[self.config.scoring_backend]
+
     @cached_property
     def model_digest(self) -> str:
-        if not self.model_path.exists():
+        """Digest of the file that scores are computed with."""
+        return self._digest_of(self.scored_path)
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the trained weights, model_best.pth."""
+        return self._digest_of(self.model_path)
+
+    def _digest_of(self, path: Path) -> str:
+        if not path.exists():
             raise UserError(
-                f"{self.path} has no model_best.pth. Run 20_train.py --resume {self.path} to finish its training."
+                f"{self.path} has no {path.name}. Run 20_train.py --resume {self.path} to finish its training."
             )
-        return artifacts.digest_file(self.model_path)
+        return artifacts.digest_file(path)
 
     @property
     def policy_row(self) -> PolicyRow:
@@ -140,11 +154,11 @@ class Run(RunPaths):
         return scores
 
     def risk(self, target_fnr_exit: float | None = None, fnr_confidence: float | None = None) -> Risk:
-        """The run's target and confidence, or the ones given in their place."""
+        """The level to certify for the run's target and its confidence, or for the ones given in their place."""
         target = self.config.target_fnr_exit if target_fnr_exit is None else target_fnr_exit
         confidence = self.config.fnr_confidence if fnr_confidence is None else fnr_confidence
         if not 0 < target <= 0.1:
             raise UserError(f"--target_fnr_exit is {target}; allowed above 0, up to 0.1.")
         if not 0.5 <= confidence < 1:
             raise UserError(f"--fnr_confidence is {confidence}; allowed 0.5 to below 1.")
-        return Risk(target, confidence)
+        return Risk(self.config.certified_level(target), confidence)

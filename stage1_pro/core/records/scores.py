@@ -58,6 +58,19 @@ class Scores:
     def positives(self) -> int:
         return int(np.count_nonzero(self.labels == 1))
 
+    def counted(self, answers: np.ndarray) -> np.ndarray:
+        """(N,) the answers as they count: of a positive case with a mask, whether the mask is right.
+
+        answers: (N,) int of 0 and 1. Only counting takes these: exits, and the answers of decisions, are the model's.
+        """
+        return answers if self.masks is None else np.where(self.labels == 1, 1 - self.masks.missed, answers)
+
+    def supported(self, answers: np.ndarray) -> np.ndarray:
+        """(N,) labels that the confidence in answers is judged by: an answer whose mask is a miss is a wrong one."""
+        if self.masks is None:
+            return self.labels
+        return np.where(self.counted(answers) == self.labels, answers, 1 - answers)
+
     def write(self, path: Path) -> None:
         """Write as parquet, atomically. Raises ValueError where a case occurs twice."""
         import pyarrow as pa

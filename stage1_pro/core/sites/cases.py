@@ -16,12 +16,14 @@ from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.data.decided_groups import demand_groups
 from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.metrics.views import CASE, views_of
+from stage1_pro.core.policies.words import promised_fnr
 from stage1_pro.core.records.paths import unused_name
 from stage1_pro.core.records.seen import read_seen, seen_among
 
 OF_THE_SITE = (
     "target_fnr_exit",
     "fnr_confidence",
+    "robust_to",
     "false_alarm_price",
     "miss_price",
     "seed",
@@ -127,8 +129,9 @@ def _of_bundle(contents: BundleContents, policy: dict[str, Any]) -> tuple[str, d
     classes = {} if joined else {name: manifest[name] for name in ("class_names", "positive_class")}
     return str(path), {
         **settings,
-        **({"forward_batch": manifest["forward_batch"]} if "forward_batch" in manifest else {}),
-        **{name: policy[name] for name in ("target_fnr_exit", "fnr_confidence")},
+        **{name: manifest[name] for name in ("forward_batch", "scoring_backend") if name in manifest},
+        "target_fnr_exit": promised_fnr(policy),
+        "fnr_confidence": policy["fnr_confidence"],
         "exit_rule": policy.get("exit_rule", "symmetric"),
         **(views.record() if (views := views_of(policy)) else {"decide_by": CASE}),
         "dataset_params": {**data, **classes},

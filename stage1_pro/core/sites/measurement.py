@@ -19,6 +19,7 @@ from stage1_pro.core.evaluation import measured
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions
+from stage1_pro.core.policies.words import promised_fnr
 from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.looks import record_measurement
 from stage1_pro.core.records.scores import Scores
@@ -85,7 +86,10 @@ def measure(site: Site, target: Path, on: str, device: str) -> dict[str, Any]:
 
 def _say_what_is_measured(site: Site) -> None:
     for name in ("target_fnr_exit", "fnr_confidence"):
-        named, promised = getattr(site.config, name), site.policy[name]
+        named, promised = (
+            getattr(site.config, name),
+            {**site.policy, "target_fnr_exit": promised_fnr(site.policy)}[name],
+        )
         if named != promised:
             say(f"{name} {named:g} is for a new certificate; measured is the bundle's promise, {promised:g}")
     labels = site.cases.frame["label"].to_numpy()[site.unseen]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
@@ -23,12 +24,14 @@ from stage1_pro.core.data.run_cases import describe
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import Interrupted, NothingCertified, NotWorthIt, counted
 from stage1_pro.core.evaluation import evaluate_run, measured, trusted_policy
-from stage1_pro.core.finish_calibration import CERTIFY
+from stage1_pro.core.finish_calibration import CERTIFY, map_options
 from stage1_pro.core.inference.golden import golden_file
-from stage1_pro.core.inference.placing import place
+from stage1_pro.core.inference.placing import place, placed_shift
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.inference.scoring import write_scores
 from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
+from stage1_pro.core.models.onnx_export import shift_onnx, unshifted
+from stage1_pro.core.models.onnx_model import load_onnx
 from stage1_pro.core.models.stage1 import load_model, save_model
 from stage1_pro.core.records.paths import point_latest, shortest
 from stage1_pro.core.records.run import Run
@@ -88,6 +91,8 @@ def _place_and_score(run: Run, site: Site, device: str) -> None:
     """Write the model with its answers placed on the new val_select, and that split's scores, in one pass."""
     config = site.config
     frame = site.cases.frame.iloc[run.splits.indices("val_select")]
+    if config.scoring_backend == "onnx":
+        return _place_onnx(run, site, frame, device)
     model = load_model(site.contents.model_path)
     predictor = Stage1Predictor(model, device=device, forward_batch=config.forward_shape)
     with bar("scoring val_select") as progress:
@@ -103,6 +108,30 @@ def _place_and_score(run: Run, site: Site, device: str) -> None:
     predictor = Stage1Predictor(load_model(run.model_path), device=device, forward_batch=config.forward_shape)
     digests = {"model_digest": run.model_digest, "splits_digest": run.splits.digest}
     predictor.score_features(features, frame, "val_select", **digests).write(run.scores_path("val_select"))
+    return None
+
+
+def _place_onnx(run: Run, site: Site, frame: pd.DataFrame, device: str) -> None:
+    """The same with model.onnx, whose logits place the answers."""
+    source, config = site.contents.model_path, site.config
+    predictor = Stage1Predictor(load_onnx(source), device=device, forward_batch=config.forward_shape)
+    if config.places_answers:
+        with bar("placing answers on val_select") as progress:
+            scores = predictor.score(
+                frame,
+                "val_select",
+                model_digest="",
+                splits_digest=run.splits.digest,
+                batch_size=config.batch_size,
+                workers=config.dataset_params.num_workers,
+                progress=progress,
+            )
+        logits = unshifted(scores.logits, scores.answer_shift)
+        shift = placed_shift(logits, config, run.splits, frame, predictor.class_names)
+        shift_onnx(source, run.scored_path, shift)
+    else:
+        shutil.copyfile(source, run.scored_path)
+    write_scores(run, site.cases, ("val_select",), device=device)
 
 
 def _facts(contents: BundleContents, origin: dict[str, Any]) -> dict[str, Any]:
@@ -132,19 +161,9 @@ def certify(run: Run, site: Site, even_if_useless: bool) -> None:
 
     Raises NothingCertified or NotWorthIt with what is missing, and how to try again on the run that stays.
     """
-    policy, risk = site.policy, run.risk()
-    maps = {
-        "softmax": lambda: {},
-        "gate": lambda: {"calibrator": policy["calibrator_type"]},
-        "scrc": lambda: {
-            "calibrator": policy["calibrator_type"],
-            "variant": policy["scrc_variant"],
-            "dirichlet": "free" if "mu" in policy["dirichlet_params"] else "tied",
-        },
-    }
-    kind = run.policy_row.name
+    kind, risk = run.policy_row.name, run.risk()
     try:
-        CERTIFY[kind](run, risk, even_if_useless=even_if_useless, **maps[kind]())
+        CERTIFY[kind](run, risk, even_if_useless=even_if_useless, **map_options(kind, site.policy))
     except (NothingCertified, NotWorthIt) as refused:
         raise type(refused)(f"{refused}\n  {_missing(run)}") from None
 

@@ -19,6 +19,7 @@ from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.resume import Course
+from stage1_pro.core.inference.onnx_files import write_onnx
 from stage1_pro.core.inference.placing import place
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.models.adapters import add_adapters, merge_adapters
@@ -81,7 +82,7 @@ def record_begin(run: Run, config: Stage1ProConfig, model: Any, source: Run | No
         "backbone_license": spec.license,
         "backbone_digest": backbone_digest(config.model_path),
         "parameters": parameter_counts(model),
-        "init_from": None if source is None else {"run": str(source.path), "model_digest": source.model_digest},
+        "init_from": None if source is None else {"run": str(source.path), "model_digest": source.weights_digest},
     }
     run.begin_training(config, facts)
 
@@ -94,7 +95,7 @@ def print_plan(config: Stage1ProConfig, model: Any) -> None:
         f"checkpoint by {config.monitor} ({config.monitor_mode})"
     )
     say(
-        f"policy      {config.exit_policy}, target_fnr_exit {config.target_fnr_exit:g} "
+        f"policy      {config.exit_policy}, target_fnr_exit {config.target_words()} "
         f"at confidence {config.fnr_confidence:g}"
     )
     if config.places_answers:
@@ -195,6 +196,8 @@ def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTab
         if refits:
             held_out = _refitted(config, model, frame, features)
     save_model(model, run.model_path)
+    if config.scoring_backend == "onnx":
+        write_onnx(run, run.onnx_path, config.quantize, cases)
     return held_out
 
 

@@ -36,8 +36,7 @@ def model_for_masks(config: Stage1ProConfig, cases: CaseTable, splits: Splits, s
     arch, options = named_network(config.model_path)
     pl.seed_everything(config.seed, verbose=False)
     spec = MaskSpec(arch, options, config.dropout, _preprocessing(config, cases, facts, splits))
-    params = config.segmentation_params
-    model = MaskModel(spec, facts, cases.class_names, params.window_overlap, params.window_batch)
+    model = MaskModel(spec, facts, cases.class_names, config.segmentation_params)
     if source is not None:
         _take_weights(model, source)
     model.spec = replace(model.spec, license=demanded_license(model.spec.license, config))

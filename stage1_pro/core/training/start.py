@@ -100,7 +100,7 @@ def run_to_resume(
     begun_from, source = made.get("init_from"), None
     if begun_from:
         source = source_run(begun_from["run"], run, config)
-        if source.model_digest != begun_from["model_digest"]:
+        if source.weights_digest != begun_from["model_digest"]:
             raise UserError(f"{source.path}: its weights have changed since {path} began from them. Begin a new run.")
     return run, config, cases_of(run, config), source
 

@@ -8,10 +8,13 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from stage1_pro.core import artifacts
 from stage1_pro.core.data.decoding import decode, samples
 from stage1_pro.core.data.image_files import HEAD, BadImage, read_file, sniff
 from stage1_pro.core.errors import UserError
@@ -52,6 +55,15 @@ class Picture:
 
 def channel_files(path: str) -> list[str]:
     return [part.strip() for part in path.split(CHANNELS)]
+
+
+def case_stem(path: Path) -> str:
+    """Name of a file without its suffix, .nii.gz being one.
+
+    >>> case_stem(Path("images/a.b.nii.gz"))
+    'a.b'
+    """
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
 
 
 def read_contents(path: str) -> list[bytes]:
@@ -99,6 +111,21 @@ def labels_of(content: bytes) -> tuple[np.ndarray, Grid]:
             raise BadImage("mask_channels")
         stored = colours[..., 0]
     return _integral(stored), Grid(stored.shape, (1.0,) * stored.ndim)
+
+
+def write_mask(path: Path, labels: np.ndarray, grid: Grid) -> None:
+    """Write class numbers (*S) uint8 of the grid as PNG, or as NIfTI where the image of the case lies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if grid.native is None:
+        buffer = BytesIO()
+        Image.fromarray(labels).save(buffer, "PNG")
+        return artifacts.write_bytes(path, buffer.getvalue())
+    nibabel = _nibabel()
+    orientation = nibabel.orientations.io_orientation(grid.native)
+    back = nibabel.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], orientation)
+    image = nibabel.Nifti1Image(nibabel.orientations.apply_orientation(labels, back), grid.native)
+    content = gzip.compress(image.to_bytes(), mtime=0) if path.name.endswith(".gz") else image.to_bytes()
+    return artifacts.write_bytes(path, content)
 
 
 def _integral(stored: np.ndarray) -> np.ndarray:

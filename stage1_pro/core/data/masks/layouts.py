@@ -13,7 +13,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Source
 from stage1_pro.core.data.image_files import HIDDEN, shown
 from stage1_pro.core.data.label_tables import read_table
-from stage1_pro.core.data.masks.files import CHANNELS, channel_files
+from stage1_pro.core.data.masks.files import CHANNELS, case_stem, channel_files
 from stage1_pro.core.data.table_files import delimited_rows
 from stage1_pro.core.errors import UserError, first_few
 
@@ -57,7 +57,7 @@ def read_layout(source: Source) -> Layout:
         return _with_record(root, record)
     for images, masks in FOLDERS:
         if (root / images).is_dir() and (root / masks).is_dir():
-            return _paired(root / images, root / masks, _stem)
+            return _paired(root / images, root / masks, case_stem)
     known = ", ".join(f"{images}/ and {masks}/" for images, masks in FOLDERS[:3])
     raise UserError(
         f"{root}: no images with masks found. {where} must hold {known}, or a dataset.json of nnU-Net or MSD; or name "
@@ -92,7 +92,7 @@ def _below(root: Path, cell: str) -> str:
 
 def _named(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
     """The frame with an id for each case without one: its stem, or its whole path where stems are not unique."""
-    stems = [_stem(Path(channel_files(path)[0])) for path in frame["path"]]
+    stems = [case_stem(Path(channel_files(path)[0])) for path in frame["path"]]
     if len(set(stems)) < len(stems):
         stems = [shown(_relative(channel_files(path)[0], root)) for path in frame["path"]]
     frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(stems, index=frame.index))
@@ -154,7 +154,7 @@ def _paired(images: Path, masks: Path, case_of: Callable[[Path], str]) -> Layout
         found.setdefault(case_of(path), []).append(str(path))
     true: dict[str, list[str]] = {}
     for path in _files(masks):
-        true.setdefault(_stem(path), []).append(str(path))
+        true.setdefault(case_stem(path), []).append(str(path))
     both = sorted(found.keys() & true.keys())
     rows = [{"path": CHANNELS.join(found[case]), "mask": true[case][0], "case_id": shown(case)} for case in both]
     layout = Layout(_frame(rows))
@@ -163,7 +163,7 @@ def _paired(images: Path, masks: Path, case_of: Callable[[Path], str]) -> Layout
     layout.problems += _listed(alone, f"mask without an image in {images}", f"masks without an image in {images}")
     several = pd.Series([case for case in both if len(true[case]) > 1])
     layout.problems += _listed(several, "stem has several masks", "stems have several masks")
-    if case_of is _stem:
+    if case_of is case_stem:
         several = pd.Series([case for case in both if len(found[case]) > 1])
         layout.problems += _listed(several, "stem has several images", "stems have several images")
     if not rows:
@@ -181,13 +181,9 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-
-
 def _case_of_channel(path: Path) -> str:
-    matched = CHANNEL.match(_stem(path))
-    return matched[1] if matched else _stem(path)
+    matched = CHANNEL.match(case_stem(path))
+    return matched[1] if matched else case_stem(path)
 
 
 def _listed(names: pd.Series, one: str, many: str) -> list[str]:

@@ -70,13 +70,13 @@ def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evi
     logits, labels = np.asarray(scores.logits, np.float64), np.asarray(scores.labels, np.int64)
     finite = np.isfinite(logits).all(axis=1)
     trained = before_placement(logits[finite], scores.answer_shift)  # where answers stand is no part of calibration
-    confidence, correct = top_label(softmax(trained, axis=1), labels[finite])
+    confidence, correct = top_label(softmax(trained, axis=1), scores.supported(decisions.predictions)[finite])
     epochs = read_epochs(run.metrics_path)
     return Evidence(
         policy=policy,
         evaluation=evaluation,
         scores=decisions.scores,
-        answers=decisions.predictions,
+        answers=scores.counted(decisions.predictions),
         labels=labels,
         confidence=confidence,
         correct=correct,

@@ -9,7 +9,7 @@ from stage1_pro.core.commands import spoken
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.incremental.state import STATE, read_state
 from stage1_pro.core.policies.verification import in_expectation
-from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words
+from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.report.common.template import fill
 from stage1_pro.core.report.run import tables
@@ -61,6 +61,7 @@ def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: l
         comparison=tables.comparison(policy),
         in_expectation=in_expectation(policy),
         exit_rule=exit_rule_words(policy, run.splits.class_names),
+        margin=margin_words(policy),
         prevalence=PREVALENCE,
         idle=run.config.without_effect,
         stages=read_state(run.path) if (run.path / STATE).exists() else None,

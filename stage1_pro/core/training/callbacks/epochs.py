@@ -15,9 +15,9 @@ DATA_WAIT_WARNING = 0.3
 
 
 class Throughput(pl.Callback):
-    """Logs what an epoch cost: images per second of the training steps, the share of time spent waiting for data, the
-    seconds of the whole epoch, validation and what came between it and the last one included, and the largest memory so
-    far."""
+    """Logs what an epoch cost: images per second of the training steps on all devices, the share of time spent waiting
+    for data, the seconds of the whole epoch, validation and what came between it and the last one included, and the
+    largest memory so far."""
 
     ended: float | None = None
 
@@ -31,7 +31,7 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        self.images += len(batch.labels)
+        self.images += len(batch.labels) * trainer.world_size
         self.step_ended = time.perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

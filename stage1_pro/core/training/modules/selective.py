@@ -50,7 +50,7 @@ class SelectiveModule(Stage1Module):
         super().__init__(model, config, class_counts, from_features)
         assert model.heads is not None
         settings = SelectiveSettings(
-            target=TARGET_SHARE * config.target_fnr_exit,
+            target=TARGET_SHARE * config.certified_level(),
             aux_weight=config.aux_weight,
             coverage_reward=config.coverage_reward,
             gate_loss_weight=config.gate_loss_weight,

@@ -1,0 +1,319 @@
+"""One device against two, same code: training, stages, resume, scoring and prediction.
+
+    python benchmarks/devices.py --out runs/devices --page docs/production.md      # on a machine with two GPUs
+    python benchmarks/devices.py --short                                           # two processes on a CPU: a look
+writes  under --out: generated JPEGs, runs, devices.json; the table to the screen and between the page's markers
+
+Each row is what a user would start: 20_train.py with --devices 1 and with --devices 2, 60_predict.py in one process and
+in two, each with half of the images. Images per second are those of the training steps, the median of the epochs but
+the first. `equal` trains the same stages with the same cases a step, so that admissions and scores can be compared,
+and again with two devices, killed in the middle and resumed.
+"""
+
+import argparse
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "stage1_pro" / "scripts"
+MARKERS = "<!-- devices table: begin -->", "<!-- devices table: end -->"
+CPU_STRATEGY = {"strategy": "ddp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A training, by the images that it reads and its settings."""
+
+    name: str
+    images: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 4
+
+
+LIVE = {"freeze_backbone": False, "feature_cache": "off", "lr_backbone": 1e-5}
+STAGES = {"enabled": True, "initial_cases": 64, "add_cases": 64, "max_stages": 3, "max_epochs_per_stage": 6}
+
+
+def rows(args: argparse.Namespace) -> Iterator[Row]:
+    """The trainings, the dearest first."""
+    live = {**LIVE, "dataset_params.augmentation": "moderate"}
+    yield Row("live fine-tuning, 256 px", "256", live)
+    yield Row("live fine-tuning, 640 × 480 px", "640", live)
+    yield Row(f"live fine-tuning, {args.large}, 256 px", "256", {**live, "model_path": f"random:{args.large}"})
+    yield Row("phase 3 on cached features", "256", {"phase": 3, "exit_policy": "gate"}, 10)
+    yield Row("phase 6 on cached features", "256", {"phase": 6, "exit_policy": "scrc"}, 10)
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    args = parse()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name, size in args.pictures.items():
+        make_images(args.out / name, size, args.counts[name])
+    found = []
+    for row in rows(args):
+        if not args.only or any(part in row.name for part in args.only):
+            found.append(trained(row, args))
+            print(json.dumps(found[-1]), flush=True)
+    for name, measure in (("equal", equality), ("prediction", prediction)):
+        if not args.only or name in args.only:
+            found.append(measure(args))
+            print(json.dumps(found[-1]), flush=True)
+    args.out.joinpath("devices.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(write_table(found, args.page))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/devices"))
+    parser.add_argument("--page", type=Path, help="page whose table is replaced")
+    parser.add_argument("--short", action="store_true", help="small images, a tiny model, few cases, on the CPU")
+    parser.add_argument("--only", nargs="+", help="rows whose name holds one of these, `equal`, `prediction`")
+    parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 2) // 2 - 2), help="loaders a device")
+    parser.add_argument("--images", type=int, default=12_000, help="images of 256 px; a third as many of 640 px")
+    args = parser.parse_args()
+    args.model, args.large, args.batch = "vit_small_patch16_224", "vit_base_patch16_224", 128
+    args.pictures, args.size = {"256": (256, 256), "640": (640, 480)}, 224
+    args.counts = {"256": args.images, "640": args.images // 3}
+    if args.short:
+        args.model = args.large = "test_vit"
+        args.pictures, args.size, args.batch, args.workers = {"256": (64, 64), "640": (96, 72)}, 32, 16, 0
+        args.counts = {"256": 1500, "640": 300}
+    return args
+
+
+# ---- images
+
+
+def make_images(folder: Path, size: tuple[int, int], count: int) -> None:
+    """JPEGs of smooth noise, a fifth of them with a bright disc, and labels.csv."""
+    if (folder / "labels.csv").exists():
+        return
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor() as pool:
+        for name, content in pool.map(one_image, range(count), [size] * count, chunksize=64):
+            (folder / "images" / name).write_bytes(content)
+    lines = [f"images/{index}.jpg,{'disc' if index % 5 == 0 else 'none'}" for index in range(count)]
+    folder.joinpath("labels.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+
+
+def one_image(index: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    from PIL import Image, ImageDraw
+
+    rng, buffer = np.random.default_rng(index), io.BytesIO()
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    picture = coarse.resize(size, Image.Resampling.BICUBIC)
+    if index % 5 == 0:
+        radius = min(size) // 6
+        x, y = (int(rng.integers(radius, side - radius)) for side in size)
+        ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill=(250, 230, 60))
+    picture.save(buffer, "JPEG", quality=90)
+    return f"{index}.jpg", buffer.getvalue()
+
+
+# ---- trainings
+
+
+def trained(row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    """Speeds on one device and on two."""
+    found: dict[str, Any] = {"name": row.name}
+    for devices in (1, 2):
+        run = args.out / "runs" / f"{re.sub('[^a-z0-9]+', '-', row.name)}-{devices}"
+        seconds = train(run, row, args, {"devices": devices, "epochs": row.epochs})
+        speed, waited = epochs_of(run)
+        found[f"{devices}"] = {"images_per_second": speed, "data_wait_share": waited, "seconds": seconds}
+    return found
+
+
+def train(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> float:
+    """Train anew; wall-clock seconds of the training command."""
+    split(run, row, args, settings)
+    started = time.monotonic()
+    script("20_train.py", *settings_of(run, row, args, settings))
+    return time.monotonic() - started
+
+
+def split(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    script("00_make_splits.py", *settings_of(run, row, args, settings))
+
+
+def script(name: str, *words: Any) -> None:
+    command = [sys.executable, str(SCRIPTS / name), *map(str, words)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, env=environment(), check=True)
+
+
+def settings_of(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> list[str]:
+    base = {
+        "model_path": f"random:{args.model}",
+        "phase": 2,
+        "batch_size": args.batch,
+        "precision": "32" if args.short else "bf16-mixed",
+        "early_stop_patience": 99,
+        "target_fnr_exit": 0.1,
+        "dataset_params.class_names": '["none", "disc"]',
+        "dataset_params.positive_class": "disc",
+        "dataset_params.image_size": args.size,
+        "dataset_params.num_workers": args.workers,
+        **{f"dataset_params.{name}_ratio": 0.1 for name in ("val_select", "val_calib", "val_test")},
+    }
+    sources = json.dumps([{"name": "made", "labels": str((args.out / row.images / "labels.csv").resolve())}])
+    words = ["--run", str(run), "--dataset_params.sources", sources]
+    distributed = CPU_STRATEGY if args.short and settings["devices"] > 1 else {}
+    for name, value in {**base, **row.settings, **settings, **distributed}.items():
+        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    return words
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+
+
+def epochs_of(run: Path) -> tuple[float, float]:
+    """Median images per second and share of waiting, of the epochs but the first."""
+    import pandas as pd
+
+    epochs = pd.read_csv(run / "metrics.csv").iloc[1:]
+    return float(epochs["images_per_second"].median()), float(epochs["data_wait_share"].median())
+
+
+# ---- equality, kill and resume
+
+
+def equality(args: argparse.Namespace) -> dict[str, Any]:
+    """Stages on one device, on two, and on two with a kill and a resume: picks and scores compared."""
+    stages = {f"incremental_params.{name}": value for name, value in STAGES.items()}
+    row = Row("equal", "256", {**stages, "precision": "32", "dropout": 0, "weight_decay": 0.01})
+    halves = {"devices": 2, "batch_size": args.batch // 4}
+    runs = [args.out / "runs" / f"equal-{name}" for name in ("one", "two", "killed")]
+    train(runs[0], row, args, {"devices": 1, "batch_size": args.batch // 2})
+    seconds = train(runs[1], row, args, halves)
+    killed = kill_and_resume(runs[2], row, args, halves)
+    scores = [scores_of(run) for run in runs]
+    return {
+        "name": "equal",
+        "same_picks_on_two": admitted(runs[0]) == admitted(runs[1]),
+        "largest_difference_on_two": float(np.abs(scores[0] - scores[1]).max()),
+        "same_picks_resumed": admitted(runs[1]) == admitted(runs[2]),
+        "largest_difference_resumed": float(np.abs(scores[1] - scores[2]).max()),
+        "seconds": seconds,
+        "killed_after": killed,
+    }
+
+
+def kill_and_resume(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> str:
+    """Kill every process once the second stage has begun, resume, and say when it was killed."""
+    split(run, row, args, settings)
+    command = [sys.executable, str(SCRIPTS / "20_train.py"), *settings_of(run, row, args, settings)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment(), start_new_session=True)
+    while process.poll() is None and not (run / "stages.csv").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    script("20_train.py", "--resume", run)
+    return "stage 1"
+
+
+def admitted(run: Path) -> list[Any]:
+    return json.loads((run / "state.json").read_text())["active"]
+
+
+def scores_of(run: Path) -> np.ndarray:
+    """(N, C) logits of val_calib, placed answers taken out."""
+    from stage1_pro.core.records.run import Run
+
+    scores = Run.open(str(run)).scores("val_calib")
+    z = scores.logits.astype(float)
+    z[:, 1] -= scores.answer_shift
+    return z
+
+
+# ---- prediction
+
+
+def prediction(args: argparse.Namespace) -> dict[str, Any]:
+    """60 over one folder in one process, and over its halves in two, each with a GPU of its own."""
+    run = args.out / "runs" / "prediction"
+    row = Row("prediction", "256", {"phase": 2, "dataset_params.val_calib_ratio": 0.4})
+    if not (run / "bundle").exists():
+        train(run, row, args, {"devices": 1, "epochs": 10})
+        for words in (["calibrate", "--run", run, "--even_if_useless"], ["export", "--run", run]):
+            subprocess.run([sys.executable, "-m", "stage1_pro", *map(str, words)], env=environment(), check=True)
+    images = sorted((args.out / "256" / "images").iterdir(), key=lambda path: path.name)
+    halves = [args.out / "halves" / str(part) for part in range(2)]
+    for part, folder in enumerate(halves):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for path in images[part::2]:
+            (folder / path.name).hardlink_to(path)
+    one = predicted(run, [halves], args)
+    two = predicted(run, [[halves[0]], [halves[1]]], args)
+    speeds = [len(images) / seconds for seconds, _ in (one, two)]
+    return {
+        "name": "prediction by 60, 256 px",
+        "1": {"images_per_second": speeds[0]},
+        "2": {"images_per_second": speeds[1]},
+        "same_decisions": one[1] == two[1],
+    }
+
+
+def predicted(run: Path, parts: list[list[Path]], args: argparse.Namespace) -> tuple[float, dict[str, str]]:
+    """Seconds of so many processes at a time, and image → row."""
+    outs = [args.out / f"decisions-{len(parts)}-{part}.jsonl" for part in range(len(parts))]
+    started = time.monotonic()
+    base = [sys.executable, str(SCRIPTS / "60_predict.py"), str(run / "bundle"), "--overwrite"]
+    base += ["--num_workers", str(args.workers)]
+    processes = [
+        subprocess.Popen(
+            [*base, *map(str, folders), "--out", str(out)],
+            env=environment(CUDA_VISIBLE_DEVICES=str(part)),
+            stdout=subprocess.DEVNULL,
+        )
+        for part, (folders, out) in enumerate(zip(parts, outs, strict=True))
+    ]
+    statuses = [process.wait() for process in processes]
+    if any(statuses):
+        raise RuntimeError(f"60_predict.py ended with {statuses}")
+    lines = [line for out in outs for line in out.read_text().splitlines()]
+    return time.monotonic() - started, {Path(json.loads(line)["id"]).name: line for line in lines}
+
+
+# ---- the table
+
+
+def write_table(found: list[dict[str, Any]], page: Path | None) -> str:
+    lines = [
+        "| what | one device | two | ratio | of the time spent waiting for images |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in found:
+        if "1" in row:
+            one, two = row["1"], row["2"]
+            speeds = [one["images_per_second"], two["images_per_second"]]
+            waits = [f"{part['data_wait_share']:.0%}" for part in (one, two) if "data_wait_share" in part]
+            shown = [f"{speed:,.0f} images/s" for speed in speeds]
+            lines.append(f"| {row['name']} | {' | '.join(shown)} | {speeds[1] / speeds[0]:.2f} | {', '.join(waits)} |")
+    text = "\n".join(lines)
+    if page is not None:
+        before, rest = page.read_text().split(MARKERS[0])
+        page.write_text(f"{before}{MARKERS[0]}\n\n{text}\n\n{MARKERS[1]}{rest.split(MARKERS[1])[1]}")
+    return text
+
+
+if __name__ == "__main__":
+    main()

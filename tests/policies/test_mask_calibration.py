@@ -1,0 +1,86 @@
+"""Exits of masks: a positive case whose mask fails the miss rule is a miss, whatever the answer is."""
+
+import numpy as np
+import pytest
+
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.softmax import SoftmaxExitPolicy, calibrate_softmax, softmax_fields
+from stage1_pro.core.policies.usefulness import worth
+from stage1_pro.core.policies.verification import demand_reproduced
+from stage1_pro.core.records.scores import MaskScores, Scores, read_scores
+
+RISK = Risk(0.1, 0.95)
+
+
+def drawn(rng: np.random.Generator, cases: int, split: str = "val_calib", negatives: float = 0.0) -> Scores:
+    """Cases whose masks fail the more often the less sure the network is; answers are all 1."""
+    confidence = rng.beta(5, 2, cases)
+    labels = (rng.random(cases) >= negatives).astype(np.int8)
+    fails = rng.random(cases) < (1 - confidence) ** 1.7
+    logits = np.column_stack([np.zeros(cases), np.log1p(confidence) - np.log1p(-confidence)]).astype(np.float32)
+    ids = np.array([f"{index:05}" for index in range(cases)])
+    missed = np.where(labels == 1, fails, -1).astype(np.int8)
+    return Scores(split, ids, ids, labels, logits, None, "m", "s", masks=MaskScores(missed, confidence, 1 - confidence))
+
+
+def test_misses_are_counted_and_a_file_that_hides_them_is_found_out(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    select, calib = drawn(rng, 400, "val_select", 0.2), drawn(rng, 400, negatives=0.2)
+    fields = softmax_fields(calibrate_softmax(select, calib, RISK))
+    policy = SoftmaxExitPolicy(fields["exit_threshold"])
+    decisions = policy.decide(calib)
+    exits, positive = decisions.exits, calib.labels == 1
+    assert calib.masks is not None
+    assert fields["misses"] == int((exits & (calib.masks.missed == 1)).sum()) > 0
+    assert fields["exited_positives"] == int((exits & positive).sum())
+    assert (decisions.predictions == 1).all()  # decisions are the model's; only counting knows of misses
+    calib.write(tmp_path / "a.parquet")
+    again = read_scores(tmp_path / "a.parquet", "")
+    demand_reproduced(fields, decisions, again, tmp_path)
+    assert again.masks is not None
+    again.masks.missed[exits & positive] = 0
+    with pytest.raises(UserError, match="on val_calib it gives 0 misses"):
+        demand_reproduced(fields, decisions, again, tmp_path)
+
+
+def test_masks_are_of_use_where_all_cases_are_positive() -> None:
+    figures = {"cases": 100, "positives": 100, "exited": 80, "false_alarms": 0, "misses": 4, "accuracy_on_exits": 0.95}
+    figures |= {"coverage": 0.8, "fpr_on_exits": None}
+    prices = {"false_alarm": 5.0, "miss": 0.0}
+    assert worth(figures, prices)[1] != ""
+    assert worth(figures, prices, masks=True)[1] == ""
+    assert "only 40.0% of its exits are right" in worth({**figures, "accuracy_on_exits": 0.4}, prices, masks=True)[1]
+
+
+@pytest.mark.mc
+def test_few_certificates_of_masks_are_false_and_the_naive_threshold_is_not_one() -> None:
+    rng = np.random.default_rng(1)
+    population = drawn(rng, 200_000)
+    assert population.masks is not None
+    order = np.argsort(-population.logits[:, 1], kind="stable")
+    confidence = np.exp(population.logits[order, 1].astype(float))
+    confidence = confidence / (1 + confidence)
+    rate = np.cumsum(population.masks.missed[order] == 1) / np.arange(1, len(order) + 1)
+    share = np.arange(1, len(order) + 1) / len(order)
+
+    def at(threshold: float) -> tuple[float, float]:
+        exits = int(np.count_nonzero(confidence >= threshold))
+        return float(rate[exits - 1]), float(share[exits - 1])
+
+    broken, naive_broken, coverage, draws = 0, 0, [], 400
+    for _ in range(draws):
+        select, calib = drawn(rng, 150, "val_select"), drawn(rng, 250)
+        found = calibrate_softmax(select, calib, RISK)
+        if found.certified:
+            fields = softmax_fields(found)
+            fnr, covered = at(fields["exit_threshold"])
+            broken += fnr > RISK.target_fnr
+            coverage.append(covered)
+            naive = fields["diagnostics"]["naive"]
+            naive_broken += at(naive["threshold"])[0] > RISK.target_fnr
+    print(f"violations {broken / draws:.4f}, naive {naive_broken / draws:.3f}, coverage {np.mean(coverage):.3f}")
+    assert broken / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
+    assert naive_broken / draws > 0.2
+    assert len(coverage) > 0.6 * draws
+    assert np.mean(coverage) > 0.3
