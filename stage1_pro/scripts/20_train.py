@@ -9,7 +9,7 @@ writes  runs/<id>/config.json, environment.json, metrics.csv, checkpoints/, mode
 Settings come from the defaults, then every --config file in turn, then the flags.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stage1_pro.core import cli, console
@@ -21,7 +21,10 @@ class Args:
     run: str | None = None
     """A run prepared by 00_make_splits.py; without it a new run is begun."""
     resume: str | None = None
-    """Continue this run with its own config; takes no other option but --restore_state."""
+    """Continue this run with its own config; takes no other option but --root and --restore_state."""
+    root: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "NAME=PATH"})
+    """With --resume, where images have moved: the source and its new folder. They must be the same, which their content
+    tells."""
     restore_state: bool = False
     """With --resume: first put state.json of an incremental training back from the checkpoint's copy."""
     init_from: str | None = None
@@ -33,6 +36,8 @@ class Args:
 def main(args: Args, layers: list[tuple[str, Any]]) -> None:
     if args.restore_state and not args.resume:
         raise UserError("--restore_state goes with --resume RUN: name the run whose state.json is to come back.")
+    if args.root and not args.resume:
+        raise UserError("--root goes with --resume RUN; for a new run write the folder into dataset_params.sources.")
     if args.dry_run and not args.resume:
         show_plan(args, layers)
     else:
@@ -46,7 +51,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     if args.resume:
         others = {"run": args.run, "init_from": args.init_from, "dry_run": args.dry_run}
-        run, config, cases, source = run_to_resume(args.resume, others, layers)
+        run, config, cases, source = run_to_resume(args.resume, others, layers, args.root)
     else:
         config = merge_configs(layers)
         if config.incremental_params.dry_run:

@@ -28,6 +28,8 @@ class Args:
     target, prices and seed. Settings that shape the model are refused."""
     out: str | None = None
     """Folder of the new run; without it runs/site-<UTC time>."""
+    root: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "NAME=PATH"})
+    """Where images of the site have moved: the source and its new folder."""
     target_fnr_exit: float | None = None
     """Certify this target instead of the bundle's, above 0, up to 0.1."""
     fnr_confidence: float | None = None
@@ -49,6 +51,8 @@ class Args:
     even_if_useless: bool = False
     """Write the policy even where its exits are worth no more than deferring every case, or than answering positive
     throughout; the report marks it."""
+    no_pictures: bool = False
+    """Leave out the thumbnails of test cases, which report.html holds: for images that must not leave their place."""
     device: str = "auto"
     """Device: auto, cpu, cuda, …"""
 
@@ -72,11 +76,11 @@ def main(args: Args) -> None:
     flags = {"target_fnr_exit": args.target_fnr_exit, "fnr_confidence": args.fnr_confidence}
     given = {name: value for name, value in flags.items() if value is not None}
     layers = [*((file, Path(file)) for file in args.config), *([("command line", given)] if given else [])]
-    site = read_site(verify_bundle(args.bundle), layers)
+    site = read_site(verify_bundle(args.bundle), layers, args.root)
     run = scored_run(target, site, assigned(site), args.device)
     with going_on(run):
         certify(run, site, args.even_if_useless)
-        bundle = evaluated_bundle(run, site)
+        bundle = evaluated_bundle(run, site, not args.no_pictures)
     console.say(f"bundle {bundle.path}: the model of {args.bundle}, certified on this site")
     console.say(f"next   python stage1_pro/scripts/60_predict.py {bundle.path} IMAGES…")
 
@@ -116,7 +120,7 @@ def from_audit(args: Args) -> None:
         record_attempt(request.folder, attempt, run.path)
         with going_on(run):
             certify(run, site, args.even_if_useless)
-            bundle = evaluated_bundle(run, site)
+            bundle = evaluated_bundle(run, site, not args.no_pictures)
     console.say(f"bundle {bundle.path}: the model of {args.bundle}, certified on what was audited")
     console.say(f"next   python stage1_pro/scripts/65_monitor.py {bundle.path} --out NEW --audit_share SHARE")
 

@@ -11,7 +11,7 @@ writes  OUT/comparison.html, comparison.json, figures/*.png
 
     python stage1_pro/scripts/40_eval_selective.py --bundle runs/demo/bundle --on site.yaml --out runs/site-look
 reads   the bundle, the labelled images of another site
-writes  OUT/eval.json, decisions.csv, scores.parquet; a row in the ledger of calibrations
+writes  OUT/report.html, eval.json, decisions.csv, scores.parquet, figures/*.png; a row in the ledger of calibrations
 
 Differences are from the first run. A run for which nothing was certified takes part without exits.
 """
@@ -38,6 +38,10 @@ class Args:
     out: str | None = None
     """Folder of the comparison or of the measurement, new; without it runs/compare-<UTC time> or
     runs/measured-<UTC time>."""
+    root: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "NAME=PATH"})
+    """Where images have moved: the source and its new folder. They must be the same, which their content tells."""
+    no_pictures: bool = False
+    """Leave out the thumbnails of test cases, which report.html holds: for images that must not leave their place."""
     device: str = "auto"
     """Device that --bundle is measured on: auto, cpu, cuda, …"""
 
@@ -58,10 +62,12 @@ def main(args: Args) -> None:
     if args.device != "auto":
         raise UserError("--device is of a measurement; it goes with --bundle and --on.")
     if args.compare is not None:
+        if args.root:
+            raise UserError("--root is of one run or a measurement; a comparison reads no images.")
         return compare(args.compare, args.out)
     if args.out:
         raise UserError("--out is the folder of a comparison or a measurement; it goes with --compare or --bundle.")
-    return score(args.run) if args.scores_only else evaluate(args.run)
+    return score(args.run, args.root) if args.scores_only else evaluate(args.run, args.root, args.no_pictures)
 
 
 def measure(args: Args) -> None:
@@ -75,13 +81,14 @@ def measure(args: Args) -> None:
     if not args.bundle or not args.on:
         raise UserError("--bundle BUNDLE and --on SET go together: the bundle, and the labelled set to measure it on.")
     target = new_place(args.out, "measured", args.bundle)
-    site = read_site(verify_bundle(args.bundle), layers_of(args.on))
-    evaluation = measured_on(site, target, args.on, args.device)
+    site = read_site(verify_bundle(args.bundle), layers_of(args.on), args.root)
+    evaluation = measured_on(site, target, args.on, args.device, not args.no_pictures)
     say_outcome(evaluation, target)
 
 
-def evaluate(path: str | None) -> None:
+def evaluate(path: str | None, roots: list[str] | None, no_pictures: bool) -> None:
     """Measure one run and write its report."""
+    from stage1_pro.core.data.run_cases import picture_paths
     from stage1_pro.core.evaluation import evaluate_run, trusted_policy
     from stage1_pro.core.inference.scoring import score_test
     from stage1_pro.core.records.paths import LATEST
@@ -90,22 +97,22 @@ def evaluate(path: str | None) -> None:
 
     run = Run.open(path or LATEST)
     policy = trusted_policy(run)
-    score_test(run)
+    score_test(run, roots)
     evaluation = evaluate_run(run, policy)
-    write_report(run, policy, evaluation)
+    write_report(run, policy, evaluation, None if no_pictures else picture_paths(run, roots))
     console.say(evaluation["promise"]["words"])
     console.say(f"report {run.report_path}")
     console.say_next(run.path, "50_export_bundle.py")
 
 
-def score(path: str | None) -> None:
+def score(path: str | None, roots: list[str] | None) -> None:
     """Write the scores of the test images, unless they are there."""
     from stage1_pro.core.inference.scoring import score_test
     from stage1_pro.core.records.paths import LATEST
     from stage1_pro.core.records.run import Run
 
     run = Run.open(path or LATEST)
-    score_test(run)
+    score_test(run, roots)
     console.say(f"scores {run.scores_path('val_test')}")
 
 

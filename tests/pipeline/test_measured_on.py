@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import chain
@@ -14,6 +15,7 @@ from test_new_site import SEEN_BEFORE, some_seen, yaml_of
 from stage1_pro import Stage1Predictor
 
 EVALUATE = "40_eval_selective"
+MISSED = ("red", "blue", "exit")
 
 
 @pytest.fixture(scope="session")
@@ -132,3 +134,24 @@ def test_a_bundle_that_keeps_what_it_has_seen_to_itself_is_measured_with_a_warni
     found = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert found["measured"]["seen_checked"] is False
     assert np.isfinite(found["exits"]["coverage"]["value"])
+
+
+def test_the_page_shows_what_was_missed_and_holds_it(measured_once):
+    html = (measured_once / "runs" / "look" / "report.html").read_text()
+    assert "These cases contradict the promise" in html
+    sources = re.findall(r'<img src="([^"]*)" alt="([^:"]*): red, answered blue', html)
+    with open(measured_once / "runs" / "look" / "decisions.csv", newline="") as file:
+        missed = [row for row in csv.DictReader(file) if (row["label"], row["answer"], row["decision"]) == MISSED]
+    assert {name for _, name in sources} <= {row["case_id"] for row in missed}
+    assert len(sources) == min(12, len(missed)) > 0
+    assert all(source.startswith("data:image/") for source, _ in sources)
+
+
+def test_pictures_stay_out_where_they_must_not_leave_their_place(measured_once, exported_once, tmp_path, runs):
+    table, run = measured_once / "labels.csv", chain.copy(exported_once, runs)
+    words = "--bundle", run / "bundle", "--on", table, "--out", tmp_path / "look", "--no_pictures"
+    chain.done(EVALUATE, *words)
+    assert "<img" in (run / "report.html").read_text()
+    chain.done(EVALUATE, "--run", run, "--no_pictures")
+    for report in (tmp_path / "look" / "report.html", run / "report.html"):
+        assert "<img" not in report.read_text()

@@ -14,8 +14,10 @@ import pytest
 from chain import refused
 from shared_folders import made_once
 
-from stage1_pro import Stage1Predictor, verify_bundle
+from stage1_pro import Stage1Predictor, load_exit_policy, verify_bundle
+from stage1_pro.core.bundle.contents import BundleContents
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.sites.cases import read_site
 
 SEEN_BEFORE = 40
 
@@ -123,6 +125,21 @@ def test_what_does_not_fit_the_bundle_is_said_at_once_and_nothing_is_written(bun
     refused(
         script("38_recalibrate", bundle, "--config", tmp_path / "site.yaml", "--out", bundle), "exists, and nothing is"
     )
+
+
+@pytest.mark.parametrize("labels", [("blue", "green", "red"), ("blue", "red"), ("rest", "red")], ids="-".join)
+def test_classes_that_the_bundle_joined_are_joined_again(bundle, tmp_path, labels):
+    """From the labels that people write, whichever of them occur at the site."""
+    chain.draw(tmp_path, cases=12, seed=12)
+    names = [f"{index:03d}.png,{labels[index % len(labels)]}\n" for index in range(12)]
+    (tmp_path / "labels.csv").write_text("".join(names))
+    policy, config = load_exit_policy(bundle), read(bundle / "config.json")
+    config["dataset_params"] |= {"class_names": None, "rest": True}
+    (bundle / "config.json").write_text(json.dumps(config))
+    manifest = {**read(bundle / "bundle.json"), "class_names": ["rest", "red"]}
+    site = read_site(BundleContents(bundle, manifest, policy), [("site.yaml", yaml_of(tmp_path))])
+    assert site.cases.class_names == ("rest", "red")
+    assert site.cases.frame["label"].sum() == sum(",red" in line for line in names)
 
 
 def test_ratios_may_share_all_cases_and_what_is_refused_does_not_speak_of_training(bundle, tmp_path, script):

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ from stage1_pro.core.console import bar
 from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.given_splits import VALIDATION, WORDS, divided, division_notes, pooled_sources, split_words
-from stage1_pro.core.data.image_files import BadImage, read_file
+from stage1_pro.core.data.image_files import BadImage, content_digest, read_file
 from stage1_pro.core.data.label_tables import ORDER
 from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
@@ -211,7 +210,7 @@ def _inspect_one(path: str, decode: bool) -> tuple[str, str | None]:
             decode_image(content)
         except BadImage as bad:
             reason = str(bad)
-    return blake2b(content, digest_size=16).hexdigest(), reason
+    return content_digest(content), reason
 
 
 def independent_groups(frame: pd.DataFrame) -> pd.Series:

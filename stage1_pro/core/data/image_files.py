@@ -10,6 +10,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import PurePath
 from typing import BinaryIO
 
@@ -132,6 +133,11 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
             return stream.read()
         except OSError as error:
             raise file_problem(error) from None
+
+
+def content_digest(content: bytes) -> str:
+    """Digest of an image file: 32 hexadecimal digits."""
+    return blake2b(content, digest_size=16).hexdigest()
 
 
 def file_problem(error: OSError) -> BadImage:

@@ -1,16 +1,57 @@
 """The cases of an existing run, and its splits in words."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.moved import moved_config, roots_of, way_back
+from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.data.splitting import evidence_warning
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import SPLITS, Splits
+
+
+def own_cases(run: Run, roots: Sequence[str] | None = None) -> CaseTable:
+    """The case table of a trained run by its own config. Raises UserError that names the way back to moved data.
+
+    roots: NAME=PATH of each source whose images have moved.
+    """
+    config = moved_config(run.config, roots, str(run.path))
+    try:
+        return cases_of(run, config)
+    except UserError as error:
+        if "missing" not in str(error):
+            raise
+        raise UserError(f"{error}\n{way_back(run.config.dataset_params.sources)}") from None
+
+
+def picture_paths(run: Run, roots: Sequence[str] | None = None) -> dict[str, str] | None:
+    """Case id → image file of a trained run, without a look at the files; None, and why, where its data is gone.
+
+    roots: NAME=PATH of each source whose images have moved. None too where cases have masks.
+    """
+    if run.config.task.name != "classification":
+        return None
+    roots_of(roots, run.config.dataset_params.sources)
+    try:
+        params = moved_config(run.config, roots, str(run.path)).dataset_params
+        read = [read_source(source, params) for source in params.sources]
+    except UserError as error:
+        say(f"warning: no pictures in the report. {error}")
+        return None
+    return paths_by_case(pd.concat([source.frame for source in read]))
+
+
+def paths_by_case(frame: pd.DataFrame) -> dict[str, str]:
+    """Case id → image file of a table of cases."""
+    return dict(zip(frame["case_id"], frame["path"], strict=True))
 
 
 def cases_of(run: Run, config: Stage1ProConfig) -> CaseTable:

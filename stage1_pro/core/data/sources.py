@@ -9,6 +9,7 @@ from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.hub import hub_folder, hub_tables, is_hub
 from stage1_pro.core.data.image_files import Listing, list_images, shown
 from stage1_pro.core.data.label_tables import COLUMNS, ORDER, LabelTable, read_table
+from stage1_pro.core.data.moved import MovedSource
 from stage1_pro.core.data.parquet_tables import is_parquet, read_parquet
 from stage1_pro.core.data.remote import is_url, mirrored_file, mirrored_paths, mirrored_tree, parent_url
 from stage1_pro.core.data.store import cache_folder
@@ -26,8 +27,10 @@ def read_source(source: Source, params: DatasetParams) -> LabelTable:
             f"sources[{source.name}] has no column '{params.order}' (dataset_params.order): it is read from a CSV that "
             "`labels` names."
         )
-    _read_backslashes(read, root)
     frame = read.frame
+    if isinstance(source, MovedSource):
+        frame["path"] = pd.Series([_relative(path, Path(source.was)) for path in frame["path"]], frame.index, object)
+    _read_backslashes(read, root)
     inside = [shown(_relative(path, root)) for path in frame["path"]]
     frame["case_id"] = frame["case_id"].where(frame["case_id"] != "", pd.Series(inside, index=frame.index))
     if len(params.sources) > 1:

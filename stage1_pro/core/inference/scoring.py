@@ -1,6 +1,6 @@
 """Score files of a run, written by the code that also runs at inference."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.data.run_cases import cases_of
+from stage1_pro.core.data.run_cases import own_cases
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.models.onnx_model import load_scoring_model
@@ -57,8 +57,8 @@ def image_scorer(run: Run, device: str) -> Stage1Predictor:
     return Stage1Predictor(load_scoring_model(run.scored_path), device=device, forward_batch=run.config.forward_shape)
 
 
-def score_test(run: Run) -> None:
-    """Write scores/val_test.parquet unless it is there."""
+def score_test(run: Run, roots: Sequence[str] | None = None) -> None:
+    """Write scores/val_test.parquet unless it is there. roots: NAME=PATH of each source whose images have moved."""
     if run.scores_path("val_test").exists():
         return
-    write_scores(run, cases_of(run, run.config), ("val_test",))
+    write_scores(run, own_cases(run, roots), ("val_test",))

@@ -239,11 +239,14 @@ def calibrate(
     warnings: list[str],
 ) -> Calibration:
     """Certify one of the candidates, which stand in the order of growing val_select coverage."""
-    every = calib.counts(candidates)
-    evidence = every if calib.independent.all() else calib.counts(candidates, calib.independent)
-    chosen_on = select.counts(candidates, select.independent & (select.labels == 1))
-    found = rule.certify(chosen_on, evidence, select.counts(candidates).coverage, risk)
+    (seen, chosen_on), (every, evidence) = (_every_and_independent(split, candidates) for split in (select, calib))
+    found = rule.certify(chosen_on, evidence, seen.coverage, risk)
     return Calibration(found, every, calib.groups, parameters, risk, warnings)
+
+
+def _every_and_independent(split: Countable, candidates: FloatArray) -> tuple[ExitCounts, ExitCounts]:
+    every = split.counts(candidates)
+    return every, every if split.independent.all() else split.counts(candidates, split.independent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +260,7 @@ class Predicted:
 
 def predicted(select: Countable, candidates: FloatArray, positives: int, risk: Risk, rule: ExitRule) -> Predicted:
     """Predict what a rule certifies. positives: how many val_calib counts, all that is used of it."""
-    counts = select.counts(candidates)
-    evidence = counts if select.independent.all() else select.counts(candidates, select.independent)
-    return predicted_of(counts, evidence, positives, risk, rule)
+    return predicted_of(*_every_and_independent(select, candidates), positives, risk, rule)
 
 
 def predicted_of(counts: ExitCounts, evidence: ExitCounts, positives: int, risk: Risk, rule: ExitRule) -> Predicted:

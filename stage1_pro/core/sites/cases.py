@@ -1,7 +1,7 @@
 """The labelled cases of a site, checked against the bundle whose model answers them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.data.decided_groups import demand_groups
+from stage1_pro.core.data.moved import moved_config
 from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.metrics.views import CASE, views_of
 from stage1_pro.core.policies.words import promised_fnr
@@ -81,20 +82,22 @@ def new_place(path: str | None, kind: str, bundle: str) -> Path:
     return target
 
 
-def read_site(contents: BundleContents, layers: Layers) -> Site:
+def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | None = None) -> Site:
     """Check a site's config and cases against the bundle; nothing is written.
 
-    layers: the site's settings over the bundle's, whose target and confidence hold where a site names none. Raises one
+    layers: the site's settings over the bundle's, whose target and confidence hold where a site names none; roots:
+    NAME=PATH of each source whose images have moved. Raises one
     UserError with every setting that a site cannot choose.
     """
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
-    cases = load_cases(config.dataset_params, decode=True)
-    raise_problems(f"{', '.join(name for name, _ in layers)}:", cases.questions)
+    where = ", ".join(name for name, _ in layers)
+    cases = load_cases(moved_config(config, roots, where).dataset_params, decode=True)
+    raise_problems(f"{where}:", cases.questions)
     demand_groups(cases, config)
     if config.dataset_params.merged:
-        _demand_classes(list(cases.class_names), contents)
+        cases = _renamed(cases, contents)
     seen = read_seen(contents.path)
     unseen = _unseen(cases, seen)
     for remark in (*cases.notes, *(f"warning: {warning}" for warning in cases.warnings)):
@@ -154,10 +157,15 @@ def _class_problems(params: DatasetParams, contents: BundleContents) -> list[str
     return [] if named == expected else [_other_classes(names, str(positive), contents)]
 
 
-def _demand_classes(found: list[str], contents: BundleContents) -> None:
-    """Raise UserError unless the joined classes of the site's labels are the bundle's."""
-    if found != contents.manifest["class_names"]:
-        raise UserError(f"{contents.path}: {_other_classes(found, found[-1], contents)}.")
+def _renamed(cases: CaseTable, contents: BundleContents) -> CaseTable:
+    """The cases under the bundle's names: of joined classes that of the rest depends on which labels occur.
+
+    Raises UserError unless the positive ones are the bundle's.
+    """
+    expected = contents.manifest["class_names"]
+    if cases.positive_class != expected[-1]:
+        raise UserError(f"{contents.path}: {_other_classes(list(cases.class_names), cases.positive_class, contents)}.")
+    return replace(cases, class_names=tuple(expected))
 
 
 def _other_classes(names: list[str], positive: str, contents: BundleContents) -> str:

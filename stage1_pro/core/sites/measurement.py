@@ -14,6 +14,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.cases import rows_digest
+from stage1_pro.core.data.run_cases import paths_by_case
 from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.evaluation import measured
 from stage1_pro.core.inference.predictor import Stage1Predictor
@@ -23,6 +24,7 @@ from stage1_pro.core.policies.words import promised_fnr
 from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.looks import record_measurement
 from stage1_pro.core.records.scores import Scores
+from stage1_pro.core.report.run.measurement import PAGE, Measurement, write_measurement
 from stage1_pro.core.sites.cases import Layers, Site
 
 SCORES, DECISIONS, FIGURES = "scores.parquet", "decisions.csv", "eval.json"
@@ -46,10 +48,11 @@ def layers_of(name: str) -> Layers:
     return [(name, {"dataset_params": {"sources": [{"root" if path.is_dir() else "labels": name}]}})]
 
 
-def measure(site: Site, target: Path, on: str, device: str) -> dict[str, Any]:
+def measure(site: Site, target: Path, on: str, device: str, pictures: bool = True) -> dict[str, Any]:
     """Score the unseen cases with the bundle, decide and measure them, and write all of it to a new folder.
 
-    target: the folder, whole or not at all; on: the labelled set, as the user named it. Returns what eval.json says.
+    target: the folder, whole or not at all; on: the labelled set, as the user named it; pictures: show some cases in
+    the report. Returns what eval.json says.
     """
     _say_what_is_measured(site)
     with artifacts.new_folder(target) as folder:
@@ -81,6 +84,9 @@ def measure(site: Site, target: Path, on: str, device: str) -> dict[str, Any]:
             **measured(decided, decisions, site.policy, site.config, "labelled set"),
         }
         artifacts.write_json(folder / FIGURES, evaluation, "eval")
+        paths = paths_by_case(site.cases.frame) if pictures else None
+        shown = Measurement(decided, decisions, site.policy, evaluation, site.contents.manifest, site.config)
+        write_measurement(folder, shown, paths)
     return evaluation
 
 
@@ -140,7 +146,7 @@ def say_outcome(evaluation: dict[str, Any], target: Path) -> None:
         "on record: these positives have been looked at, and a certificate on them counts that. 38_recalibrate.py "
         "shows the old and the new bundle on a test split of the site, which spends nothing."
     )
-    say(f"figures {target / FIGURES}, cases {target / DECISIONS}")
+    say(f"report {target / PAGE}, decisions {target / DECISIONS}")
     if promise["verdict"] != "agrees":
         config = shlex.quote(facts["on"]) if Path(facts["on"]).suffix.lower() in CONFIGS else "SITE.yaml"
         bundle = shlex.quote(facts["bundle"])

@@ -20,7 +20,7 @@ from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
 from stage1_pro.core.bundle.export import export_bundle
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.console import bar, say
-from stage1_pro.core.data.run_cases import describe
+from stage1_pro.core.data.run_cases import describe, paths_by_case
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import Interrupted, NothingCertified, NotWorthIt, counted
 from stage1_pro.core.evaluation import evaluate_run, measured, trusted_policy
@@ -183,11 +183,14 @@ def _missing(run: Run) -> str:
     )
 
 
-def evaluated_bundle(run: Run, site: Site) -> BundleContents:
-    """Measure the certified run on its val_test, write its report and export NEW/bundle."""
+def evaluated_bundle(run: Run, site: Site, pictures: bool = True) -> BundleContents:
+    """Measure the certified run on its val_test, write its report and export NEW/bundle.
+
+    pictures: show some test cases in the report.
+    """
     policy = trusted_policy(run)
     evaluation = evaluate_run(run, policy)
-    write_report(run, policy, evaluation)
+    write_report(run, policy, evaluation, paths_by_case(site.cases.frame) if pictures else None)
     say(f"with the old bundle: {_old_promise(run, site)}")
     say(f"with the new bundle: {evaluation['promise']['words']}")
     say(f"report {run.report_path}")

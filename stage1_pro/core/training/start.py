@@ -1,6 +1,7 @@
 """How a training run begins: checked cases, drawn splits, and what they can and cannot carry."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.decided_groups import demand_groups
-from stage1_pro.core.data.run_cases import cases_of, describe
+from stage1_pro.core.data.run_cases import cases_of, describe, own_cases
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.incremental.initial import initial_cases
@@ -80,15 +81,18 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
 
 
 def run_to_resume(
-    path: str, others: dict[str, Any], layers: list[tuple[str, Any]]
+    path: str, others: dict[str, Any], layers: list[tuple[str, Any]], roots: Sequence[str] | None = None
 ) -> tuple[Run, Stage1ProConfig, CaseTable, Run | None]:
     """An interrupted run with its own config, its cases, and the run that its weights came from.
 
-    Raises UserError where other options are given beside it.
+    roots: NAME=PATH of each source whose images have moved. Raises UserError where other options are given beside it.
     """
     given = [f"--{name}" for name, value in others.items() if value] + ["--config or settings"] * bool(layers)
     if given:
-        raise UserError(f"--resume takes the run's own config and no other option; drop {', '.join(given)}.")
+        raise UserError(
+            "--resume takes the run's own config and no other option but --root and --restore_state; drop "
+            f"{', '.join(given)}."
+        )
     run = Run.open(path)
     config = run.config
     made = artifacts.read_json(run.environment_path, "environment")
@@ -102,7 +106,7 @@ def run_to_resume(
         source = source_run(begun_from["run"], run, config)
         if source.weights_digest != begun_from["model_digest"]:
             raise UserError(f"{source.path}: its weights have changed since {path} began from them. Begin a new run.")
-    return run, config, cases_of(run, config), source
+    return run, config, own_cases(run, roots), source
 
 
 def backbone_digest(model_path: str) -> str | None:

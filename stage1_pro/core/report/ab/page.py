@@ -77,7 +77,7 @@ def _runs(one: ArmStanding) -> str:
     ended = []
     for result in one.results:
         certificate = result.contender.certificate
-        bound = "nothing certified" if certificate is None else f"bound {percent_up(certificate.bound)}"
+        bound = "nothing worth using certified" if certificate is None else f"bound {percent_up(certificate.bound)}"
         right, model = percent(result.figures["right_exits"]), str(result.contender.digests["model"])[:DIGEST_SHOWN]
         ended.append(f"seed {result.trial.seed}: {bound}, right exits {right}, model {model}")
     return "; ".join([*ended, *(f"{name} failed: {why}" for name, why in one.failures.items())])

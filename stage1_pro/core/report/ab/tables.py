@@ -44,7 +44,7 @@ def figure_rows(test: ABTest) -> list[MeasureRow]:
     above = [Cell(f"{one.above(test.risk.target_fnr)} of {len(one.results)}") for one in test.standings]
     return [
         *measure_rows(SHOWN, test.standings, _mean),
-        MeasureRow("Nothing certified", "runs; they count as 0 right exits", refused),
+        MeasureRow("Nothing certified", "or nothing worth certifying, in runs; they count as 0 right exits", refused),
         MeasureRow("Above the target", "runs whose FNR on exits on the test split, an estimate, is", above),
     ]
 
@@ -145,7 +145,7 @@ def _certified(one: ArmStanding) -> str:
         return "No run ended."
     if not refused:
         return f"Certified in {f'all {count} runs' if count > 1 else 'its one run'}."
-    return f"Nothing certified in {refused} of {count} runs, which count as 0 right exits."
+    return f"Nothing worth using was certified in {refused} of {count} runs, which count as 0 right exits."
 
 
 def _ending(test: ABTest, one: ArmStanding) -> str:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from stage1_pro.core.incremental.state import STATE, read_state
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.calibration import top_label
 from stage1_pro.core.metrics.summary import before_placement
+from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.scores import Scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,12 +30,9 @@ class Staged:
     monitor: str
 
 
-def staged(run: Run, monitor: str) -> Staged | None:
-    """The stages of a run, None where it was not trained by stages."""
-    if not (run.path / STATE).exists():
-        return None
-    cases = run.config.task.part("read_cases")(run.config, decode=False).frame
-    return Staged(read_state(run.path), dict(zip(cases["case_id"], cases["path"], strict=True)), monitor)
+def staged(run: Run, monitor: str, paths: Mapping[str, str] | None) -> Staged | None:
+    """The stages of a run, None where it was not trained by stages. paths: case id → image, None: no image is shown."""
+    return Staged(read_state(run.path), paths or {}, monitor) if (run.path / STATE).exists() else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,16 +61,26 @@ class Evidence:
         return self.evaluation["bootstrap"]["confidence"]
 
 
-def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evidence":
-    """What the figures show: scores and decisions on val_test, and the epochs of training."""
-
+def gather(
+    run: Run, policy: dict[str, Any], evaluation: dict[str, Any], paths: Mapping[str, str] | None = None
+) -> "Evidence":
+    """What the figures show: scores and decisions on val_test, and the epochs of training. paths: case id → image."""
     scores = run.scores("val_test")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
+    epochs = read_epochs(run.metrics_path)
+    stages = staged(run, run.config.monitor, paths)
+    decided = evidence_of(scores, decisions, policy, evaluation)
+    return replace(decided, epochs=epochs, chosen_epoch=_chosen_epoch(epochs, run.config), stages=stages)
+
+
+def evidence_of(
+    scores: Scores, decisions: ExitDecisions, policy: dict[str, Any], evaluation: dict[str, Any]
+) -> "Evidence":
+    """What the figures of labelled cases show, without a training."""
     logits, labels = np.asarray(scores.logits, np.float64), np.asarray(scores.labels, np.int64)
     finite = np.isfinite(logits).all(axis=1)
     trained = before_placement(logits[finite], scores.answer_shift)  # where answers stand is no part of calibration
     confidence, correct = top_label(softmax(trained, axis=1), scores.supported(decisions.predictions)[finite])
-    epochs = read_epochs(run.metrics_path)
     return Evidence(
         policy=policy,
         evaluation=evaluation,
@@ -80,9 +89,8 @@ def gather(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> "Evi
         labels=labels,
         confidence=confidence,
         correct=correct,
-        epochs=epochs,
-        chosen_epoch=_chosen_epoch(epochs, run.config),
-        stages=staged(run, run.config.monitor),
+        epochs={},
+        chosen_epoch=None,
     )
 
 

@@ -1,52 +1,73 @@
 """One self-contained page about one run: the answer first, then everything that it rests on."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.incremental.state import STATE, read_state
+from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import in_expectation
 from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.report.common.template import fill
 from stage1_pro.core.report.run import tables
 from stage1_pro.core.report.run.evidence import gather
+from stage1_pro.core.report.run.pictures import EACH, picture_sheets
+from stage1_pro.core.seeds import rng_of
 
 if TYPE_CHECKING:  # matplotlib is imported where a report is written
     from stage1_pro.core.report.run.charts import Chart
     from stage1_pro.core.report.run.evidence import Evidence
+    from stage1_pro.core.report.run.pictures import Sheet
 
 SECTIONS = ("test", "calibration", "training", "stages")
 """Of the page, which show figures."""
 
 
-def write_report(run: Run, policy: dict[str, Any], evaluation: dict[str, Any]) -> None:
+def write_report(
+    run: Run, policy: dict[str, Any], evaluation: dict[str, Any], paths: Mapping[str, str] | None = None
+) -> None:
     """Write figures/*.png and report.html of an evaluated run.
 
-    policy, evaluation: the contents of its policy file and of eval.json.
+    policy, evaluation: the contents of its policy file and of eval.json; paths: case id → image file, for pictures;
+    None: a report without them.
     """
     from stage1_pro.core.report.run.charts import CHARTS
 
-    evidence = gather(run, policy, evaluation)
+    evidence = gather(run, policy, evaluation, paths)
     run.figures_path.mkdir(exist_ok=True)
-    charts = [(chart, _drawn(run, chart, evidence)) for chart in CHARTS if chart.shown(evidence)]
-    artifacts.write_bytes(run.report_path, page(run, policy, evaluation, charts).encode())
+    charts = [(chart, drawn(run.figures_path, chart, evidence)) for chart in CHARTS if chart.shown(evidence)]
+    sheets = []
+    if paths is not None:
+        scores = run.scores("val_test")
+        decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
+        rng = rng_of(run.config.seed, "pictures")
+        sheets = picture_sheets(scores, decisions, paths, run.splits.class_names, rng)
+    artifacts.write_bytes(run.report_path, page(run, policy, evaluation, charts, sheets).encode())
 
 
-def _drawn(run: Run, chart: "Chart", evidence: "Evidence") -> str:
-    """Write one figure's PNG; returns its SVG element."""
+def drawn(folder: Path, chart: "Chart", evidence: "Evidence") -> str:
+    """Write one figure's PNG into the folder; returns its SVG element."""
     from stage1_pro.core.report.common.style import render
 
     rendering = render(lambda figure: chart.draw(figure, evidence), chart.height, chart.name)
-    artifacts.write_bytes(run.figures_path / f"{chart.name}.png", rendering.png)
+    artifacts.write_bytes(folder / f"{chart.name}.png", rendering.png)
     return rendering.svg
 
 
-def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: list[tuple["Chart", str]]) -> str:
-    """The HTML of the report. charts: (row of the table of figures, its SVG element)."""
+def page(
+    run: Run,
+    policy: dict[str, Any],
+    evaluation: dict[str, Any],
+    charts: list[tuple["Chart", str]],
+    sheets: Sequence["Sheet"] = (),
+) -> str:
+    """The HTML of the report. charts: (row of the table of figures, its SVG element); sheets: of pictures."""
     from markupsafe import Markup
 
     return fill(
@@ -63,6 +84,9 @@ def page(run: Run, policy: dict[str, Any], evaluation: dict[str, Any], charts: l
         exit_rule=exit_rule_words(policy, run.splits.class_names),
         margin=margin_words(policy),
         prevalence=PREVALENCE,
+        prices=(run.config.false_alarm_price, run.config.miss_price),
+        sheets=sheets,
+        most=EACH,
         idle=run.config.without_effect,
         stages=read_state(run.path) if (run.path / STATE).exists() else None,
         provenance=tables.provenance(run, policy, evaluation),

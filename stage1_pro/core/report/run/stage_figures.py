@@ -1,7 +1,7 @@
 """The stages of an incremental training, drawn: their course, how scores were distributed, and whom they admitted."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,11 +101,15 @@ def has_stages(evidence: "Evidence") -> bool:
 
 
 def has_picks(evidence: "Evidence") -> bool:
-    return evidence.stages is not None and any(s.scored and s.scored.picks for s in evidence.stages.state.stages)
+    return _shows_images(evidence) and any(stage.scored and stage.scored.picks for stage in _of(evidence).state.stages)
 
 
 def has_suspects(evidence: "Evidence") -> bool:
-    return evidence.stages is not None and bool(_suspects(evidence.stages.state))
+    return _shows_images(evidence) and bool(_suspects(_of(evidence).state))
+
+
+def _shows_images(evidence: "Evidence") -> bool:
+    return evidence.stages is not None and bool(evidence.stages.paths)
 
 
 def _suspects(state: State):
@@ -132,11 +136,13 @@ def _sheet(figure: Figure, rows: int) -> np.ndarray:
 
 def _thumbnail(axes: Axes, path: str | None, words: str) -> None:
     from stage1_pro.core.data.decoding import decode
+    from stage1_pro.core.data.image_files import BadImage
 
-    if path is not None and Path(path).exists():
-        image = decode(path)
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        axes.imshow(np.asarray(image))
+    with suppress(BadImage):  # a file that has gone or changed leaves a gap
+        if path is not None:
+            image = decode(path)
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            axes.imshow(np.asarray(image))
     axes.set_title(words, fontsize=6, pad=2)
 
 

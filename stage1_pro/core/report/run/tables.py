@@ -69,7 +69,7 @@ def _exit_rows(evaluation: dict[str, Any]) -> Iterator[Row]:
     upper = evaluation["exits"]["fnr_on_exits"].get("upper_bound")
     confidence = evaluation["fnr_confidence"]
     meaning = f"one-sided exact bound on FNR on exits at this threshold alone, at {100 * confidence:g}% confidence"
-    yield _row("Bound on test", upper, percent_up, meaning)
+    yield _row("Upper bound", upper, percent_up, meaning)
 
 
 def _selective_rows(evaluation: dict[str, Any]) -> Iterator[Row]:
