@@ -64,14 +64,14 @@ def bar(title: str, brief: bool = False) -> Iterator[Callable[[int, int], None]]
         total, now = of, monotonic()
         if now - told >= EVERY and 0 < done < of:
             told = now
-            say(f"  {title}: {done:,} of {of:,}, about {_span((now - begun) * (of - done) / done)} left")
+            say(f"  {title}: {done:,} of {of:,}, about {span((now - begun) * (of - done) / done)} left")
 
     yield count
     if total and (not brief or told > begun):
         say(f"  {title}: {total}")
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A time in the unit that suits it: 50 s, 12 min, 3.5 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -29,6 +29,8 @@ SCRIPTS = Path(__file__).parents[2] / "stage1_pro" / "scripts"
 TIMING = ["images_per_second", "data_wait_share", "epoch_seconds", "peak_rss_mib"]
 KILLED = "killed"
 CASES = 640
+GATED = ["--phase", "3", "--exit_policy", "gate", "--head_ensemble", "2", "--epochs", "6", "--target_fnr_exit", "0.1"]
+CONFORMAL = ["--phase", "6", "--exit_policy", "scrc", "--head_ensemble", "2", "--epochs", "6"]
 
 
 def draw(folder: Path, cases: int = CASES, seed: int = 1, light: float = 1.0, cast: float = 0.0) -> None:

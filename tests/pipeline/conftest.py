@@ -125,3 +125,28 @@ def evaluated(evaluated_once, runs) -> Path:
 @pytest.fixture
 def bundle(exported_once, runs) -> Path:
     return chain.copy(exported_once, runs) / "bundle"
+
+
+# ---- phases 3 and 6: the gate and SCRC policies
+
+
+@pytest.fixture(scope="session")
+def gated_once(config, make_once) -> Path:
+    """One phase-3 run, trained and scored; tests take copies."""
+    return make_once("gated", lambda run: chain.train_run(run, ["--config", str(config), *chain.GATED], "epoch 4/"))
+
+
+@pytest.fixture(scope="session")
+def exported_gate_once(gated_once, go_on_once) -> Path:
+    return go_on_once(gated_once, "exported", "33_calibrate_gate", "40_eval_selective", "50_export_bundle")
+
+
+@pytest.fixture(scope="session")
+def scrc_once(config, make_once) -> Path:
+    """One phase-6 run, trained and scored; tests take copies."""
+    return make_once("scrc", lambda run: chain.train_run(run, ["--config", str(config), *chain.CONFORMAL]))
+
+
+@pytest.fixture(scope="session")
+def exported_scrc_once(scrc_once, go_on_once) -> Path:
+    return go_on_once(scrc_once, "exported", "36_calibrate_scrc", "40_eval_selective", "50_export_bundle")

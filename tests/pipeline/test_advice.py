@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from chain import call, done, refused
+from chain import call, copy, done, refused, same_result
 
 
 def truncated(path: Path) -> None:
@@ -79,6 +79,88 @@ def test_the_way_out_of_a_damaged_file_leads_out(bundle, monkeypatch, name, dama
     assert re.search(words, outcome.err, re.DOTALL), outcome.err
     mend(run)
     done(*command)
+
+
+POLICIES = {
+    "gate": ("exported_gate_once", "gateparams.json", "33_calibrate_gate"),
+    "scrc": ("exported_scrc_once", "scrcparams.json", "36_calibrate_scrc"),
+}
+
+
+@pytest.mark.parametrize("damage", [truncated, foreign])
+@pytest.mark.parametrize("kind", POLICIES)
+def test_a_damaged_policy_of_another_kind_comes_back(request, runs, kind, damage):
+    made, name, calibrates = POLICIES[kind]
+    run = copy(request.getfixturevalue(made), runs)
+    damage(run / name)
+    words = f"Remove this file. Run {calibrates}.py again for this run"
+    for script in ("40_eval_selective", calibrates):
+        refused(call(script, "--run", run), f"{name}: ", words)
+    (run / name).unlink()
+    done(calibrates, "--run", run)
+    done("40_eval_selective", "--run", run)
+
+
+def test_damaged_splits_begin_a_new_run(config, runs):
+    flags = ["--config", config, "--phase", "2"]
+    done("00_make_splits", *flags, "--run", runs / "a")
+    for damage in (truncated, foreign):
+        damage(runs / "a" / "splits.json")
+        refused(call("20_train", *flags, "--run", runs / "a"), "splits.json: ", "Run 00_make_splits.py for a new run")
+    done("00_make_splits", *flags, "--run", runs / "b")
+    done("20_train", *flags, "--run", runs / "b", "--dry_run")
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_a_damaged_checkpoint_leads_back_to_the_first_epoch(trained_once, runs, name):
+    run = copy(trained_once, runs)
+    truncated(run / "checkpoints" / name)
+    outcome = call("20_train", "--resume", run)
+    refused(
+        outcome, f"{name}: not a safe, whole tensor file", f"remove {run / 'checkpoints'}: 20_train.py --resume {run}"
+    )
+    shutil.rmtree(run / "checkpoints")
+    done("20_train", "--resume", run)
+    same_result(run, trained_once)
+
+
+def test_a_damaged_model_file_is_written_again_from_the_checkpoint(trained_once, runs):
+    run = copy(trained_once, runs)
+    truncated(run / "model_best.pth")
+    refused(call("25_threshold_sweep", "--run", run), "of other weights", f"20_train.py --resume {run}")
+    done("20_train", "--resume", run)
+    same_result(run, trained_once)
+    done("25_threshold_sweep", "--run", run)
+
+
+@pytest.mark.parametrize("name", ["backbone.json", "backbone.safetensors"])
+def test_a_damaged_backbone_is_adapted_anew(config, images, tmp_path, name):
+    tiny = ["--model_path", "random:test_vit", "--steps", "2", "--probe_every", "1", "--probe_cases", "60"]
+    few = [*tiny, "--batch_size", "16", "--lora_rank", "4", "--local_crops", "1", "--prototypes", "16", "--force"]
+    adapts = ["10_explora_pretrain", "--config", config, "--images", _some(images, tmp_path / "some"), *few, "--out"]
+    done(*adapts, tmp_path / "a")
+    truncated(tmp_path / "a" / name)
+    trains = ["20_train", "--config", config, "--phase", "2", "--dry_run", "--model_path"]
+    refused(call(*trains, f"local-dir:{tmp_path}/a"), "Run 10_explora_pretrain.py again in a new folder")
+    done(*adapts, tmp_path / "b")
+    done(*trains, f"local-dir:{tmp_path}/b")
+
+
+def _some(images: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for file in sorted(images.glob("*.png"))[:60]:
+        shutil.copy(file, folder)
+    return folder
+
+
+def test_a_damaged_weights_file_names_the_way_round(config, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"half a file")
+    flags = ["20_train", "--config", config, "--phase", "2", "--dry_run", "--model_path"]
+    refused(call(*flags, f"file:{tmp_path}/w.safetensors:test_efficientnet"), "w.safetensors", "could not be loaded")
+    refused(call(*flags, f"file:{tmp_path}/x.safetensors:test_efficientnet"), "x.safetensors does not exist")
+    outcome = call(*flags, "timm:test_efficientnet.r160_in1k")
+    refused(outcome, "Without a network use file:PATH:NAME or random:NAME.")
+    done(*flags, "random:test_efficientnet")
 
 
 def resealed(bundle: Path, name: str, content: bytes) -> None:

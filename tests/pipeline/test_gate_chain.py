@@ -7,20 +7,12 @@ import chain
 import numpy as np
 import pandas as pd
 import pytest
-from chain import evaluate, killed, reconfigured, refused, resume, same_result
+from chain import GATED, evaluate, killed, reconfigured, refused, resume, same_result
 
 from stage1_pro.core.bundle.contents import load_exit_policy
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.models.stage1 import load_model, read_tensors
 from stage1_pro.core.records.run import Run
-
-FLAGS = ["--phase", "3", "--exit_policy", "gate", "--head_ensemble", "2", "--epochs", "6", "--target_fnr_exit", "0.1"]
-
-
-@pytest.fixture(scope="session")
-def gated_once(config, make_once) -> Path:
-    """One phase-3 run, trained and scored; tests take copies."""
-    return make_once("gated", lambda run: chain.train_run(run, ["--config", str(config), *FLAGS], "epoch 4/"))
 
 
 @pytest.fixture
@@ -52,11 +44,6 @@ def test_val_select_has_out_of_fold_gate_logits_and_val_calib_the_models_own(gat
         found[split] = np.abs(outputs.gate_logit - scores.gate_logit).max()
     assert found["val_calib"] < 1e-3
     assert found["val_select"] > 1e-2
-
-
-@pytest.fixture(scope="session")
-def exported_gate_once(gated_once, go_on_once) -> Path:
-    return go_on_once(gated_once, "exported", "33_calibrate_gate", "40_eval_selective", "50_export_bundle")
 
 
 @pytest.fixture
@@ -114,7 +101,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(gated_once, tmp_path)
 
 
 def test_a_single_head_begins_a_gated_run(trained, config, script, tmp_path):
-    flags = ["--config", config, *FLAGS, "--epochs", "1", "--warmup_epochs", "0", "--gate_refit", "false"]
+    flags = ["--config", config, *GATED, "--epochs", "1", "--warmup_epochs", "0", "--gate_refit", "false"]
     run = tmp_path / "runs" / "from2"
     script("00_make_splits", *flags, "--run", run)
     assert script("20_train", *flags, "--run", run, "--init_from", trained).status == 0
@@ -125,7 +112,7 @@ def test_a_single_head_begins_a_gated_run(trained, config, script, tmp_path):
 
 
 def test_images_train_with_targets_of_their_own_and_the_warning(config, script, tmp_path):
-    flags = ["--config", config, *FLAGS, "--epochs", "3", "--feature_cache", "'off'", "--lr_head", "3e-2"]
+    flags = ["--config", config, *GATED, "--epochs", "3", "--feature_cache", "'off'", "--lr_head", "3e-2"]
     run = tmp_path / "runs" / "images"
     script("00_make_splits", *flags, "--run", run)
     outcome = script("20_train", *flags, "--run", run)
@@ -142,7 +129,7 @@ def test_too_few_groups_of_a_class_keep_the_trained_gate(config, script, images,
         f"{i:03d}.png,{('blue', 'red')[i % 2]},g{i % 2 if 100 <= i < 120 else i + 9},{s}" for i, s in enumerate(names)
     ]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label,group,split", *rows]) + "\n")
-    flags = ["--config", config, *FLAGS, "--epochs", "2", "--dataset_params.sources"]
+    flags = ["--config", config, *GATED, "--epochs", "2", "--dataset_params.sources"]
     flags += [f"[{{root: {images}, labels: labels.csv}}]", "--run", "runs/few"]
     script("00_make_splits", *flags)
     outcome = script("20_train", *flags)
@@ -193,7 +180,7 @@ def test_three_classes_have_no_gate(config, script, images, tmp_path, monkeypatc
     source = ["--dataset_params.sources", f"[{{root: {images}, labels: labels.csv}}]"]
     names = ["--dataset_params.class_names", "null"]
     refused(
-        script("20_train", "--config", config, *FLAGS, *source, *names, "--dry_run"),
+        script("20_train", "--config", config, *GATED, *source, *names, "--dry_run"),
         "the labels have 3 classes (blue, green, red); phase 3 trains a gate, which needs exactly two classes",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]

@@ -15,23 +15,10 @@ from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.records.run import Run
 
-FLAGS = ["--phase", "6", "--exit_policy", "scrc", "--head_ensemble", "2", "--epochs", "6"]
-
-
-@pytest.fixture(scope="session")
-def scrc_once(config, make_once) -> Path:
-    """One phase-6 run, trained and scored; tests take copies."""
-    return make_once("scrc", lambda run: chain.train_run(run, ["--config", str(config), *FLAGS]))
-
 
 @pytest.fixture
 def scrc(scrc_once, runs) -> Path:
     return chain.copy(scrc_once, runs)
-
-
-@pytest.fixture(scope="session")
-def exported_scrc_once(scrc_once, go_on_once) -> Path:
-    return go_on_once(scrc_once, "exported", "36_calibrate_scrc", "40_eval_selective", "50_export_bundle")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = ["stage1_pro", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
-SOURCE += ["requirements.txt", "requirements-serve.txt", "requirements-seg.txt", "constraints.txt"]
+SOURCE += ["constraints.txt", *(path.name for path in REPOSITORY.glob("requirements*.txt"))]
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 Stage1 = Callable[..., subprocess.CompletedProcess]
 

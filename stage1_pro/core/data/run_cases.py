@@ -1,4 +1,4 @@
-"""The cases of an existing run, and its splits in words."""
+"""The cases of an existing run."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,9 @@ from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.moved import moved_config, roots_of, way_back
 from stage1_pro.core.data.sources import read_source
-from stage1_pro.core.data.splitting import evidence_warning
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.records.splits import SPLITS, Splits
+from stage1_pro.core.records.splits import SPLITS
 
 
 def own_cases(run: Run, roots: Sequence[str] | None = None) -> CaseTable:
@@ -77,28 +75,3 @@ def cases_of(run: Run, config: Stage1ProConfig) -> CaseTable:
     if len(crossing):
         raise UserError(f"{run.splits_path}: group {crossing.iloc[0]} crosses splits. {artifacts.MENDS['splits']}")
     return cases
-
-
-def describe(splits: Splits, config: Stage1ProConfig) -> None:
-    """Counts per split and class, and whether val_calib can carry the certificate."""
-    positive = splits.positive_class
-    say(f"positive: {positive}" + ("" if len(splits.class_names) > 2 else f" (against {splits.class_names[0]})"))
-    width = max(6, *map(len, splits.class_names))
-    say(" " * 12 + "  ".join(f"{name:>{width}}" for name in splits.class_names))
-    for split in SPLITS:
-        say(f"{split:<12}" + "  ".join(f"{splits.counts(split)[name]:>{width}}" for name in splits.class_names))
-    if len(splits.class_names) > 2:
-        return say(
-            "more than two classes: this run can be trained, but exit policies are binary; rest: true joins "
-            "all classes but the positive one"
-        )
-    target, delta = config.certified_level(), 1 - config.fnr_confidence
-    say(
-        f"val_calib: {splits.metadata['evidence']['val_calib_positive_groups']} independent positives; target_fnr_exit "
-        f"{config.target_words()} needs {minimum_positives(target, delta)} exits without a miss, and about "
-        f"{positives_for_power(target / 4, target, delta)} if a quarter of that rate is missed (80 % power)"
-    )
-    warning = evidence_warning(splits, config)
-    if warning:
-        say(f"warning: {warning}")
-    return None

@@ -181,14 +181,14 @@ def dump_tensors(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """torch.load with weights_only, and never otherwise."""
+def read_tensors(path: Path, way_out: str = "Restore it from a copy.") -> dict[str, Any]:
+    """torch.load with weights_only, and never otherwise. way_out: what to do where the file is damaged."""
     try:
         return torch.load(io.BytesIO(artifacts.read_bytes(path)), map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # a damaged archive raises whatever zip and pickle raise
-        raise UserError(f"{path}: not a safe, whole tensor file ({_reason(error)}). Restore it from a copy.") from None
+        raise UserError(f"{path}: not a safe, whole tensor file ({_reason(error)}). {way_out}") from None
 
 
 def _reason(error: Exception) -> str:

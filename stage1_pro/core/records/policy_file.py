@@ -20,6 +20,7 @@ def demand_uncalibrated(run: "Run", policy: str) -> None:
         row = run.policy_row
         raise UserError(f"{run.path}: exit_policy is '{row.name}'. Run {row.script} --run {run.path} instead.")
     for path in run.policy_files():
+        artifacts.read_json(path, path.stem)  # a damaged one is no calibration: the error says how it comes back
         raise UserError(
             f"{path} exists: this run is calibrated already. Another look at val_calib weakens the guarantee; to "
             "calibrate anew at full confidence, train a run whose val_calib holds other positives."

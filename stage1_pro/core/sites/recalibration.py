@@ -20,7 +20,8 @@ from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
 from stage1_pro.core.bundle.export import export_bundle
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.console import bar, say
-from stage1_pro.core.data.run_cases import describe, paths_by_case
+from stage1_pro.core.data.glance import describe
+from stage1_pro.core.data.run_cases import paths_by_case
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import Interrupted, NothingCertified, NotWorthIt, counted
 from stage1_pro.core.evaluation import evaluate_run, measured, trusted_policy
@@ -44,7 +45,7 @@ from stage1_pro.core.sites.cases import Site
 def assigned(site: Site) -> Splits:
     """Assign the site's unseen cases to val_select, val_calib and val_test, and describe them; nothing is written."""
     splits = make_splits(site.cases, site.config, trains=False, kept=site.unseen)
-    describe(splits, site.config)
+    describe(site.cases, splits, site.config)
     return splits
 
 

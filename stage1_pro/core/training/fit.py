@@ -30,7 +30,7 @@ from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors,
 from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
-from stage1_pro.core.training.callbacks.checkpoints import judged_weights
+from stage1_pro.core.training.callbacks.checkpoints import judged_weights, way_back
 from stage1_pro.core.training.crossfit import GateTargets, group_folds, refit_gate
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
@@ -136,7 +136,7 @@ def fit(
     else:
         # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
         last = run.checkpoints_path / "last.ckpt"
-        finished = last.exists() and read_tensors(last)["callbacks"]["EpochTable"]["finished"]
+        finished = last.exists() and read_tensors(last, way_back(run, config))["callbacks"]["EpochTable"]["finished"]
     if not finished:
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer, course)
@@ -216,7 +216,7 @@ def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Mode
 
 def load_best(run: Run, model: Any) -> None:
     """The best checkpoint's weights, their average where EMA is on."""
-    state = judged_weights(run.checkpoints_path / "best.ckpt")
+    state = judged_weights(run.checkpoints_path / "best.ckpt", way_back(run, run.config))
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.cpu().load_state_dict({**model.state_dict(), **weights})
 

@@ -14,7 +14,8 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.decided_groups import demand_groups
-from stage1_pro.core.data.run_cases import cases_of, describe, own_cases
+from stage1_pro.core.data.glance import describe
+from stage1_pro.core.data.run_cases import cases_of, own_cases
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.incremental.initial import initial_cases
@@ -54,7 +55,7 @@ def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
         say(note)
     for warning in cases.warnings:
         say(f"warning: {warning}")
-    describe(splits, config)
+    describe(cases, splits, config)
     return cases, splits
 
 
@@ -76,7 +77,7 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
     _demand_classes(config, cases)
     demand_groups(cases, config)
     _demand_initial_cases(config, cases, run.splits)
-    describe(run.splits, config)
+    describe(cases, run.splits, config)
     return run, cases
 
 

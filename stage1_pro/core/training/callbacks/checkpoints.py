@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
+from stage1_pro.core.records.run import Run
 from stage1_pro.core.training.modules.base import Stage1Module
 
 # killed at a transition, a training goes back into the stage before, and scores by its best again
@@ -100,9 +101,22 @@ class Patience(EarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
 
-def judged_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights that a checkpoint was judged by, their average where EMA is on, by the names of the module."""
-    content = read_tensors(checkpoint)
+def way_back(run: Run, config: Stage1ProConfig) -> str:
+    """What to do where a checkpoint of a run is damaged."""
+    if config.incremental_params.enabled:
+        return "Restore it from a copy, or begin a new run."
+    return (
+        f"Restore it from a copy, or remove {run.checkpoints_path}: 20_train.py --resume {run.path} then begins at the "
+        "first epoch."
+    )
+
+
+def judged_weights(checkpoint: Path, way_out: str = "Restore it from a copy.") -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint was judged by, their average where EMA is on, by the names of the module.
+
+    way_out: what to do where the file is damaged.
+    """
+    content = read_tensors(checkpoint, way_out)
     averaged = content["callbacks"].get("ExponentialMovingAverage", {}).get("average", {})
     return {**content["state_dict"], **averaged}
 
