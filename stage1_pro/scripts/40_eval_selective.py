@@ -26,7 +26,8 @@ class Args:
     run: str | None = None
     """Run directory; without it runs/latest."""
     scores_only: bool = False
-    """Only write scores/val_test.parquet, also of a run for which nothing was certified."""
+    """Only write scores/val_test.parquet, also of a run for which nothing was certified; with masks also
+    cases/val_test.csv and figures of single cases."""
     compare: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "RUN"})
     """Put these evaluated runs side by side, the first one as the measure of the others; takes the place of --run."""
     bundle: str | None = None
@@ -99,7 +100,8 @@ def evaluate(path: str | None, roots: list[str] | None, no_pictures: bool) -> No
     policy = trusted_policy(run)
     score_test(run, roots)
     evaluation = evaluate_run(run, policy)
-    write_report(run, policy, evaluation, None if no_pictures else picture_paths(run, roots))
+    paths = None if no_pictures else picture_paths(run, roots)
+    write_report(run, policy, evaluation, paths, roots, pictures=not no_pictures)
     console.say(evaluation["promise"]["words"])
     console.say(f"report {run.report_path}")
     console.say_next(run.path, "50_export_bundle.py")
@@ -114,6 +116,10 @@ def score(path: str | None, roots: list[str] | None) -> None:
     run = Run.open(path or LATEST)
     score_test(run, roots)
     console.say(f"scores {run.scores_path('val_test')}")
+    draw = run.config.task.part("uncertified")
+    if draw is not None:
+        for path in draw(run, roots):
+            console.say(f"drawn  {path}")
 
 
 def compare(paths: list[str], out: str | None) -> None:

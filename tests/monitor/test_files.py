@@ -119,6 +119,23 @@ def test_what_the_schema_does_not_know_is_refused(tmp_path: Path, change, told: 
         read_monitor(tmp_path)
 
 
+def test_what_contradicts_the_rest_of_the_file_is_refused(tmp_path: Path) -> None:
+    """An alarm cannot be taken out of it, nor can evidence be added."""
+    write_monitor(tmp_path, read_to(Monitor.start(RULES), 24))
+    whole = json.loads((tmp_path / MONITOR).read_text())
+    assert whole["certificate"] == "alarm"
+    calm = [{**whole["streams"][0], "alarm": None}]
+    for change, told in (
+        ({"revision": 7}, "there are 1 readings"),
+        ({"certificate": "in force"}, "the rest of the file says alarm"),
+        ({"certificate": "in force", "streams": calm}, "its alarm contradict each other"),
+        ({"streams": [{**whole["streams"][0], "best": [9999, 0]}]}, "something else than the last day"),
+    ):
+        (tmp_path / MONITOR).write_text(json.dumps(whole | change))
+        with pytest.raises(UserError, match=told):
+            read_monitor(tmp_path)
+
+
 def test_two_readings_at_once_are_refused(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(UserError, match="is at work there"), locked(tmp_path):
         pass

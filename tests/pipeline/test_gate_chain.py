@@ -52,6 +52,19 @@ def exported(exported_gate_once, runs) -> Path:
     return chain.copy(exported_gate_once, runs)
 
 
+def test_the_bundle_is_certified_for_another_site(exported_gate_once, tmp_path):
+    chain.draw(tmp_path, cases=400, seed=5, cast=30)
+    source = f"{{name: north, labels: {tmp_path}/labels.csv}}"
+    (tmp_path / "site.yaml").write_text(f"dataset_params: {{sources: [{source}]}}")
+    old, run = exported_gate_once / "bundle", Run(tmp_path / "runs" / "site")
+    out = chain.done("38_recalibrate", old, "--config", tmp_path / "site.yaml", "--out", run.path).out
+    assert "with the old bundle: The test split CONTRADICTS the promise" in out
+    policies = [json.loads((path / "gateparams.json").read_text()) for path in (old, run.bundle_path)]
+    assert policies[0]["calibrator_type"] == policies[1]["calibrator_type"]
+    assert policies[0]["calibrator_params"] != policies[1]["calibrator_params"]  # fitted on the new val_select
+    assert load_exit_policy(run.bundle_path).decide(run.scores("val_test")).exits.any()
+
+
 def test_the_chain_ends_in_a_bundle_whose_scores_are_those_of_the_run(exported, script, images, tmp_path):
     assert "Reliability of the calibrated gate" in (exported / "report.html").read_text()
     assert (exported / "figures" / "gate_training.png").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from chain import call, copy, done
+from chain import call, copy, done, killed, train_run
 from made_masks import disc_case, settings, write_cases
 from PIL import Image
 from shared_folders import made_once
@@ -81,6 +81,21 @@ def test_a_run_is_certified_and_its_promise_names_the_miss_rule(exported: Path) 
     assert json.loads((exported / "eval.json").read_text())["exits"]["coverage"]["value"] > 0.5
 
 
+def test_the_report_shows_cases_and_the_table_holds_them_all(exported: Path) -> None:
+    cases, scores = pd.read_csv(exported / "cases" / "val_test.csv"), exported / "scores" / "val_test.parquet"
+    assert len(cases) == len(pd.read_parquet(scores))
+    assert cases["dice"].round(5).tolist() == pd.read_parquet(scores)["dice"].round(5).tolist()
+    assert (cases["true_components"] <= 1).all()
+    assert cases["hd95_disc"].dropna().ge(0).all()
+    evaluation = json.loads((exported / "eval.json").read_text())
+    exited = cases[(cases["exits"] == 1) & (cases["label"] == 1)]
+    assert int((exited["missed"] == 1).sum()) == evaluation["exits"]["fnr_on_exits"]["misses"]
+    page = (exported / "report.html").read_text()
+    assert "Masks of the test split" in page
+    assert "mask_overlays" in page
+    assert (exported / "figures" / "mask_overlays.png").exists()
+
+
 def test_a_policy_for_another_miss_rule_is_not_exported(exported: Path, tmp_path: Path) -> None:
     run = copy(exported, tmp_path)
     config = json.loads((run / "config.json").read_text())
@@ -140,3 +155,53 @@ def test_weights_of_another_task_are_refused(
     refused = call("20_train", "--config", masks_config, "--run", tmp_path / "other", "--init_from", trained_once)
     assert refused.status == 2
     assert "a run of task classification, and" in refused.err
+
+
+STAGES = {
+    "enabled": True,
+    "initial_cases": 6,
+    "add_cases": 4,
+    "max_stages": 3,
+    "max_epochs_per_stage": 3,
+    "early_stopping_patience": 3,
+    "lr_floor_action": "end_stage",
+    "selection_threshold": 1.0,
+}
+COMPARED = ("state.json", "stages.csv", "selections.csv", "model_best.pth")
+
+
+@pytest.fixture(scope="module")
+def staged_config(masks_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def make(folder: Path) -> None:
+        made = yaml.safe_load(masks_config.read_text()) | {"incremental_params": STAGES}
+        (folder / "stages.yaml").write_text(yaml.safe_dump(made))
+
+    return made_once(tmp_path_factory, "mask-stages", make) / "stages.yaml"
+
+
+@pytest.fixture(scope="module")
+def staged(staged_config: Path, make_once: Callable[..., Path]) -> Path:
+    """A run by stages, with what a process that is killed within leaves behind."""
+    moments = ("epoch 2/", "stage 1 ended", "epoch 5/")
+    return make_once("mask-stages", lambda run: train_run(run, ["--config", str(staged_config)], *moments))
+
+
+def test_cases_are_admitted_by_the_dice_of_their_masks(staged: Path) -> None:
+    stages, picked = pd.read_csv(staged / "stages.csv"), pd.read_csv(staged / "selections.csv")
+    assert stages["active_cases"].tolist() == [6, 10, 14]
+    picked = picked[picked["difficulty"].notna()]  # the initial cases were not scored
+    assert picked["difficulty"].between(0, 1).all()
+    assert picked["uncertainty"].between(0, 1).all()
+    assert picked["difficulty"].nunique() > 4  # 1 − Dice of masks, and no 0 or 1 of a class
+
+
+@pytest.mark.parametrize("moment", ["epoch 2/", "stage 1 ended", "epoch 5/"])
+def test_a_kill_within_a_stage_or_between_two_ends_as_if_there_was_none(
+    staged: Path, moment: str, tmp_path: Path
+) -> None:
+    run = killed(staged, moment, tmp_path / staged.parent.name / staged.name)
+    done("20_train", "--resume", run)
+    for name in COMPARED[1:]:
+        assert (run / name).read_bytes() == (staged / name).read_bytes(), name
+    first, second = (pd.read_parquet(one / "scores" / "val_calib.parquet") for one in (staged, run))
+    pd.testing.assert_frame_equal(first, second)

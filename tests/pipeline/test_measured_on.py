@@ -13,6 +13,7 @@ from shared_folders import made_once
 from test_new_site import SEEN_BEFORE, some_seen, yaml_of
 
 from stage1_pro import Stage1Predictor
+from stage1_pro.core.records.run import Run
 
 EVALUATE = "40_eval_selective"
 MISSED = ("red", "blue", "exit")
@@ -112,6 +113,19 @@ def test_mistakes_are_told_and_nothing_is_written(bundle, tmp_path, script):
     refused(script(EVALUATE, "--bundle", bundle, "--on", tmp_path / "blue.csv", "--out", out), "no cases: red")
     (tmp_path / "blue.csv").unlink()
     assert chain.files_of(tmp_path) == before
+
+
+def test_a_site_whose_images_have_moved(bundle, tmp_path, script):
+    folder = tmp_path / "now"
+    folder.mkdir()
+    chain.draw(folder, cases=8, seed=13)
+    site, out = yaml_of(tmp_path), tmp_path / "out"
+    refused(script(EVALUATE, "--bundle", bundle, "--on", site, "--out", out), "Name an existing CSV in sources[site]")
+    told = script(EVALUATE, "--bundle", bundle, "--on", site, "--out", out, "--root", f"site={folder}")
+    assert told.status == 0, told
+    words = "--config", site, "--out", tmp_path / "runs" / "site", "--root", f"site={folder}"
+    assert script("38_recalibrate", bundle, *words).status == 3  # 2 positives certify nothing
+    assert len(Run(tmp_path / "runs" / "site").scores("val_test")) > 0
 
 
 def test_what_was_measured_elsewhere_is_no_evaluation_of_the_run(measured_once, exported_once, runs, tmp_path):

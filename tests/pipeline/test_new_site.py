@@ -16,6 +16,7 @@ from shared_folders import made_once
 
 from stage1_pro import Stage1Predictor, load_exit_policy, verify_bundle
 from stage1_pro.core.bundle.contents import BundleContents
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.sites.cases import read_site
 
@@ -140,6 +141,12 @@ def test_classes_that_the_bundle_joined_are_joined_again(bundle, tmp_path, label
     site = read_site(BundleContents(bundle, manifest, policy), [("site.yaml", yaml_of(tmp_path))])
     assert site.cases.class_names == ("rest", "red")
     assert site.cases.frame["label"].sum() == sum(",red" in line for line in names)
+
+
+def test_a_bundle_of_masks_is_told_what_it_can_do(bundle, tmp_path):
+    contents = BundleContents(bundle, {"task": "segmentation"}, load_exit_policy(bundle))
+    with pytest.raises(UserError, match=r"its answers are masks.*20_train\.py"):
+        read_site(contents, [("site.yaml", yaml_of(tmp_path))])
 
 
 def test_ratios_may_share_all_cases_and_what_is_refused_does_not_speak_of_training(bundle, tmp_path, script):

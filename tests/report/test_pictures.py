@@ -14,7 +14,7 @@ from stage1_pro.core.data.image_files import content_digest
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.records.scores import Scores, hashes
 from stage1_pro.core.report.run.page import write_report
-from stage1_pro.core.report.run.pictures import EACH, SIDE, Sheet, picture_sheets
+from stage1_pro.core.report.run.pictures import EACH, SIDE, Picture, Sheet, picture_sheets
 
 CASES = 60
 TITLES = ["Missed positives", "False alarms", "The least sure exits", "Deferred"]
@@ -61,6 +61,11 @@ def test_errors_come_first_and_the_surest_of_them(paths):
     assert {int(name) for name in shown[3]} <= set(range(40, 60))
     assert sheets[0].pictures[0].words == "red, answered other at 51.0%"
     assert sheets_of(paths) == sheets != sheets_of(paths, seed=1)
+
+
+def test_of_a_long_id_the_end_is_shown():
+    assert Picture("", True, "short.png", "").short_id == "short.png"
+    assert Picture("", True, "a/long/path/of/folders/0042.png", "").short_id == "…/folders/0042.png"
 
 
 def test_small_images_are_kept_pixel_by_pixel_and_large_ones_are_thumbnails(paths):

@@ -57,13 +57,15 @@ def export_bundle(
     seen: bool = True,
     converted: Converted | None = None,
     expires: dict[str, Any] | None = None,
+    forward_batch: int | None = None,
 ) -> BundleContents:
     """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
 
     golden: makes the content of golden.npz with the run's model, as `inference.golden` does; None: a bundle without.
     seen: take the run's seen.json along, where it has one; converted: a model that ships under the run's certificate;
-    expires: when the certificate ends, as bundle.json says it, None for never. Raises UserError where the run is not
-    complete or its parts do not belong together.
+    expires: when the certificate ends, as bundle.json says it, None for never; forward_batch: images per forward pass
+    of the host, None for those of the run's scores. Raises UserError where the run is not complete or its parts do not
+    belong together.
     """
     demand_new(target)
     policy = read_policy(run)
@@ -85,9 +87,8 @@ def export_bundle(
         ):
             _copy(file, building / file.name)
         license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
-        artifacts.write_bytes(
-            building / "README.md", _readme(run, policy, evaluation, license, converted, expires).encode()
-        )
+        words = _readme(run, policy, evaluation, license, converted, expires, forward_batch)
+        artifacts.write_bytes(building / "README.md", words.encode())
         if seen and (run.path / SEEN).exists():
             _copy(run.path / SEEN, building / SEEN)
         scores = calib_scores(calib.case_id, calib.group, decisions)
@@ -95,6 +96,8 @@ def export_bundle(
         if golden is not None:
             artifacts.write_bytes(building / GOLDEN, golden())
         manifest = {**_manifest(run, evaluation, building, converted), "expires": expires}
+        if forward_batch:
+            manifest["forward_batch"] = forward_batch
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
     return verify_bundle(target)
@@ -237,6 +240,16 @@ def _on_model(backend: str) -> str:
    model.onnx: input `images` (N, 3, S, S), preprocessed; outputs `logits` (N, C), with a gate `gate_logit` (N,)."""
 
 
+def _on_shape(run: Run, forward_batch: int | None) -> str:
+    """A sentence where the host takes other batches than the run's scores were made with."""
+    scored_by = run.config.forward_shape
+    if forward_batch in (None, scored_by):
+        return ""
+    return f"""
+   The run was certified on scores of {scored_by or "other"} images at a time, and this bundle takes {forward_batch}: a
+   logit may differ from the run's by 1e-4."""
+
+
 def _end(expires: dict[str, Any] | None) -> str:
     """A sentence on when the certificate ends."""
     if expires is None:
@@ -287,8 +300,10 @@ def _readme(
     license: str,
     converted: Converted | None,
     expires: dict[str, Any] | None,
+    forward_batch: int | None,
 ) -> str:
     names, backend = run.splits.class_names, "onnx" if converted else run.config.scoring_backend
+    on_host = _on_model(backend) + _on_shape(run, forward_batch)
     return f"""{_card(run, evaluation, license)}
 # Stage 1 bundle: {run.name}
 
@@ -316,7 +331,7 @@ On the calibration split {evidence_words(policy)}.
 1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
    files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
 2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
-   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{_on_model(backend)}
+   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{on_host}
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
 4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
    more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.

@@ -1,8 +1,9 @@
 """Rules between settings, which a schema cannot say: one table of what is refused, each row with its message."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from stage1_pro.core.config.phases import OPTIMIZERS, PHASES, POLICY_TABLE, SETTINGS_FROM, OptimizerRow, PolicyRow
@@ -59,6 +60,8 @@ class Facts:
     """Settings that differ from their defaults."""
     idle: list[str]
     """Settings of incremental training that differ from their defaults although it is not enabled."""
+    restarts: str
+    """Epochs after which the schedule begins anew."""
     limit: str
     """The setting that `schedule_epochs` comes from."""
     held_out: float
@@ -96,7 +99,8 @@ class Facts:
             sharp=optimizer.sharp and c.phase >= optimizer.first_phase,
             changed=_changed(c, Stage1ProConfig()),
             idle=[] if stages.enabled else _changed(stages, IncrementalParams()),
-            limit="incremental_params.max_epochs_per_stage" if stages.enabled else "epochs",
+            restarts=", ".join(map(str, c.schedule_restarts)),
+            limit=_limit(c),
             held_out=data.val_select_ratio + data.val_calib_ratio + data.val_test_ratio,
             least_dice=1 - stages.max_difficulty,
             names=data.class_names or (),
@@ -122,6 +126,16 @@ class Rule:
 def _changed(found: Any, defaults: Any) -> list[str]:
     names = [field.name for field in dataclasses.fields(found)]
     return [name for name in names if getattr(found, name) != getattr(defaults, name)]
+
+
+def _limit(c: Stage1ProConfig) -> str:
+    if c.incremental_params.enabled:
+        return "incremental_params.max_epochs_per_stage"
+    return "the first of schedule_restarts" if c.schedule_restarts else "epochs"
+
+
+def _disordered(numbers: Sequence[int]) -> bool:
+    return any(later <= earlier for earlier, later in pairwise(numbers))
 
 
 def _unused(c: Stage1ProConfig) -> list[str]:
@@ -293,8 +307,21 @@ RULES = (
         "They share all cases in proportion",
     ),
     Rule(
+        lambda f: _disordered((0, *f.c.schedule_restarts, f.c.epochs)),
+        "$.schedule_restarts is [{restarts}]; allowed rising epochs from 1 to below epochs ({c.epochs})",
+    ),
+    Rule(
+        lambda f: f.stages.enabled and f.c.schedule_restarts,
+        "$.schedule_restarts is set, and with incremental_params each stage begins its own schedule: leave it out",
+    ),
+    Rule(
         lambda f: f.c.warmup_epochs > f.c.schedule_epochs,
         "$.warmup_epochs is {c.warmup_epochs:g}; allowed 0 to {limit} ({c.schedule_epochs})",
+    ),
+    Rule(
+        lambda f: f.c.schedule_restarts and f.c.warmup_epochs > min(epochs for _, epochs in f.c.schedules),
+        "$.warmup_epochs is {c.warmup_epochs:g}; allowed 0 to the shortest stretch between 0, schedule_restarts and "
+        "epochs (0, {restarts}, {c.epochs})",
     ),
     Rule(
         lambda f: f.c.conformal_after is not None and f.c.conformal_after >= f.c.schedule_epochs,

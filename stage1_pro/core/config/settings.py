@@ -4,6 +4,7 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 """
 
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
@@ -229,8 +230,11 @@ class Stage1ProConfig:
     """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 30
     """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
+    schedule_restarts: tuple[int, ...] = ()
+    """Epochs after which the schedule begins anew (warm-up, cosine, patience), rising, each 1 to below `epochs`;
+    written by 20_train.py --resume RUN --epochs N, which trains on after an end."""
     warmup_epochs: float = 1
-    """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`."""
+    """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`; each time that the schedule begins."""
     batch_size: int = 64
     """Images per step and device, 1 or more."""
     grad_accum_steps: int = 1
@@ -343,10 +347,20 @@ class Stage1ProConfig:
     """Training that starts with few cases and admits more of the training split, stage by stage."""
 
     @property
+    def schedules(self) -> tuple[tuple[int, int], ...]:
+        """(first epoch, epochs) of each schedule of learning rates of a training without stages.
+
+        >>> Stage1ProConfig(epochs=30, schedule_restarts=(20,)).schedules
+        ((0, 20), (20, 10))
+        """
+        bounds = (0, *self.schedule_restarts, self.epochs)
+        return tuple((first, end - first) for first, end in pairwise(bounds))
+
+    @property
     def schedule_epochs(self) -> int:
-        """Epochs that one schedule of learning rates spans: the training, or a stage of it."""
+        """Epochs that the first schedule of learning rates spans: the training, or a stage of it."""
         incremental = self.incremental_params
-        return incremental.max_epochs_per_stage if incremental.enabled else self.epochs
+        return incremental.max_epochs_per_stage if incremental.enabled else self.schedules[0][1]
 
     @property
     def largest_lr(self) -> float:

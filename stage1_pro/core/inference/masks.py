@@ -158,12 +158,7 @@ class MaskPredictor:
         """Score cases with masks (columns case_id, group, label, path, mask, content). Raises UserError for files that
         cannot be read."""
         rows, overlaps, done = [], [], 0
-        paths = list(cases["path"])
-        for batch in self._batches(paths, list(cases["mask"]), batch_size, workers):
-            for position, case in enumerate(batch):
-                if case.reason is not None:
-                    where = f"{paths[done + position]} or its mask cannot be read ({case.reason})"
-                    raise UserError(f"{where}. Restore the files and run again.")
+        for batch in self.prepared(cases, batch_size, workers):
             for case, logits in zip(batch, self.maps(batch), strict=True):
                 assert case.labels is not None
                 labels = case.labels.to(logits.device)
@@ -189,6 +184,17 @@ class MaskPredictor:
                 uncertainty(sums, self.params.uncertainty),
             ),
         )
+
+    def prepared(self, cases: pd.DataFrame, batch_size: int, workers: int) -> Iterator[list[Prepared]]:
+        """Yield cases with masks (columns path, mask), batch after batch. Raises UserError for what cannot be read."""
+        paths, done = list(cases["path"]), 0
+        for batch in self._batches(paths, list(cases["mask"]), batch_size, workers):
+            for position, case in enumerate(batch):
+                if case.reason is not None:
+                    where = f"{paths[done + position]} or its mask cannot be read ({case.reason})"
+                    raise UserError(f"{where}. Restore the files and run again.")
+            yield batch
+            done += len(batch)
 
     def _overlap(self, logits: Tensor, labels: Tensor) -> float:
         if self.params.miss_rule.rule != "lesion":

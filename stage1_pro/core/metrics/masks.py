@@ -11,6 +11,7 @@ for an empty prediction, are ours. Mean voxel entropy mostly counts border voxel
 Sums are taken on the whole map of a case, never a window: windows overlap. They are exact: int64 and float64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +144,36 @@ def least_overlap(truth: ArrayLike, mask: ArrayLike) -> float:
         return 1.0
     inside = np.bincount(parts.ravel(), weights=np.asarray(mask, dtype=bool).ravel(), minlength=number + 1)
     return float((inside / np.bincount(parts.ravel(), minlength=number + 1))[1:].min())
+
+
+def components(mask: ArrayLike) -> int:
+    """Number of components of (*S) bool, which hang together by faces, edges and corners."""
+    mask = np.asarray(mask, dtype=bool)
+    found: Any = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+    return int(found[1])
+
+
+def hd95(truth: ArrayLike, mask: ArrayLike, spacing: Sequence[float]) -> float:
+    """Hausdorff distance of two surfaces at the 95th percentile, the larger of both directions; NaN where one is empty.
+
+    truth, mask: (*S) bool; spacing: size of a voxel along each axis, whose unit the distance has.
+
+    >>> truth, mask = np.zeros((9, 4)), np.zeros((9, 4))
+    >>> truth[2], mask[5] = 1, 1
+    >>> hd95(truth, mask, (2.0, 2.0))
+    6.0
+    """
+    truth, mask = np.asarray(truth, dtype=bool), np.asarray(mask, dtype=bool)
+    if not truth.any() or not mask.any():
+        return float("nan")
+    of_truth, of_mask = _surface(truth), _surface(mask)
+    to_truth: Any = ndimage.distance_transform_edt(~of_truth, sampling=spacing)
+    to_mask: Any = ndimage.distance_transform_edt(~of_mask, sampling=spacing)
+    return float(max(np.percentile(to_mask[of_truth], 95), np.percentile(to_truth[of_mask], 95)))
+
+
+def _surface(mask: BoolArray) -> BoolArray:
+    return mask & ~ndimage.binary_erosion(mask)
 
 
 def missed(sums: MaskSums, overlap: ArrayLike, rule: str, dice: float, least_share: float, least: int) -> np.ndarray:

@@ -132,7 +132,7 @@ def _feed(
     for number, stream in enumerate(monitor.streams):
         mine = cases.stream[first] == number
         streams.append(_fed(stream, monitor.settings.test, cases.take(first[mine]), best[mine], worst[mine], day))
-    return tuple(streams), [_stream_row(stream, monitor.settings.test) for stream in streams]
+    return tuple(streams), [stream_row(stream, monitor.settings.test) for stream in streams]
 
 
 def _fed(stream: Stream, test: PromiseTest, cases: Audited, best: IntArray, worst: IntArray, day: int) -> Stream:
@@ -156,7 +156,7 @@ def _added(so_far: tuple[int, int], outcomes: IntArray) -> tuple[int, int]:
     return so_far[0] + int((outcomes != NOTHING).sum()), so_far[1] + int((outcomes == MISS).sum())
 
 
-def _stream_row(stream: Stream, test: PromiseTest) -> dict[str, Any]:
+def stream_row(stream: Stream, test: PromiseTest) -> dict[str, Any]:
     """The stream at the end of a day. The upper bound reads unknown labels against the promise, the lower for it."""
     return {
         "name": stream.name,

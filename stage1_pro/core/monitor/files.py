@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.monitor.days import stream_row
 from stage1_pro.core.monitor.drift import DriftWealth
 from stage1_pro.core.monitor.state import Alarm, Drift, Monitor, Settings, Store, Stream, Watch, day_text, time_text
 from stage1_pro.core.monitor.tables import Audited, Closed, Others, Sample, Table, Tally, Waiting
@@ -32,6 +33,8 @@ TABLES: dict[str, type[Table]] = {
     "tally": Tally,
     "closed": Closed,
 }
+ROUNDING = 1e-6
+"""What another processor or another version of a library may make of equal numbers."""
 WATCHES = ("confidence", "signed")
 
 
@@ -40,6 +43,8 @@ def locked(folder: Path) -> Iterator[None]:
     """One reading at a time in this folder; a killed one holds no lock. Raises UserError where another is at work."""
     from filelock import FileLock, Timeout  # deferred: who only reads takes no lock
 
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file. Name a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / ".lock").acquire(blocking=False)
@@ -72,7 +77,32 @@ def read_monitor(folder: Path) -> Monitor:
     content = artifacts.read_bytes(cases, artifacts.MENDS["monitor"])
     if artifacts.digest_bytes(content) != data["cases"]["sha256"]:
         raise UserError(f"{cases}: not the file that {path} was written with. {artifacts.MENDS['monitor']}")
-    return _from_json(data, content)
+    monitor = _from_json(data, content)
+    raise_problems(
+        f"{path}: altered since it was written:", list(_contradictions(data, monitor)), artifacts.MENDS["monitor"]
+    )
+    return monitor
+
+
+def _contradictions(data: dict[str, Any], monitor: Monitor) -> Iterator[str]:
+    """Where the file says something that does not follow from the rest of it."""
+    if data["revision"] != monitor.revision:
+        yield f"$.revision is {data['revision']}, and there are {monitor.revision} readings"
+    if data["certificate"] != monitor.certificate:
+        yield f"$.certificate is {data['certificate']}, and the rest of the file says {monitor.certificate}"
+    test = monitor.settings.test
+    for stream in monitor.streams:
+        above = test.log_wealth(stream.wealth) - test.bar
+        if above < -ROUNDING if stream.alarm else above > ROUNDING:
+            yield f"$.streams: the wealth of {stream.name} and its alarm contradict each other"
+    rows = monitor.days[-1]["streams"] if monitor.days else []
+    for row, stream in zip(rows, monitor.streams, strict=bool(rows)):
+        if not all(_alike(value, row[name]) for name, value in stream_row(stream, test).items()):
+            yield f"$.streams says of {stream.name} something else than the last day"
+
+
+def _alike(value: Any, other: Any) -> bool:
+    return abs(value - other) <= ROUNDING if isinstance(value, float) else value == other
 
 
 def _demand_continued(path: Path, monitor: Monitor) -> None:

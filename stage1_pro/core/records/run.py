@@ -128,6 +128,11 @@ class Run(RunPaths):
         artifacts.write_json(self.environment_path, {**environment(config.seed), **model_facts}, "environment")
         save_config(config, self.config_path)
 
+    def train_on(self, config: Stage1ProConfig) -> None:
+        """Record the config of a training that goes on after its end."""
+        save_config(config, self.config_path)
+        self.__dict__["config"] = config
+
     def scores(self, split: str) -> Scores:
         """What gets a decision in one split: its images, or with decide_by: group one row a group."""
         views = self.config.group_views

@@ -86,14 +86,18 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     """Check a site's config and cases against the bundle; nothing is written.
 
     layers: the site's settings over the bundle's, whose target and confidence hold where a site names none; roots:
-    NAME=PATH of each source whose images have moved. Raises one
-    UserError with every setting that a site cannot choose.
+    NAME=PATH of each source whose images have moved. Raises one UserError with every setting that a site cannot choose.
     """
+    if contents.task.has_masks:
+        raise UserError(
+            f"{contents.path}: its answers are masks, and another site is certified or measured for answers that are "
+            "classes only. Train a run on the site's own masks with 20_train.py."
+        )
     policy_file = contents.path / contents.manifest["policy_file"]
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
     where = ", ".join(name for name, _ in layers)
-    cases = load_cases(moved_config(config, roots, where).dataset_params, decode=True)
+    cases = load_cases(moved_config(config, roots).dataset_params, decode=True)
     raise_problems(f"{where}:", cases.questions)
     demand_groups(cases, config)
     if config.dataset_params.merged:

@@ -91,11 +91,9 @@ def measure(site: Site, target: Path, on: str, device: str, pictures: bool = Tru
 
 
 def _say_what_is_measured(site: Site) -> None:
-    for name in ("target_fnr_exit", "fnr_confidence"):
-        named, promised = (
-            getattr(site.config, name),
-            {**site.policy, "target_fnr_exit": promised_fnr(site.policy)}[name],
-        )
+    promises = {"target_fnr_exit": promised_fnr(site.policy), "fnr_confidence": site.policy["fnr_confidence"]}
+    for name, promised in promises.items():
+        named = getattr(site.config, name)
         if named != promised:
             say(f"{name} {named:g} is for a new certificate; measured is the bundle's promise, {promised:g}")
     labels = site.cases.frame["label"].to_numpy()[site.unseen]

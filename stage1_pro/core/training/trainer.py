@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.training.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint, checkpoint, patience
+from stage1_pro.core.training.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    SameDevices,
+    checkpoint,
+    patience,
+)
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.training.callbacks.epochs import EpochTable, Throughput
 from stage1_pro.core.training.stages import stage_callbacks
@@ -32,6 +39,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     table = EpochTable(run.metrics_path, config.monitor, plain, shown)
     callbacks: list[pl.Callback] = [
         Throughput(),
+        SameDevices(),
         *([average] if average else []),
         LearningRateMonitor(logging_interval="epoch"),
         *(
@@ -59,6 +67,12 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
 def demand_trainer(config: Stage1ProConfig) -> None:
     """Raise UserError for devices, a strategy or a precision that training would refuse."""
     lightning_trainer(config, Path(), [], logger=False, enable_checkpointing=False)
+
+
+def scoring_trainer(config: Stage1ProConfig) -> pl.Trainer:
+    """A trainer that validates on one device and writes nothing."""
+    alone = replace(config, devices=1, num_nodes=1, strategy="auto")
+    return lightning_trainer(alone, Path(), [], logger=False, enable_checkpointing=False)
 
 
 def lightning_trainer(

@@ -72,7 +72,8 @@ def _table(source: Source) -> Layout:
     root = Path(source.root) if source.root else path.parent
     for name in ("path", "mask"):
         frame[name] = [_below(root, cell) for cell in frame[name]]
-    layout = Layout(frame, notes=read.notes, warnings=read.warnings, problems=read.problems, questions=read.questions)
+    notes = [note for note in read.notes if "label from" not in note]  # the mask takes the label's place
+    layout = Layout(frame, notes=notes, warnings=read.warnings, problems=read.problems, questions=read.questions)
     layout.problems += _listed(frame["path"][frame["mask"] == ""], "image has no mask", "images have no mask")
     layout.frame = _named(frame[frame["mask"] != ""].reset_index(drop=True), root)
     return layout

@@ -18,6 +18,13 @@ from stage1_pro.core.report.run.evaluation_figures import (
     draw_scores,
 )
 from stage1_pro.core.report.run.evidence import Evidence
+from stage1_pro.core.report.run.mask_figures import (
+    draw_mask_dice,
+    draw_overlays,
+    draw_soft_dice,
+    draw_volumes,
+    has_masks,
+)
 from stage1_pro.core.report.run.stage_figures import (
     draw_admitted,
     draw_stage_scores,
@@ -49,6 +56,8 @@ class Chart:
     draw: Callable[[Figure, Evidence], None]
     shown: Callable[[Evidence], bool] = lambda evidence: True
     """Whether the run has what the figure shows."""
+    of_cases: bool = False
+    """Whether the figure shows images of cases."""
 
 
 def sweep_figure(policy: dict[str, Any], path: Path) -> None:
@@ -58,7 +67,51 @@ def sweep_figure(policy: dict[str, Any], path: Path) -> None:
     artifacts.write_bytes(path, rendering.png)
 
 
+MASK_CHARTS = (
+    Chart(
+        "mask_overlays",
+        "masks",
+        "Cases",
+        "The true mask outlined in green, the predicted one dashed in pink, with the Dice of the case: the best, the "
+        "median and the worst of the test split, the worst that exits and is missed, the worst that is deferred.",
+        3.2,
+        draw_overlays,
+        has_masks,
+        of_cases=True,
+    ),
+    Chart(
+        "mask_dice",
+        "masks",
+        "Dice of the test cases",
+        "Of a case the mean over the classes that either mask has; quartiles, and cases far from them.",
+        2.4,
+        draw_mask_dice,
+        has_masks,
+    ),
+    Chart(
+        "soft_dice",
+        "masks",
+        "Confidence against Dice",
+        "SDC is computed without the true mask. Cases at the lower right are poor masks that the network is sure of: "
+        "no threshold defers them.",
+        3.0,
+        draw_soft_dice,
+        has_masks,
+    ),
+    Chart(
+        "mask_volumes",
+        "masks",
+        "Volume of the positive class",
+        "Predicted against true; on the line they agree.",
+        3.0,
+        draw_volumes,
+        has_masks,
+    ),
+)
+
+
 CHARTS = (
+    *MASK_CHARTS,
     Chart(
         "fnr_coverage",
         "test",

@@ -1,10 +1,10 @@
 """What the figures of a report show, gathered from the files of a run."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import softmax
@@ -19,6 +19,9 @@ from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
+
+if TYPE_CHECKING:  # it needs torch
+    from stage1_pro.core.report.run.mask_evidence import MaskEvidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +57,8 @@ class Evidence:
     epochs: Mapping[str, FloatArray]
     chosen_epoch: int | None
     stages: Staged | None = None
+    masks: "MaskEvidence | None" = None
+    """Of a run with masks."""
 
     @property
     def confidence_level(self) -> float:
@@ -62,15 +67,24 @@ class Evidence:
 
 
 def gather(
-    run: Run, policy: dict[str, Any], evaluation: dict[str, Any], paths: Mapping[str, str] | None = None
+    run: Run,
+    policy: dict[str, Any],
+    evaluation: dict[str, Any],
+    paths: Mapping[str, str] | None = None,
+    roots: Sequence[str] | None = None,
 ) -> "Evidence":
-    """What the figures show: scores and decisions on val_test, and the epochs of training. paths: case id → image."""
+    """What the figures show: scores and decisions on val_test, and the epochs of training.
+
+    paths: case id → image; roots: NAME=PATH of each source whose images have moved, of which masks are drawn anew.
+    """
     scores = run.scores("val_test")
     decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
     epochs = read_epochs(run.metrics_path)
     stages = staged(run, run.config.monitor, paths)
     decided = evidence_of(scores, decisions, policy, evaluation)
-    return replace(decided, epochs=epochs, chosen_epoch=_chosen_epoch(epochs, run.config), stages=stages)
+    of_masks = run.config.task.part("evidence")
+    masks = None if of_masks is None else of_masks(run, scores, decisions, roots)
+    return replace(decided, epochs=epochs, chosen_epoch=_chosen_epoch(epochs, run.config), stages=stages, masks=masks)
 
 
 def evidence_of(

@@ -25,23 +25,34 @@ if TYPE_CHECKING:  # matplotlib is imported where a report is written
     from stage1_pro.core.report.run.evidence import Evidence
     from stage1_pro.core.report.run.pictures import Sheet
 
-SECTIONS = ("test", "calibration", "training", "stages")
+SECTIONS = ("masks", "test", "calibration", "training", "stages")
 """Of the page, which show figures."""
 
 
 def write_report(
-    run: Run, policy: dict[str, Any], evaluation: dict[str, Any], paths: Mapping[str, str] | None = None
+    run: Run,
+    policy: dict[str, Any],
+    evaluation: dict[str, Any],
+    paths: Mapping[str, str] | None = None,
+    roots: Sequence[str] | None = None,
+    *,
+    pictures: bool = True,
 ) -> None:
     """Write figures/*.png and report.html of an evaluated run.
 
     policy, evaluation: the contents of its policy file and of eval.json; paths: case id → image file, for pictures;
-    None: a report without them.
+    None: a report without them; roots: NAME=PATH of each source whose images have moved; pictures: False leaves out
+    the figures that show cases.
     """
     from stage1_pro.core.report.run.charts import CHARTS
 
-    evidence = gather(run, policy, evaluation, paths)
+    evidence = gather(run, policy, evaluation, paths, roots)
     run.figures_path.mkdir(exist_ok=True)
-    charts = [(chart, drawn(run.figures_path, chart, evidence)) for chart in CHARTS if chart.shown(evidence)]
+    charts = [
+        (chart, drawn(run.figures_path, chart, evidence))
+        for chart in CHARTS
+        if chart.shown(evidence) and (pictures or not chart.of_cases)
+    ]
     sheets = []
     if paths is not None:
         scores = run.scores("val_test")

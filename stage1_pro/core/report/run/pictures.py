@@ -19,6 +19,8 @@ EACH = 12
 """Pictures of a sheet at most."""
 SIDE = 224
 """Pixels of the longer side of a thumbnail: twice the size at which pages show it, for dense screens."""
+SHOWN = 18
+"""Letters of an id below a picture."""
 SMALL = 64
 """Pixels up to which an image is kept as it is, every pixel of it."""
 
@@ -31,6 +33,11 @@ class Picture:
     small: bool
     case_id: str
     words: str
+
+    @property
+    def short_id(self) -> str:
+        """The end of the id, which tells cases apart where paths are long."""
+        return self.case_id if len(self.case_id) <= SHOWN else "…" + self.case_id[1 - SHOWN :]
 
 
 @dataclass(frozen=True, slots=True)
