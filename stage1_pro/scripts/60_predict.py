@@ -123,6 +123,8 @@ def columns(args: Args, contents: "BundleContents", ids: Sequence[str], groups: 
     from stage1_pro.core.monitor.columns import columns_of
     from stage1_pro.core.monitor.opening import deployed, seconds
 
+    if contents.task.has_masks and (args.audit_share is not None or args.audit_salt or args.monitor):
+        raise UserError("a label cannot say whether a mask is right, so masks are not audited: drop --audit_share.")
     if not any((args.audit_share is not None, args.audit_salt, args.monitor)):
         if groups or args.time:
             raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")

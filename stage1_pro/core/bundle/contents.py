@@ -109,6 +109,14 @@ def verify_bundle(path: str | Path) -> BundleContents:
     return BundleContents(path, manifest, policy_from_artifact(manifest["active_exit_policy"], policy))
 
 
+def demand_images(contents: BundleContents) -> None:
+    """Raise UserError for a bundle whose answers are masks, where only decisions on images are understood."""
+    if contents.task.has_masks:
+        raise UserError(
+            f"{contents.path}: its answers are masks, which only 60_predict.py takes. Decide its images there."
+        )
+
+
 def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
     """Everything in which the folder differs from its manifest."""
     listed = manifest.get("files", {})

@@ -293,6 +293,33 @@ def _card(run: Run, evaluation: dict[str, Any], license: str) -> str:
     return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---"
 
 
+def _contract(run: Run, on_host: str) -> str:
+    """What a host has to do, by the kind of answers."""
+    return (_contract_of_masks if run.config.task.has_masks else _contract_of_images)(run, on_host)
+
+
+def _contract_of_images(run: Run, on_host: str) -> str:
+    return f"""\
+1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
+   files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
+2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
+   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{on_host}
+3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
+4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
+   more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
+5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them."""
+
+
+def _contract_of_masks(run: Run, _: str) -> str:
+    return f"""\
+1. Decide with `60_predict.py FOLDER IMAGES…`: it checks the size and digest of every file first, and writes
+   decisions and masks. The set of files is closed.
+2. Inputs are as mask_preprocessing of bundle.json says; scores are computed in float32, decided in float64.
+3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
+4. A case that exits has its answer and its mask; every other case goes to stage 2, unreadable ones among them. The
+   masks of deferred cases are promised nothing."""
+
+
 def _readme(
     run: Run,
     policy: dict[str, Any],
@@ -328,15 +355,7 @@ On the calibration split {evidence_words(policy)}.
 - Nothing about false alarms: they are reported in eval.json, not bounded.
 
 ## Contract for the host
-1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
-   files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
-2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
-   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{on_host}
-3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
-4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
-   more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
-5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
-{_group_contract(run)}
+{_contract(run, on_host)}{_group_contract(run)}
 ## Licence of the weights
 {derivative_notice(license)}
 Intended use as stated for this run: {run.config.intended_use}.

@@ -223,6 +223,9 @@ MASK_RULES = (
         "a poor mask on an answer 1 is a miss too, so that only symmetric exits can be certified: leave it out",
     ),
     _not_of_masks(
+        lambda f: f.c.compile, "compile is true", "a compiled network does not show its bottleneck: leave it out"
+    ),
+    _not_of_masks(
         lambda f: f.data.class_balanced_sampling,
         "dataset_params.class_balanced_sampling is true",
         "a case holds several classes: set foreground_share, with patch_size",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stage1_pro.core.bundle.contents import verify_bundle
+from stage1_pro.core.bundle.contents import demand_images, verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
 from stage1_pro.core.data.decoding import ImageContract, decode, demand_source
 from stage1_pro.core.data.image_files import BadImage
@@ -97,10 +97,7 @@ class Stage1Predictor:
         the device is not there.
         """
         contents = verify_bundle(bundle)
-        if contents.task.has_masks:
-            raise UserError(
-                f"{bundle}: its answers are masks, which only 60_predict.py takes. Decide its images there."
-            )
+        demand_images(contents)
         model = load_scoring_model(contents.model_path)
         # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):

@@ -102,6 +102,8 @@ def changed(args: Any, *apart: str) -> dict[str, Any]:
 
 
 def _task(folder: Path, settings: Pretraining, config: Stage1ProConfig, images: str, run: str | None) -> Task:
+    if config.task.has_masks:
+        raise UserError("ExPLoRA adapts backbones of classifiers, and the task is segmentation: leave 10 out.")
     if run:
         cases, splits = cases_of(opened := Run.open(run), config), opened.splits
     else:
