@@ -47,6 +47,7 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
 
 def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Begin a run or take one up, and bring it to its scores."""
+    from stage1_pro.core.config.extras import demand_extras_of
     from stage1_pro.core.config.load import merge_configs
     from stage1_pro.core.training.start import is_first_process, prepared_run, run_to_resume, source_run
 
@@ -59,17 +60,14 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         run, config, cases, source = run_to_resume(args.resume, others, layers, args.root)
         if later_end:
             config = extended(run, later_end)
+        demand_extras_of(config)
     else:
         config = merge_configs(layers)
         if config.incremental_params.dry_run:
             return show_plan(args, layers)
+        demand_extras_of(config)
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run, config) if args.init_from else None
-
-    if config.scoring_backend == "onnx":
-        from stage1_pro.core.models.onnx_model import demand_extra
-
-        demand_extra()  # now, and not after the last epoch
 
     from stage1_pro.core.artifacts import write_json
     from stage1_pro.core.inference.scoring import with_forward_batch, write_scores

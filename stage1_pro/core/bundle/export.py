@@ -215,10 +215,10 @@ def _group_contract(run: Run) -> str:
     views = run.config.group_views
     if views is None:
         return ""
-    return f"""6. A case is a group of images, and gets one decision: take {views.words} in their order, the mean of
+    return f"""
+6. A case is a group of images, and gets one decision: take {views.words} in their order, the mean of
    logit_1 - logit_0 over them (float64) as z, and decide the logits (-z/2, z/2) in float32. A group of which such an
-   image cannot be read defers. Nothing is promised of a single image, or of another number of them.
-"""
+   image cannot be read defers. Nothing is promised of a single image, or of another number of them."""
 
 
 def _on_conversion(converted: Converted | None) -> str:
@@ -356,6 +356,7 @@ On the calibration split {evidence_words(policy)}.
 
 ## Contract for the host
 {_contract(run, on_host)}{_group_contract(run)}
+
 ## Licence of the weights
 {derivative_notice(license)}
 Intended use as stated for this run: {run.config.intended_use}.

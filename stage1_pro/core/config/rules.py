@@ -28,6 +28,18 @@ ADMISSIONS = ("acquisition", "random")
 """Values of incremental_params.strategy, which strategy is easily taken for."""
 
 
+NO_STORE = "MLflow keeps runs and models in a database or on a server; name one, such as sqlite:///mlflow.db"
+
+
+def no_store(uri: str | None) -> bool:
+    """Whether an address of MLflow is a folder, which holds neither a registry nor two writers.
+
+    >>> no_store("file:///tmp/mlruns"), no_store("mlruns"), no_store("sqlite:///mlflow.db")
+    (True, True, False)
+    """
+    return uri is not None and uri != "databricks" and (uri.startswith("file:") or "://" not in uri)
+
+
 def rule_problems(config: Stage1ProConfig, trains: bool = True) -> list[str]:
     """Return the message of every broken rule, in the order of RULES.
 
@@ -341,6 +353,15 @@ RULES = (
         "$.optimizer is {c.optimizer}, which is of phase {optimizer.first_phase} on, and this is phase {c.phase}: set "
         "optimizer: adamw, or choose a later phase",
     ),
+    Rule(
+        lambda f: f.c.logger == "mlflow" and f.c.tracking_uri is None,
+        "$.logger is mlflow, and tracking_uri is not set: set it, such as sqlite:///mlflow.db or http://HOST:5000",
+    ),
+    Rule(
+        lambda f: f.c.logger != "mlflow" and f.c.tracking_uri is not None,
+        "$.tracking_uri is {c.tracking_uri}, and logger is {c.logger}: set logger: mlflow, or leave tracking_uri out",
+    ),
+    Rule(lambda f: no_store(f.c.tracking_uri), f"$.tracking_uri is {{c.tracking_uri}}: {NO_STORE}"),
     Rule(
         lambda f: f.c.quantize != "none" and f.c.scoring_backend != "onnx",
         "$.quantize is {c.quantize}, and scoring_backend is {c.scoring_backend}: set scoring_backend: onnx, or "

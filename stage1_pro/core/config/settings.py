@@ -279,6 +279,11 @@ class Stage1ProConfig:
     quantize: Literal["none", "static"] = "none"
     """Arithmetic of an onnx backbone: none (float32) or static (8 bits, ranges taken from training images; other
     scores, which the certificate is made from)."""
+    logger: Literal["tensorboard", "mlflow", "wandb"] = "tensorboard"
+    """Where the figures of each epoch go besides metrics.csv: tensorboard (a folder of the run), mlflow (the server or
+    database at tracking_uri; extra `mlflow`) or wandb (Weights & Biases; extra `wandb`)."""
+    tracking_uri: str | None = None
+    """MLflow's store, such as sqlite:///mlflow.db or http://HOST:5000; with logger mlflow."""
     forward_batch: int | str = "auto"
     """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
     to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""

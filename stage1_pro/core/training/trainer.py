@@ -11,11 +11,11 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.tracking.logger import logger_of
 from stage1_pro.core.training.callbacks.checkpoints import (
     AtomicCheckpointIO,
     RunCheckpoint,
@@ -60,7 +60,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         reload_dataloaders_every_n_epochs=int(incremental.enabled),
         accumulate_grad_batches=1 if by_itself else config.grad_accum_steps,
         gradient_clip_val=None if by_itself else config.max_grad_norm or None,
-        logger=TensorBoardLogger(str(run.path), name="tensorboard", version=""),
+        logger=logger_of(run, config),
     )
 
 
