@@ -282,6 +282,37 @@ RULES = (
         "{policy.label} policy requires {policy.allowed}: set exit_policy to one of {policies}",
     ),
     Rule(
+        lambda f: f.c.decide_by == "group" and f.policy.name != "softmax",
+        "$.decide_by is group, and exit_policy is {c.exit_policy}: set exit_policy: softmax, which has a rule for the "
+        "mean of several images",
+    ),
+    Rule(
+        lambda f: f.c.decide_by == "group" and f.data.task != "classification",
+        "$.decide_by is group, and dataset_params.task is {data.task}: set decide_by: case",
+    ),
+    Rule(
+        lambda f: f.c.decide_by != "group" and {"views", "view_rule"} & set(f.changed),
+        "$.views and view_rule are settings of decide_by: group: set that, or leave them out",
+    ),
+    Rule(
+        lambda f: f.c.decide_by != "group" and f.data.group_label is not None,
+        "$.dataset_params.group_label is a setting of decide_by: group: set that, or leave it out",
+    ),
+    Rule(
+        lambda f: f.data.group_label == "any",
+        "$.dataset_params.group_label is any, and the mean of a group is no rule for one positive image among many: "
+        "with a fifth of the images positive, four groups of five would be missed. Set majority, or divide the groups",
+    ),
+    Rule(
+        lambda f: f.c.views is None and "view_rule" in f.changed,
+        "$.view_rule is {c.view_rule}, and views is not set: name a number of images, or leave view_rule out",
+    ),
+    Rule(
+        lambda f: f.c.views is not None and f.data.order is None,
+        "$.views is {c.views}, and dataset_params.order is not set: name the column that orders the images of a group "
+        "(file names do not: frame_10 sorts before frame_2)",
+    ),
+    Rule(
         lambda f: f.trains and f.held_out >= 1,
         "$.dataset_params: the three validation ratios sum to {held_out:g}; leave a share below 1 for training",
     ),
