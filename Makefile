@@ -32,7 +32,7 @@ help:  ## this list
 	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  CONFIG=my.yaml  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it
-$(READY): requirements.txt requirements-serve.txt requirements-onnx.txt requirements-seg.txt requirements-sign.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
+$(READY): requirements.txt requirements-serve.txt requirements-onnx.txt requirements-seg.txt requirements-sign.txt requirements-mlflow.txt requirements-wandb.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps -e .

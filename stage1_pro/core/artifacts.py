@@ -41,6 +41,7 @@ MENDS = {
     "seen": "Export the bundle again, with --without_seen.",
     "environment": "Run 20_train.py again in a new run.",
     "monitor": "Take the last whole copy of the folder, or start a new monitor with 65_monitor.py --out NEW.",
+    "tracking": "Remove this file: what is tracked then goes under a new MLflow run.",
     "job": "Remove the folder that it lies in and run again.",
 }
 """What to do where a file is missing or damaged; each works when it is followed to the letter."""

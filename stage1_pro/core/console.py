@@ -10,6 +10,8 @@ from time import monotonic
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.errors import Interrupted
 
+BEGUN = ("config.json", "pretraining.json")
+"""Files of which one is there once a run or an adaptation can be resumed."""
 EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -37,10 +39,12 @@ def words_without(option: str) -> list[str]:
 
 @contextmanager
 def resumable(run_path: Path, script: str = "20_train.py") -> Iterator[None]:
-    """Within the block an interruption ends with the command that goes on where it stopped."""
+    """Within the block an interruption, or a full disk, ends with the command that goes on where it stopped."""
     try:
         yield
-    except Interrupted:
+    except (Interrupted, OSError) as stopped:
+        if isinstance(stopped, OSError) and not any((run_path / name).exists() for name in BEGUN):
+            raise
         line = f"resume with: python stage1_pro/scripts/{script} --resume {run_path}"
         print(spoken(line), file=sys.stderr, flush=True)
         raise

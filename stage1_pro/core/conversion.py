@@ -5,7 +5,7 @@ its own scores, which is another look at val_calib.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +16,11 @@ import numpy as np
 
 from stage1_pro.core.bundle.contents import BundleContents
 from stage1_pro.core.bundle.export import Converted, demand_new, export_bundle
+from stage1_pro.core.config.extras import demand_extra
 from stage1_pro.core.config.load import save_config
 from stage1_pro.core.config.phases import MODEL_FILES
 from stage1_pro.core.console import bar, say
-from stage1_pro.core.data.run_cases import cases_of
+from stage1_pro.core.data.run_cases import own_cases
 from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.evaluation import evaluate_run, trusted_policy
 from stage1_pro.core.finish_calibration import CERTIFY, map_options
@@ -28,7 +29,7 @@ from stage1_pro.core.inference.onnx_files import write_onnx
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
 from stage1_pro.core.inference.scoring import write_scores
 from stage1_pro.core.models.onnx_export import TOLERANCE
-from stage1_pro.core.models.onnx_model import demand_extra, load_onnx
+from stage1_pro.core.models.onnx_model import load_onnx
 from stage1_pro.core.records.paths import shortest
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.seen import SEEN
@@ -37,20 +38,20 @@ MARKER = "recertifying.lock"
 """In the folder of a recertification under way, or killed."""
 
 
-def converted_bundle(run: Run, target: Path, **wishes: Any) -> BundleContents:
+def converted_bundle(run: Run, target: Path, roots: Sequence[str] | None = None, **wishes: Any) -> BundleContents:
     """Export the run with model.onnx, under the certificate of its torch scores.
 
-    wishes: for export_bundle. Raises UserError where a decision on val_select differs, or a logit by more than
-    TOLERANCE, golden inputs included.
+    roots: NAME=PATH of each source whose images have moved; wishes: for export_bundle. Raises UserError where a
+    decision on val_select differs, or a logit by more than TOLERANCE, golden inputs included.
     """
-    demand_extra()
+    demand_extra("onnx")
     demand_new(target)
     torch = Stage1Predictor.from_run(run, "cpu")
     with TemporaryDirectory(dir=run.path, prefix=".onnx.") as folder:
         file = Path(folder) / MODEL_FILES["onnx"]
         write_onnx(run, file, "none")
         onnx = Stage1Predictor(load_onnx(file), torch.policy, "cpu", torch.forward_batch)
-        cases = cases_of(run, run.config).frame.iloc[run.splits.indices("val_select")]
+        cases = own_cases(run, roots).frame.iloc[run.splits.indices("val_select")]
         workers = run.config.dataset_params.num_workers
         pairs = {
             "the golden inputs": _paired(torch, onnx, list(golden_images()), "golden inputs", 0),
@@ -100,16 +101,22 @@ def _alike(predictor: Stage1Predictor, pair: Pair, where: str) -> float:
 
 
 def recertified_bundle(
-    run: Run, target: Path, quantize: str, *, even_if_useless: bool = False, **wishes: Any
+    run: Run,
+    target: Path,
+    quantize: str,
+    roots: Sequence[str] | None = None,
+    *,
+    even_if_useless: bool = False,
+    **wishes: Any,
 ) -> BundleContents:
     """Export the run with model.onnx, certified by the scores of that very file; the run keeps its own policy.
 
-    The look is one more at the run's val_calib, and on record. wishes: for export_bundle. Raises NothingCertified and
-    NotWorthIt.
+    The look is one more at the run's val_calib, and on record. roots, wishes: as in
+    converted_bundle. Raises NothingCertified and NotWorthIt.
     """
-    demand_extra()
+    demand_extra("onnx")
     demand_new(target)
-    policy, cases = trusted_policy(run), cases_of(run, run.config)
+    policy, cases = trusted_policy(run), own_cases(run, roots)
     with _staged(run) as staged:
         config = replace(run.config, scoring_backend="onnx", quantize=quantize)
         save_config(config, staged.config_path)

@@ -21,7 +21,8 @@ class Args:
     run: str | None = None
     """A run prepared by 00_make_splits.py; without it a new run is begun."""
     resume: str | None = None
-    """Continue this run with its own config; takes no other option but --root and --restore_state."""
+    """Continue this run with its own config; takes no other option but --root and --restore_state, and --epochs N after
+    its end: then training goes on to epoch N, with a schedule that begins anew."""
     root: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "NAME=PATH"})
     """With --resume, where images have moved: the source and its new folder. They must be the same, which their content
     tells."""
@@ -46,23 +47,27 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
 
 def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Begin a run or take one up, and bring it to its scores."""
+    from stage1_pro.core.config.extras import demand_extras_of
     from stage1_pro.core.config.load import merge_configs
     from stage1_pro.core.training.start import is_first_process, prepared_run, run_to_resume, source_run
 
+    later_end: list[tuple[str, Any]] = []
     if args.resume:
+        from stage1_pro.core.training.extension import extended, later_ends
+
         others = {"run": args.run, "init_from": args.init_from, "dry_run": args.dry_run}
+        later_end, layers = later_ends(layers)
         run, config, cases, source = run_to_resume(args.resume, others, layers, args.root)
+        if later_end:
+            config = extended(run, later_end)
+        demand_extras_of(config)
     else:
         config = merge_configs(layers)
         if config.incremental_params.dry_run:
             return show_plan(args, layers)
+        demand_extras_of(config)
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run, config) if args.init_from else None
-
-    if config.scoring_backend == "onnx":
-        from stage1_pro.core.models.onnx_model import demand_extra
-
-        demand_extra()  # now, and not after the last epoch
 
     from stage1_pro.core.artifacts import write_json
     from stage1_pro.core.inference.scoring import with_forward_batch, write_scores
@@ -77,6 +82,8 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
             config = with_forward_batch(config)
         trainer = make_trainer(run, config)
         training.record_begin(run, config, model, source, resume=bool(args.resume))
+        if later_end and is_first_process():
+            run.train_on(config)
         training.fit(run, config, model, cases, trainer, args.restore_state)
         if is_first_process():
             held_out = config.task.part("finish")(run, config, model, cases)
@@ -90,7 +97,7 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
 def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Resolve and check everything that training would use, print it, and write nothing."""
     from stage1_pro.core.config.load import merge_configs
-    from stage1_pro.core.training.start import prepared_run, preview, print_stages, source_with
+    from stage1_pro.core.training.start import demand_protected, prepared_run, preview, print_stages, source_with
 
     config = merge_configs(layers)
     if args.run:
@@ -98,6 +105,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
         splits = run.splits
     else:
         cases, splits = preview(config)
+        demand_protected(config.model_path, splits)
     source = source_with(args.init_from, splits, args.run or "this config", config) if args.init_from else None
     stages = config.incremental_params
     if stages.enabled:
@@ -106,13 +114,13 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
         return
 
     from stage1_pro.core.training import fit as training
-    from stage1_pro.core.training.trainer import demand_trainer
+    from stage1_pro.core.training.trainer import demand_trainer, scoring_trainer
 
     model = config.task.part("build_model")(config, cases, splits, source)
     demand_trainer(config)
     training.print_plan(config, model)
     if stages.enabled and source is not None:
-        training.first_admission(config, model, cases, splits)
+        training.first_admission(config, model, cases, splits, scoring_trainer(config))
 
 
 if __name__ == "__main__":

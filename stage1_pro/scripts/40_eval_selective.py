@@ -95,6 +95,7 @@ def evaluate(path: str | None, roots: list[str] | None, no_pictures: bool) -> No
     from stage1_pro.core.records.paths import LATEST
     from stage1_pro.core.records.run import Run
     from stage1_pro.core.report.run.page import write_report
+    from stage1_pro.core.tracking.mlflow_runs import track_evaluation
 
     run = Run.open(path or LATEST)
     policy = trusted_policy(run)
@@ -102,6 +103,7 @@ def evaluate(path: str | None, roots: list[str] | None, no_pictures: bool) -> No
     evaluation = evaluate_run(run, policy)
     paths = None if no_pictures else picture_paths(run, roots)
     write_report(run, policy, evaluation, paths, roots, pictures=not no_pictures)
+    track_evaluation(run, evaluation)
     console.say(evaluation["promise"]["words"])
     console.say(f"report {run.report_path}")
     console.say_next(run.path, "50_export_bundle.py")

@@ -11,7 +11,7 @@ The certificate of --format onnx is the one of torch's scores, and both must ans
 the scores of model.onnx itself. Exits with status 3 where that certifies nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from stage1_pro.core import cli, console
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from stage1_pro.core.bundle.contents import BundleContents
     from stage1_pro.core.records.run import Run
+
+LARGEST_FORWARD = 4096
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,19 @@ class Args:
     without_seen: bool = False
     """Leave seen.json out, the hashes of the images that the run has trained, chosen or certified with: they tell
     whoever has an image that it was among them. 38_recalibrate.py then cannot leave such images out."""
+    root: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "NAME=PATH"})
+    """With --format onnx: where the images of a source of the run are now, if they have moved."""
+    forward_batch: int | None = None
+    """Images per forward pass of the bundle's host, 1 to 4096, in place of the run's: 8 or less suits single requests
+    on a CPU, 64 a GPU. Logits may then differ from the run's scores by 1e-4."""
     sign: str | None = None
     """Private key file that signs the new bundle: BUNDLE.sig beside it. An encrypted one takes its password from the
     environment variable STAGE1_KEY_PASSWORD. Extra `sign`."""
+    register: str | None = None
+    """Name under which the bundle is registered in MLflow, as a pyfunc model that decides like 60_predict.py; extra
+    `mlflow`. With --verify an exported one is."""
+    tracking_uri: str | None = None
+    """MLflow's store for --register; null: the one that the run was tracked with."""
     key: str | None = None
     """With verify: public key file; the bundle must be signed by its owner."""
     golden: bool = False
@@ -59,6 +71,8 @@ class Args:
 def main(args: Args) -> None:
     demand_sense(args)
     contents = verified(args) if args.verify else signed(args) if args.sign else exported(args)
+    if args.register:
+        registered(args, contents)
     manifest = contents.manifest
     console.say(
         f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"
@@ -70,17 +84,21 @@ def demand_sense(args: Args) -> None:
     """Raise UserError with every option that means nothing beside the others."""
     from stage1_pro.core.errors import raise_problems
 
-    export_only = ("format", "recertify", "without_seen", "sign", "expires", "expires_after")
+    export_only = ("format", "recertify", "without_seen", "forward_batch", "sign", "expires", "expires_after")
     problems = [
         f"--{name} is for a new bundle, and --verify writes none. Drop one"
         for name in export_only
-        if getattr(args, name)
+        if getattr(args, name) not in (None, False)
     ]
+    size = args.forward_batch
     rules = (
+        (args.root and not args.format, "--root is where the images for --format onnx are: add it"),
         (args.key and not args.verify, "--key checks the signature of an exported bundle: name it with --verify"),
+        (args.tracking_uri and not args.register, "--tracking_uri is where --register NAME goes: add it"),
         (args.golden and not args.verify, "--golden checks an exported bundle: name it with --verify"),
         (args.recertify and args.format != "onnx", "--recertify certifies a model in ONNX: add --format onnx"),
         (args.quantize != "none" and not args.recertify, "--quantize gives other scores: add --recertify"),
+        (size is not None and not 1 <= size <= LARGEST_FORWARD, f"--forward_batch is {size}; allowed 1 to 4096"),
         (
             args.even_if_useless and not args.recertify,
             "--even_if_useless is about --recertify: drop one or add the other",
@@ -118,6 +136,17 @@ def signed(args: Args) -> "BundleContents":
     return contents
 
 
+def registered(args: Args, contents: "BundleContents") -> None:
+    """Register the bundle, under the MLflow run of the run that it comes from, where that is at hand."""
+    from stage1_pro.core.records.run import Run
+    from stage1_pro.core.tracking.mlflow_runs import register
+
+    home = contents.path.parent if args.verify else args.run
+    run = Run.open(str(home)) if (contents.path.parent / "splits.json").is_file() or not args.verify else None
+    version = register(contents, run, str(args.register), args.tracking_uri)
+    console.say(f"registered models:/{args.register}/{version}")
+
+
 def exported(args: Args) -> "BundleContents":
     from pathlib import Path
 
@@ -126,8 +155,14 @@ def exported(args: Args) -> "BundleContents":
 
     run = Run.open(args.run)
     backend, wishes = run.config.scoring_backend, {"seen": not args.without_seen, "expires": end_of(args)}
+    if args.forward_batch and (run.config.task.has_masks or args.recertify or args.format not in (None, backend)):
+        raise UserError(
+            f"{run.path}: --forward_batch is for images and the model that was scored: leave --format and --recertify "
+            "out, and for masks --forward_batch."
+        )
     if args.format in (None, backend) and not args.recertify:
-        return as_scored(run, Path(args.out) if args.out else run.bundle_path, **wishes)
+        target = Path(args.out) if args.out else run.bundle_path
+        return as_scored(run, target, args.forward_batch, **wishes)
     if run.config.task.has_masks:
         raise UserError(f"{run.path}: networks for masks are exported as they are: leave --format and --recertify out.")
     if args.format != "onnx":
@@ -138,17 +173,17 @@ def exported(args: Args) -> "BundleContents":
     target = Path(args.out) if args.out else run.path / "bundle-onnx"
     if args.recertify:
         useless = args.even_if_useless
-        return conversion.recertified_bundle(run, target, args.quantize, even_if_useless=useless, **wishes)
-    return conversion.converted_bundle(run, target, **wishes)
+        return conversion.recertified_bundle(run, target, args.quantize, args.root, even_if_useless=useless, **wishes)
+    return conversion.converted_bundle(run, target, args.root, **wishes)
 
 
-def as_scored(run: "Run", target: "Path", **wishes: Any) -> "BundleContents":
+def as_scored(run: "Run", target: "Path", size: int | None, **wishes: Any) -> "BundleContents":
     """Export the run with the very file that its scores were computed with."""
     from stage1_pro.core.bundle.export import export_bundle
 
     golden_of_run = run.config.task.part("golden")
-    golden = None if golden_of_run is None else lambda: golden_of_run(run)
-    return export_bundle(run, target, golden, **wishes)
+    golden = None if golden_of_run is None else lambda: golden_of_run(run, size)
+    return export_bundle(run, target, golden, forward_batch=size, **wishes)
 
 
 def end_of(args: Args) -> dict[str, Any] | None:

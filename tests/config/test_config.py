@@ -454,6 +454,26 @@ def test_off_is_a_word_and_not_a_falsehood(tmp_path: Path) -> None:
     assert of_file(path).feature_cache == "off"
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 9, "schedule_restarts": [4, 4]}, "$.schedule_restarts is [4, 4]; allowed rising epochs from 1 to"),
+        ({"epochs": 9, "schedule_restarts": [9]}, "$.schedule_restarts is [9]; allowed rising epochs from 1 to below"),
+        ({"epochs": 9, "schedule_restarts": [8], "warmup_epochs": 2}, "allowed 0 to the shortest stretch"),
+        (incremental() | {"schedule_restarts": [4]}, "each stage begins its own schedule: leave it out"),
+    ],
+)
+def test_restarts_of_the_schedule_are_rising_and_leave_room_for_warm_up(settings, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        merge_configs([("a.yaml", settings)])
+
+
+def test_restarts_are_saved_and_read_again():
+    config = merge_configs([("a.yaml", {"epochs": 9, "schedule_restarts": [2, 5]})])
+    assert config.schedules == ((0, 2), (2, 3), (5, 4))
+    assert merge_configs([("saved", to_dict(config))]) == config
+
+
 UNQUOTED = [
     ("class_names: [no, yes]", ("class_names[0] is written no, which YAML reads as false", "class_names[1]")),
     ("class_names: [010, b]", ('class_names[0] is written 010, which YAML reads as 8: quote it ("010")',)),
@@ -520,7 +540,7 @@ def test_defaults_of_masks_suit_masks_and_survive_being_saved() -> None:
         ({"exit_rule": "one_sided"}, "$.exit_rule is one_sided, and task is segmentation"),
         ({"answer_placement": "auto"}, "$.answer_placement is auto, and task is segmentation"),
         ({"checkpoint_by": "val_accuracy"}, "allowed for task segmentation: auto, val_dice, val_augrc, val_loss"),
-        ({"model_path": "random:test_vit"}, "name a network such as monai:unet"),
+        ({"model_path": "local-dir:models/own"}, "name a network such as monai:unet"),
         ({"dataset_params": {"image_size": 64}}, "cases are neither resized nor cropped"),
         ({"dataset_params": {"class_balanced_sampling": True}}, "set foreground_share"),
         ({"dataset_params": {"rest": True, "positive_class": "cell"}}, "set positive_class: any"),

@@ -54,14 +54,13 @@ def test_evaluation_keeps_the_order() -> None:
 
 
 @pytest.mark.parametrize(("size", "world"), [(10, 3), (12, 4), (3, 4), (2, 8), (1, 2)])
-def test_ranks_share_out_all_cases(size: int, world: int) -> None:
-    def shards(shuffle: bool) -> list[list[int]]:
-        return [positions(EpochSampler(size, 0, shuffle=shuffle, rank=rank, world=world), 1) for rank in range(world)]
-
-    training = shards(True)
-    assert len({len(shard) for shard in training}) == 1  # or the ranks would wait for each other
-    assert set(chain(*training)) == set(range(size))
-    assert sorted(chain(*shards(False))) == list(range(size))  # each case once
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ranks_share_out_all_cases_equally(size: int, world: int, shuffle: bool) -> None:
+    samplers = [EpochSampler(size, 0, shuffle=shuffle, rank=rank, world=world) for rank in range(world)]
+    shards = [positions(sampler, 1) for sampler in samplers]
+    # or the ranks would wait for each other
+    assert [len(shard) for shard in shards] == [len(sampler) for sampler in samplers] == [-(-size // world)] * world
+    assert set(chain(*shards)) == set(range(size))
 
 
 def test_weights_balance_the_classes_also_over_ranks() -> None:

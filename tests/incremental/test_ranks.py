@@ -1,5 +1,7 @@
 """Two gloo processes score the pool as one does, whatever its size, and so admit the same cases."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +25,7 @@ from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.pool import score_pool
 from stage1_pro.core.training.modules.base import Stage1Module
+from stage1_pro.core.training.trainer import lightning_trainer
 
 FEATURES = 5
 SIZES = (3, 8, 37)
@@ -49,7 +52,9 @@ def scored(cases: int, rank: int, world: int) -> Any:
     spec = BackboneSpec("test", {}, preprocessing, "own")
     model = Stage1Model(nn.Identity(), spec, ("a", "b"), FEATURES, 0.3)
     module = Stage1Module(model, config, np.array([1, 1]), from_features=True)
-    metrics = score_pool(module, data, lambda batch: batch)
+    spread = replace(config, devices=world, strategy="ddp" if world > 1 else "auto")
+    trainer = lightning_trainer(spread, Path(), [], logger=False, enable_checkpointing=False)
+    metrics = score_pool(trainer, module, data)
     assert module.training
     if metrics is None:
         return None

@@ -133,7 +133,7 @@ def test_a_run_is_never_overwritten(trained, config, script):
     before = files_of(trained)
     refused(script("20_train", "--config", config, "--run", trained), "trained already", "--resume")
     refused(script("00_make_splits", "--config", config, "--run", trained), "never overwritten")
-    refused(script("20_train", "--resume", trained, "--epochs", "3"), "no other option")
+    refused(script("20_train", "--resume", trained, "--seed", "3"), "no other option")
     assert files_of(trained) == before
 
 

@@ -123,6 +123,26 @@ def test_a_run_trains_on_it_and_carries_the_licence(adapted, config, script, tmp
     assert (facts["backbone"], facts["backbone_license"]) == (f"local-dir:{adapted}", "none: random weights")
 
 
+def test_other_splits_than_those_it_was_protected_for_are_refused_and_the_way_out_works(
+    adapted, config, flags, script, tmp_path
+):
+    """Another seed draws other splits: images that it has learnt from may certify there."""
+    other, run = ["--config", config, "--seed", "43", "--epochs", "1"], tmp_path / "run"
+    onto = ["--model_path", f"local-dir:{adapted}"]
+    words = (
+        "$.pool.splits_digest is",
+        "Adapt random:test_vit for these splits",
+        "or set model_path to random:test_vit",
+    )
+    refused(script("20_train", *other, *onto, "--dry_run"), *words)
+    done("00_make_splits", *other, *onto, "--run", run)
+    refused(script("20_train", *other, *onto, "--run", run), *words)
+    again = [*flags, "--seed", "43", "--run", run, "--out", tmp_path / "vit43", "--force"]
+    refused(script("10_explora_pretrain", *again, *onto), *words)  # what it has learnt it would pass on
+    done("10_explora_pretrain", *again)
+    done("20_train", *other, "--model_path", f"local-dir:{tmp_path / 'vit43'}", "--run", run)
+
+
 def test_a_broken_adaptation_is_blocked_and_force_exports_its_best(flags, script, tmp_path):
     broken = [*flags, "--out", tmp_path / "out", "--objective", "mae", "--lr", "3", "--max_grad_norm", "0"]
     outcome = script("10_explora_pretrain", *broken)

@@ -123,6 +123,26 @@ def test_equal_images_give_equal_bytes_however_they_are_grouped(bundle, images, 
     assert rows(*paths, "--batch_size", 7) == rows(*paths, "--num_workers", 2) == together
 
 
+def test_a_bundle_for_a_host_of_another_size_says_so_and_decides_within_the_promise(bundle, images, tmp_path, script):
+    run, other = bundle.parent, tmp_path / "other"
+    done("50_export_bundle", "--run", run, "--out", other, "--forward_batch", 3)
+    assert json.loads((other / "bundle.json").read_text())["forward_batch"] == 3
+    assert "images at a time, and this bundle takes 3" in (other / "README.md").read_text()
+    assert "images at a time, and this bundle" not in (bundle / "README.md").read_text()
+    assert "within 0 of the recorded ones" in done("50_export_bundle", "--verify", other, "--golden").out
+    paths = sorted(map(str, images.glob("*.png")))[:10]
+    parts = [list(Stage1Predictor.load(at, "cpu").outputs(paths)) for at in (bundle, other)]
+    assert [[len(part) for part in found] for found in parts] == [[8, 2], [3, 3, 3, 1]]
+    logits = [np.concatenate([part.logits for part in found]) for found in parts]
+    np.testing.assert_allclose(*logits, atol=1e-4)
+    for words, refusal in (
+        (("--run", run, "--out", tmp_path / "none", "--forward_batch", 0), "is 0; allowed 1 to 4096"),
+        (("--verify", other, "--forward_batch", 3), "--forward_batch is for a new bundle"),
+    ):
+        refused(script("50_export_bundle", *words), refusal)
+    assert not (tmp_path / "none").exists()
+
+
 def test_forward_passes_have_the_size_that_training_recorded(bundle, images):
     manifest = json.loads((bundle / "bundle.json").read_text())
     recorded = json.loads((bundle.parent / "config.json").read_text())["forward_batch"]
@@ -137,3 +157,35 @@ def test_forward_passes_have_the_size_that_training_recorded(bundle, images):
         parts = list(predictor.outputs(paths, batch_size=7))
         assert [len(part) for part in parts] == [7, 3]
         assert seen == sizes
+
+
+@pytest.mark.slow
+def test_all_images_of_the_demo_give_equal_bytes_however_they_are_grouped(bundle, tmp_path):
+    folder = Path(__file__).parents[2] / "data" / "demo" / "images"
+    paths = sorted(map(str, folder.iterdir()))
+    assert len(paths) == 1484
+    out = tmp_path / "d.csv"
+
+    def rows(*words: object) -> list[str]:
+        done("60_predict", bundle, *words, "--out", out, "--overwrite")
+        return out.read_text().splitlines()[1:]
+
+    together = rows(folder)
+    assert len({row.split(",", 1)[1] for row in together}) > 1400  # scores differ from image to image
+    for flags in (
+        ("--batch_size", 1),
+        ("--batch_size", 7),
+        ("--num_workers", 2),
+        ("--batch_size", 7, "--num_workers", 2),
+    ):
+        assert rows(folder, *flags) == together
+    assert [row for at in range(0, len(paths), 7) for row in rows(*paths[at : at + 7])] == together
+
+    rows(folder)
+    scores = pd.read_csv(out)["score"].tolist()
+    predictor = Stage1Predictor.load(bundle)
+    whole = predictor.predict(paths)
+    assert [decision.score for decision in whole] == scores  # a score is written with every digit
+    assert predictor.predict(paths, workers=2) == whole
+    assert [predictor.predict(path)[0] for path in paths] == whole
+    assert [decision for at in range(0, len(paths), 7) for decision in predictor.predict(paths[at : at + 7])] == whole

@@ -14,12 +14,19 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
-from chain import copy, done, keep, killed, reconfigured, refused, train_run
+from chain import copy, done, keep, killed, reconfigured, refused, same_result, train_run
+from PIL import Image
+from pool_twin import score_plainly
 from shared_folders import made_once
 
 from stage1_pro.core.artifacts import digest_file
+from stage1_pro.core.data.datamodule import Stage1DataModule
+from stage1_pro.core.incremental.acquisition import CaseMetrics
 from stage1_pro.core.incremental.machine import Scored
+from stage1_pro.core.training.callbacks import stage_controller
+from stage1_pro.core.training.callbacks.pool import score_pool
 from stage1_pro.core.training.callbacks.stage_controller import IncrementalStageController as Controller
+from stage1_pro.core.training.modules.base import Stage1Module
 
 STAGES = """
 batch_size: 16
@@ -106,6 +113,31 @@ def test_three_stages_end_in_a_named_stop_and_the_run_goes_on_like_any_other(sta
     run = copy(staged, runs)
     for name in ("25_threshold_sweep", "40_eval_selective", "50_export_bundle"):
         done(name, "--run", run)
+
+
+def test_a_plain_loop_over_the_pool_gives_the_same_run(flags, staged, runs, monkeypatch):
+    """Lightning's validation loop, run once more within a fit, leaves no trace in what training does next."""
+    monkeypatch.setattr(stage_controller, "score_pool", score_plainly)
+    run = train_run(runs / "run", flags)
+    demand_same(run, staged)
+    same_result(run, staged)
+
+
+def test_lightning_scores_the_pool_as_a_plain_loop_does_with_a_live_backbone(flags, runs, monkeypatch):
+    scorings = []
+
+    def both(trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> CaseMetrics:
+        found, expected = score_pool(trainer, module, data), score_plainly(trainer, module, data)
+        for name in ("case_id", "content", "dice", "entropy", "embedding"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        scorings.append(found)
+        return found
+
+    monkeypatch.setattr(stage_controller, "score_pool", both)
+    more = ["--freeze_backbone", "false", "--incremental_params.max_epochs_per_stage", "1", "--precision", "bf16-mixed"]
+    train_run(runs / "run", [*flags, *more, "--dataset_params.num_workers", "2"])
+    assert len(scorings) == 2
+    assert (scorings[0].dice != scorings[1].dice).all()
 
 
 def test_the_splits_that_certify_are_never_trained_on(staged):
@@ -211,6 +243,21 @@ def test_every_phase_can_train_by_stages(phase, policy, flags, runs):
     state = state_of(run)
     assert (state["stop"], len(state["stages"])) == ("max_stages", 3)
     assert all(np.isfinite(stage["best_metric"]) for stage in state["stages"])
+
+
+def test_where_the_monitor_is_perfect_a_stage_starts_from_trained_weights(flags, runs, tmp_path):
+    """All epochs tie there, and the first one's weights have hardly left where the stage began."""
+    for index in range(120):
+        name, colour = (("blue", (40, 40, 220)), ("red", (220, 40, 40)))[index % 2]
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (*colour[:1], 40 + index, *colour[2:])).save(tmp_path / name / f"{index}.png")
+    sources = ["--dataset_params.sources", f"[{{name: plain, root: {tmp_path}}}]", "--lr_head", "1e-2"]
+    run = train_run(runs / "run", [*flags, *sources, "--phase", "1", "--incremental_params.selection_threshold", "1"])
+    perfect = [stage for stage in state_of(run)["stages"] if stage["best_metric"] == 1]
+    assert len(perfect) >= 2
+    for stage in perfect:
+        assert stage["epochs"] > 1
+        assert stage["best_epoch"] == stage["first_epoch"] + stage["epochs"] - 1
 
 
 def test_scratch_goes_back_to_the_first_weights_and_keep_goes_on_with_the_rates(flags, runs):

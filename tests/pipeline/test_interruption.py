@@ -1,5 +1,6 @@
 """Kill training at any moment: every file is whole, and --resume ends where an uninterrupted run would."""
 
+import errno
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from chain import SCRIPTS, done, files_of, killed, resume, same_result, train_run
+from chain import SCRIPTS, done, files_of, killed, refused, resume, same_result, train_run
 from safetensors.torch import save_file
 
 
@@ -64,6 +65,25 @@ def test_asked_to_end_in_the_middle_of_training(number, status, config, script, 
     assert "epoch 5/" not in outcome.out
     assert f"resume with: python stage1_pro/scripts/20_train.py --resume {run}" in outcome.err
     assert "Traceback" not in outcome.err
+    demand_whole(run)
+    resume(run)
+    same_result(run, trained_once)
+
+
+def test_a_full_disk_in_the_middle_of_training_leaves_a_run_that_goes_on(config, script, trained_once, tmp_path):
+    run = tmp_path / "run"
+    done("00_make_splits", *flags(config, run))
+    with pytest.MonkeyPatch.context() as patch:
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        outcome = script("20_train", *flags(config, run), at={"epoch 4/": lambda: patch.setattr(os, "fsync", full)})
+    refused(
+        outcome,
+        "best.ckpt: No space left on device",
+        f"resume with: python stage1_pro/scripts/20_train.py --resume {run}",
+    )
     demand_whole(run)
     resume(run)
     same_result(run, trained_once)

@@ -144,6 +144,11 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:
 
     with pytest.raises(UserError, match=r"its answers are masks, which only 60_predict\.py takes"):
         Stage1Predictor.load(exported / "bundle", device="cpu")
+    for script in ("65_monitor", "70_serve"):
+        refused = call(script, exported / "bundle")
+        assert (refused.status, "its answers are masks" in refused.err) == (2, True)
+    audited = call("60_predict", exported / "bundle", exported, "--audit_share", "0.5", "--out", exported / "d.csv")
+    assert audited.status == 2
     verified = done("50_export_bundle", "--verify", exported / "bundle")
     assert "whole" in verified.out
 

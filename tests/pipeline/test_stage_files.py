@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chain import copy, done, killed, refused
 from test_incremental import demand_same, flags, staged, stages  # noqa: F401 (fixtures)
 
@@ -132,6 +133,13 @@ def test_an_interruption_is_undone_whatever_was_written_last(staged, tmp_path): 
         state = read_state(run)
         assert before_stop(stopped(state, "interrupted")) == state
         shutil.rmtree(run)
+
+
+def test_a_checkpoint_of_more_devices_is_refused(in_stage_2, script):
+    """Their epochs have fewer steps, so the learning rates would run at another pace."""
+    last = in_stage_2 / "checkpoints" / "last.ckpt"
+    torch.save({**torch.load(last, weights_only=True), "devices": 2}, last)
+    refused(script("20_train", "--resume", in_stage_2), "training began on 2 devices and would go on on 1")
 
 
 def test_restoring_without_a_run_is_refused(script):

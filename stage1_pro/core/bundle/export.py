@@ -57,13 +57,15 @@ def export_bundle(
     seen: bool = True,
     converted: Converted | None = None,
     expires: dict[str, Any] | None = None,
+    forward_batch: int | None = None,
 ) -> BundleContents:
     """Build the bundle of a calibrated and evaluated run beside `target`, verify it, and rename it.
 
     golden: makes the content of golden.npz with the run's model, as `inference.golden` does; None: a bundle without.
     seen: take the run's seen.json along, where it has one; converted: a model that ships under the run's certificate;
-    expires: when the certificate ends, as bundle.json says it, None for never. Raises UserError where the run is not
-    complete or its parts do not belong together.
+    expires: when the certificate ends, as bundle.json says it, None for never; forward_batch: images per forward pass
+    of the host, None for those of the run's scores. Raises UserError where the run is not complete or its parts do not
+    belong together.
     """
     demand_new(target)
     policy = read_policy(run)
@@ -85,9 +87,8 @@ def export_bundle(
         ):
             _copy(file, building / file.name)
         license = artifacts.read_json(run.environment_path, "environment")["backbone_license"]
-        artifacts.write_bytes(
-            building / "README.md", _readme(run, policy, evaluation, license, converted, expires).encode()
-        )
+        words = _readme(run, policy, evaluation, license, converted, expires, forward_batch)
+        artifacts.write_bytes(building / "README.md", words.encode())
         if seen and (run.path / SEEN).exists():
             _copy(run.path / SEEN, building / SEEN)
         scores = calib_scores(calib.case_id, calib.group, decisions)
@@ -95,6 +96,8 @@ def export_bundle(
         if golden is not None:
             artifacts.write_bytes(building / GOLDEN, golden())
         manifest = {**_manifest(run, evaluation, building, converted), "expires": expires}
+        if forward_batch:
+            manifest["forward_batch"] = forward_batch
         artifacts.write_json(building / MANIFEST, manifest, "bundle")
         verify_bundle(building)
     return verify_bundle(target)
@@ -161,6 +164,7 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path, converted: Con
         task.inputs: preprocessing,
         **({"task": task.name} if task.has_masks else {}),
         **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
+        **(views.record() if (views := run.config.group_views) else {}),
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,
         "provenance": {**environment, "run_id": run.name},
@@ -206,6 +210,17 @@ def _worth(policy: dict[str, Any], evaluation: dict[str, Any]) -> str:
     )
 
 
+def _group_contract(run: Run) -> str:
+    """The line about groups, where they get one decision each."""
+    views = run.config.group_views
+    if views is None:
+        return ""
+    return f"""
+6. A case is a group of images, and gets one decision: take {views.words} in their order, the mean of
+   logit_1 - logit_0 over them (float64) as z, and decide the logits (-z/2, z/2) in float32. A group of which such an
+   image cannot be read defers. Nothing is promised of a single image, or of another number of them."""
+
+
 def _on_conversion(converted: Converted | None) -> str:
     """A paragraph on whose scores were certified, where the model that ships computes others."""
     if converted is None:
@@ -223,6 +238,16 @@ def _on_model(backend: str) -> str:
         return ""
     return """
    model.onnx: input `images` (N, 3, S, S), preprocessed; outputs `logits` (N, C), with a gate `gate_logit` (N,)."""
+
+
+def _on_shape(run: Run, forward_batch: int | None) -> str:
+    """A sentence where the host takes other batches than the run's scores were made with."""
+    scored_by = run.config.forward_shape
+    if forward_batch in (None, scored_by):
+        return ""
+    return f"""
+   The run was certified on scores of {scored_by or "other"} images at a time, and this bundle takes {forward_batch}: a
+   logit may differ from the run's by 1e-4."""
 
 
 def _end(expires: dict[str, Any] | None) -> str:
@@ -268,6 +293,36 @@ def _card(run: Run, evaluation: dict[str, Any], license: str) -> str:
     return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---"
 
 
+AUDITED = " Whether it still holds in production, audits tell: 65_monitor.py."
+
+
+def _contract(run: Run, on_host: str) -> str:
+    """What a host has to do, by the kind of answers."""
+    return (_contract_of_masks if run.config.task.has_masks else _contract_of_images)(run, on_host)
+
+
+def _contract_of_images(run: Run, on_host: str) -> str:
+    return f"""\
+1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
+   files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
+2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
+   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{on_host}
+3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
+4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
+   more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
+5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them."""
+
+
+def _contract_of_masks(run: Run, _: str) -> str:
+    return f"""\
+1. Decide with `60_predict.py FOLDER IMAGES…`: it checks the size and digest of every file first, and writes
+   decisions and masks. The set of files is closed.
+2. Inputs are as mask_preprocessing of bundle.json says; scores are computed in float32, decided in float64.
+3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
+4. A case that exits has its answer and its mask; every other case goes to stage 2, unreadable ones among them. The
+   masks of deferred cases are promised nothing."""
+
+
 def _readme(
     run: Run,
     policy: dict[str, Any],
@@ -275,8 +330,10 @@ def _readme(
     license: str,
     converted: Converted | None,
     expires: dict[str, Any] | None,
+    forward_batch: int | None,
 ) -> str:
     names, backend = run.splits.class_names, "onnx" if converted else run.config.scoring_backend
+    on_host = _on_model(backend) + _on_shape(run, forward_batch)
     return f"""{_card(run, evaluation, license)}
 # Stage 1 bundle: {run.name}
 
@@ -289,7 +346,7 @@ Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
 {margin_words(policy)}
 {_looks(policy)}
-{_end(expires)} Whether it still holds in production, audits tell: 65_monitor.py.
+{_end(expires)}{"" if run.config.task.has_masks else AUDITED}
 {_on_conversion(converted)}
 {evaluation["promise"]["words"]}
 {_worth(policy, evaluation)}
@@ -301,14 +358,7 @@ On the calibration split {evidence_words(policy)}.
 - Nothing about false alarms: they are reported in eval.json, not bounded.
 
 ## Contract for the host
-1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
-   files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
-2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
-   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{_on_model(backend)}
-3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
-4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
-   more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
-5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them.
+{_contract(run, on_host)}{_group_contract(run)}
 
 ## Licence of the weights
 {derivative_notice(license)}

@@ -4,21 +4,19 @@ The format is that of model-signing (in-toto statement, DSSE envelope), with a k
 extra `sign`.
 """
 
-import importlib.util
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config.extras import demand_extra
 from stage1_pro.core.errors import UserError
 
 PASSWORD = "STAGE1_KEY_PASSWORD"
 """Environment variable with the password of an encrypted private key."""
 
 _KEYS = "a PEM file on curve P-256, P-384 or P-521: openssl ecparam -name prime256v1 -genkey -noout -out KEY"
-
-_MODULES = ("model_signing", "OpenSSL")
 
 
 def signature_of(bundle: Path) -> Path:
@@ -33,7 +31,7 @@ def signature_of(bundle: Path) -> Path:
 
 def signer_of(key: str) -> Any:
     """What signs with this private key. Raises UserError for a key that cannot sign, and without the extra."""
-    _demand_extra()
+    demand_extra("sign")
     from model_signing import signing  # pyright: ignore[reportMissingImports]
 
     _demand_file(key, "--sign")
@@ -63,7 +61,7 @@ def demand_signed(bundle: str | Path, key: str, option: str) -> None:
 
     Nothing of the bundle is parsed. option: of the command line, which names the key.
     """
-    _demand_extra()
+    demand_extra("sign")
     from model_signing import verifying  # pyright: ignore[reportMissingImports]
 
     bundle = Path(bundle)
@@ -89,11 +87,6 @@ def demand_signed(bundle: str | Path, key: str, option: str) -> None:
             f"{signature} is no signature of {bundle} by the key {key} ({_reason(error)}). Get bundle, signature and "
             "key anew from who exported it."
         ) from None
-
-
-def _demand_extra() -> None:
-    if any(importlib.util.find_spec(name) is None for name in _MODULES):
-        raise UserError("model-signing is not installed: pip install 'stage1-pro[sign]'")
 
 
 def _demand_file(key: str, option: str) -> None:

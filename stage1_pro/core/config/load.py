@@ -120,11 +120,12 @@ def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     for name in ("class_names", "positive_class", "target_spacing", "patch_size"):
         data[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
     masks = dict(raw["segmentation_params"])
-    sections = {
+    sections: dict[str, Any] = {
         "segmentation_params": SegmentationParams(**{**masks, "miss_rule": MissRule(**masks["miss_rule"])}),
         "dataset_params": DatasetParams(**data),
         "incremental_params": IncrementalParams(**raw["incremental_params"]),
     }
+    sections["schedule_restarts"] = tuple(raw["schedule_restarts"])
     return Stage1ProConfig(**{key: value for key, value in {**raw, **sections}.items() if key != "schema_version"})
 
 

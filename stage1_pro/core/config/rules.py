@@ -1,8 +1,9 @@
 """Rules between settings, which a schema cannot say: one table of what is refused, each row with its message."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from stage1_pro.core.config.phases import OPTIMIZERS, PHASES, POLICY_TABLE, SETTINGS_FROM, OptimizerRow, PolicyRow
@@ -25,6 +26,18 @@ SLACK = 1e-9
 
 ADMISSIONS = ("acquisition", "random")
 """Values of incremental_params.strategy, which strategy is easily taken for."""
+
+
+NO_STORE = "MLflow keeps runs and models in a database or on a server; name one, such as sqlite:///mlflow.db"
+
+
+def no_store(uri: str | None) -> bool:
+    """Whether an address of MLflow is a folder, which holds neither a registry nor two writers.
+
+    >>> no_store("file:///tmp/mlruns"), no_store("mlruns"), no_store("sqlite:///mlflow.db")
+    (True, True, False)
+    """
+    return uri is not None and uri != "databricks" and (uri.startswith("file:") or "://" not in uri)
 
 
 def rule_problems(config: Stage1ProConfig, trains: bool = True) -> list[str]:
@@ -59,6 +72,8 @@ class Facts:
     """Settings that differ from their defaults."""
     idle: list[str]
     """Settings of incremental training that differ from their defaults although it is not enabled."""
+    restarts: str
+    """Epochs after which the schedule begins anew."""
     limit: str
     """The setting that `schedule_epochs` comes from."""
     held_out: float
@@ -96,7 +111,8 @@ class Facts:
             sharp=optimizer.sharp and c.phase >= optimizer.first_phase,
             changed=_changed(c, Stage1ProConfig()),
             idle=[] if stages.enabled else _changed(stages, IncrementalParams()),
-            limit="incremental_params.max_epochs_per_stage" if stages.enabled else "epochs",
+            restarts=", ".join(map(str, c.schedule_restarts)),
+            limit=_limit(c),
             held_out=data.val_select_ratio + data.val_calib_ratio + data.val_test_ratio,
             least_dice=1 - stages.max_difficulty,
             names=data.class_names or (),
@@ -122,6 +138,16 @@ class Rule:
 def _changed(found: Any, defaults: Any) -> list[str]:
     names = [field.name for field in dataclasses.fields(found)]
     return [name for name in names if getattr(found, name) != getattr(defaults, name)]
+
+
+def _limit(c: Stage1ProConfig) -> str:
+    if c.incremental_params.enabled:
+        return "incremental_params.max_epochs_per_stage"
+    return "the first of schedule_restarts" if c.schedule_restarts else "epochs"
+
+
+def _disordered(numbers: Sequence[int]) -> bool:
+    return any(later <= earlier for earlier, later in pairwise(numbers))
 
 
 def _unused(c: Stage1ProConfig) -> list[str]:
@@ -183,9 +209,9 @@ MASK_RULES = (
         "$.model_path is {c.model_path}, a network for masks: set dataset_params.task segmentation, or name a backbone",
     ),
     _not_of_masks(
-        lambda f: not f.c.model_path.startswith("monai:"),
+        lambda f: f.c.model_path.startswith("local-dir:"),
         "model_path is {c.model_path}",
-        "name a network such as monai:unet",
+        "name a network such as monai:unet, or a backbone as timm:NAME, random:NAME or file:PATH:NAME",
     ),
     _not_of_masks(
         lambda f: f.c.freeze_backbone, "freeze_backbone is true", "the whole network is trained: leave it out"
@@ -207,6 +233,9 @@ MASK_RULES = (
         lambda f: f.c.exit_rule != "symmetric",
         "exit_rule is {c.exit_rule}",
         "a poor mask on an answer 1 is a miss too, so that only symmetric exits can be certified: leave it out",
+    ),
+    _not_of_masks(
+        lambda f: f.c.compile, "compile is true", "a compiled network does not show its bottleneck: leave it out"
     ),
     _not_of_masks(
         lambda f: f.data.class_balanced_sampling,
@@ -253,6 +282,37 @@ RULES = (
         "{policy.label} policy requires {policy.allowed}: set exit_policy to one of {policies}",
     ),
     Rule(
+        lambda f: f.c.decide_by == "group" and f.policy.name != "softmax",
+        "$.decide_by is group, and exit_policy is {c.exit_policy}: set exit_policy: softmax, which has a rule for the "
+        "mean of several images",
+    ),
+    Rule(
+        lambda f: f.c.decide_by == "group" and f.data.task != "classification",
+        "$.decide_by is group, and dataset_params.task is {data.task}: set decide_by: case",
+    ),
+    Rule(
+        lambda f: f.c.decide_by != "group" and {"views", "view_rule"} & set(f.changed),
+        "$.views and view_rule are settings of decide_by: group: set that, or leave them out",
+    ),
+    Rule(
+        lambda f: f.c.decide_by != "group" and f.data.group_label is not None,
+        "$.dataset_params.group_label is a setting of decide_by: group: set that, or leave it out",
+    ),
+    Rule(
+        lambda f: f.data.group_label == "any",
+        "$.dataset_params.group_label is any, and the mean of a group is no rule for one positive image among many: "
+        "with a fifth of the images positive, four groups of five would be missed. Set majority, or divide the groups",
+    ),
+    Rule(
+        lambda f: f.c.views is None and "view_rule" in f.changed,
+        "$.view_rule is {c.view_rule}, and views is not set: name a number of images, or leave view_rule out",
+    ),
+    Rule(
+        lambda f: f.c.views is not None and f.data.order is None,
+        "$.views is {c.views}, and dataset_params.order is not set: name the column that orders the images of a group "
+        "(file names do not: frame_10 sorts before frame_2)",
+    ),
+    Rule(
         lambda f: f.trains and f.held_out >= 1,
         "$.dataset_params: the three validation ratios sum to {held_out:g}; leave a share below 1 for training",
     ),
@@ -262,8 +322,21 @@ RULES = (
         "They share all cases in proportion",
     ),
     Rule(
+        lambda f: _disordered((0, *f.c.schedule_restarts, f.c.epochs)),
+        "$.schedule_restarts is [{restarts}]; allowed rising epochs from 1 to below epochs ({c.epochs})",
+    ),
+    Rule(
+        lambda f: f.stages.enabled and f.c.schedule_restarts,
+        "$.schedule_restarts is set, and with incremental_params each stage begins its own schedule: leave it out",
+    ),
+    Rule(
         lambda f: f.c.warmup_epochs > f.c.schedule_epochs,
         "$.warmup_epochs is {c.warmup_epochs:g}; allowed 0 to {limit} ({c.schedule_epochs})",
+    ),
+    Rule(
+        lambda f: f.c.schedule_restarts and f.c.warmup_epochs > min(epochs for _, epochs in f.c.schedules),
+        "$.warmup_epochs is {c.warmup_epochs:g}; allowed 0 to the shortest stretch between 0, schedule_restarts and "
+        "epochs (0, {restarts}, {c.epochs})",
     ),
     Rule(
         lambda f: f.c.conformal_after is not None and f.c.conformal_after >= f.c.schedule_epochs,
@@ -280,6 +353,15 @@ RULES = (
         "$.optimizer is {c.optimizer}, which is of phase {optimizer.first_phase} on, and this is phase {c.phase}: set "
         "optimizer: adamw, or choose a later phase",
     ),
+    Rule(
+        lambda f: f.c.logger == "mlflow" and f.c.tracking_uri is None,
+        "$.logger is mlflow, and tracking_uri is not set: set it, such as sqlite:///mlflow.db or http://HOST:5000",
+    ),
+    Rule(
+        lambda f: f.c.logger != "mlflow" and f.c.tracking_uri is not None,
+        "$.tracking_uri is {c.tracking_uri}, and logger is {c.logger}: set logger: mlflow, or leave tracking_uri out",
+    ),
+    Rule(lambda f: no_store(f.c.tracking_uri), f"$.tracking_uri is {{c.tracking_uri}}: {NO_STORE}"),
     Rule(
         lambda f: f.c.quantize != "none" and f.c.scoring_backend != "onnx",
         "$.quantize is {c.quantize}, and scoring_backend is {c.scoring_backend}: set scoring_backend: onnx, or "

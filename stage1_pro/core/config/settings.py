@@ -4,11 +4,13 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 """
 
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.metrics.margins import robust_target
+from stage1_pro.core.metrics.views import GROUP, Views
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class DatasetParams:
     """Processes that decode images; 0: the main process."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be read."""
+    order: str | None = None
+    """Column of the label tables with a number that orders the images of a group, needed where `views` is set."""
+    group_label: Literal["majority", "any"] | None = None
+    """Label of a group whose images differ in theirs: majority; null: such groups are refused."""
     cache_folder: str | None = None
     """Folder for copies of images that lie in no local file (rows of a Parquet file, s3://); null: stage1_pro in the
     user's cache folder."""
@@ -206,19 +212,29 @@ class Stage1ProConfig:
     """Cost of an exited negative answered positive, in deferrals, 2 or more (at 1 everything would exit)."""
     miss_price: float = 0.0
     """Cost of an exited positive answered negative, in deferrals, 0 or more; target_fnr_exit holds misses already."""
+    decide_by: Literal["case", "group"] = "case"
+    """What gets a decision: case (every image) or group (all images of one `group` together, such as the frames of a
+    track, by the mean of their log-odds)."""
+    views: int | None = None
+    """With decide_by group: images of a group that are looked at, 1 or more, all where it has fewer; null: all."""
+    view_rule: Literal["mean", "first"] = "mean"
+    """With `views`: which images are looked at, in the order of dataset_params.order: mean (evenly spaced) or first."""
     legacy_exit_threshold_for_logging: float = 0.88
     """Softmax threshold of the exit columns in metrics.csv, 0 to 1; monitoring only, it decides nothing."""
     seed: int = 42
     """Seed of splits, initial weights, order and augmentation, 0 or more."""
     model_path: str = "timm:tf_efficientnet_lite0"
     """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH. Of masks the
-    network: monai:unet, with options as in monai:unet:channels=16-32-64."""
+    network: monai:unet, with options as in monai:unet:channels=16-32-64, or a backbone as the encoder of a U-Net."""
     freeze_backbone: bool = True
     """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 30
     """Passes over the training split, 1 or more; incremental training has epochs per stage instead."""
+    schedule_restarts: tuple[int, ...] = ()
+    """Epochs after which the schedule begins anew (warm-up, cosine, patience), rising, each 1 to below `epochs`;
+    written by 20_train.py --resume RUN --epochs N, which trains on after an end."""
     warmup_epochs: float = 1
-    """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`."""
+    """Epochs of linear warm-up before the cosine decay, 0 up to `epochs`; each time that the schedule begins."""
     batch_size: int = 64
     """Images per step and device, 1 or more."""
     grad_accum_steps: int = 1
@@ -263,6 +279,11 @@ class Stage1ProConfig:
     quantize: Literal["none", "static"] = "none"
     """Arithmetic of an onnx backbone: none (float32) or static (8 bits, ranges taken from training images; other
     scores, which the certificate is made from)."""
+    logger: Literal["tensorboard", "mlflow", "wandb"] = "tensorboard"
+    """Where the figures of each epoch go besides metrics.csv: tensorboard (a folder of the run), mlflow (the server or
+    database at tracking_uri; extra `mlflow`) or wandb (Weights & Biases; extra `wandb`)."""
+    tracking_uri: str | None = None
+    """MLflow's store, such as sqlite:///mlflow.db or http://HOST:5000; with logger mlflow."""
     forward_batch: int | str = "auto"
     """Images per forward pass of scoring and prediction, padded to it so that a score does not depend on its batch, 1
     to 4096; auto: 8 on the CPU, 64 on a GPU, and the number is recorded."""
@@ -331,10 +352,20 @@ class Stage1ProConfig:
     """Training that starts with few cases and admits more of the training split, stage by stage."""
 
     @property
+    def schedules(self) -> tuple[tuple[int, int], ...]:
+        """(first epoch, epochs) of each schedule of learning rates of a training without stages.
+
+        >>> Stage1ProConfig(epochs=30, schedule_restarts=(20,)).schedules
+        ((0, 20), (20, 10))
+        """
+        bounds = (0, *self.schedule_restarts, self.epochs)
+        return tuple((first, end - first) for first, end in pairwise(bounds))
+
+    @property
     def schedule_epochs(self) -> int:
-        """Epochs that one schedule of learning rates spans: the training, or a stage of it."""
+        """Epochs that the first schedule of learning rates spans: the training, or a stage of it."""
         incremental = self.incremental_params
-        return incremental.max_epochs_per_stage if incremental.enabled else self.epochs
+        return incremental.max_epochs_per_stage if incremental.enabled else self.schedules[0][1]
 
     @property
     def largest_lr(self) -> float:
@@ -385,6 +416,11 @@ class Stage1ProConfig:
         """Return whether training ends with placing the answers: never where more than two classes are named."""
         binary = self.dataset_params.merged or len(self.dataset_params.class_names or ()) in (0, 2)
         return self.answer_placement == "auto" and self.exit_rule == "one_sided" and binary
+
+    @property
+    def group_views(self) -> Views | None:
+        """The views that decide a group, None where every image is decided by itself."""
+        return Views(self.views, self.view_rule) if self.decide_by == GROUP else None
 
     @property
     def without_effect(self) -> tuple[str, ...]:

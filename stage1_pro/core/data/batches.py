@@ -75,9 +75,9 @@ class EpochSampler(Sampler[Draw]):
     """Draws for one rank: a fresh permutation every epoch, or the fixed order for evaluation.
 
     weights: (N,) draws with replacement in these proportions, for class-balanced sampling. subset: (N,) the
-    positions in the dataset that are drawn from, None for the first N. Training ranks get equally many cases (the
-    last few repeat); evaluation ranks share out every case once. never_alone: the batch size of a training whose last
-    batch must not hold a single case: an epoch leaves that one out, another one every time.
+    positions in the dataset that are drawn from, None for the first N. All ranks get equally many cases: the first
+    few of an epoch repeat, which evaluation drops where it gathers them. never_alone: the batch size of a training
+    whose last batch must not hold a single case: an epoch leaves that one out, another one every time.
     """
 
     def __init__(
@@ -101,12 +101,10 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.shuffle:
-            each = -(-self.size // self.world)
-            alone = self.never_alone is not None and each % self.never_alone == 1
-            # a lone case of the whole epoch is drawn twice: batch norms need more than one
-            return each if not alone else max(2, each - 1)
-        return len(range(self.rank, self.size, self.world))
+        each = -(-self.size // self.world)
+        alone = self.shuffle and self.never_alone is not None and each % self.never_alone == 1
+        # a lone case of the whole epoch is drawn twice: batch norms need more than one
+        return each if not alone else max(2, each - 1)
 
     def __iter__(self) -> Iterator[Draw]:
         order = np.arange(self.size)
@@ -115,8 +113,9 @@ class EpochSampler(Sampler[Draw]):
             order = (
                 rng.permutation(self.size) if self.weights is None else rng.choice(self.size, self.size, p=self.weights)
             )
-            # every rank takes equally many steps, or the others wait for its gradients for ever
-            order = np.resize(order, len(self) * self.world)
+        # every rank takes equally many batches, or the others wait for ever: in training for its gradients, in
+        # validation for the buffers that DistributedDataParallel sends around before each forward pass
+        order = np.resize(order, len(self) * self.world)
         for position in self.subset[order[self.rank :: self.world]].tolist():
             yield Draw(self.epoch, position)
 

@@ -37,9 +37,11 @@ def golden_file(predictor: Stage1Predictor) -> bytes:
     return buffer.getvalue()
 
 
-def golden_of_run(run: "Run") -> bytes:
-    """The content of golden.npz for a run's model, on the CPU."""
-    return golden_file(Stage1Predictor.from_run(run, "cpu"))
+def golden_of_run(run: "Run", forward_batch: int | None = None) -> bytes:
+    """The content of golden.npz for a run's model, on the CPU. forward_batch: images per pass, None: the run's."""
+    predictor = Stage1Predictor.from_run(run, "cpu")
+    predictor.forward_batch = forward_batch or predictor.forward_batch
+    return golden_file(predictor)
 
 
 def check_golden(contents: BundleContents, device: str = "auto", predictor: Stage1Predictor | None = None) -> float:

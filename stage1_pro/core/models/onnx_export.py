@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config.extras import demand_extra
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.heads import margin
-from stage1_pro.core.models.onnx_model import FORMAT, INPUT, METADATA, OUTPUTS, demand_extra, load_onnx
+from stage1_pro.core.models.onnx_model import FORMAT, INPUT, METADATA, OUTPUTS, load_onnx
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 
 TOLERANCE = 1e-4
@@ -31,7 +32,8 @@ OFFSETS = "answer_offsets"
 _BATCHES = (1, 3)
 """Batches that an export is tried on; the exporter sees two images."""
 
-_QUANTIZED = ("Conv", "Gemm", "MatMul")
+_QUANTIZED = ("Conv", "Gemm", "MatMul", "Clip", "Relu")
+"""Clip and Relu too: otherwise a convolution's 256 steps are spent on what its activation cuts off."""
 
 
 class _Graph(nn.Module):
@@ -60,7 +62,7 @@ def export_onnx(model: Stage1Model, path: Path, calibration: np.ndarray | None =
     calibration: prepared images (N, 3, S, S) float32 that show how large activations get; with them the backbone
     computes with 8 bits, and the logits are others. Raises UserError where the file does not compute what torch does.
     """
-    demand_extra()
+    demand_extra("onnx")
     graph = _exported(_Graph(model), model)
     backbone = _backbone_nodes(graph)
     if calibration is not None:
@@ -77,7 +79,7 @@ def export_onnx(model: Stage1Model, path: Path, calibration: np.ndarray | None =
 
 def shift_onnx(source: Path, target: Path, shift: float) -> None:
     """Write the model of `source` with its answers placed at another shift, everything else unchanged."""
-    demand_extra()
+    demand_extra("onnx")
     import onnx  # pyright: ignore[reportMissingImports]
 
     graph = onnx.load_from_string(artifacts.read_bytes(source))

@@ -3,7 +3,6 @@
 The file holds in its metadata what a model file of torch holds beside its tensors. Needs the extra `onnx`.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config.extras import demand_extra
 from stage1_pro.core.config.phases import MODEL_FILES
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
@@ -22,15 +22,6 @@ FORMAT = 1
 METADATA = "stage1_pro"
 INPUT, OUTPUTS = "images", ("logits", "gate_logit")
 """Names in the graph: images (N, 3, S, S), prepared; logits (N, C); with a gate gate_logit (N,); all float32."""
-
-_MODULES = ("onnx", "onnxruntime", "onnxscript")
-
-
-def demand_extra() -> None:
-    """Raise UserError where a package of the extra is not installed."""
-    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"{', '.join(missing)} not installed: pip install 'stage1-pro[onnx]'")
 
 
 class OnnxModel:
@@ -57,7 +48,7 @@ ScoringModel = Stage1Model | OnnxModel
 
 def load_onnx(path: Path) -> OnnxModel:
     """Read an ONNX file that `onnx_export` wrote. Raises UserError for anything else, and without the extra."""
-    demand_extra()
+    demand_extra("onnx")
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
     options = onnxruntime.SessionOptions()

@@ -15,7 +15,7 @@ from stage1_pro.core.pretraining.pool import Pool, find_pool, protected_contents
 from stage1_pro.core.pretraining.settings import Pretraining
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
-from stage1_pro.core.training.start import is_first_process, preview
+from stage1_pro.core.training.start import demand_protected, is_first_process, preview
 
 JOURNAL = "pretraining.json"
 
@@ -102,10 +102,13 @@ def changed(args: Any, *apart: str) -> dict[str, Any]:
 
 
 def _task(folder: Path, settings: Pretraining, config: Stage1ProConfig, images: str, run: str | None) -> Task:
+    if config.task.has_masks:
+        raise UserError("ExPLoRA adapts backbones of classifiers, and the task is segmentation: leave 10 out.")
     if run:
         cases, splits = cases_of(opened := Run.open(run), config), opened.splits
     else:
         cases, splits = preview(config)
+    demand_protected(config.model_path, splits)  # what an adaptation has learnt stays in those that begin from it
     pool = find_pool(images, protected_contents(cases, splits), config.dataset_params.on_bad_image)
     return Task(folder, settings, config, images, run, cases, splits, pool)
 

@@ -35,6 +35,7 @@ class RunPaths:
     metrics_path = _Within("metrics.csv")
     model_path = _Within("model_best.pth")
     onnx_path = _Within("model.onnx")
+    tracking_path = _Within("tracking.json")
     suspects_path = _Within("suspects.csv")
     checkpoints_path = _Within("checkpoints")
     eval_path = _Within("eval.json")

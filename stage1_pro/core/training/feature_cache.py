@@ -1,7 +1,7 @@
 """The feature cache: what a frozen backbone makes of unaugmented images, computed once.
 
-The file is named by what decides its content (weights, preprocessing, image contents in order), so a
-mismatch is a miss and never a silent hit. It serves training only; scores never come from it.
+The file is named by what decides its content (weights, preprocessing, image contents in order, images in a
+forward pass), so a mismatch is a miss and never a silent hit. It serves training only; scores never come from it.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.data.batches import EpochSampler, ImageDataset, make_loader
@@ -34,7 +34,7 @@ def cached_features(
 
     Computes and stores them where they are not cached yet; `progress(done, total)` is called a batch.
     """
-    file = folder / f"{cache_key(backbone, spec, contents)}.npy"
+    file = folder / f"{cache_key(backbone, spec, contents, batch_size)}.npy"
     try:
         # copy on write: torch wants arrays that can be written, and the file must not change
         return np.load(file, mmap_mode="c")
@@ -45,14 +45,16 @@ def cached_features(
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
     os.close(handle)
     try:
-        _compute(backbone.to(device).eval(), spec, paths, Path(temporary), batch_size, workers, device, progress)
-        os.replace(temporary, file)
+        with artifacts.naming(file):
+            _compute(backbone.to(device).eval(), spec, paths, Path(temporary), batch_size, workers, device, progress)
+            os.replace(temporary, file)
     finally:
         Path(temporary).unlink(missing_ok=True)
     return np.load(file, mmap_mode="c")
 
 
-def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str]) -> str:
+def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str], batch_size: int) -> str:
+    # batch_size: the last bits depend on it, and with them whether a training can be repeated
     return artifacts.digest_json(
         {
             "arch": spec.arch,
@@ -60,6 +62,7 @@ def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str]) -> st
             "kwargs": spec.kwargs,
             "preprocessing": spec.preprocessing.to_dict(),
             "contents": contents,
+            "batch_size": batch_size,
         }
     )
 
@@ -69,10 +72,12 @@ def _compute(backbone, spec, paths, file, batch_size, workers, device, progress)
     dataset = ImageDataset(paths, np.zeros(len(paths)), spec.preprocessing.transform(), seed=0)
     loader = make_loader(dataset, EpochSampler(len(paths), 0, shuffle=False), batch_size, workers)
     shape = len(paths), feature_dim(backbone, spec.preprocessing.size, device)
-    memory, done = open_memmap(file, mode="w+", dtype=np.float32, shape=shape), 0
-    for batch in loader:
-        features = backbone(batch.inputs.to(device)).float().cpu().numpy()
-        memory[done : done + len(features)] = features
-        done += len(features)
-        progress(done, len(paths))
-    memory.flush()
+    # written and not mapped: where the disk is full, a write is refused, and a mapped page ends the process
+    with file.open("wb") as cache:
+        write_array_header_1_0(cache, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        done = 0
+        for batch in loader:
+            features = backbone(batch.inputs.to(device)).float().cpu().numpy()
+            cache.write(features.astype("<f4", order="C", copy=False).tobytes())
+            done += len(features)
+            progress(done, len(paths))

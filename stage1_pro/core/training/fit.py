@@ -26,12 +26,13 @@ from stage1_pro.core.models.adapters import add_adapters, merge_adapters
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.licenses import demanded_license
 from stage1_pro.core.models.parameters import parameter_counts
-from stage1_pro.core.models.stage1 import Stage1Model, load_model, read_tensors, save_model
+from stage1_pro.core.models.stage1 import Stage1Model, load_model, save_model
 from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.checkpoints import judged_weights, way_back
 from stage1_pro.core.training.crossfit import GateTargets, group_folds, refit_gate
+from stage1_pro.core.training.extension import ended_after
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.choice import module_class
@@ -114,11 +115,11 @@ def print_plan(config: Stage1ProConfig, model: Any) -> None:
         say(f"no effect   {sentence}")
 
 
-def first_admission(config: Stage1ProConfig, model: Any, cases: CaseTable, splits: Splits) -> None:
-    """Print whom a trained model would admit to the initial cases."""
+def first_admission(config: Stage1ProConfig, model: Any, cases: CaseTable, splits: Splits, trainer: pl.Trainer) -> None:
+    """Print whom a trained model would admit to the initial cases. trainer: of one device, which scores them."""
     data = config.task.part("data_module")(config, model, cases, splits)
     module = config.task.part("module")(config, model, data)
-    print_first_admission(config, module, data)
+    print_first_admission(config, module, data, trainer)
 
 
 def fit(
@@ -135,8 +136,7 @@ def fit(
         finished = course is not None and course.finished
     else:
         # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
-        last = run.checkpoints_path / "last.ckpt"
-        finished = last.exists() and read_tensors(last, way_back(run, config))["callbacks"]["EpochTable"]["finished"]
+        finished = ended_after(run, config) is not None
     if not finished:
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer, course)

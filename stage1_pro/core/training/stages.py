@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.fabric.utilities import move_data_to_device
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.load import to_dict
@@ -14,7 +13,6 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import rows_digest
 from stage1_pro.core.data.datamodule import Stage1DataModule
-from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.machine import DONE, Rules, start
@@ -130,7 +128,7 @@ def _origin(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> Origin
     frame = data.frames["train"]
     return Origin(
         run_id=run.name,
-        config_digest=artifacts.digest_json(to_dict(config)),
+        config_digest=artifacts.digest_json(_settings(run, config)),
         pool_digest=rows_digest(frame),
         pool_cases=len(frame),
         pool_file_digest=hashlib.sha256(_pool_file(data)).hexdigest(),
@@ -138,6 +136,11 @@ def _origin(run: Run, config: Stage1ProConfig, data: Stage1DataModule) -> Origin
         monitor=config.monitor,
         mode=config.monitor_mode,
     )
+
+
+def _settings(run: Run, config: Stage1ProConfig) -> dict[str, Any]:
+    """The config as it was recorded: settings that have come since are not part of the digest."""
+    return artifacts.read_json(run.config_path, "config") if run.config_path.exists() else to_dict(config)
 
 
 def _pool_file(data: Stage1DataModule) -> bytes:
@@ -153,10 +156,11 @@ def prepare_stages(
     controller.of_pool(_origin(run, config, data), data, course)
 
 
-def print_first_admission(config: Stage1ProConfig, module: Stage1Module, data: Stage1DataModule) -> None:
+def print_first_admission(
+    config: Stage1ProConfig, module: Stage1Module, data: Stage1DataModule, trainer: pl.Trainer
+) -> None:
     """Whom a trained model would admit to the initial cases, after one scoring of the training split."""
-    device = fastest_device()
-    metrics = score_pool(module.to(device), data, lambda batch: move_data_to_device(batch, device))
+    metrics = score_pool(trainer, module, data)
     assert metrics is not None
     params = config.incremental_params
     initial = metrics.case_id[initial_cases(data.labels("train"), metrics.content, data.classes, params, config.seed)]

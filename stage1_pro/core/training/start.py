@@ -13,6 +13,7 @@ from stage1_pro.core.config.rules import BINARY
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.decided_groups import demand_groups
 from stage1_pro.core.data.glance import describe
 from stage1_pro.core.data.run_cases import cases_of, own_cases
 from stage1_pro.core.data.splitting import make_splits
@@ -30,9 +31,12 @@ LAUNCHED_RUN = "STAGE1_PRO_RUN"
 the first process for those that Lightning's own launcher starts."""
 
 
-def new_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTable]:
-    """Make a run directory with its splits.json; nothing is made where the cases have problems."""
+def new_run(path: str | None, config: Stage1ProConfig, *, trains: bool = False) -> tuple[Run, CaseTable]:
+    """Make a run directory with its splits.json; nothing is made where the cases have problems, or where training
+    would refuse the backbone and `trains` says that it follows."""
     cases, splits = preview(config)
+    if trains:
+        demand_protected(config.model_path, splits)
     run = Run.create(path, config.phase)
     try:
         artifacts.write_json(run.splits_path, splits.data, "splits")
@@ -47,6 +51,7 @@ def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
     cases: CaseTable = config.task.part("read_cases")(config, decode=True)
     raise_problems("before splits are drawn:", cases.questions)
     _demand_classes(config, cases)
+    demand_groups(cases, config)
     splits = make_splits(cases, config)
     _demand_initial_cases(config, cases, splits)
     for note in cases.notes:
@@ -66,13 +71,15 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
                 "several processes cannot begin one run: prepare it with 00_make_splits.py and name it by "
                 f"{LAUNCHED_RUN}=runs/NAME."
             )
-        return new_run(None, config)
+        return new_run(None, config, trains=True)
     run = Run.open(path)
     if not is_first_process():
         return run, cases_of(run, config)
     run.demand_untrained()
+    demand_protected(config.model_path, run.splits)
     cases = cases_of(run, config)
     _demand_classes(config, cases)
+    demand_groups(cases, config)
     _demand_initial_cases(config, cases, run.splits)
     describe(cases, run.splits, config)
     return run, cases
@@ -88,7 +95,7 @@ def run_to_resume(
     given = [f"--{name}" for name, value in others.items() if value] + ["--config or settings"] * bool(layers)
     if given:
         raise UserError(
-            "--resume takes the run's own config and no other option but --root and --restore_state; drop "
+            "--resume takes the run's own config and no other option but --root, --restore_state and --epochs N; drop "
             f"{', '.join(given)}."
         )
     run = Run.open(path)
@@ -132,6 +139,28 @@ def source_with(path: str, splits: Splits, where: str, config: Stage1ProConfig) 
     if source.splits.digest != splits.digest:
         raise UserError(f"--init_from {path}: its splits differ from those of {where}. Use runs with equal splits.")
     return source
+
+
+def demand_protected(model_path: str, splits: Splits) -> None:
+    """Raise UserError for a backbone that was adapted while other splits were kept out of its images."""
+    kind, _, folder = model_path.partition(":")
+    if kind != "local-dir":
+        return
+    from stage1_pro.core.models.backbone import RECORD  # imports timm, which drawing splits need not wait for
+
+    if not (Path(folder) / RECORD).is_file():
+        return
+    record = artifacts.read_json(Path(folder) / RECORD, "backbone")
+    protected = record["pool"]["splits_digest"]
+    if protected != splits.digest:
+        origin = record["origin"]["model_path"]
+        raise UserError(
+            f"model_path {model_path}: it was adapted with val_calib and val_test of other splits kept out "
+            f"({RECORD}: $.pool.splits_digest is {protected[:12]}…; these splits have {splits.digest[:12]}…), so it "
+            f"may have learnt from images that certify or report here. Adapt {origin} for these splits "
+            f"(10_explora_pretrain.py --model_path {origin} --run RUN, of a run that 00_make_splits.py made), or set "
+            f"model_path to {origin}."
+        )
 
 
 def _demand_classes(config: Stage1ProConfig, cases: CaseTable) -> None:

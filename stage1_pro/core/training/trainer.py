@@ -4,18 +4,25 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.training.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint, checkpoint, patience
+from stage1_pro.core.tracking.logger import logger_of
+from stage1_pro.core.training.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    SameDevices,
+    checkpoint,
+    patience,
+)
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
 from stage1_pro.core.training.callbacks.epochs import EpochTable, Throughput
 from stage1_pro.core.training.stages import stage_callbacks
@@ -32,6 +39,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
     table = EpochTable(run.metrics_path, config.monitor, plain, shown)
     callbacks: list[pl.Callback] = [
         Throughput(),
+        SameDevices(),
         *([average] if average else []),
         LearningRateMonitor(logging_interval="epoch"),
         *(
@@ -52,13 +60,19 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         reload_dataloaders_every_n_epochs=int(incremental.enabled),
         accumulate_grad_batches=1 if by_itself else config.grad_accum_steps,
         gradient_clip_val=None if by_itself else config.max_grad_norm or None,
-        logger=TensorBoardLogger(str(run.path), name="tensorboard", version=""),
+        logger=logger_of(run, config),
     )
 
 
 def demand_trainer(config: Stage1ProConfig) -> None:
     """Raise UserError for devices, a strategy or a precision that training would refuse."""
     lightning_trainer(config, Path(), [], logger=False, enable_checkpointing=False)
+
+
+def scoring_trainer(config: Stage1ProConfig) -> pl.Trainer:
+    """A trainer that validates on one device and writes nothing."""
+    alone = replace(config, devices=1, num_nodes=1, strategy="auto")
+    return lightning_trainer(alone, Path(), [], logger=False, enable_checkpointing=False)
 
 
 def lightning_trainer(

@@ -157,7 +157,7 @@ def inspected(frame: pd.DataFrame, decode: bool) -> list[Inspected]:
 def _inspect(path: str, mask: str, decode: bool) -> Inspected:
     missing = tuple(name for name in (*path.split(";"), mask) if _missing(name))
     if missing:
-        return Inspected(missing=missing)
+        return Inspected(content="missing", missing=missing)
     try:
         contents = read_contents(path)
     except BadImage as bad:

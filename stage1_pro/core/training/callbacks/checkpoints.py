@@ -11,12 +11,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.training.modules.base import Stage1Module
 
 # killed at a transition, a training goes back into the stage before, and scores by its best again
 KEPT_STAGES = 2
+DEVICES = "devices"
+"""Key of a checkpoint: on how many devices, over all nodes, the training runs."""
 Kind = TypeVar("Kind", bound=ModelCheckpoint)
 
 
@@ -62,6 +65,26 @@ class RunCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
+class SameDevices(pl.Callback):
+    """Refuses to go on from a checkpoint on another number of devices than it began on."""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[DEVICES] = trainer.world_size
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        then, now = checkpoint.get(DEVICES, trainer.world_size), trainer.world_size
+        if then != now:
+            # an epoch has other steps there: the schedule would run at another pace
+            raise UserError(
+                f"training began on {counted(then, 'device')} and would go on on {now}: resume it on {then}, or begin "
+                "a new run."
+            )
+
+
 class StageCheckpoint(RunCheckpoint):
     """The best weights of the current stage, in a file of its own; the latest two stages' files are kept."""
 
@@ -91,9 +114,14 @@ class Patience(EarlyStopping):
     warm-up nor a warm start uses patience up, or stops a run before its loss was tried."""
 
     def restart(self) -> None:
-        """Count anew, for a new stage."""
+        """Count anew, for a new stage or schedule."""
         fresh = EarlyStopping(self.monitor, mode=self.mode)
         self.wait_count, self.stopped_epoch, self.best_score = 0, 0, fresh.best_score
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Stage1Module)
+        if trainer.current_epoch in pl_module.config.schedule_restarts:
+            self.restart()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Stage1Module)

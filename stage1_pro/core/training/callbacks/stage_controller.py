@@ -244,7 +244,7 @@ class IncrementalStageController(pl.Callback):
 
     def _scored(self, trainer: pl.Trainer, module: Stage1Module, data: Stage1DataModule) -> machine.Scored:
         """Decided by the first rank, from all ranks' cases, for all ranks."""
-        metrics = score_pool(module, data, trainer.strategy.batch_to_device)
+        metrics = score_pool(trainer, module, data)
         device = trainer.strategy.root_device.type
         found: machine.Scored | UserError | None = None
         if metrics is not None:

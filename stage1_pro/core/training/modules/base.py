@@ -1,7 +1,9 @@
 """Stage1Module: the Lightning module that trains a Stage1Model."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,20 +48,22 @@ class Stage1Module(pl.LightningModule):
     """
 
     first_epoch = 0
-    """The epoch in which this stage of an incremental training began; 0 without stages."""
+    """The epoch in which the schedule in force began, which is that of a stage in incremental training."""
     fresh = True
-    """Whether the weights of this stage were untrained when it began."""
+    """Whether the weights were untrained when it began."""
     clock = Clock(0, 1)
     """Of the learning rates of an incremental training."""
 
     def __init__(self, model: Any, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
         super().__init__()
+        self.schedule_epochs = config.schedule_epochs
         self.strict_loading = False  # checkpoints leave out what is frozen of a backbone
         self.model, self.config, self.from_features = model, config, from_features
         self._make_losses(class_counts)
         self.sharp = SharpTraining(self) if config.sharpness_aware else None
         self.automatic_optimization = self.sharp is None  # Lightning's own step makes one pass, not two
         self._validated: list[tuple[Tensor, ...]] = []
+        self._of_pool: list[tuple[Tensor, ...]] | None = None
 
     def _make_losses(self, class_counts: np.ndarray) -> None:
         # its weights are not in checkpoints: they follow from the cases in training, which the datamodule restores
@@ -68,12 +72,12 @@ class Stage1Module(pl.LightningModule):
 
     @property
     def settled_epoch(self) -> int:
-        """The first epoch of the stage in which the phase's own loss is in force."""
+        """The first epoch of the schedule in which the phase's own loss is in force."""
         return self.first_epoch
 
     @property
     def stage_epoch(self) -> int:
-        """Epochs since the stage began."""
+        """Epochs since the schedule began."""
         return self.current_epoch - self.first_epoch
 
     def start_stage(self, first_epoch: int, fresh: bool, clock: Clock) -> None:
@@ -88,7 +92,7 @@ class Stage1Module(pl.LightningModule):
     def rate(self, step: int) -> float:
         """Factor of the peak learning rates at an optimizer step of an incremental training."""
         config, per_epoch = self.config, self.clock.steps_per_epoch
-        factor = warmup_cosine(round(config.warmup_epochs * per_epoch), config.schedule_epochs * per_epoch)
+        factor = warmup_cosine(round(config.warmup_epochs * per_epoch), self.schedule_epochs * per_epoch)
         return factor(self.clock.epochs(step) * per_epoch)
 
     @torch.no_grad()
@@ -99,12 +103,28 @@ class Stage1Module(pl.LightningModule):
             features = batch.inputs if self.from_features else self.model.backbone(batch.inputs)
             outputs = self.model.head(features)
             embedding = self.model.penultimate(features, outputs)
-            return batch.positions.cpu(), *case_metrics(outputs.logits, batch.labels, embedding)
+            # on the CPU: not every device has float64
+            return batch.positions.cpu(), *case_metrics(outputs.logits.cpu(), batch.labels.cpu(), embedding.cpu())
 
     def forward(self, inputs: Tensor) -> Any:
         return self.model.head(inputs) if self.from_features else self.model(inputs)
 
+    def on_train_start(self) -> None:
+        if self.current_epoch not in self.config.schedule_restarts:
+            return
+        # trained on after an end, whose rates are those that were saved; a scheduler sets rates after a step
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            for group, peak, factor in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = peak * factor(scheduler.last_epoch)
+
     def on_train_epoch_start(self) -> None:
+        if self.config.schedule_restarts:
+            begun = [schedule for schedule in self.config.schedules if schedule[0] <= self.current_epoch]
+            self.first_epoch, self.schedule_epochs = begun[-1]
+            self.fresh = self.first_epoch == 0
         # by epoch and rank: a resumed run drops the same units, and no two ranks the same
         torch.manual_seed(seed_of(self.config.seed, self.current_epoch, self.global_rank))
 
@@ -135,10 +155,28 @@ class Stage1Module(pl.LightningModule):
         cuda = [torch.cuda.default_generators[self.device.index or 0]] if self.device.type == "cuda" else []
         return [torch.default_generator, *cuda]
 
+    @contextmanager
+    def scoring_pool(self) -> Iterator[list[tuple[Tensor, ...]]]:
+        """Within the block a validation is of the pool: its batches are scored into the list that this yields."""
+        self._of_pool = []
+        try:
+            yield self._of_pool
+        finally:
+            self._of_pool = None
+
     def validation_step(self, batch: Any, _: int) -> None:
-        self._validated.append((batch.positions, batch.labels, *self._kept(self(batch.inputs))))
+        if self._of_pool is not None:
+            self._of_pool.append(self.score(batch))
+        else:
+            self._validated.append(self._judged(batch))
+
+    def _judged(self, batch: Any) -> tuple[Tensor, ...]:
+        """(positions, labels, what `_figures` needs …) of a validation batch."""
+        return batch.positions, batch.labels, *self._kept(self(batch.inputs))
 
     def on_validation_epoch_end(self) -> None:
+        if self._of_pool is not None:
+            return
         parts = tuple(torch.cat(part).cpu() for part in zip(*self._validated, strict=True))
         self._validated.clear()
         # figures are of all cases at once: a mean of batch figures is no AUGRC
@@ -199,9 +237,19 @@ class Stage1Module(pl.LightningModule):
         return counted if self.sharp is None else self.sharp.steps(counted)
 
     def _whole_run(self) -> Callable[[int], float]:
-        """One schedule for all epochs."""
-        total = self._steps()
-        return warmup_cosine(round(total * self.config.warmup_epochs / self.config.epochs), total)
+        """One schedule after the other, of all epochs."""
+        per_epoch = self._steps() / self.config.epochs  # a whole number: all epochs are alike
+        begins, factors = [], []
+        for first, epochs in self.config.schedules:
+            total = round(per_epoch * epochs)
+            begins.append(round(per_epoch * first))
+            factors.append(warmup_cosine(round(total * self.config.warmup_epochs / epochs), total))
+
+        def factor(step: int) -> float:
+            index = bisect_right(begins, step) - 1
+            return factors[index](step - begins[index])
+
+        return factor
 
     def _weights(self, class_counts: np.ndarray) -> Tensor:
         """(C,) float32 weights of the classes in the loss."""
@@ -230,7 +278,7 @@ class Stage1Module(pl.LightningModule):
 
 
 def case_metrics(logits: Tensor, labels: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(dice (B,) float64, entropy (B,) float64, embedding (B, D) float32), on the CPU.
+    """(dice (B,) float64, entropy (B,) float64, embedding (B, D) float32).
 
     logits: (B, C), C >= 2; labels: (B,). For one label a case the Dice coefficient 2Σpy / (Σp + Σy) is the probability
     of the true class; entropy is in units of log C, so 0 to 1. What is not finite stays so.
@@ -239,4 +287,4 @@ def case_metrics(logits: Tensor, labels: Tensor, embedding: Tensor) -> tuple[Ten
     p = log_p.exp()
     dice = p.gather(1, labels[:, None]).squeeze(1)
     entropy = -(p * log_p.clamp(min=-1e3)).sum(1) / math.log(logits.shape[1])  # 0 · log 0 is 0
-    return dice.cpu(), entropy.clamp(0, 1).cpu(), embedding.float().cpu()
+    return dice, entropy.clamp(0, 1), embedding.float()

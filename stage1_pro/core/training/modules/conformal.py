@@ -34,10 +34,10 @@ class ConformalModule(SelectiveModule):
 
     @property
     def conformal_epoch(self) -> int:
-        """The first of ConformalRiskLoss in this stage; at once where its weights were trained before."""
+        """The first of ConformalRiskLoss in this schedule; at once where its weights were trained before."""
         if not self.fresh:
             return self.first_epoch
-        chosen, epochs = self.config.conformal_after, self.config.schedule_epochs
+        chosen, epochs = self.config.conformal_after, self.schedule_epochs
         return self.first_epoch + max(self.warm_epochs, epochs // 2 if chosen is None else chosen)
 
     def on_train_epoch_start(self) -> None:
@@ -48,5 +48,5 @@ class ConformalModule(SelectiveModule):
     def _temperature(self) -> float | None:
         """Of this epoch; it falls by the same factor every epoch. None before ConformalRiskLoss takes over."""
         first = self.conformal_epoch
-        done, last = self.current_epoch - first, self.first_epoch + self.config.schedule_epochs - 1 - first
+        done, last = self.current_epoch - first, self.first_epoch + self.schedule_epochs - 1 - first
         return None if done < 0 else HOTTEST * (COLDEST / HOTTEST) ** (done / max(1, last))

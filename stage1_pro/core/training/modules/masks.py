@@ -43,13 +43,13 @@ class MaskModule(Stage1Module):
         embeddings = torch.stack([embedding for _, embedding in found])
         return batch.positions.cpu(), torch.from_numpy(dice), torch.from_numpy(doubt), embeddings
 
-    def validation_step(self, batch: Cases, _: int) -> None:
+    def _judged(self, batch: Cases) -> tuple[Tensor, ...]:
         rows, losses = [], []
         for (logits, _embedding), labels in zip(self.model.maps(batch.inputs), batch.labels, strict=True):
             labels = labels.to(logits.device)
             rows.append(case_row(logits, labels, self.model.facts.positives))
             losses.append(self.mask_loss(logits[None], labels[None]).double().cpu())
-        self._validated.append((batch.positions, torch.stack(losses), torch.stack(rows)))
+        return batch.positions, torch.stack(losses), torch.stack(rows)
 
     def _figures(self, labels: Tensor, *kept: Tensor) -> dict[str, float]:
         """Columns of metrics.csv. labels: (N,) loss of each case, in their place; kept: its sums."""

@@ -72,8 +72,8 @@ class SelectiveModule(Stage1Module):
 
     @property
     def warm_epochs(self) -> int:
-        """Epochs of the stage on class and auxiliary loss alone; none for weights that are trained already."""
-        epochs = self.config.schedule_epochs
+        """Epochs of the schedule on class and auxiliary loss alone; none for weights that are trained already."""
+        epochs = self.schedule_epochs
         return math.ceil(WARM_SHARE * epochs) if self.fresh and epochs > 1 else 0
 
     @property

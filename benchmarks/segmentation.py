@@ -1,0 +1,211 @@
+"""Masks on real data: nuclei in 2D, the hippocampus in 3D, and ways of admission; a GPU makes it minutes.
+
+    python benchmarks/segmentation.py nuclei --data nuclei_128px.zip --out out
+    python benchmarks/segmentation.py hippocampus --data hippocampus_msd.zip --out out
+    python benchmarks/segmentation.py admission --data nuclei_128px.zip --out out --seeds 6
+Every run goes through the scripts that users call. Finished runs are not repeated, so a killed benchmark goes on.
+Writes OUT/<what>.json and prints the table.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+import numpy as np
+import yaml
+
+from stage1_pro.core.metrics.monitoring import spearman
+
+SCRIPTS = REPOSITORY / "stage1_pro" / "scripts"
+CONFIGS = REPOSITORY / "configs"
+NOTHING_CERTIFIED = 3
+FOLDS = 5
+SELECTING, CALIBRATING = 6, 4
+"""Volumes of the hippocampus that choose the epoch, and that a run must have to be calibrated."""
+STAGES = {
+    "enabled": True,
+    "initial_cases": 12,
+    "add_cases": 12,
+    "max_stages": 12,
+    "max_epochs_per_stage": 40,
+    "early_stopping_patience": 12,
+    "lr_floor_action": "end_stage",
+    "selection_threshold": 1.0,
+}
+ARMS = {
+    "default": {},
+    "random": {"strategy": "random"},
+    "difficulty": {"w_dice": 1.0, "w_uncertainty": 0.0, "w_diversity": 0.0},
+    "uncertainty": {"w_dice": 0.0, "w_uncertainty": 1.0, "w_diversity": 0.0},
+    "diversity": {"w_dice": 0.0, "w_uncertainty": 0.0, "w_diversity": 1.0},
+    "entropy": {"w_dice": 0.0, "w_uncertainty": 1.0, "w_diversity": 0.0},
+}
+"""Settings of incremental_params; the last one ranks doubt by mean entropy."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["nuclei", "hippocampus", "admission"])
+    parser.add_argument("--data", type=Path, required=True, help="the zip file")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the result")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--set", nargs="*", default=[], help="further settings, as in epochs=20")
+    args = parser.parse_args()
+    data = args.out.resolve() / args.data.stem
+    if not data.exists():
+        with zipfile.ZipFile(args.data) as archive:
+            archive.extractall(data)
+    rows = list({"nuclei": nuclei, "hippocampus": hippocampus, "admission": admission}[args.what](data, args))
+    (args.out / f"{args.what}.json").write_text(json.dumps(rows, indent=1))
+    table(rows)
+
+
+def nuclei(data: Path, args: argparse.Namespace) -> Iterator[dict]:
+    for seed in range(args.seeds):
+        settings = {**of_nuclei(data, args.workers), "seed": seed, "epochs": 100}
+        run = trained(args.out / "runs" / f"nuclei-{seed}", settings, args.set)
+        yield {"seed": seed, **measured(run)}
+
+
+def of_nuclei(data: Path, workers: int) -> dict:
+    params = {
+        "sources": [{"name": "nuclei", "labels": str(data / "cases.csv")}],
+        "class_names": ["background", "nucleus"],
+        "positive_class": "nucleus",
+        "val_select_ratio": 0.12,
+        "val_calib_ratio": 0.26,
+        "val_test_ratio": 0.14,
+        "num_workers": workers,
+    }
+    return {"dataset_params": params}
+
+
+def hippocampus(data: Path, args: argparse.Namespace) -> Iterator[dict]:
+    """Folds by a hash of the case; both classes count, and each case is positive."""
+    ids = sorted(path.name.removesuffix(".nii.gz") for path in (data / "imagesTr").glob("*.nii.gz"))
+    ids.sort(key=lambda case: blake2b(case.encode(), digest_size=8).digest())
+    for fold in range(FOLDS):
+        table_of = data / f"fold-{fold}.csv"
+        test, rest = ids[fold::FOLDS], [case for case in ids if case not in ids[fold::FOLDS]]
+        bounds = SELECTING, SELECTING + CALIBRATING
+        split = dict.fromkeys(test, "val_test") | dict.fromkeys(rest[: bounds[0]], "val_select")
+        split |= dict.fromkeys(rest[bounds[0] : bounds[1]], "val_calib") | dict.fromkeys(rest[bounds[1] :], "train")
+        rows = [f"imagesTr/{case}.nii.gz,labelsTr/{case}.nii.gz,{case},{split[case]}" for case in ids]
+        table_of.write_text("\n".join(["path,mask,case_id,split", *rows, ""]))
+        params = {
+            "sources": [{"name": "hippocampus", "root": str(data), "labels": str(table_of)}],
+            "class_names": ["background", "anterior", "posterior"],
+            "positive_class": "any",
+            "num_workers": args.workers,
+        }
+        settings = {"dataset_params": params, "epochs": 120, "batch_size": 4, "early_stop_patience": 40}
+        run = trained(args.out / "runs" / f"hippocampus-{fold}", settings, args.set)
+        yield {"fold": fold, **measured(run)}
+
+
+def admission(data: Path, args: argparse.Namespace) -> Iterator[dict]:
+    """Cases until 95 and 98 % of the Dice on val_select that a training on all cases reaches."""
+    for seed in range(args.seeds):
+        base = {**of_nuclei(data, args.workers), "seed": seed}
+        whole = trained(args.out / "runs" / f"full-{seed}", {**base, "epochs": 100}, args.set, scores=False)
+        full = max(float(row["val_dice"]) for row in rows_of(whole / "metrics.csv") if row["val_dice"])
+        for arm, weights in ARMS.items():
+            settings = {**base, "incremental_params": {**STAGES, **weights}}
+            if arm == "entropy":
+                settings["segmentation_params"] = {"uncertainty": "entropy"}
+            run = trained(args.out / "runs" / f"{arm}-{seed}", settings, args.set, scores=False)
+            stages = [(int(row["active_cases"]), float(row["best_metric"])) for row in rows_of(run / "stages.csv")]
+            reached = {f"cases_to_{share:g}": cases_to(stages, share * full) for share in (0.95, 0.98)}
+            yield {"arm": arm, "seed": seed, "full": full, **reached, "stages": stages}
+
+
+def cases_to(stages: list[tuple[int, float]], level: float) -> int | None:
+    """Cases of the first stage that reaches the level; None where none does."""
+    return next((cases for cases, dice in stages if dice >= level), None)
+
+
+def trained(run: Path, settings: dict, further: list[str], *, scores: bool = True) -> Path:
+    """A run, trained and with the scores of its test cases, calibrated where it can be."""
+    config = run.with_suffix(".yaml")
+    run.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(yaml.safe_dump(settings))
+    files = ["--config", str(CONFIGS / "segmentation.yaml"), "--config", str(config)]
+    flags = [word for pair in further for word in (f"--{pair.partition('=')[0]}", pair.partition("=")[2])]
+    if not (run / "splits.json").exists():
+        call("00_make_splits", *files, *flags, "--run", run)
+    if not (run / "config.json").exists():
+        call("20_train", *files, *flags, "--run", run)
+    elif not (run / "scores" / "val_calib.parquet").exists():
+        call("20_train", "--resume", run)
+    if scores and not (run / "cases" / "val_test.csv").exists():
+        call("40_eval_selective", "--run", run, "--scores_only")
+    if scores and not (run / "thresholds.json").exists() and not (run / "looks").exists():
+        call("25_threshold_sweep", "--run", run, allowed=(0, NOTHING_CERTIFIED))
+    return run
+
+
+def call(script: str, *words: object, allowed: tuple[int, ...] = (0,)) -> None:
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *map(str, words)]
+    status = subprocess.run(command).returncode
+    if status not in allowed:
+        raise SystemExit(f"{' '.join(command)} ended with {status}")
+
+
+def measured(run: Path) -> dict:
+    """Dice on val_test, how doubt ranks it, and what was certified."""
+    rows = rows_of(run / "cases" / "val_test.csv")
+    dice = np.array([float(row["dice"]) for row in rows])
+    doubt = np.array([float(row["uncertainty"]) for row in rows])
+    each = {
+        name: float(np.mean([float(row[name]) for row in rows if row[name]]))
+        for name in rows[0]
+        if name.startswith(("dice_", "hd95_"))
+    }
+    policy = run / "thresholds.json"
+    certified = json.loads(policy.read_text()) if policy.exists() else None
+    made = json.loads((run / "environment.json").read_text())
+    return {
+        "parameters": made["parameters"]["total"],
+        "dice": float(dice.mean()),
+        **each,
+        "spearman": spearman(doubt, dice),
+        "certified": certified is not None,
+        "coverage": certified["coverage"] if certified else None,
+        "misses": certified["misses"] if certified else None,
+        "exited_positives": certified["exited_positives"] if certified else None,
+        "epoch_seconds": float(np.median([float(row["epoch_seconds"]) for row in rows_of(run / "metrics.csv")])),
+    }
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def table(rows: list[dict]) -> None:
+    names = [name for name in rows[0] if name != "stages"]
+    print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
+    for row in rows:
+        print(
+            "| "
+            + " | ".join(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names)
+            + " |"
+        )
+    for name in names:
+        values = [row[name] for row in rows if isinstance(row[name], float)]
+        if len(values) == len(rows):
+            print(f"mean {name} {np.mean(values):.4f}")
+
+
+if __name__ == "__main__":
+    main()

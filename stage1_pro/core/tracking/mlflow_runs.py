@@ -1,0 +1,150 @@
+"""A run's own MLflow run: one for its training, its test figures and its bundle. Needs the extra `mlflow`."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stage1_pro import __version__
+from stage1_pro.core import artifacts
+from stage1_pro.core.bundle.contents import BundleContents
+from stage1_pro.core.config.extras import demand_extra
+from stage1_pro.core.config.rules import NO_STORE, no_store
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.records.run import Run
+from stage1_pro.core.tracking.careful import Careful, reason
+
+EXPERIMENT = "stage1-pro"
+SQLITE = "sqlite:///"
+CODE = Path(__file__).with_name("pyfunc_model.py")
+
+
+def mlflow_logger(run: Run, uri: str) -> Any:
+    """Lightning's logger, on the MLflow run that this run has already, or on a new one that it has from now on."""
+    with _quiet():
+        return _logger(run, uri, run.name)
+
+
+def _logger(run: Run | None, uri: str, name: str) -> Any:
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    known = None if run is None or _known(run) is None or _record(run)["uri"] != uri else _known(run)
+    logger = MLFlowLogger(
+        experiment_name=EXPERIMENT,
+        run_name=name,
+        tracking_uri=uri,
+        run_id=known,
+        artifact_location=_artifact_location(uri),
+        tags={"stage1_pro.version": __version__, "stage1_pro.run": name},
+    )
+    found = str(logger.run_id)
+    if run is not None and known is None:
+        _remember(run, uri, found)
+    return logger
+
+
+def track_evaluation(run: Run, evaluation: dict[str, Any]) -> None:
+    """Add test figures, report and figures to the run's MLflow run, where it has one. A server away is a warning."""
+    known = _known(run)
+    if known is None:
+        return
+    uri = _record(run)["uri"]
+    figures = {name: exits["value"] for name, exits in evaluation["exits"].items() if _is_figure(exits)}
+
+    def send() -> None:
+        demand_extra("mlflow")
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+
+        client = MlflowClient(tracking_uri=uri)
+        for name, value in figures.items():
+            client.log_metric(known, f"test_{name}", value)
+        for path in (run.report_path, run.eval_path, run.policy_path):
+            client.log_artifact(known, str(path))
+        client.log_artifacts(known, str(run.figures_path), "figures")
+
+    with _quiet():
+        Careful(f"MLflow at {uri}").call(send)
+
+
+def register(contents: BundleContents, run: Run | None, name: str, uri: str | None) -> str:
+    """Log a bundle as a pyfunc model, register it under `name`, and return its version.
+
+    run: whose MLflow run gets it; None: a new one; uri: None for the one that the run was tracked with. The model is
+    code and files, no pickle. Raises UserError where the server does not take it.
+    """
+    demand_extra("mlflow")
+    uri = uri or (None if run is None or _known(run) is None else _record(run)["uri"])
+    if uri is None or no_store(uri):
+        raise UserError(f"--register {name} --tracking_uri {uri}: {NO_STORE}." if uri else f"--register: {NO_STORE}.")
+    Careful(uri)  # no long tries
+    try:
+        with _quiet():
+            return _registered(contents, run, name, uri)
+    except Exception as error:  # of the client, its database or its network
+        raise UserError(
+            f"{uri} did not register {contents.path} ({reason(error)}). The bundle is whole; with the server at hand "
+            f"run 50_export_bundle.py --verify {contents.path} --register {name} --tracking_uri {uri}"
+        ) from None
+
+
+def _registered(contents: BundleContents, run: Run | None, name: str, uri: str) -> str:
+    import mlflow  # pyright: ignore[reportMissingImports]
+    from mlflow.models import ModelSignature  # pyright: ignore[reportMissingImports]
+    from mlflow.types import ColSpec, Schema  # pyright: ignore[reportMissingImports]
+
+    logger = _logger(run, uri, contents.manifest["provenance"].get("run_id", contents.path.name))
+    columns = [ColSpec("string", "path", required=False), ColSpec("binary", "content", required=False)]
+    extra = "[onnx]" if contents.manifest.get("scoring_backend") == "onnx" else ""
+    mlflow.set_tracking_uri(uri)
+    with mlflow.start_run(run_id=logger.run_id):
+        model = mlflow.pyfunc.log_model(
+            name="bundle",
+            python_model=str(CODE),
+            artifacts={"bundle": str(contents.path.resolve())},
+            registered_model_name=name,
+            pip_requirements=[f"stage1-pro{extra}=={__version__}"],
+            signature=ModelSignature(Schema(columns)),
+        )
+    return str(model.registered_model_version)
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("value"), int | float)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Files of an SQLite store lie beside it; a server has its own place."""
+    return (
+        (Path(uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
+    )
+
+
+def _known(run: Run) -> str | None:
+    return _record(run)["run_id"] if run.tracking_path.exists() else None
+
+
+def _record(run: Run) -> dict[str, Any]:
+    return artifacts.read_json(run.tracking_path, "tracking")
+
+
+def _remember(run: Run, uri: str, run_id: str) -> None:
+    record = {"schema_version": artifacts.SCHEMA_VERSION, "logger": "mlflow", "uri": uri, "run_id": run_id}
+    artifacts.write_json(run.tracking_path, record, "tracking")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's remarks on databases, type hints and examples."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

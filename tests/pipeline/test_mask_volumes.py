@@ -1,0 +1,90 @@
+"""Volumes with masks: windows while scoring, and masks that lie where their images lie."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from chain import done
+from made_masks import settings
+
+from stage1_pro.core.data.masks.files import labels_of, picture_of
+from stage1_pro.core.inference.masks import mask_scorer
+from stage1_pro.core.records.run import Run
+
+pytest.importorskip("monai", reason="the extra seg is not installed")
+nibabel = pytest.importorskip("nibabel", reason="the extra seg is not installed")
+
+SHAPE = (20, 17, 14)
+FLIPPED = np.array([[-1.0, 0, 0, 30], [0, 0, 1.5, -7], [0, 2.0, 0, 4], [0, 0, 0, 1]])
+"""Left to right turned round, and two axes swapped."""
+
+
+def ball(index: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(index)
+    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"))
+    middle = rng.uniform(6, 10, 3)
+    mask = ((grid - middle[:, None, None, None]) ** 2).sum(axis=0) < rng.uniform(9, 20)
+    return (mask * 60 + rng.normal(100, 15, SHAPE)).astype(np.float32), mask
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen volumes; types and affines differ from file to file, as they do in practice."""
+    root = tmp_path_factory.mktemp("volumes")
+    for name in ("imagesTr", "labelsTr"):
+        (root / name).mkdir()
+    for index in range(14):
+        image, mask = ball(index)
+        affine = FLIPPED if index % 2 else np.diag([1.0, 1.5, 2.0, 1.0])
+        labels = mask.astype((np.float64, np.uint8, np.int16)[index % 3])
+        nibabel.save(nibabel.Nifti1Image(image, affine), root / "imagesTr" / f"v{index:02}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels, affine), root / "labelsTr" / f"v{index:02}.nii.gz")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(volumes: Path) -> Path:
+    made = settings(volumes, patch_size=[16, 16, 8], class_names=["background", "ball"], positive_class="ball")
+    made["dataset_params"] |= {"val_select_ratio": 0.2, "val_calib_ratio": 0.2, "val_test_ratio": 0.2}
+    made |= {"model_path": "monai:unet:channels=8-16,res_units=1", "epochs": 12, "lr_head": 1e-2}
+    (volumes / "masks.yaml").write_text(yaml.safe_dump(made))
+    done("00_make_splits", "--config", volumes / "masks.yaml", "--run", volumes / "run")
+    done("20_train", "--config", volumes / "masks.yaml", "--run", volumes / "run")
+    return volumes / "run"
+
+
+def test_volumes_are_trained_in_patches_and_scored_whole(run: Path) -> None:
+    assert pd.read_csv(run / "metrics.csv")["val_dice"].max() > 0.5
+    done("40_eval_selective", "--run", run, "--scores_only")
+    cases = pd.read_csv(run / "cases" / "val_test.csv")
+    truth = [ball(int(case[1:]))[1].sum() * 3.0 for case in cases["case_id"]]  # 1 × 1.5 × 2 mm
+    np.testing.assert_allclose(cases["true_volume_ball"], truth, rtol=1e-5)
+
+
+def test_a_mask_lies_where_its_image_lies(run: Path, volumes: Path, tmp_path: Path) -> None:
+    predictor = mask_scorer(Run(run), "cpu")
+    paths = [str(volumes / "imagesTr" / f"v{index:02}.nii.gz") for index in (0, 1)]
+    predictor.draw_into(tmp_path, paths)
+    assert all(np.isfinite(part.logits).all() for part in predictor.outputs(paths))
+    for index, path in enumerate(paths):
+        source, drawn = nibabel.load(path), nibabel.load(tmp_path / f"v{index:02}.nii.gz")
+        assert drawn.shape == source.shape
+        np.testing.assert_allclose(drawn.affine, source.affine)
+        mask, truth = np.asarray(drawn.dataobj) > 0, ball(index)[1]
+        assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.4
+
+
+def test_both_orientations_of_a_volume_are_one(volumes: Path, tmp_path: Path) -> None:
+    image, mask = ball(3)
+    turned = tmp_path / "turned.nii"
+    plain = nibabel.as_closest_canonical(nibabel.Nifti1Image(image, FLIPPED))
+    nibabel.save(plain, turned)
+    one = picture_of([(volumes / "imagesTr" / "v03.nii.gz").read_bytes()])
+    other = picture_of([turned.read_bytes()])
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.grid.same_place(other.grid)
+    labels, grid = labels_of((volumes / "labelsTr" / "v03.nii.gz").read_bytes())
+    assert labels.sum() == mask.sum()
+    assert grid.spacing == pytest.approx((1.0, 1.5, 2.0))

@@ -1,0 +1,83 @@
+"""What MLflow and Weights & Biases get of a run, and what a server that is away costs: a warning."""
+
+import json
+from pathlib import Path
+
+import chain
+import pandas as pd
+import pytest
+from chain import copy, done, refused
+
+
+def flags(config: Path, *more: object) -> list[str]:
+    return ["--config", str(config), "--phase", "2", "--epochs", "2", "--early_stop_patience", "2", *map(str, more)]
+
+
+@pytest.mark.slow
+def test_a_run_is_tracked_and_its_bundle_loads_from_the_registry_and_decides_like_60(config, images, tmp_path, script):
+    mlflow = pytest.importorskip("mlflow")
+    uri, run = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "runs" / "tracked"
+    chain.train_run(run, flags(config, "--epochs", 8, "--logger", "mlflow", "--tracking_uri", uri))
+    done("25_threshold_sweep", "--run", run)
+    done("40_eval_selective", "--run", run)
+    assert "registered models:/red/1" in done("50_export_bundle", "--run", run, "--register", "red").out
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    id = json.loads((run / "tracking.json").read_text())["run_id"]
+    tracked = client.get_run(id)
+    assert tracked.data.params["batch_size"] == "32"
+    figures = json.loads((run / "eval.json").read_text())["exits"]
+    assert tracked.data.metrics["test_coverage"] == figures["coverage"]["value"]
+    epochs = pd.read_csv(run / "metrics.csv")
+    history = [metric.value for metric in client.get_metric_history(id, "val_loss")]
+    assert history == pytest.approx(epochs["val_loss"].tolist(), rel=1e-6)
+    assert {"report.html", "eval.json", "thresholds.json", "figures"} <= {
+        file.path for file in client.list_artifacts(id)
+    }
+    assert client.get_model_version("red", "1").run_id == id
+    # from the registry, as any MLflow host loads it
+    mlflow.set_tracking_uri(uri)
+    names = [str(path) for path in sorted(images.glob("*.png"))[:40]] + [str(images / "labels.csv")]
+    loaded = mlflow.pyfunc.load_model("models:/red/1")
+    found = loaded.predict(pd.DataFrame({"path": names}))
+    assert script("60_predict", run / "bundle", *names, "--out", tmp_path / "60.csv").status == 4
+    assert found.to_csv(index=False) == (tmp_path / "60.csv").read_text()
+    content = loaded.predict(pd.DataFrame({"content": [Path(name).read_bytes() for name in names]}))
+    assert content["score"].tolist() == pytest.approx(found["score"].tolist(), nan_ok=True, abs=0)
+    assert not list(tmp_path.rglob("*.pkl"))
+    # once more, from the exported bundle
+    verify = ["50_export_bundle", "--verify", run / "bundle", "--register", "red"]
+    assert "registered models:/red/2" in done(*verify).out
+    refused(script(*verify, "--tracking_uri", f"file:{tmp_path}/mlruns"), "such as sqlite:///mlflow.db")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_is_a_warning(config, tmp_path, script):
+    pytest.importorskip("mlflow")
+    run, away = tmp_path / "runs" / "alone", "http://127.0.0.1:9"
+    done("00_make_splits", *flags(config), "--run", run)
+    said = done("20_train", *flags(config, "--logger", "mlflow", "--tracking_uri", away), "--run", run).out
+    assert said.count("does not take what is tracked") == 1
+    assert len(pd.read_csv(run / "metrics.csv")) == 2
+    assert (run / "scores" / "val_calib.parquet").exists()
+    assert not (run / "tracking.json").exists()
+
+
+@pytest.mark.slow
+def test_weights_and_biases_gets_the_epochs(config, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = tmp_path / "runs" / "tracked"
+    chain.train_run(run, flags(config, "--logger", "wandb"))
+    assert [path.suffix for path in run.glob("wandb/offline-run-*/*.wandb")] == [".wandb"]
+
+
+def test_where_nothing_can_be_tracked_is_told_before_a_run_begins(config, exported_once, tmp_path, script):
+    run = ["--run", tmp_path / "run"]
+    refused(script("00_make_splits", *flags(config, "--logger", "mlflow"), *run), "such as sqlite:///mlflow.db")
+    for folder in ("file:///tmp/mlruns", "mlruns"):
+        options = flags(config, "--logger", "mlflow", "--tracking_uri", folder)
+        refused(script("00_make_splits", *options, *run), "in a database or on a server", "sqlite:///mlflow.db")
+    refused(script("20_train", *flags(config, "--tracking_uri", "sqlite:///m.db"), *run), "set logger: mlflow")
+    bundle = copy(exported_once, tmp_path / "runs") / "bundle"
+    refused(script("50_export_bundle", "--verify", bundle, "--tracking_uri", "sqlite:///m.db"), "add it")
