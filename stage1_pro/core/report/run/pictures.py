@@ -115,8 +115,10 @@ def picture_sheets(
     """One sheet for each kind that has cases.
 
     decisions: of the cases of scores; paths: case id → image file. An image is shown only if its content is the one
-    that was scored.
+    that was scored. Groups that get one decision each have no one picture: no sheets.
     """
+    if scores.lengths is not None:
+        return []
     labels = scores.labels.astype(np.int64)
     found = [(kind, np.flatnonzero(kind.members(labels, decisions))) for kind in KINDS]
     chosen = [(kind, cases.size, kind.order(cases, decisions, rng)[:EACH]) for kind, cases in found if cases.size]
