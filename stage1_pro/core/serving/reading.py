@@ -96,6 +96,8 @@ async def read_form(request: Request, body: Body, limits: Limits) -> list[Upload
     """The images of a form in their order. Raises Refusal."""
     if not is_form(request):
         raise Refusal("bad_request", "send multipart/form-data with one field 'image' for each image file")
+    if stray := [name for name in ("id", "group") if name in request.query_params]:
+        raise Refusal("bad_request", f"{' and '.join(stray)} in the query, and a form brings its own: name them there")
     async with Request(request.scope, body.receive).form() as form:
         files = form.getlist(IMAGES)
         if not files:
