@@ -293,6 +293,9 @@ def _card(run: Run, evaluation: dict[str, Any], license: str) -> str:
     return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---"
 
 
+AUDITED = " Whether it still holds in production, audits tell: 65_monitor.py."
+
+
 def _contract(run: Run, on_host: str) -> str:
     """What a host has to do, by the kind of answers."""
     return (_contract_of_masks if run.config.task.has_masks else _contract_of_images)(run, on_host)
@@ -343,7 +346,7 @@ Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
 {margin_words(policy)}
 {_looks(policy)}
-{_end(expires)} Whether it still holds in production, audits tell: 65_monitor.py.
+{_end(expires)}{"" if run.config.task.has_masks else AUDITED}
 {_on_conversion(converted)}
 {evaluation["promise"]["words"]}
 {_worth(policy, evaluation)}

@@ -209,9 +209,9 @@ MASK_RULES = (
         "$.model_path is {c.model_path}, a network for masks: set dataset_params.task segmentation, or name a backbone",
     ),
     _not_of_masks(
-        lambda f: not f.c.model_path.startswith("monai:"),
+        lambda f: f.c.model_path.startswith("local-dir:"),
         "model_path is {c.model_path}",
-        "name a network such as monai:unet",
+        "name a network such as monai:unet, or a backbone as timm:NAME, random:NAME or file:PATH:NAME",
     ),
     _not_of_masks(
         lambda f: f.c.freeze_backbone, "freeze_backbone is true", "the whole network is trained: leave it out"

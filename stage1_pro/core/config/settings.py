@@ -225,7 +225,7 @@ class Stage1ProConfig:
     """Seed of splits, initial weights, order and augmentation, 0 or more."""
     model_path: str = "timm:tf_efficientnet_lite0"
     """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH. Of masks the
-    network: monai:unet, with options as in monai:unet:channels=16-32-64."""
+    network: monai:unet, with options as in monai:unet:channels=16-32-64, or a backbone as the encoder of a U-Net."""
     freeze_backbone: bool = True
     """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 30
