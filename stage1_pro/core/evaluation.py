@@ -3,12 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.metrics.arrays import IntArray
+from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.summary import evaluate
 from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.policies.certification import one_case_per_group
+from stage1_pro.core.policies.certification import one_case_per_group, share
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced
 from stage1_pro.core.records.policy_file import read_policy
@@ -80,8 +84,33 @@ def measured(
             "unit": "group" if figures["groups"] < figures["cases"] else "case",
         },
         "promise": agreement(figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence, what),
+        **({} if scores.lengths is None else _of_groups(scores.lengths, scores.labels, decisions)),
         **figures,
     }
+
+
+LENGTHS = 4
+"""Ranges of group sizes, of about as many groups each, that figures are told for."""
+
+
+def _of_groups(lengths: IntArray, labels: IntArray, decisions: ExitDecisions) -> dict[str, Any]:
+    """Exits of groups by their number of images: the promise binds the mix of sizes, and not each of them."""
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTHS + 1)[1:], method="inverted_cdf"))
+    place, rows = np.searchsorted(edges, lengths), []
+    for members in (place == at for at in range(len(edges))):
+        counts = count_decisions(decisions.exits[members], decisions.predictions[members], labels[members])
+        rows.append(
+            {
+                "shortest": int(lengths[members].min()),
+                "longest": int(lengths[members].max()),
+                "groups": counts.cases,
+                "positives": counts.positives,
+                "coverage": share(counts.coverage[0]),
+                "exited_positives": int(counts.exited_positives[0]),
+                "misses": int(counts.misses[0]),
+            }
+        )
+    return {"frames": int(lengths.sum()), "by_length": rows}
 
 
 def read_evaluation(run: Run) -> dict[str, Any]:

@@ -5,7 +5,8 @@ reads   a bundle, image files and folders of images
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
         prediction_set, the classes that remain possible; with --audit_share or --monitor, and where the certificate of
         the bundle has an end, also group, time, audit, audit_probability, certificate, bundle; where the
-        bundle draws masks also masks/, beside OUT
+        bundle draws masks also masks/, beside OUT. With a bundle that decides groups of images (decide_by: group) one
+        row a group: its name as id, and also frames (images that it has) and views (those that were looked at)
 
 The rows are collected in OUT.parts/, and OUT appears when it is whole; killed at any moment, the same command goes on
 where it stopped. `--out -` is standard output; a device or a pipe gets the rows as they come, a link is followed.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from stage1_pro.core import cli, console
 
 if TYPE_CHECKING:
+    from stage1_pro.core.bundle.contents import BundleContents
     from stage1_pro.core.monitor.columns import Columns
 
 
@@ -51,7 +53,8 @@ class Args:
     """Key file with the secret salt that draws the audited groups; null: the environment variable STAGE1_AUDIT_SALT."""
     groups: str | None = None
     """Cases that depend on each other: 'folder' for one group a folder, or a .csv or .parquet file with the columns id
-    and group. A group is audited as a whole. null: each case stands for itself."""
+    and group. A group is audited as a whole. null: each case stands for itself. A bundle that decides groups takes it
+    for the images of each (null: folder), with a column order where it looks at a part of a group."""
     monitor: str | None = None
     """Folder or monitor.json of 65_monitor.py: every row then says whether the certificate is in force."""
     require_signature: str | None = None
@@ -63,11 +66,15 @@ class Args:
 def main(args: Args) -> None:
     from pathlib import Path
 
+    from stage1_pro.core.bundle.contents import verify_bundle
     from stage1_pro.core.bundle.signature import demand_signed
+    from stage1_pro.core.data.image_files import shown
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.closing import closing_lines
     from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images, task_of
+    from stage1_pro.core.inference.groups import group_words, groups_of_images
     from stage1_pro.core.inference.tables import masks_beside, output_of
+    from stage1_pro.core.metrics.views import views_of
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch_size {args.batch_size}: must be 1 or more.")
@@ -81,7 +88,13 @@ def main(args: Args) -> None:
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
         if args.require_signature:
             demand_signed(args.bundle, args.require_signature, "--require_signature")
-        options["more"] = columns(args, images.paths)
+        contents = verify_bundle(args.bundle)
+        views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
+        if views is not None:  # a row is a group, and stands for itself
+            options["groups"] = groups = groups_of_images(images.paths, args.groups, views)
+            ids, depends = [group.name for group in groups], None
+            console.say(group_words(groups, views))
+        options["more"] = columns(args, contents, ids, depends)
         predictor = task.part("predictor").load(args.bundle, args.device)
         if task.has_masks:
             predictor.draw_into(masks := masks_beside(out), images.paths)
@@ -97,32 +110,29 @@ def main(args: Args) -> None:
             console.say(f"masks     {masks}")
     if tally.unreadable:
         raise SomeInputsUnreadable(
-            f"{tally.unreadable} of {tally.images} images could not be read; they are deferred, see their reason."
+            f"{tally.unreadable} of {tally.images} {tally.unit} could not be read; they are deferred, see their reason."
         )
 
 
-def columns(args: Args, paths: Sequence[str]) -> "Columns | None":
-    """The columns of the audit, where one is asked for."""
+def columns(args: Args, contents: "BundleContents", ids: Sequence[str], groups: str | None) -> "Columns | None":
+    """The columns of the audit, where one is asked for. groups: which cases depend on each other."""
     import os
     import time
 
-    from stage1_pro.core.bundle.contents import verify_bundle
-    from stage1_pro.core.data.image_files import shown
     from stage1_pro.core.errors import UserError
     from stage1_pro.core.monitor.columns import columns_of
     from stage1_pro.core.monitor.opening import deployed, seconds
 
-    contents = verify_bundle(args.bundle)
     if contents.task.has_masks and (args.audit_share is not None or args.audit_salt or args.monitor):
         raise UserError("a label cannot say whether a mask is right, so masks are not audited: drop --audit_share.")
     if not any((args.audit_share is not None, args.audit_salt, args.monitor)):
-        if args.groups or args.time:
+        if groups or args.time:
             raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")
         if not contents.manifest.get("expires"):
             return None
     found = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ)
     now = int(time.time()) if args.time is None else seconds(args.time)
-    return columns_of(found, list(map(shown, paths)), args.groups, now)
+    return columns_of(found, ids, groups, now)
 
 
 if __name__ == "__main__":

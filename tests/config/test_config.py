@@ -540,7 +540,7 @@ def test_defaults_of_masks_suit_masks_and_survive_being_saved() -> None:
         ({"exit_rule": "one_sided"}, "$.exit_rule is one_sided, and task is segmentation"),
         ({"answer_placement": "auto"}, "$.answer_placement is auto, and task is segmentation"),
         ({"checkpoint_by": "val_accuracy"}, "allowed for task segmentation: auto, val_dice, val_augrc, val_loss"),
-        ({"model_path": "random:test_vit"}, "name a network such as monai:unet"),
+        ({"model_path": "local-dir:models/own"}, "name a network such as monai:unet"),
         ({"dataset_params": {"image_size": 64}}, "cases are neither resized nor cropped"),
         ({"dataset_params": {"class_balanced_sampling": True}}, "set foreground_share"),
         ({"dataset_params": {"rest": True, "positive_class": "cell"}}, "set positive_class: any"),

@@ -173,9 +173,22 @@ def test_what_a_url_does_not_hold_is_said(load, bucket, tmp_path: Path, monkeypa
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("no route to host")
 
+    advice = "ConnectionError (no route to host). Check the address, the credentials and the network."
     monkeypatch.setattr(type(bucket), "get_file", unreachable)
-    message = refused(load, root=BUCKET)
-    assert "ConnectionError (no route to host). Check the address, the credentials and the network." in message
+    assert advice in refused(load, root=BUCKET)
+    monkeypatch.setattr(type(bucket), "find", unreachable)  # no credentials: an empty folder would be another mistake
+    assert advice in refused(load, root=BUCKET)
+
+
+def test_a_server_that_cannot_list_gives_the_files_that_a_table_names(load, bucket, pictures, monkeypatch) -> None:
+    def cannot(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(bucket), "find", cannot)
+    bucket.pipe("/bucket/labels.csv", b"path,label\ndog/1.png,dog\ncat/2.png,cat\ngone.png,cat\n")
+    assert f"1 file is missing: {BUCKET}/gone.png" in refused(load, labels=f"{BUCKET}/labels.csv")
+    bucket.pipe("/bucket/labels.csv", b"path,label\ndog/1.png,dog\ncat/2.png,cat\n")
+    assert sorted(files_of(load(labels=f"{BUCKET}/labels.csv"))) == sorted(contents(pictures, 2, 1))
 
 
 # ---- the Hugging Face Hub, offline

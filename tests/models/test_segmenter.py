@@ -11,7 +11,7 @@ from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.losses.dice import MaskLoss
 from stage1_pro.core.metrics.masks import MaskSums
-from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, case_row, named_network
+from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, case_row, encoder_of, named_network
 from stage1_pro.core.models.segmenter import load_mask_model as load
 from stage1_pro.core.models.segmenter import save_mask_model as save
 
@@ -133,3 +133,27 @@ def test_the_loss_leaves_out_what_is_ignored_and_is_float32_under_autocast() -> 
     perfect = torch.nn.functional.one_hot(labels.clamp(min=0), 3).permute(0, 3, 1, 2) * 50.0
     assert float(loss(perfect, labels)) < 1e-4
     assert float(loss(logits, torch.full_like(labels, -1))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_backbone_becomes_an_encoder_with_its_own_weights(tmp_path: Path) -> None:
+    pytest.importorskip("segmentation_models_pytorch", reason="the extra seg is not installed")
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    source = timm.create_model("test_efficientnet", num_classes=0).state_dict()
+    save_file(source, tmp_path / "weights.safetensors")
+    arch, options, weights, _ = encoder_of(f"file:{tmp_path}/weights.safetensors:test_efficientnet")
+    facts = MaskFacts(("background", "a"), (1,), None, False, 2, 3, True, False)
+    model = MaskModel(MaskSpec(arch, options, 0.0, MaskPreprocessing(2, 3, True)), facts, ("without a", "a")).eval()
+    model.take_encoder(weights)
+    encoder = model.net.encoder.model.state_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    assert all(torch.equal(tensor, source[name]) for name, tensor in encoder.items())
+    image = torch.randn(3, 40, 70)
+    with torch.no_grad():
+        logits, embedding = next(model.maps([image]))
+        save(model, tmp_path / "a.pth")
+        assert torch.equal(next(load(tmp_path / "a.pth").maps([image]))[0], logits)
+    assert (tuple(logits.shape), embedding.ndim) == ((2, 40, 70), 1)
+    with pytest.raises(UserError, match="do not fit an encoder"):
+        model.take_encoder({})

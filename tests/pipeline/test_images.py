@@ -157,3 +157,35 @@ def test_forward_passes_have_the_size_that_training_recorded(bundle, images):
         parts = list(predictor.outputs(paths, batch_size=7))
         assert [len(part) for part in parts] == [7, 3]
         assert seen == sizes
+
+
+@pytest.mark.slow
+def test_all_images_of_the_demo_give_equal_bytes_however_they_are_grouped(bundle, tmp_path):
+    folder = Path(__file__).parents[2] / "data" / "demo" / "images"
+    paths = sorted(map(str, folder.iterdir()))
+    assert len(paths) == 1484
+    out = tmp_path / "d.csv"
+
+    def rows(*words: object) -> list[str]:
+        done("60_predict", bundle, *words, "--out", out, "--overwrite")
+        return out.read_text().splitlines()[1:]
+
+    together = rows(folder)
+    assert len({row.split(",", 1)[1] for row in together}) > 1400  # scores differ from image to image
+    for flags in (
+        ("--batch_size", 1),
+        ("--batch_size", 7),
+        ("--num_workers", 2),
+        ("--batch_size", 7, "--num_workers", 2),
+    ):
+        assert rows(folder, *flags) == together
+    assert [row for at in range(0, len(paths), 7) for row in rows(*paths[at : at + 7])] == together
+
+    rows(folder)
+    scores = pd.read_csv(out)["score"].tolist()
+    predictor = Stage1Predictor.load(bundle)
+    whole = predictor.predict(paths)
+    assert [decision.score for decision in whole] == scores  # a score is written with every digit
+    assert predictor.predict(paths, workers=2) == whole
+    assert [predictor.predict(path)[0] for path in paths] == whole
+    assert [decision for at in range(0, len(paths), 7) for decision in predictor.predict(paths[at : at + 7])] == whole

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from chain import call, done, refused
+from chain import SCRIPTS, call, done, refused
 
 from stage1_pro.core.inference import decisions, jobs
 from stage1_pro.core.inference.predictor import Stage1Predictor
@@ -174,3 +177,27 @@ def test_a_worker_that_the_system_ends_is_told_with_a_way_out(bundle, images, tm
 
     monkeypatch.setattr(Stage1Predictor, "outputs", killed)
     refused(predict(bundle, [str(images)], tmp_path / "d.csv", "--num_workers", 4), "--num_workers 2")
+
+
+@pytest.mark.slow
+def test_memory_stays_where_it_is_over_a_hundred_thousand_images(bundle, images, tmp_path):
+    files = sorted(images.glob("*.png"))
+    for index in range(100_000):
+        if index % 1000 == 0:
+            (tmp_path / "many" / f"{index // 1000:02d}").mkdir(parents=True)
+        os.link(files[index % len(files)], tmp_path / "many" / f"{index // 1000:02d}" / f"{index:05d}.png")
+    command = [sys.executable, SCRIPTS / "60_predict.py", bundle, tmp_path / "many", "--out", tmp_path / "d.parquet"]
+    resident: dict[int, int] = {}  # parts that are there → KiB of the process
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            parts = len(list((tmp_path / "d.parquet.parts").glob("part-*")))
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            if "VmRSS" in status:
+                resident[parts] = int(status.partition("VmRSS:")[2].split()[0])
+            time.sleep(1)
+    assert process.returncode == 0
+    assert len(pd.read_parquet(tmp_path / "d.parquet")) == 100_000
+    early, late = (
+        max(resident[parts] for parts in resident if low <= parts < high) for low, high in ((5, 15), (80, 97))
+    )
+    assert late < 1.02 * early, resident

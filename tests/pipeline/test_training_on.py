@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from chain import copy, done, keep, killed, refused, same_result, train_run
+from chain import copy, done, keep, killed, reconfigured, refused, same_result, train_run
 
 
 def flags(config: Path, *more: str) -> list[str]:
@@ -36,6 +36,24 @@ def test_it_ends_as_a_run_that_was_planned_with_both_schedules(config, longer, r
     saved = [json.loads((run / "config.json").read_text()) for run in (longer, planned)]
     assert saved[0] == saved[1]
     assert (saved[0]["epochs"], saved[0]["schedule_restarts"]) == (7, [3])
+
+
+GATED = {
+    "a gate trained jointly": ["--phase", "3", "--exit_policy", "gate", "--gate_refit", "false"],
+    "sharpness": ["--phase", "5", "--exit_policy", "gate", "--optimizer", "fsam", "--grad_accum_steps", "2"],
+    "conformal": ["--phase", "6", "--exit_policy", "scrc", "--gate_refit", "false"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", GATED)
+def test_losses_that_change_with_the_epochs_do_not_begin_anew(what, config, runs):
+    """Neither a gate's warm-up nor the change to ConformalRiskLoss: the weights are trained."""
+    more = [*GATED[what], "--epochs", "4"]
+    run = train_run(runs / "run", flags(config, *more))
+    done("20_train", "--resume", run, "--epochs", "9")
+    planned = train_run(runs / "planned", flags(config, *more, "--epochs", "9", "--schedule_restarts", "[4]"))
+    same_result(run, planned)
 
 
 def test_warm_up_and_cosine_begin_anew(longer):
@@ -82,6 +100,11 @@ def test_what_cannot_be_trained_on_is_refused_with_a_way_out(short, longer, cali
     run = killed(longer, "epoch 5", tmp_path / "run")
     outcome = script("20_train", "--resume", run, "--epochs", "9")
     refused(outcome, "has not come to its end yet", f"--resume {run} first")
+    by_stages = copy(short, tmp_path / "runs")
+    reconfigured(by_stages, incremental_params={"enabled": True})
+    refused(
+        script("20_train", "--resume", by_stages, "--epochs", "9"), "trains by stages, which have ends of their own"
+    )
     outcome = script("20_train", "--resume", calibrated, "--epochs", "20")
     refused(outcome, "thresholds.json is certified for the present weights", f"--init_from {calibrated}")
 

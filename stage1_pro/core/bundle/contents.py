@@ -13,6 +13,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.config.phases import MODEL_FILES, POLICY_TABLE
 from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.errors import UserError, raise_problems
+from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent
@@ -100,6 +101,8 @@ def verify_bundle(path: str | Path) -> BundleContents:
         problems.append(f"{MANIFEST} and {splits_path.name} name different positive classes")
     if manifest["eval"] != _eval_summary(artifacts.read_json(path / "eval.json", "eval", AGAIN)):
         problems.append(f"{MANIFEST} and eval.json give different figures")
+    if views_of(manifest) != views_of(policy):
+        problems.append(f"{MANIFEST} and {policy_file.name} decide by other groups or views")
     if manifest["class_names"] != splits.class_names:
         problems.append(f"{MANIFEST} and {splits_path.name} name different classes")
     raise_problems(f"{path}: the parts do not belong together:", problems, AGAIN)

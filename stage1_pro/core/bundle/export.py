@@ -164,6 +164,7 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path, converted: Con
         task.inputs: preprocessing,
         **({"task": task.name} if task.has_masks else {}),
         **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
+        **(views.record() if (views := run.config.group_views) else {}),
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,
         "provenance": {**environment, "run_id": run.name},
@@ -207,6 +208,17 @@ def _worth(policy: dict[str, Any], evaluation: dict[str, Any]) -> str:
         f"{price_words(policy)} At these prices stage 1 is worth {utility:+.3f} deferrals a case on the test split "
         "(utility: coverage less the price of wrong exits)."
     )
+
+
+def _group_contract(run: Run) -> str:
+    """The line about groups, where they get one decision each."""
+    views = run.config.group_views
+    if views is None:
+        return ""
+    return f"""
+6. A case is a group of images, and gets one decision: take {views.words} in their order, the mean of
+   logit_1 - logit_0 over them (float64) as z, and decide the logits (-z/2, z/2) in float32. A group of which such an
+   image cannot be read defers. Nothing is promised of a single image, or of another number of them."""
 
 
 def _on_conversion(converted: Converted | None) -> str:
@@ -281,6 +293,9 @@ def _card(run: Run, evaluation: dict[str, Any], license: str) -> str:
     return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---"
 
 
+AUDITED = " Whether it still holds in production, audits tell: 65_monitor.py."
+
+
 def _contract(run: Run, on_host: str) -> str:
     """What a host has to do, by the kind of answers."""
     return (_contract_of_masks if run.config.task.has_masks else _contract_of_images)(run, on_host)
@@ -331,7 +346,7 @@ Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
 {margin_words(policy)}
 {_looks(policy)}
-{_end(expires)} Whether it still holds in production, audits tell: 65_monitor.py.
+{_end(expires)}{"" if run.config.task.has_masks else AUDITED}
 {_on_conversion(converted)}
 {evaluation["promise"]["words"]}
 {_worth(policy, evaluation)}
@@ -343,7 +358,7 @@ On the calibration split {evidence_words(policy)}.
 - Nothing about false alarms: they are reported in eval.json, not bounded.
 
 ## Contract for the host
-{_contract(run, on_host)}
+{_contract(run, on_host)}{_group_contract(run)}
 
 ## Licence of the weights
 {derivative_notice(license)}

@@ -209,9 +209,9 @@ MASK_RULES = (
         "$.model_path is {c.model_path}, a network for masks: set dataset_params.task segmentation, or name a backbone",
     ),
     _not_of_masks(
-        lambda f: not f.c.model_path.startswith("monai:"),
+        lambda f: f.c.model_path.startswith("local-dir:"),
         "model_path is {c.model_path}",
-        "name a network such as monai:unet",
+        "name a network such as monai:unet, or a backbone as timm:NAME, random:NAME or file:PATH:NAME",
     ),
     _not_of_masks(
         lambda f: f.c.freeze_backbone, "freeze_backbone is true", "the whole network is trained: leave it out"
@@ -280,6 +280,37 @@ RULES = (
     Rule(
         lambda f: len(f.policies) > 1 and f.policy.name not in f.policies,
         "{policy.label} policy requires {policy.allowed}: set exit_policy to one of {policies}",
+    ),
+    Rule(
+        lambda f: f.c.decide_by == "group" and f.policy.name != "softmax",
+        "$.decide_by is group, and exit_policy is {c.exit_policy}: set exit_policy: softmax, which has a rule for the "
+        "mean of several images",
+    ),
+    Rule(
+        lambda f: f.c.decide_by == "group" and f.data.task != "classification",
+        "$.decide_by is group, and dataset_params.task is {data.task}: set decide_by: case",
+    ),
+    Rule(
+        lambda f: f.c.decide_by != "group" and {"views", "view_rule"} & set(f.changed),
+        "$.views and view_rule are settings of decide_by: group: set that, or leave them out",
+    ),
+    Rule(
+        lambda f: f.c.decide_by != "group" and f.data.group_label is not None,
+        "$.dataset_params.group_label is a setting of decide_by: group: set that, or leave it out",
+    ),
+    Rule(
+        lambda f: f.data.group_label == "any",
+        "$.dataset_params.group_label is any, and the mean of a group is no rule for one positive image among many: "
+        "with a fifth of the images positive, four groups of five would be missed. Set majority, or divide the groups",
+    ),
+    Rule(
+        lambda f: f.c.views is None and "view_rule" in f.changed,
+        "$.view_rule is {c.view_rule}, and views is not set: name a number of images, or leave view_rule out",
+    ),
+    Rule(
+        lambda f: f.c.views is not None and f.data.order is None,
+        "$.views is {c.views}, and dataset_params.order is not set: name the column that orders the images of a group "
+        "(file names do not: frame_10 sorts before frame_2)",
     ),
     Rule(
         lambda f: f.trains and f.held_out >= 1,

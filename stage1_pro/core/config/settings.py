@@ -10,6 +10,7 @@ from typing import Any, Literal
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.metrics.margins import robust_target
+from stage1_pro.core.metrics.views import GROUP, Views
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class DatasetParams:
     """Processes that decode images; 0: the main process."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be read."""
+    order: str | None = None
+    """Column of the label tables with a number that orders the images of a group, needed where `views` is set."""
+    group_label: Literal["majority", "any"] | None = None
+    """Label of a group whose images differ in theirs: majority; null: such groups are refused."""
     cache_folder: str | None = None
     """Folder for copies of images that lie in no local file (rows of a Parquet file, s3://); null: stage1_pro in the
     user's cache folder."""
@@ -207,13 +212,20 @@ class Stage1ProConfig:
     """Cost of an exited negative answered positive, in deferrals, 2 or more (at 1 everything would exit)."""
     miss_price: float = 0.0
     """Cost of an exited positive answered negative, in deferrals, 0 or more; target_fnr_exit holds misses already."""
+    decide_by: Literal["case", "group"] = "case"
+    """What gets a decision: case (every image) or group (all images of one `group` together, such as the frames of a
+    track, by the mean of their log-odds)."""
+    views: int | None = None
+    """With decide_by group: images of a group that are looked at, 1 or more, all where it has fewer; null: all."""
+    view_rule: Literal["mean", "first"] = "mean"
+    """With `views`: which images are looked at, in the order of dataset_params.order: mean (evenly spaced) or first."""
     legacy_exit_threshold_for_logging: float = 0.88
     """Softmax threshold of the exit columns in metrics.csv, 0 to 1; monitoring only, it decides nothing."""
     seed: int = 42
     """Seed of splits, initial weights, order and augmentation, 0 or more."""
     model_path: str = "timm:tf_efficientnet_lite0"
     """Backbone: timm:NAME (pretrained), random:NAME, file:PATH:NAME (weights file), local-dir:PATH. Of masks the
-    network: monai:unet, with options as in monai:unet:channels=16-32-64."""
+    network: monai:unet, with options as in monai:unet:channels=16-32-64, or a backbone as the encoder of a U-Net."""
     freeze_backbone: bool = True
     """Keep the backbone's own weights fixed: train the heads, and adapters where `peft_type` names some."""
     epochs: int = 30
@@ -404,6 +416,11 @@ class Stage1ProConfig:
         """Return whether training ends with placing the answers: never where more than two classes are named."""
         binary = self.dataset_params.merged or len(self.dataset_params.class_names or ()) in (0, 2)
         return self.answer_placement == "auto" and self.exit_rule == "one_sided" and binary
+
+    @property
+    def group_views(self) -> Views | None:
+        """The views that decide a group, None where every image is decided by itself."""
+        return Views(self.views, self.view_rule) if self.decide_by == GROUP else None
 
     @property
     def without_effect(self) -> tuple[str, ...]:

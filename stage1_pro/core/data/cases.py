@@ -16,6 +16,7 @@ from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.given_splits import VALIDATION, WORDS, divided, division_notes, pooled_sources, split_words
 from stage1_pro.core.data.image_files import BadImage, content_digest, read_file
+from stage1_pro.core.data.label_tables import ORDER
 from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.records.splits import SPLITS
@@ -34,7 +35,8 @@ class CaseTable:
     frame: one row a case with `case_id, path, label` (index into class_names), `group`, `split` (""
     where it is for us to draw) and `content` (digest of the image file). In a binary task the
     positive class is number 1. questions: what must be answered before splits are drawn of these cases; a run that has
-    its splits has answered them.
+    its splits has answered them. merged: names of groups that were joined since they share an identical image. Where
+    dataset_params.order names a column, the frame has it as `order`, NaN where it holds no number.
     """
 
     frame: pd.DataFrame
@@ -44,6 +46,7 @@ class CaseTable:
     warnings: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
     demanded: tuple[str, ...] | None = None
     """Classes that every split must hold; None: all of them."""
     masks: "MaskFacts | None" = None
@@ -73,7 +76,8 @@ class CaseTable:
 
 
 def rows_digest(frame: pd.DataFrame) -> str:
-    columns = [frame[name].astype(str).tolist() for name in ("case_id", "label", "group", "content")]
+    names = ["case_id", "label", "group", "content", *(["order"] if "order" in frame else [])]
+    columns = [frame[name].astype(str).tolist() for name in names]
     return artifacts.digest_bytes("\n".join(map("\t".join, zip(*columns, strict=True))).encode())
 
 
@@ -96,6 +100,8 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     frame = pd.concat([source.frame for source in read])
     warnings = tuple(warning for source in read for warning in source.warnings)
     notes = tuple(note for source in read for note in source.notes)
+    if params.order is not None:
+        frame["order"] = pd.to_numeric(frame.pop(ORDER), errors="coerce").astype(np.float64)
     frame["split"] = split_words(frame["split"])
     frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
     classes, labels = classes_of(frame["label"], params), frame["label"]
@@ -115,14 +121,16 @@ def load_cases(params: DatasetParams, *, decode: bool) -> CaseTable:
     raise_problems(f"{counted(len(frame), 'case')}: {counted(len(problems), 'kind')} of problems", problems)
     frame = frame[unreadable.isna()].reset_index(drop=True)
     grouped = bool((frame["group"] != "").any())
+    given = frame["group"]
     frame["group"] = independent_groups(frame)
+    merged = tuple(sorted(given[(given != "") & (given != frame["group"])].unique()))
     splits = bool((frame["split"] != "").any())
     if splits:
         notes += tuple(division_notes(set(frame["split"])))
     else:
         warnings += tuple(pooled_sources(params.sources))
     questions = (*classes.questions, *(question for source in read for question in source.questions))
-    return CaseTable(frame, classes.names, grouped, splits, warnings, questions, notes)
+    return CaseTable(frame, classes.names, grouped, splits, warnings, questions, notes, merged)
 
 
 def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, params: DatasetParams) -> Iterable[str]:

@@ -14,6 +14,8 @@ from stage1_pro.core.data.table_files import DELIMITERS, delimited_rows
 from stage1_pro.core.errors import UserError, counted, first_few
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
+ORDER = "$order"
+"""The column that dataset_params.order names, under a name that no table has."""
 OTHER_NAMES = {
     "path": ("filename", "file_name", "filepath", "file_path", "file", "image", "image_path", "img"),
     "label": ("class", "class_name", "target", "category"),
@@ -39,17 +41,20 @@ class LabelTable:
     problems: list[str] = field(default_factory=list)
 
 
-def read_table(path: Path, source: Source) -> LabelTable:
+def read_table(path: Path, source: Source, order: str | None = None) -> LabelTable:
     """Return the rows of a delimited table with or without a header. Raises UserError for one that has no meaning.
 
-    path: the file; source: the one of the config that it belongs to. Commas, semicolons, tabs and | part the columns.
+    path: the file; source: the one of the config that it belongs to; order: a column that is kept as ORDER beside ours.
+    Commas, semicolons, tabs and | part the columns.
     """
     rows = delimited_rows(artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels."), path)
     frame = pd.DataFrame(rows.cells, index=pd.Index(rows.lines), dtype=object)
     head = [cell.lower() for cell in rows.cells[0]]
-    names, found = our_columns(head, source, path)
+    names, found = our_columns(head, source, path, order)
     if names is not None:
         frame = frame.iloc[1:].set_axis(names, axis=1)
+    elif order is not None:
+        raise UserError(f"{path}: has no header, and dataset_params.order names its column '{order}'. Add a header.")
     else:
         _demand_no_header(rows.cells, source, path)
         frame = _without_row_numbers(frame, path, found)
@@ -64,7 +69,9 @@ def read_table(path: Path, source: Source) -> LabelTable:
     return found
 
 
-def our_columns(head: list[str], source: Source, path: Path) -> tuple[list[str] | None, LabelTable]:
+def our_columns(
+    head: list[str], source: Source, path: Path, order: str | None = None
+) -> tuple[list[str] | None, LabelTable]:
     """Return our names for the columns of a header, None where it is none, and what is said of them.
 
     head: the cells in lower case. A column that is not read keeps its own name. Raises UserError for a header that
@@ -83,11 +90,23 @@ def our_columns(head: list[str], source: Source, path: Path) -> tuple[list[str] 
     _demand_no_near_miss(named, source, path)
     taken = [f"{ours} from '{theirs}'" for ours, theirs in zip(named, head, strict=True) if ours != theirs and ours]
     found.notes += [f"{path}: {', '.join(taken)}"] if taken else []
-    ignored = [name for name in named if name and name not in COLUMNS]
+    if order is not None:
+        named = _with_order(named, order, path)
+    ignored = [name for name in named if name and name not in (*COLUMNS, ORDER)]
     found.warnings += _not_read(ignored, path)
     if "group" not in named and "group" not in (source.columns or {}):
         found.questions += _likely_groups(ignored, source, path)
     return named, found
+
+
+def _with_order(named: list[str], order: str, path: Path) -> list[str]:
+    """The header with ORDER for the column that orders the images of a group."""
+    others = [name for name in named if name and name not in COLUMNS]
+    if order.lower() not in others:
+        hint = schemas.did_you_mean(order.lower(), others)
+        words = f"{path}: has no column '{order}' (dataset_params.order), which orders the images of a group"
+        raise UserError(f"{words}{hint}.")
+    return [ORDER if name == order.lower() else name for name in named]
 
 
 def _our_names(head: list[str], given: Mapping[str, str | None], source: Source, path: Path) -> list[str]:
@@ -173,7 +192,8 @@ def tidied(frame: pd.DataFrame, path: Path, found: LabelTable, unit: str = "line
     """Return the rows under COLUMNS, each once; what is left out is said. frame: indexed by unit of the file."""
     if frame.empty:
         raise UserError(f"{path}: holds no cases. {WHOLE}.")
-    frame = frame[[name for name in COLUMNS if name in frame.columns]].reindex(columns=list(COLUMNS), fill_value="")
+    columns = [*COLUMNS, *([ORDER] if ORDER in frame.columns else [])]
+    frame = frame[[name for name in columns if name in frame.columns]].reindex(columns=columns, fill_value="")
     nameless = frame.index[frame["path"] == ""]
     if len(nameless):
         found.problems.append(f"{path}: {counted(len(nameless), 'row')} without a path: {_numbered(nameless, unit)}")

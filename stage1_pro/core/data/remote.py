@@ -3,6 +3,7 @@
 fsspec knows how to reach them; the package for each kind (s3fs, gcsfs, …) is installed by whoever needs it.
 """
 
+import errno
 import json
 import os
 import tempfile
@@ -73,8 +74,8 @@ class Mirror:
     def files(self, names: Iterable[str]) -> Path:
         """Copy these files, by their paths below the URL; one that is not there stays missing. Returns the folder."""
         wanted = [name for name in dict.fromkeys(names) if _inside(name)]
-        listed = self._listed() if len(wanted) > 1 else None
-        if listed is None:  # a server of single files: what is here already is taken for what is there
+        listed = self._listed_if_it_can(wanted)
+        if not listed:  # a server of single files: what is here already is taken for what is there
             self._copy({name: "" for name in wanted if len(wanted) == 1 or not (self.local / name).exists()})
         else:
             self._copy({name: listed[name] for name in wanted if name in listed})
@@ -82,8 +83,7 @@ class Mirror:
 
     def tree(self) -> tuple[Path, Listing]:
         """Copy every image below the URL; what is not there any more is removed from the copies."""
-        with _reaching(self.url):
-            versions = self._listed() or {}
+        versions = self._listed()
         if not versions:
             raise UserError(f"{self.url}: holds no files. Name a folder that holds one folder per class.")
         wanted, hidden, others = {}, set(), Counter[str]()
@@ -103,16 +103,23 @@ class Mirror:
         paths = sorted(str(self.local / name) for name in wanted)
         return self.local, Listing(tuple(paths), len(hidden), others)
 
-    def _listed(self) -> dict[str, str] | None:
-        """Relative path → version of each file below the URL; None where the server lists nothing."""
+    def _listed(self) -> dict[str, str]:
+        """Relative path → version of each file below the URL."""
         try:
-            found: Any = self.system.find(self.root, detail=True)
+            with _reaching(self.url):
+                found: Any = self.system.find(self.root, detail=True)
         except FileNotFoundError:
-            raise
-        except Exception:  # whatever a file system raises that cannot list
-            return None
+            return {}
         names = {path: path[len(self.root) :].lstrip("/") for path in found}
-        return {name: _version(found[path]) for path, name in names.items() if _inside(name)} or None
+        return {name: _version(found[path]) for path, name in names.items() if _inside(name)}
+
+    def _listed_if_it_can(self, wanted: list[str]) -> dict[str, str]:
+        """The same where it is worth it; nothing of a server that cannot list, since its files may be there all the
+        same: fetching them says what is wrong."""
+        try:
+            return self._listed() if len(wanted) > 1 else {}
+        except UserError:
+            return {}
 
     def _holds_image(self, name: str) -> bool:
         with _reaching(f"{self.url}/{name}"):
@@ -180,6 +187,8 @@ def _reaching(url: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"{url}: {str(error).splitlines()[0].rstrip('.')}, with pip, and run again.") from None
     except Exception as error:  # each kind of server has errors of its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # this disk, not that server
+            raise
         words = (str(error).splitlines() or [""])[0]
         raise UserError(
             f"{url}: {type(error).__name__} ({words}). Check the address, the credentials and the network."

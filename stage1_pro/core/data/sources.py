@@ -8,7 +8,7 @@ from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.hub import hub_folder, hub_tables, is_hub
 from stage1_pro.core.data.image_files import Listing, list_images, shown
-from stage1_pro.core.data.label_tables import COLUMNS, LabelTable, read_table
+from stage1_pro.core.data.label_tables import COLUMNS, ORDER, LabelTable, read_table
 from stage1_pro.core.data.moved import MovedSource
 from stage1_pro.core.data.parquet_tables import is_parquet, read_parquet
 from stage1_pro.core.data.remote import is_url, mirrored_file, mirrored_paths, mirrored_tree, parent_url
@@ -22,6 +22,11 @@ NO_CLASSES = frozenset(["images", "image", "imgs", "img", "masks", "mask", "labe
 def read_source(source: Source, params: DatasetParams) -> LabelTable:
     """One source; ids and groups carry its name where there are several."""
     read, root = _read(source, params)
+    if params.order is not None and ORDER not in read.frame:
+        raise UserError(
+            f"sources[{source.name}] has no column '{params.order}' (dataset_params.order): it is read from a CSV that "
+            "`labels` names."
+        )
     frame = read.frame
     if isinstance(source, MovedSource):
         frame["path"] = pd.Series([_relative(path, Path(source.was)) for path in frame["path"]], frame.index, object)
@@ -46,7 +51,7 @@ def _read(source: Source, params: DatasetParams) -> tuple[LabelTable, Path]:
         return _read_hub(source, params, store)
     if labels:
         path = mirrored_file(labels, store) if is_url(labels) else Path(labels)
-        read = read_parquet(path, source, store) if is_parquet(path) else read_table(path, source)
+        read = read_parquet(path, source, store) if is_parquet(path) else read_table(path, source, params.order)
         start = root or (parent_url(labels) if is_url(labels) else None)
         if is_url(start):
             read.frame["path"] = [_joined(str(start), name) for name in read.frame["path"]]

@@ -1,6 +1,7 @@
 """Copies of images that lie in no local file, so that everything after the case table reads files."""
 
 import os
+import tempfile
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,5 +22,13 @@ def kept(folder: Path, content: bytes) -> Path:
     file = folder / "images" / name[:2] / name
     if not (file.exists() and file.stat().st_size == len(content)):
         file.parent.mkdir(parents=True, exist_ok=True)
-        artifacts.write_bytes(file, content)
+        # not through the door of artifacts: to wait for the disk with each of many small copies would take hours, and
+        # whoever reads one hashes it
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".")
+        try:
+            with artifacts.naming(file), os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+            os.replace(temporary, file)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
     return file.absolute()

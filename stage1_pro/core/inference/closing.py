@@ -21,7 +21,7 @@ def closing_lines(tally: Tally, bundle: Path) -> list[str]:
     evaluation = artifacts.read_json(bundle / "eval.json", "eval")
     config = artifacts.read_json(bundle / "config.json", "config")
     exits = evaluation["exits"]
-    return [*_counted(tally), *_measured(exits), *_cost(exits, config), *_report(bundle)]
+    return [*_counted(tally), *_measured(exits), *_cost(exits, config, tally.unit), *_report(bundle)]
 
 
 def _counted(tally: Tally) -> list[str]:
@@ -29,7 +29,7 @@ def _counted(tally: Tally) -> list[str]:
     deferred = tally.images - exits
     answers = ", ".join(f"{count} '{name}'" for name, count in tally.exits.most_common())
     share = f" ({deferred / tally.images:.1%} go to stage 2)" if deferred else ""
-    found = [f"{tally.images} images: {exits} exit, {deferred} deferred{share}"]
+    found = [f"{tally.images} {tally.unit}: {exits} exit, {deferred} deferred{share}"]
     return [*found, f"exits     {answers}"] if answers else found
 
 
@@ -39,7 +39,7 @@ def _measured(exits: dict[str, Any]) -> list[str]:
     return ["test set  " + ", ".join(f"{words} {_percent(value)}" for words, value in found)]
 
 
-def _cost(exits: dict[str, Any], config: dict[str, Any]) -> list[str]:
+def _cost(exits: dict[str, Any], config: dict[str, Any], unit: str) -> list[str]:
     """The price of deferrals and wrong exits, in deferrals, as on the test split."""
     if "utility" not in exits:
         return []
@@ -48,7 +48,7 @@ def _cost(exits: dict[str, Any], config: dict[str, Any]) -> list[str]:
     wrong = [f"a false alarm priced {config['false_alarm_price']:g}"]
     wrong += [f"a miss {config['miss_price']:g}"] if config["miss_price"] else []
     return [
-        f"cost      of {CASES:,} such images, in deferrals: {deferred:,.0f} to stage 2 + {total - deferred:,.0f} for "
+        f"cost      of {CASES:,} such {unit}, in deferrals: {deferred:,.0f} to stage 2 + {total - deferred:,.0f} for "
         f"wrong exits ({', '.join(wrong)}) = {total:,.0f}; without stage 1 {CASES:,}"
     ]
 

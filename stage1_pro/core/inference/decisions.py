@@ -1,4 +1,4 @@
-"""Decisions on image files as a table, one row an image."""
+"""Decisions on image files as a table, one row an image, or one a group of images that are decided together."""
 
 import os
 from collections import Counter
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from stage1_pro.core import artifacts
@@ -15,8 +16,10 @@ from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.image_files import Listing, list_images, shown
 from stage1_pro.core.errors import Interrupted, UserError
+from stage1_pro.core.inference.groups import ImageGroup, digest_words
 from stage1_pro.core.inference.jobs import ROWS, Job, already_there, job_record
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
+from stage1_pro.core.inference.records import Decision
 from stage1_pro.core.inference.tables import Output, Tally, write_table
 
 WORTH_WORKERS = 512
@@ -75,8 +78,11 @@ def decide_into(
     workers: int | str = 0,
     overwrite: bool = False,
     more: MoreColumns | None = None,
+    groups: Sequence[ImageGroup] | None = None,
 ) -> Tally:
     """Decide every file and write the table of `decisions_of` to `out`; return the counts.
+
+    groups: of these files, for a bundle that decides groups; the table is then that of `group_decisions_of`.
 
     A regular file appears only when it is whole; a job that is killed leaves its parts, and the same call goes on with
     them. What is no regular file gets the rows as they come. workers: a number, or "auto"; more: adds columns. Raises
@@ -85,21 +91,29 @@ def decide_into(
     """
     processes = workers_for(workers, len(paths), predictor.device.type)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": processes}
+    items = paths if groups is None else groups
+    tally = Tally(unit="images" if groups is None else "groups")
+
+    def rows_of(positions: Iterable[int]) -> Iterator[pd.DataFrame]:
+        if groups is None:
+            return decisions_of(predictor, [paths[at] for at in positions], **options)
+        return group_decisions_of(predictor, [groups[at] for at in positions], **options)
+
     if out.path is None or not out.regular:
-        tally = Tally()
         with out.opened() as stream:
-            frames = _widened(decisions_of(predictor, paths, **options), more, more.record if more else {})
-            rows = _grouped(frames, [ROWS] * (1 + len(paths) // ROWS))
+            frames = _widened(rows_of(range(len(items))), more, more.record if more else {})
+            rows = _grouped(frames, [ROWS] * (1 + len(items) // ROWS))
             write_table(tally.counting(rows), stream, out.format)
         return tally
-    job = Job(out.path, paths)
+    job = Job(out.path, paths if groups is None else [group.name for group in groups])
     demand_free(out, overwrite)
-    with job.begun(job_record(bundle, paths, predictor.device.type, more.record if more else None)) as begun:
+    inputs = paths if groups is None else digest_words(groups)
+    with job.begun(job_record(bundle, inputs, predictor.device.type, more.record if more else None)) as begun:
         missing = job.missing()
         if missing and job.out.exists() and not overwrite:
             raise already_there(job.out)
-        _decide_missing(predictor, job, missing, lambda frames: _widened(frames, more, begun), options)
-        tally = job.finish(out.format, overwrite)
+        _decide_missing(job, missing, lambda positions: _widened(rows_of(positions), more, begun), tally.unit)
+        job.finish(out.format, overwrite, tally)
     job.remove()
     return tally
 
@@ -117,16 +131,12 @@ def _widened(
 
 
 def _decide_missing(
-    predictor: Stage1Predictor,
-    job: Job,
-    missing: list[range],
-    widened: Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]],
-    options: dict[str, Any],
+    job: Job, missing: list[range], rows_of: Callable[[list[int]], Iterator[pd.DataFrame]], unit: str
 ) -> None:
-    paths = [job.paths[position] for at in missing for position in at]
-    if done := len(job.paths) - len(paths):
-        say(f"going on: {done} of {len(job.paths)} images are decided")
-    frames = widened(decisions_of(predictor, paths, **options))
+    positions = [position for at in missing for position in at]
+    if done := len(job.paths) - len(positions):
+        say(f"going on: {done} of {len(job.paths)} {unit} are decided")
+    frames = rows_of(positions)
     try:
         for at, rows in zip(missing, _grouped(frames, [len(at) for at in missing]), strict=True):
             job.keep(at, rows)
@@ -144,10 +154,47 @@ def decisions_of(
     An unreadable file has no answer and is deferred. Raises UserError where a process that decodes was killed.
     """
     done = 0
+    for outputs in _streamed(predictor, paths, batch_size, workers):
+        yield _rows(predictor.records(outputs), list(map(shown, paths[done : done + len(outputs)])))
+        done += len(outputs)
+
+
+def group_decisions_of(
+    predictor: Stage1Predictor, groups: Sequence[ImageGroup], *, batch_size: int | None, workers: int
+) -> Iterator[pd.DataFrame]:
+    """Decide every group: the columns of `decisions_of`, id being its name, frames (how many images it has) and views
+    (how many of them were looked at).
+
+    A group of which one of these cannot be read is deferred, and its reason names the file.
+    """
+    paths = [path for group in groups for path in group.seen]
+    ends = np.cumsum([0, *(len(group.seen) for group in groups)])
+    held, reasons, done, first = [], {}, 0, 0
+    for outputs in _streamed(predictor, paths, batch_size, workers):
+        held.append(outputs.logits)
+        reasons |= {done + at: f"{shown(paths[done + at])}: {why}" for at, why in outputs.unreadable.items()}
+        done += len(outputs)
+        last = int(np.searchsorted(ends, done, side="right")) - 1
+        if last > first:
+            logits, own = np.concatenate(held), int(ends[last] - ends[first])
+            whole = groups[first:last]
+            found = {at - int(ends[first]): why for at, why in reasons.items() if at < ends[last]}
+            records = predictor.group_records(logits[:own], [len(group.seen) for group in whole], found)
+            rows = _rows(records, [group.name for group in whole])
+            yield rows.assign(frames=[group.size for group in whole], views=[len(group.seen) for group in whole])
+            held, first = [logits[own:]], last
+            reasons = {at: why for at, why in reasons.items() if at >= ends[last]}
+
+
+def _streamed(
+    predictor: Stage1Predictor, paths: Sequence[str], batch_size: int | None, workers: int
+) -> Iterator[RawOutputs]:
+    """Raw outputs of image files, with a bar. Raises UserError where a process that decodes was killed."""
+    done = 0
     with bar("deciding") as progress:
         try:
             for outputs in predictor.outputs(paths, batch_size=batch_size, workers=workers):
-                yield _rows(predictor, outputs, paths[done : done + len(outputs)])
+                yield outputs
                 done += len(outputs)
                 progress(done, len(paths))
         except RuntimeError as error:
@@ -182,9 +229,9 @@ def _grouped(frames: Iterator[pd.DataFrame], sizes: Iterable[int]) -> Iterator[p
             yield rows.iloc[:size]
 
 
-def _rows(predictor: Stage1Predictor, outputs: RawOutputs, paths: Sequence[str]) -> pd.DataFrame:
-    table = pd.DataFrame([asdict(record) for record in predictor.records(outputs)])
-    table.insert(0, "id", list(map(shown, paths)))
+def _rows(records: Sequence[Decision], ids: list[str]) -> pd.DataFrame:
+    table = pd.DataFrame([asdict(record) for record in records])
+    table.insert(0, "id", ids)
     if table["prediction_set"].isna().all():
         return table.drop(columns="prediction_set")
     table["prediction_set"] = table["prediction_set"].map("|".join)

@@ -43,7 +43,7 @@ DIFFERENCES = {
 class Job:
     """Decisions on these images, in parts of ROWS.
 
-    out: the regular file that they become; paths: the images, in the order of the rows.
+    out: the regular file that they become; paths: the images, or names of groups, in the order of the rows.
     """
 
     out: Path
@@ -89,12 +89,12 @@ class Job:
         finally:
             lock.release()
 
-    def finish(self, format: str, overwrite: bool) -> Tally:
-        """Put the parts together as OUT, which appears whole, and count their rows.
+    def finish(self, format: str, overwrite: bool, tally: Tally) -> None:
+        """Put the parts together as OUT, which appears whole, and count their rows in `tally`.
 
         Raises UserError where OUT exists with other content, unless it is to be overwritten.
         """
-        tally, whole = Tally(), self.folder / "whole"
+        whole = self.folder / "whole"
         with artifacts.naming(whole), open(whole, "wb") as stream:
             write_table(tally.counting(self.parts()), stream, format)
             stream.flush()
@@ -103,7 +103,6 @@ class Job:
         if self.out.exists() and not overwrite and artifacts.digest_file(self.out) != artifacts.digest_file(whole):
             raise already_there(self.out)
         os.replace(whole, self.out)
-        return tally
 
     def remove(self) -> None:
         """Remove the folder of parts."""

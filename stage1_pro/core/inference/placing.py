@@ -14,6 +14,7 @@ from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.policies.certification import independence
 from stage1_pro.core.policies.dirichlet import class_margin
 from stage1_pro.core.policies.placement import Prices, place_answers
+from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.splits import Splits
 
@@ -39,10 +40,13 @@ def placed_shift(
     """Return the shift of the answers that `place` chooses, and say it. logits: (N, 2) of val_select, unshifted."""
     ids, groups = frame["case_id"].to_numpy(), frame["group"].to_numpy()
     labels = frame["label"].to_numpy("int8")
-    select = Scores("val_select", ids, groups, labels, logits, None, "", splits.digest)
+    order = frame["order"].to_numpy() if "order" in frame else None
+    select = Scores("val_select", ids, groups, labels, logits, None, "", splits.digest, order=order)
+    if config.group_views is not None:
+        select = in_groups(select, config.group_views, config.dataset_params.group_label)
     placement = place_answers(
-        class_margin(logits),
-        labels,
+        class_margin(select.logits),
+        select.labels,
         independence(select)[0],
         splits.metadata["evidence"]["val_calib_positive_groups"],
         Risk(config.certified_level(), config.fnr_confidence),

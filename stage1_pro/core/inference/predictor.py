@@ -1,6 +1,6 @@
 """Stage1Predictor: images in, decisions out. The same code writes a run's scores and serves a bundle."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,10 @@ from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.records import Decision, decision_records
+from stage1_pro.core.metrics.views import Views, fuse
 from stage1_pro.core.models.onnx_model import ScoringModel, load_scoring_model
 from stage1_pro.core.models.stage1 import Stage1Model
-from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
+from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy, Outputs
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.scores import Scores, hashes
@@ -77,6 +78,7 @@ class Stage1Predictor:
         self.device = chosen_device(device) if isinstance(model, Stage1Model) else _cpu(device)
         self.model = model.to(self.device).eval() if isinstance(model, Stage1Model) else model
         self.policy, self.forward_batch = policy, forward_batch
+        self.views: Views | None = getattr(policy, "views", None)
         self.transform = model.spec.preprocessing.transform()
         # TF32 would move logits by a thousandth; scores are promised to a ten-thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -123,7 +125,42 @@ class Stage1Predictor:
         ('', 'defer', 'the content is not an image')
         """
         self._demand_policy()
+        if self.views is not None:
+            raise ValueError(
+                f"this bundle decides groups of images, by {self.views.words}, and promises nothing of one image: call "
+                "predict_groups"
+            )
         return [record for part in self.outputs(images, workers=workers) for record in self.records(part)]
+
+    def predict_groups(self, groups: Sequence[Sequence[Any]], *, workers: int = 0) -> list[Decision]:
+        """Decide groups of images: one Decision each, in the order given.
+
+        groups: the images of each, in their order, one or more, as `predict` takes them. Those that the bundle's views
+        name are looked at, all where there are fewer; a group of which one cannot be read is deferred. Raises
+        ValueError for a bundle that decides image by image, and for a group without images.
+        """
+        if self.views is None or not all(groups):
+            what = "this bundle decides image by image: call predict" if self.views is None else "a group has no images"
+            raise ValueError(what)
+        seen = [[group[at] for at in self.views.positions(len(group))] for group in groups]
+        parts = list(self.outputs([image for group in seen for image in group], workers=workers))
+        starts = np.cumsum([0, *map(len, parts)])
+        reasons = {int(start) + at: why for start, part in zip(starts, parts, strict=False)
+                   for at, why in part.unreadable.items()}  # fmt: skip
+        logits = np.concatenate([part.logits for part in parts]) if parts else np.zeros((0, 2), np.float32)
+        return self.group_records(logits, list(map(len, seen)), reasons)
+
+    def group_records(self, logits: np.ndarray, sizes: Sequence[int], unreadable: Mapping[int, str]) -> list[Decision]:
+        """Decide groups by the logits (N, 2) of the images that are looked at, group by group.
+
+        sizes: images of each group among them, 1 or more; unreadable: position → reason.
+        """
+        ends = np.cumsum(sizes)
+        reasons: dict[int, str] = {}
+        for position, reason in unreadable.items():
+            reasons.setdefault(int(np.searchsorted(ends, position, side="right")), reason)
+        fused = fuse(logits, np.repeat(np.arange(len(ends)), sizes), None, Views())
+        return decision_records(self.decide(fused), reasons, self.class_names)
 
     def records(self, outputs: RawOutputs) -> list[Decision]:
         """Decide raw outputs: one Decision an image. Raises ValueError without a policy."""
@@ -178,8 +215,10 @@ class Stage1Predictor:
             worker_init_fn=quiet_worker,
         )
 
-    def decide(self, outputs: RawOutputs) -> ExitDecisions:
-        """Decide raw outputs: `exits` (N,) bool, `predictions` (N,) int, `scores` and `probabilities` (N,) float64.
+    def decide(self, outputs: Outputs) -> ExitDecisions:
+        """Decide raw outputs, those of groups joined by `metrics.views.fuse`.
+
+        Returns `exits` (N,) bool, `predictions` (N,) int, `scores` and `probabilities` (N,) float64.
 
         prediction_sets: (N, C) bool with an SCRC policy, else None. Cases with NaN logits are deferred. Raises
         ValueError without a policy.
@@ -243,6 +282,7 @@ class Stage1Predictor:
             splits_digest=splits_digest,
             answer_shift=self.model.answer_shift,
             content=hashes(cases["content"]),
+            order=cases["order"].to_numpy() if "order" in cases else None,
         )
 
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:

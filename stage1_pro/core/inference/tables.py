@@ -19,14 +19,15 @@ STANDARD_OUTPUT = "-"
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of decisions. exits: answer → images that exit with it; unreadable: images that could not be read;
-    audited: images whose labels are wanted; certificate: what the rows say of it."""
+    """Counts of decisions, of images or, as unit says, of groups. exits: answer → those that exit with it; unreadable:
+    those that could not be read; audited: those whose labels are wanted; certificate: what the rows say of it."""
 
     images: int = 0
     exits: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
     audited: int = 0
     certificate: str | None = None
+    unit: str = "images"
 
     def counting(self, parts: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         """Pass the parts on, and count their rows."""
@@ -151,6 +152,7 @@ def _arrow_schema(rows: pd.DataFrame) -> Any:
 
     number = pyarrow.float64()
     kinds = {"probability": number, "score": number, "audit_probability": number, "audit": pyarrow.bool_()}
+    kinds |= {"frames": pyarrow.int64(), "views": pyarrow.int64()}
     return pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in rows.columns])
 
 

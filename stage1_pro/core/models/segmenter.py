@@ -1,7 +1,8 @@
 """MaskModel: a network from MONAI, the maps that it makes of whole cases, and the one file that holds a trained one.
 
 `model_path` names it: monai:unet, monai:dynunet or monai:segresnet, with options as in
-monai:unet:channels=16-32-64,res_units=2.
+monai:unet:channels=16-32-64,res_units=2; or in 2D a U-Net around a backbone of timm, named as for classifiers
+(timm:NAME, random:NAME, file:PATH:NAME), whose decoder is segmentation-models-pytorch's.
 """
 
 import json
@@ -21,6 +22,7 @@ from stage1_pro.core.data.masks.batches import network_size
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.licenses import RANDOM
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
 from stage1_pro.core.schemas import did_you_mean
@@ -29,6 +31,9 @@ FORMAT = 1
 TASK = "segmentation"
 ON_CPU_FROM = 1 << 30
 """Bytes of a stitched map from which on it is kept in main memory."""
+ENCODER_DIVISOR = 32
+"""Of a U-Net around a backbone of timm, which halves its input five times."""
+ENCODED = "encoder-unet"
 Options = dict[str, Any]
 
 
@@ -41,6 +46,8 @@ class Architecture:
 
     def divisor(self, options: Options) -> int:
         """Of the sizes that the network takes."""
+        if "encoder" in options:
+            return ENCODER_DIVISOR
         return 2 ** (len(options.get("channels", options.get("blocks", ()))) - 1)
 
 
@@ -92,11 +99,22 @@ def _segresnet(dims: int, channels: int, classes: int, dropout: float, options: 
     )
 
 
+def _around_encoder(dims: int, channels: int, classes: int, _: float, options: Options) -> nn.Module:
+    from segmentation_models_pytorch import Unet  # pyright: ignore[reportMissingImports]
+
+    if dims != 2:
+        raise ValueError("backbones of timm see flat images: name a monai network for volumes")
+    return Unet(f"tu-{options['encoder']}", encoder_weights=None, in_channels=channels, classes=classes)
+
+
 ARCHITECTURES = {
     "unet": Architecture({"channels": (16, 32, 64, 128, 256), "res_units": 2}, _unet),
     "dynunet": Architecture({"channels": (32, 64, 128, 256)}, _dynunet),
     "segresnet": Architecture({"filters": 16, "blocks": (1, 2, 2, 4)}, _segresnet),
+    ENCODED: Architecture({"encoder": ""}, _around_encoder),
 }
+NAMED = [name for name in ARCHITECTURES if name != ENCODED]
+"""After monai: in a model_path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +146,8 @@ def named_network(model_path: str) -> tuple[str, Options]:
     demand_monai()
     _, _, rest = model_path.partition(":")
     name, _, text = rest.partition(":")
-    if name not in ARCHITECTURES:
-        known = list(ARCHITECTURES)
+    if name not in NAMED:
+        known = NAMED
         raise UserError(f"model_path {model_path}: no network '{name}'{did_you_mean(name, known)}; {', '.join(known)}.")
     defaults, options = ARCHITECTURES[name].options, {}
     for part in filter(None, text.split(",")):
@@ -150,6 +168,23 @@ def _option(model_path: str, key: str, value: str, several: bool) -> Any:
         wanted = "two or more numbers such as 16-32-64" if several else "a number"
         raise UserError(f"model_path {model_path}: {key} must be {wanted}, and is '{value}'.")
     return tuple(map(int, parts)) if several else int(value)
+
+
+def encoder_of(model_path: str) -> tuple[str, Options, dict[str, Tensor], str]:
+    """(architecture, options, weights of the encoder, licence) of a backbone that model_path names as for classifiers.
+
+    Raises what `load_backbone` raises, and where the decoder's package is missing.
+    """
+    demand_monai()
+    try:
+        import segmentation_models_pytorch  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError(
+            "a U-Net around a backbone needs segmentation-models-pytorch: pip install 'stage1-pro[seg]'."
+        ) from None
+    backbone, spec = load_backbone(model_path, None)
+    weights: dict[str, Tensor] = {} if model_path.startswith("random:") else backbone.net.state_dict()
+    return ENCODED, {"encoder": spec.arch.split(".")[0]}, weights, spec.license
 
 
 def demand_monai() -> None:
@@ -187,7 +222,7 @@ class MaskModel(nn.Module):
         self.params = params
         try:
             self.net = spec.build(len(facts.class_names))
-        except (ValueError, RuntimeError, AssertionError) as error:
+        except (ValueError, RuntimeError, AssertionError, KeyError, AttributeError) as error:
             raise UserError(
                 f"model_path: {spec.arch} with {spec.options}: {' '.join(str(error).split())[:200]}."
             ) from None
@@ -200,6 +235,18 @@ class MaskModel(nn.Module):
         made = self.spec.preprocessing
         sees = "whole cases" if made.patch is None else f"patches of {' × '.join(map(str, made.patch))}"
         return f"{made.dims}D, {made.channels} channels, {len(self.facts.class_names)} classes, {sees}"
+
+    def take_encoder(self, weights: dict[str, Tensor]) -> None:
+        """Fill the encoder with a backbone's weights. Raises UserError where it has tensors that these lack."""
+        encoder: Any = self.net.encoder
+        own = encoder.model.state_dict()
+        lacking = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
+        if lacking:
+            raise UserError(
+                f"model_path: this backbone's weights do not fit an encoder ({len(lacking)} tensors such as "
+                f"{lacking[0]}). Name a convolutional one, such as tf_efficientnet_lite0."
+            )
+        encoder.model.load_state_dict({name: weights[name] for name in own})
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)

@@ -11,6 +11,7 @@ from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
+from stage1_pro.core.metrics.views import Views
 from stage1_pro.core.policies.exit_rules import METHODS, Certified, ExitRule
 from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE, NO_CONFIDENCE, Walk, refusal
 from stage1_pro.core.records.scores import Scores
@@ -158,6 +159,13 @@ SPENT_WORDS = (
 )
 
 
+VIEWS_WORDS = (
+    " A case is a group of images that get one decision, by the mean log-odds of {views}. The promise is this: among "
+    "the positive groups that exit, at most that share is answered 0. It holds for the mix of group sizes in the "
+    "calibration set."
+)
+
+
 MISS_WORDS = (
     " Of masks, answered negative means missed: a case whose true mask has at least {min_voxels} voxels of the "
     "positive class, and whose mask has fewer{rule}."
@@ -180,13 +188,19 @@ def miss_words(miss_rule: Mapping[str, Any]) -> str:
 
 
 def promise(
-    risk: Risk, method: str, *, grouped: bool, earlier: Sequence[float] = (), miss_rule: Mapping[str, Any] | None = None
+    risk: Risk,
+    method: str,
+    *,
+    grouped: bool,
+    earlier: Sequence[float] = (),
+    miss_rule: Mapping[str, Any] | None = None,
+    views: Views | None = None,
 ) -> dict[str, str]:
     """Return the `guarantee` of a policy file.
 
     method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts; earlier:
     confidences of the other looks at the same positives, which leave less than the nominal confidence; miss_rule: of
-    masks, as a policy file records it.
+    masks, as a policy file records it; views: where groups get one decision each.
     """
     left = remaining_confidence([*earlier, risk.confidence])
     words = (GUARANTEE + ALL_DRAWS if left else NO_CONFIDENCE).format(confidence=left, target=risk.target_fnr)
@@ -194,6 +208,8 @@ def promise(
         words += miss_words(miss_rule)
     if grouped:
         words += GROUP_WORDS
+    if views is not None:
+        words += VIEWS_WORDS.format(views=views.words)
     if earlier:
         words += SPENT_WORDS.format(
             looks=1 + len(earlier), left=f"{left:g}" if left else "none", nominal=risk.confidence

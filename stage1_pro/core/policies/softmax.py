@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.views import Views, views_of
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.certification import Calibration, Ranked, calibrate_threshold, demand_binary
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
@@ -16,23 +17,32 @@ from stage1_pro.core.records.scores import Scores
 FLOOR = 0.5
 """The least that the larger of two probabilities can be."""
 SATURATED_SHARE = 0.05
+ONE_A_GROUP = (
+    "this policy decides groups of images, and nothing is promised of a single image: join the outputs of each group "
+    "with stage1_pro.core.metrics.views.fuse first"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxExitPolicy:
     """Exit iff the score >= exit_threshold, in float64: the largest softmax probability, or with one-sided exits 1 for
     an answer 1. NaN never exits. answer_shift: b, which training added to the log-odds to place the answers; the
-    probabilities of decisions are those before it."""
+    probabilities of decisions are those before it. views: of a policy that decides groups; its outputs are those of
+    `metrics.views.fuse`, a row a group."""
 
     exit_threshold: float
     exit_rule: str = "symmetric"
     answer_shift: float = 0.0
+    views: Views | None = None
 
     @classmethod
     def from_artifact(cls, data: dict[str, Any]) -> "SoftmaxExitPolicy":
-        return cls(data["exit_threshold"], data.get("exit_rule", "symmetric"), data.get("answer_shift", 0.0))
+        shift = data.get("answer_shift", 0.0)
+        return cls(data["exit_threshold"], data.get("exit_rule", "symmetric"), shift, views_of(data))
 
     def decide(self, outputs: Outputs) -> ExitDecisions:
+        if self.views is not None and getattr(outputs, "lengths", None) is None:
+            raise ValueError(ONE_A_GROUP)
         answered = answers(outputs.logits)
         scores = EXIT_RULES[self.exit_rule].exit_scores(softmax_scores(outputs.logits), answered)
         probabilities = answer_probabilities(outputs.logits, answered, self.answer_shift)

@@ -17,6 +17,7 @@ from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, p_valu
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.margins import margins, robust_target
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
+from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.certification import (
     GROUP_WORDS,
@@ -340,7 +341,8 @@ def _is_within_its_boundary(file: PolicyFile) -> Iterator[str]:
 
 
 def _promised(file: PolicyFile) -> dict[str, str]:
-    return promise(file.risk, file.kind.name, grouped=file.grouped, earlier=file.earlier, miss_rule=file.miss_rule)
+    facts: dict[str, Any] = {"earlier": file.earlier, "miss_rule": file.miss_rule, "views": views_of(file.content)}
+    return promise(file.risk, file.kind.name, grouped=file.grouped, **facts)
 
 
 def _certificate_words(policy: dict[str, Any]) -> str:

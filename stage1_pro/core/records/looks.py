@@ -84,7 +84,7 @@ def begin(run: Run, policy: str, risk: Risk, *, options: Mapping[str, Any] | Non
         test=_test_digest(run, policy, risk, options or {}),
     )
     entry = replace(entry, look=_name(entry.test, place, own))
-    positives = positives_of(run.scores("val_calib"))
+    positives = positives_of(run.image_scores("val_calib"))
     if repeat and (same := _same_test(entry, place, own)):
         entry = replace(same, outcome=ledger.BEGUN, repeated=same.repeated + 1, run_path=entry.run_path)
     elif positives is not None:
@@ -191,7 +191,7 @@ def _confidence(row: ledger.Row, risk: Risk) -> float:
 def confidences_spent(run: Run) -> tuple[float, ...]:
     """Return the confidences of all looks so far that share the positives of this run's val_calib."""
     place = _ledger_of(run.path)
-    digest, positives = run.splits.metadata["val_calib_digest"], positives_of(run.scores("val_calib"))
+    digest, positives = run.splits.metadata["val_calib_digest"], positives_of(run.image_scores("val_calib"))
     rows = [row for row in ledger.rows_of(place) if _shares(row, digest, positives, [place.parent / "looks"])]
     return tuple(entry.fnr_confidence for row in rows if (entry := ledger.entry_of(row)))
 

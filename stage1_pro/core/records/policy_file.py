@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
+from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.records.provenance import utc_now
 
 if TYPE_CHECKING:  # an inference host reads policies, and needs nothing else of runs
@@ -43,6 +44,7 @@ def policy_header(run: "Run", risk: Risk, earlier: Sequence[float] = (), look: s
         **({"look": look} if look else {}),
         "model_digest": run.model_digest,
         "splits_digest": run.splits.digest,
+        **(views.record() if (views := run.config.group_views) else {}),
     }
 
 
@@ -69,4 +71,6 @@ def read_policy(run: "Run") -> dict[str, Any]:
     for key, expected in (("model_digest", run.model_digest), ("splits_digest", run.splits.digest)):
         if policy.get(key) != expected:
             raise UserError(f"{path}: $.{key} is of another model or other splits. Train and calibrate a new run.")
+    if views_of(policy) != run.config.group_views:
+        raise UserError(f"{path}: $.decide_by, views or view_rule is not the run's own. Restore the policy file.")
     return policy

@@ -13,6 +13,7 @@ from stage1_pro.core.config.phases import MODEL_FILES, MONITOR_OF_2026, POLICY_T
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.paths import LATEST, RunPaths, point_latest, shortest, unused_name
 from stage1_pro.core.records.provenance import environment
 from stage1_pro.core.records.scores import Scores, read_scores
@@ -133,7 +134,13 @@ class Run(RunPaths):
         self.__dict__["config"] = config
 
     def scores(self, split: str) -> Scores:
-        """Scores of one split, checked to belong to this run's weights and splits."""
+        """What gets a decision in one split: its images, or with decide_by: group one row a group."""
+        views = self.config.group_views
+        images = self.image_scores(split)
+        return images if views is None else in_groups(images, views, self.config.dataset_params.group_label)
+
+    def image_scores(self, split: str) -> Scores:
+        """Scores of one split, a row an image, checked to belong to this run's weights and splits."""
         path = self.scores_path(split)
         script = "40_eval_selective.py" if split == "val_test" else f"20_train.py --resume {self.path}"
         mend = f"Remove it and run {script} to write it." if path.exists() else f"Run {script} to write it."

@@ -45,6 +45,10 @@ class Scores:
     answer_shift: float = 0.0
     """b, which training added to the log-odds to place the answers; the logits hold it."""
     content: np.ndarray | None = None
+    order: np.ndarray | None = None
+    """(N,) float64, the place of each image in its group, where the config names a column of it."""
+    lengths: np.ndarray | None = None
+    """(N,) int64, images of each group, where a row is a group (see `group_scores.in_groups`), else None."""
     masks: "MaskScores | None" = None
 
     def __len__(self) -> int:
@@ -85,6 +89,8 @@ class Scores:
             columns[f"logit_{index}"] = pa.array(self.logits[order, index], pa.float32())
         if self.gate_logit is not None:
             columns["gate_logit"] = pa.array(self.gate_logit[order], pa.float32())
+        if self.order is not None:
+            columns["order"] = pa.array(self.order[order], pa.float64())
         if self.content is not None:
             columns["content"] = pa.array(self.content[order], pa.uint64())
         if self.masks is not None:
@@ -137,6 +143,7 @@ def _from_table(table) -> Scores:
         splits_digest=metadata["splits_digest"],
         answer_shift=float(metadata.get("answer_shift", 0.0)),
         content=column["content"].astype(np.uint64) if "content" in column else None,
+        order=column["order"].astype(np.float64) if "order" in column else None,
         masks=MaskScores(column["missed"].astype(np.int8), column["dice"], column["uncertainty"])
         if "missed" in column
         else None,

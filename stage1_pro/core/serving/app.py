@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stage1_pro import __version__
 from stage1_pro.core.serving import openapi
-from stage1_pro.core.serving.reading import Body, is_form, read_form, read_one, read_within
+from stage1_pro.core.serving.reading import Body, is_form, read_form, read_group, read_one, read_within
 from stage1_pro.core.serving.refusals import INTERNAL, Refusal
-from stage1_pro.core.serving.service import Service, Upload
-from stage1_pro.core.serving.settings import BATCH_BODIES
+from stage1_pro.core.serving.service import GroupUpload, Service, Upload
+from stage1_pro.core.serving.settings import BATCH_BODIES, Limits
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _DECIDING = frozenset({"/v1/decide", "/v1/decide/batch"})
@@ -28,6 +28,7 @@ _ROUTING = {404: "not_found", 405: "method_not_allowed"}
 _INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 _PAGE_POLICY = f"default-src 'none'; {_INLINE}; connect-src 'self'; img-src blob:; frame-ancestors 'none'"
 _FACTS = "class_names positive_class active_exit_policy preprocessing forward_batch eval created_at expires"
+_OF_GROUPS = ("decide_by", "views", "view_rule")
 
 
 def create_app(service: Service, lifespan: Lifespan) -> FastAPI:
@@ -47,6 +48,8 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/decide", summary="Decide one image", **openapi.DECIDE)
     async def decide(request: Request) -> Response:
+        if service.views is not None:
+            return await _decide_group(service, request)
         body = Body(request, limits.max_bytes + (openapi.FORM_BYTES if is_form(request) else 0))
         ((_, outcome),) = await _decided(service, request, body, 1, lambda: read_one(request, body, limits))
         if isinstance(outcome, Refusal):
@@ -55,10 +58,10 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/decide/batch", summary="Decide several images", **openapi.BATCH)
     async def decide_batch(request: Request) -> Response:
+        if service.views is not None:
+            raise Refusal("bad_request", "this bundle decides groups: send the images of one group to /v1/decide")
         body = Body(request, limits.batch_bytes)
-        # memory is bounded by the images that were admitted: so many as the body could fill
-        share = BATCH_BODIES if body.length is None else math.ceil(body.length / limits.max_bytes)
-        share = min(max(1, share), limits.max_inflight)
+        share = _share(body, limits)  # memory is bounded by the images that were admitted
         outcomes = await _decided(service, request, body, share, lambda: read_form(request, body, limits))
         for _, outcome in outcomes:
             if isinstance(outcome, Refusal):
@@ -66,20 +69,43 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
         return JSONResponse({"decisions": [_element(*pair) for pair in outcomes]})
 
 
+async def _decide_group(service: Service, request: Request) -> Response:
+    """One decision on all images of a request."""
+    limits = service.limits
+    body = Body(request, limits.batch_bytes)
+    expires = time.monotonic() + limits.deadline_s
+    upload = await _admitted(service, request, body, _share(body, limits), lambda: read_group(request, body, limits))
+    outcome = await service.decide_group(upload, expires)
+    if isinstance(outcome, Refusal):
+        raise outcome
+    return JSONResponse(outcome)
+
+
+def _share(body: Body, limits: Limits) -> int:
+    """Images that are admitted before a body is read: so many as it could fill."""
+    share = BATCH_BODIES if body.length is None else math.ceil(body.length / limits.max_bytes)
+    return min(max(1, share), limits.max_inflight)
+
+
 async def _decided(
     service: Service, request: Request, body: Body, share: int, read: Callable[[], Any]
 ) -> list[tuple[Upload, dict[str, Any] | Refusal]]:
     """Admit, read, decide. share: images that are admitted before anything is read."""
     expires = time.monotonic() + service.limits.deadline_s
+    uploads = await _admitted(service, request, body, share, read)
+    return list(zip(uploads, await service.decide(uploads, expires), strict=True))
+
+
+async def _admitted(service: Service, request: Request, body: Body, share: int, read: Callable[[], Any]) -> Any:
+    """What `read` reads, each image of it admitted; a refused body is taken off the line."""
     try:
         _demand_token(service, request)
         body.demand_length()
         service.admit(share)
-        uploads = await _read(service, share, read)
+        return await _read(service, share, read)
     except Refusal:
         await body.discard()
         raise
-    return list(zip(uploads, await service.decide(uploads, expires), strict=True))
 
 
 def _element(upload: Upload, outcome: dict[str, Any] | Refusal) -> dict[str, Any]:
@@ -87,16 +113,17 @@ def _element(upload: Upload, outcome: dict[str, Any] | Refusal) -> dict[str, Any
     return {"id": upload.id, **outcome.body()} if isinstance(outcome, Refusal) else outcome
 
 
-async def _read(service: Service, share: int, read: Callable[[], Any]) -> list[Upload]:
-    """The uploads, each of them admitted."""
+async def _read(service: Service, share: int, read: Callable[[], Any]) -> Any:
+    """The uploads, each image of them admitted."""
     try:
         uploads = await read_within(service.limits.deadline_s, read)
-        if len(uploads) > share:
-            service.admit(len(uploads) - share)
+        images = len(uploads.contents if isinstance(uploads, GroupUpload) else uploads)
+        if images > share:
+            service.admit(images - share)
     except BaseException:
         service.release(share)
         raise
-    service.release(max(0, share - len(uploads)))
+    service.release(max(0, share - images))
     return uploads
 
 
@@ -129,6 +156,7 @@ def _about(service: Service) -> dict[str, Any]:
     manifest, limits = service.contents.manifest, service.limits
     return {
         **{name: manifest.get(name) for name in _FACTS.split()},
+        **{name: manifest[name] for name in _OF_GROUPS if name in manifest},
         "bundle": service.bundle,
         "certificate": service.certificate,
         "audits": service.watch.audits,

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stage1_pro.core.inference.records import Decision
 from stage1_pro.core.serving.metrics import Metrics
@@ -26,7 +28,7 @@ class Expired(Exception):
 class _Prepared:
     image: "Tensor"
     expires: float
-    decided: "asyncio.Future[Decision]"
+    done: "asyncio.Future[Any]"
 
 
 def _computing_threads() -> int:
@@ -66,10 +68,25 @@ class Engine:
 
         Raises BadImage, and Expired.
         """
+        return await self._passed(content, expires)
+
+    async def decide_group(self, contents: Sequence[bytes], expires: float) -> Decision:
+        """Decide the bytes of the images of one group that are looked at, in their order. Raises as `decide` does."""
+        outcomes = await asyncio.gather(*(self._passed(one, expires) for one in contents), return_exceptions=True)
+        logits: list[np.ndarray] = []
+        for outcome in outcomes:  # every image has been let go of before the first reason is told
+            if isinstance(outcome, BaseException):
+                raise outcome
+            logits.append(outcome)
+        (decision,) = self.predictor.group_records(np.stack(logits), [len(logits)], {})
+        return decision
+
+    async def _passed(self, content: bytes, expires: float) -> Any:
+        """What a pass makes of one image: its Decision, or its logits where a group decides."""
         image = await self._loop.run_in_executor(self._decoders, self._prepare, content, expires)
         job = _Prepared(image, expires, self._loop.create_future())
         self._waiting.put_nowait(job)
-        return await job.decided
+        return await job.done
 
     async def close(self) -> None:
         self._passes.cancel()
@@ -102,7 +119,7 @@ class Engine:
     def _dropped(self, job: _Prepared) -> bool:
         expired = time.monotonic() > job.expires
         if expired:
-            job.decided.set_exception(Expired())
+            job.done.set_exception(Expired())
         return expired
 
     async def _decide(self, jobs: list[_Prepared]) -> None:
@@ -111,10 +128,11 @@ class Engine:
             decisions = await self._loop.run_in_executor(self._model, self._computed, [job.image for job in jobs])
         except Exception as error:  # each of them is answered; the next pass may succeed
             for job in jobs:
-                job.decided.set_exception(error)
+                job.done.set_exception(error)
             return
         for job, decision in zip(jobs, decisions, strict=True):
-            job.decided.set_result(decision)
+            job.done.set_result(decision)
 
-    def _computed(self, images: "list[Tensor]") -> list[Decision]:
-        return self.predictor.records(self.predictor.outputs_of(images))
+    def _computed(self, images: "list[Tensor]") -> list[Any]:
+        outputs = self.predictor.outputs_of(images)
+        return self.predictor.records(outputs) if self.predictor.views is None else list(outputs.logits)

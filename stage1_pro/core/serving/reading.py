@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from fastapi import Request
@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 from stage1_pro.core.serving.refusals import Refusal
-from stage1_pro.core.serving.service import Upload
+from stage1_pro.core.serving.service import GroupUpload, Upload
 from stage1_pro.core.serving.settings import Limits
 
 WORD = r"^[^\u0000-\u001f\u007f-\u009f]{1,256}$"
@@ -20,6 +20,7 @@ WORD = r"^[^\u0000-\u001f\u007f-\u009f]{1,256}$"
 IMAGES = "image"
 """The form's field of an image; `id` and `group` stand beside it, in the same order."""
 
+Uploads = TypeVar("Uploads", list[Upload], GroupUpload)
 _WORD = re.compile(WORD)
 _UNREAD_S = 2.0
 
@@ -66,8 +67,8 @@ class Body:
         return Refusal("too_large", f"the body is longer than {self.limit} bytes")
 
 
-async def read_within(seconds: float, job: Callable[[], Awaitable[list[Upload]]]) -> list[Upload]:
-    """The uploads that `job` reads. Raises Refusal."""
+async def read_within(seconds: float, job: Callable[[], Awaitable[Uploads]]) -> Uploads:
+    """What `job` reads. Raises Refusal."""
     try:
         async with asyncio.timeout(seconds):
             return await job()
@@ -94,6 +95,14 @@ async def read_one(request: Request, body: Body, limits: Limits) -> list[Upload]
 
 async def read_form(request: Request, body: Body, limits: Limits) -> list[Upload]:
     """The images of a form in their order. Raises Refusal."""
+    contents, found = await _form_parts(request, body, limits)
+    names = [_column(values, field, len(contents)) for field, values in found.items()]
+    named = zip(contents, *names, strict=True)
+    return [Upload(content, *_named(id, group, limits)) for content, id, group in named]
+
+
+async def _form_parts(request: Request, body: Body, limits: Limits) -> tuple[list[bytes], dict[str, list[Any]]]:
+    """The images of a form in their order, and the values of its fields id and group. Raises Refusal."""
     if not is_form(request):
         raise Refusal("bad_request", "send multipart/form-data with one field 'image' for each image file")
     if stray := [name for name in ("id", "group") if name in request.query_params]:
@@ -105,11 +114,29 @@ async def read_form(request: Request, body: Body, limits: Limits) -> list[Upload
         if len(files) > limits.batch_images:
             raise Refusal("too_many_images", f"{len(files)} images; a request may hold {limits.batch_images}")
         contents = [await file.read() if isinstance(file, UploadFile) else file.encode() for file in files]
-        ids, groups = (_column(form.getlist(field), field, len(files)) for field in ("id", "group"))
+        names = {field: form.getlist(field) for field in ("id", "group")}
     if oversize := next((len(content) for content in contents if len(content) > limits.max_bytes), None):
         raise Refusal("too_large", f"an image of {oversize} bytes; allowed {limits.max_bytes}")
-    named = zip(contents, ids, groups, strict=True)
-    return [Upload(content, *_named(id, group, limits)) for content, id, group in named]
+    return contents, names
+
+
+async def read_group(request: Request, body: Body, limits: Limits) -> GroupUpload:
+    """The images of one group: a form with an `image` for each of them in their order, or the one image as the body.
+
+    `id` and `group` stand in the form, or in the query, once at most. Raises Refusal.
+    """
+    if not is_form(request):
+        (one,) = await read_one(request, body, limits)
+        return GroupUpload((one.content,), one.id, one.group)
+    contents, names = await _form_parts(request, body, limits)
+    id, group = (_one(values, field) for field, values in names.items())
+    return GroupUpload(tuple(contents), *_named(id, group, limits))
+
+
+def _one(values: list[Any], field: str) -> str | None:
+    if len(values) > 1:
+        raise Refusal("bad_request", f"{len(values)} times '{field}': a request is one group, and has one")
+    return _words(values, field)[0] if values else None
 
 
 def is_form(request: Request) -> bool:
@@ -119,9 +146,13 @@ def is_form(request: Request) -> bool:
 def _column(values: list[Any], field: str, images: int) -> list[str | None]:
     if values and len(values) != images:
         raise Refusal("bad_request", f"{len(values)} times '{field}' for {images} times '{IMAGES}'")
+    return list(_words(values, field)) or [None] * images
+
+
+def _words(values: list[Any], field: str) -> list[str]:
     if not all(isinstance(value, str) for value in values):
         raise Refusal("bad_request", f"'{field}' is text, not a file")
-    return values or [None] * images
+    return values
 
 
 def _named(id: str | None, group: str | None, limits: Limits) -> tuple[str, str | None]:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
 from stage1_pro.core.data.image_files import BadImage
+from stage1_pro.core.inference.records import Decision
+from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.serving.engine import Engine, Expired
 from stage1_pro.core.serving.log import DecisionLog
 from stage1_pro.core.serving.metrics import Metrics
@@ -37,6 +39,15 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupUpload:
+    """The images of one group as a client sent them, in their order; id, group: the client's words."""
+
+    contents: tuple[bytes, ...]
+    id: str
+    group: str | None
+
+
 class Service:
     """One bundle at work. All but decoding and computing happens on the event loop, so nothing is locked."""
 
@@ -55,6 +66,7 @@ class Service:
         self.token, self.log, self.now = token, log, now
         self.watch: Watch = watch or Unwatched()
         self.bundle = digest_file(contents.path / MANIFEST)
+        self.views = views_of(contents.manifest)
         self.metrics = Metrics()
         self.state: State = "starting"
         self.inflight = 0
@@ -124,7 +136,16 @@ class Service:
         await asyncio.wait(tasks, timeout=max(0.0, expires - time.monotonic()))
         return [task.result() if task.done() else _late(self.limits) for task in tasks]
 
-    async def _decided(self, upload: Upload, expires: float) -> dict[str, Any] | Refusal:
+    async def decide_group(self, upload: GroupUpload, expires: float) -> dict[str, Any] | Refusal:
+        """The row of one group, or why it has none; its images were admitted, and are released here."""
+        seen = len(self._seen(upload))
+        self.release(len(upload.contents) - seen)
+        task = asyncio.create_task(self._decided(upload, expires))
+        task.add_done_callback(lambda _: self.release(seen))
+        await asyncio.wait([task], timeout=max(0.0, expires - time.monotonic()))
+        return task.result() if task.done() else _late(self.limits)
+
+    async def _decided(self, upload: Upload | GroupUpload, expires: float) -> dict[str, Any] | Refusal:
         try:
             return await self._row(upload, expires)
         except Refusal as refusal:
@@ -133,11 +154,10 @@ class Service:
             _logger.exception("no decision on %s", upload.id)
             return Refusal("internal", INTERNAL)
 
-    async def _row(self, upload: Upload, expires: float) -> dict[str, Any]:
-        assert self.engine is not None
+    async def _row(self, upload: Upload | GroupUpload, expires: float) -> dict[str, Any]:
         refusal = None
         try:
-            decision = await self.engine.decide(upload.content, expires)
+            decision = await self._decision(upload, expires)
         except BadImage as bad:
             decision, refusal = unreadable(bad), refusal_of(bad)
         except Expired:
@@ -145,12 +165,25 @@ class Service:
         if time.monotonic() > expires:
             raise _late(self.limits)  # what nobody hears is not logged
         row = row_of(decision, id=upload.id, group=upload.group, now=self.now(), bundle=self.bundle, watch=self.watch)
+        if isinstance(upload, GroupUpload):
+            row |= {"frames": len(upload.contents), "views": len(self._seen(upload))}
         if self.log is not None:
             self.log.write([row])
         self.metrics.decisions.labels(decision.decision, decision.answer).inc()
         if refusal is not None:
             raise refusal
         return row
+
+    async def _decision(self, upload: Upload | GroupUpload, expires: float) -> Decision:
+        assert self.engine is not None
+        if isinstance(upload, Upload):
+            return await self.engine.decide(upload.content, expires)
+        return await self.engine.decide_group([upload.contents[at] for at in self._seen(upload)], expires)
+
+    def _seen(self, upload: GroupUpload) -> list[int]:
+        """Places of the images that are looked at."""
+        assert self.views is not None
+        return self.views.positions(len(upload.contents))
 
 
 def _late(limits: Limits) -> Refusal:

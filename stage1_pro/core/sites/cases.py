@@ -13,8 +13,10 @@ from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable, load_cases
+from stage1_pro.core.data.decided_groups import demand_groups
 from stage1_pro.core.data.moved import moved_config
 from stage1_pro.core.errors import UserError, counted, raise_problems
+from stage1_pro.core.metrics.views import CASE, views_of
 from stage1_pro.core.policies.words import promised_fnr
 from stage1_pro.core.records.paths import unused_name
 from stage1_pro.core.records.seen import read_seen, seen_among
@@ -41,6 +43,8 @@ DATA_OF_THE_SITE = (
     "val_test_ratio",
     "num_workers",
     "on_bad_image",
+    "order",
+    "group_label",
     "cache_folder",
 )
 """The same of dataset_params; the classes may be named again, as they are."""
@@ -95,6 +99,7 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     where = ", ".join(name for name, _ in layers)
     cases = load_cases(moved_config(config, roots).dataset_params, decode=True)
     raise_problems(f"{where}:", cases.questions)
+    demand_groups(cases, config)
     if config.dataset_params.merged:
         cases = _renamed(cases, contents)
     seen = read_seen(contents.path)
@@ -135,6 +140,7 @@ def _of_bundle(contents: BundleContents, policy: dict[str, Any]) -> tuple[str, d
         "target_fnr_exit": promised_fnr(policy),
         "fnr_confidence": policy["fnr_confidence"],
         "exit_rule": policy.get("exit_rule", "symmetric"),
+        **(views.record() if (views := views_of(policy)) else {"decide_by": CASE}),
         "dataset_params": {**data, **classes},
     }
 

@@ -22,6 +22,7 @@ from stage1_pro.core.console import say
 from stage1_pro.core.errors import UserError, counted, first_few
 from stage1_pro.core.metrics.error_budget import attempt_delta
 from stage1_pro.core.metrics.hashing import drawn, hash64
+from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.monitor.audit import Audit
 from stage1_pro.core.monitor.files import MONITOR, locked, read_monitor
 from stage1_pro.core.monitor.opening import bundle_digest, demand_settings, digest_or_none
@@ -82,6 +83,11 @@ def audited_site(
     promised: confidence, None for that of the bundle; table: file of the cases to write. Raises UserError where the
     labels of the window are not complete; then MISSING in the monitor's folder lists the cases.
     """
+    if views_of(contents.manifest) is not None:
+        raise UserError(
+            f"{contents.path} decides groups, and audits name no images of a group: certify it anew with --config and "
+            "labelled images."
+        )
     if not (request.folder / MONITOR).exists():
         raise UserError(f"--from_audit {request.folder}: no {MONITOR} there. Name the folder of 65_monitor.py.")
     with locked(request.folder):

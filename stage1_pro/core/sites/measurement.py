@@ -21,6 +21,7 @@ from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.words import promised_fnr
+from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.looks import record_measurement
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.report.run.measurement import PAGE, Measurement, write_measurement
@@ -62,8 +63,10 @@ def measure(site: Site, target: Path, on: str, device: str, pictures: bool = Tru
         test = artifacts.digest_json([scores.splits_digest, policy_digest])
         # before the figures are made: they may decide which target is tried on these cases
         record_measurement(target, scores, site.config.exit_policy, promised, test)
-        decisions = site.contents.policy.decide(scores)
-        artifacts.write_csv(folder / DECISIONS, _rows(scores, decisions, site.contents), COLUMNS)
+        views = site.config.group_views
+        decided = scores if views is None else in_groups(scores, views, site.config.dataset_params.group_label)
+        decisions = site.contents.policy.decide(decided)
+        artifacts.write_csv(folder / DECISIONS, _rows(decided, decisions, site.contents), COLUMNS)
         evaluation = {
             "run_id": site.contents.manifest["provenance"].get("run_id", site.contents.path.name),
             "split": "measured",
@@ -78,11 +81,11 @@ def measure(site: Site, target: Path, on: str, device: str, pictures: bool = Tru
                 "left_out": int(np.count_nonzero(~site.unseen)),
                 "seen_checked": site.seen is not None,
             },
-            **measured(scores, decisions, site.policy, site.config, "labelled set"),
+            **measured(decided, decisions, site.policy, site.config, "labelled set"),
         }
         artifacts.write_json(folder / FIGURES, evaluation, "eval")
         paths = paths_by_case(site.cases.frame) if pictures else None
-        shown = Measurement(scores, decisions, site.policy, evaluation, site.contents.manifest, site.config)
+        shown = Measurement(decided, decisions, site.policy, evaluation, site.contents.manifest, site.config)
         write_measurement(folder, shown, paths)
     return evaluation
 

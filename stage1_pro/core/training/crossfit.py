@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.console import bar
 from stage1_pro.core.devices import isolated_seed
 from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
@@ -148,15 +149,17 @@ def refit_gate(model: Stage1Model, features: Tensor, labels: np.ndarray, fold: I
     parts = [heads(part, shift) for part in features.split(CHUNK)]
     logits = torch.cat([part.logits for part in parts], dim=1)
     evidence = np.empty((heads.members, len(labels)))
-    for member in range(heads.members):
-        hidden = torch.cat([part.hidden[member] for part in parts])
-        inputs = gate_inputs(hidden, logits[member], shift).double().numpy()
-        weights, biases = zip(*(_logistic(inputs[fold != k], labels[fold != k]) for k in range(FOLDS)), strict=True)
-        for k in range(FOLDS):
-            evidence[member, fold == k] = inputs[fold == k] @ weights[k] + biases[k]
-        # a mean of linear maps is one: the gate stays a single head of a single file
-        heads.gate.weight[member, :, 0] = torch.from_numpy(np.mean(weights, axis=0))
-        heads.gate.bias[member] = float(np.mean(biases))
+    with bar("fitting the gate again", brief=True) as progress:
+        for member in range(heads.members):
+            hidden = torch.cat([part.hidden[member] for part in parts])
+            inputs = gate_inputs(hidden, logits[member], shift).double().numpy()
+            weights, biases = zip(*(_logistic(inputs[fold != k], labels[fold != k]) for k in range(FOLDS)), strict=True)
+            for k in range(FOLDS):
+                evidence[member, fold == k] = inputs[fold == k] @ weights[k] + biases[k]
+            # a mean of linear maps is one: the gate stays a single head of a single file
+            heads.gate.weight[member, :, 0] = torch.from_numpy(np.mean(weights, axis=0))
+            heads.gate.bias[member] = float(np.mean(biases))
+            progress(member + 1, heads.members)
     return signed_gate(logits.mean(dim=0), torch.from_numpy(evidence.mean(axis=0)), shift).numpy()
 
 

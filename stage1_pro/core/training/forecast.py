@@ -10,6 +10,7 @@ from typing import TypeVar
 import pandas as pd
 import torch
 
+from stage1_pro.core.commands import spoken
 from stage1_pro.core.config.phases import POLICY_TABLE
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say, span
@@ -149,7 +150,8 @@ def _say_steps(cases: CaseTable, splits: Splits, config: Stage1ProConfig, readin
     model = build_model(config, cases.class_names)
     speed = _timed(model, cases, splits, config)
     say("what follows, with times on this machine that are right to a factor of two or so:")
-    steps = list(_steps(splits, config, speed, reading, len(splits.class_names) == 2))
+    named = _steps(splits, config, speed, reading, len(splits.class_names) == 2)
+    steps = [(spoken(script), how_long, words) for script, how_long, words in named]  # before they are padded
     widths = [max(map(len, column)) for column in zip(*steps, strict=True)]
     for script, how_long, words in steps:
         say(f"  {script:<{widths[0]}}  {how_long:<{widths[1]}}  {words}")

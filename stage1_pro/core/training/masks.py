@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import lightning.pytorch as pl
 import numpy as np
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
@@ -13,8 +14,15 @@ from stage1_pro.core.data.masks.files import labels_of, picture_of, read_content
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.models.licenses import demanded_license
-from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, load_mask_model, named_network, save_mask_model
+from stage1_pro.core.models.licenses import RANDOM, demanded_license
+from stage1_pro.core.models.segmenter import (
+    MaskModel,
+    MaskSpec,
+    encoder_of,
+    load_mask_model,
+    named_network,
+    save_mask_model,
+)
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.seeds import rng_of
@@ -33,10 +41,18 @@ def model_for_masks(config: Stage1ProConfig, cases: CaseTable, splits: Splits, s
     """The untrained network for these cases, weights by seed, or another run's weights."""
     facts = cases.masks
     assert facts is not None
-    arch, options = named_network(config.model_path)
+    weights, license = {}, RANDOM
+    if config.model_path.startswith("monai:"):
+        arch, options = named_network(config.model_path)
+    else:
+        arch, options, weights, license = encoder_of(config.model_path)
     pl.seed_everything(config.seed, verbose=False)
-    spec = MaskSpec(arch, options, config.dropout, _preprocessing(config, cases, facts, splits))
+    spec = MaskSpec(arch, options, config.dropout, _preprocessing(config, cases, facts, splits), license)
     model = MaskModel(spec, facts, cases.class_names, config.segmentation_params)
+    if weights:
+        model.take_encoder(weights)
+    if config.batch_size == 1 and any(isinstance(part, _BatchNorm) for part in model.modules()):
+        raise UserError("$.batch_size is 1, and this network's batch norms need more: set batch_size: 2 or more.")
     if source is not None:
         _take_weights(model, source)
     model.spec = replace(model.spec, license=demanded_license(model.spec.license, config))

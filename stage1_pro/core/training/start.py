@@ -13,6 +13,7 @@ from stage1_pro.core.config.rules import BINARY
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.decided_groups import demand_groups
 from stage1_pro.core.data.glance import describe
 from stage1_pro.core.data.run_cases import cases_of, own_cases
 from stage1_pro.core.data.splitting import make_splits
@@ -50,6 +51,7 @@ def preview(config: Stage1ProConfig) -> tuple[CaseTable, Splits]:
     cases: CaseTable = config.task.part("read_cases")(config, decode=True)
     raise_problems("before splits are drawn:", cases.questions)
     _demand_classes(config, cases)
+    demand_groups(cases, config)
     splits = make_splits(cases, config)
     _demand_initial_cases(config, cases, splits)
     for note in cases.notes:
@@ -77,6 +79,7 @@ def prepared_run(path: str | None, config: Stage1ProConfig) -> tuple[Run, CaseTa
     demand_protected(config.model_path, run.splits)
     cases = cases_of(run, config)
     _demand_classes(config, cases)
+    demand_groups(cases, config)
     _demand_initial_cases(config, cases, run.splits)
     describe(cases, run.splits, config)
     return run, cases

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.console import say
+from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.errors import counted
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
@@ -62,14 +62,16 @@ def suspicion(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed
     if fold is None or len(np.unique(labels)) < 2:
         return None
     probability = np.full((len(labels), int(labels.max()) + 1), np.nan)
-    for number in range(FOLDS):
-        judged = np.flatnonzero(whole & (fold == number))
-        fitted = np.flatnonzero(whole & (fold != number))
-        if len(fitted) > MOST_FITTED:
-            fitted = np.sort(rng_of(seed, "suspects", number).choice(fitted, MOST_FITTED, replace=False))
-        classes = np.unique(labels[fitted])
-        if len(judged) and len(classes) > 1:
-            probability[np.ix_(judged, classes)] = _probed(features, labels, fitted, judged)
+    with bar("looking for wrong labels", brief=True) as progress:
+        for number in range(FOLDS):
+            judged = np.flatnonzero(whole & (fold == number))
+            fitted = np.flatnonzero(whole & (fold != number))
+            if len(fitted) > MOST_FITTED:
+                fitted = np.sort(rng_of(seed, "suspects", number).choice(fitted, MOST_FITTED, replace=False))
+            classes = np.unique(labels[fitted])
+            if len(judged) and len(classes) > 1:
+                probability[np.ix_(judged, classes)] = _probed(features, labels, fitted, judged)
+            progress(number + 1, FOLDS)
     return _ranked(probability, labels, np.asarray(groups))
 
 

@@ -115,8 +115,10 @@ def picture_sheets(
     """One sheet for each kind that has cases.
 
     decisions: of the cases of scores; paths: case id → image file. An image is shown only if its content is the one
-    that was scored.
+    that was scored. Groups that get one decision each have no one picture: no sheets.
     """
+    if scores.lengths is not None:
+        return []
     labels = scores.labels.astype(np.int64)
     found = [(kind, np.flatnonzero(kind.members(labels, decisions))) for kind in KINDS]
     chosen = [(kind, cases.size, kind.order(cases, decisions, rng)[:EACH]) for kind, cases in found if cases.size]
@@ -139,7 +141,8 @@ def _pictures(
             continue
         answer, label = class_names[int(decisions.predictions[case])], class_names[int(scores.labels[case])]
         done = "answered" if decisions.exits[case] else "would be answered"
-        words = f"{label}, {done} {answer} at {decisions.probabilities[case]:.1%}"
+        sure = decisions.probabilities[case]
+        words = f"{label}, {done} {answer}" + (f" at {sure:.1%}" if np.isfinite(sure) else "")
         small = max(image.size) <= SMALL
         yield Picture(_uri(image, small), small, name, words)
 
