@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import chain
@@ -126,6 +128,17 @@ def test_a_site_whose_images_have_moved(bundle, tmp_path, script):
     words = "--config", site, "--out", tmp_path / "runs" / "site", "--root", f"site={folder}"
     assert script("38_recalibrate", bundle, *words).status == 3  # 2 positives certify nothing
     assert len(Run(tmp_path / "runs" / "site").scores("val_test")) > 0
+
+
+def test_an_interruption_leaves_nothing(bundle, tmp_path):
+    chain.draw(tmp_path, cases=8, seed=14)
+    out = tmp_path / "found" / "runs" / "look"
+    words = EVALUATE, "--bundle", bundle, "--on", tmp_path / "labels.csv", "--out", out
+    told = chain.call(*words, at={"scoring": lambda: os.kill(os.getpid(), signal.SIGINT)})
+    assert told.status == 130, told
+    assert list(out.parent.iterdir()) == []
+    assert chain.done(*words).out
+    assert out.is_dir()
 
 
 def test_what_was_measured_elsewhere_is_no_evaluation_of_the_run(measured_once, exported_once, runs, tmp_path):

@@ -28,6 +28,7 @@ def decided() -> tuple[np.ndarray, ExitDecisions]:
     labels[5:20] = answers[5:20] = 1
     exits[40:] = False
     probabilities = 0.5 + np.arange(CASES) / 200
+    probabilities[40:] = np.nan  # as of outputs that are not finite
     return labels, ExitDecisions(exits, answers, probabilities, probabilities)
 
 
@@ -60,6 +61,7 @@ def test_errors_come_first_and_the_surest_of_them(paths):
     assert shown[2] == [f"{index:02d}" for index in range(5, 5 + EACH)]  # the least sure
     assert {int(name) for name in shown[3]} <= set(range(40, 60))
     assert sheets[0].pictures[0].words == "red, answered other at 51.0%"
+    assert sheets[3].pictures[0].words == "other, would be answered other"
     assert sheets_of(paths) == sheets != sheets_of(paths, seed=1)
 
 

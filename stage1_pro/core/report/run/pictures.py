@@ -141,7 +141,8 @@ def _pictures(
             continue
         answer, label = class_names[int(decisions.predictions[case])], class_names[int(scores.labels[case])]
         done = "answered" if decisions.exits[case] else "would be answered"
-        words = f"{label}, {done} {answer} at {decisions.probabilities[case]:.1%}"
+        sure = decisions.probabilities[case]
+        words = f"{label}, {done} {answer}" + (f" at {sure:.1%}" if np.isfinite(sure) else "")
         small = max(image.size) <= SMALL
         yield Picture(_uri(image, small), small, name, words)
 
