@@ -157,6 +157,9 @@ bench-incremental: $(READY) data/demo/labels.csv  ## how many cases each way of 
 bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on Fashion-MNIST (minutes on a GPU): ARGS="--data … --weights …"
 	$(PYTHON) benchmarks/adaptation.py $(ARGS)
 
+bench-views: $(READY)  ## several frames of a track against one, on traffic signs: DATA=gtsrb_roadwork_32px.zip
+	$(PYTHON) benchmarks/views.py --data $(DATA) $(ARGS)
+
 bench-serve: $(READY)  ## the server against one process, and under four times its load: RUN=, ARGS="--soak 100000"
 	$(PYTHON) benchmarks/serve.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
 
@@ -180,4 +183,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-serve bench-onnx demo-year lint clean
+.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-views bench-serve bench-onnx demo-year lint clean

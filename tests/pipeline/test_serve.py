@@ -129,6 +129,9 @@ def test_more_images_than_a_batch_may_hold_and_names_that_do_not_match(server, f
     assert server.ask("/v1/decide/batch", body, content_type=kind).code == "too_many_images"
     body, kind = form(("image", small), ("image", small), ("id", b"a"))
     assert server.ask("/v1/decide/batch", body, content_type=kind).code == "bad_request"
+    body, kind = form(("image", small))
+    for path in ("/v1/decide?id=a", "/v1/decide/batch?id=a&group=b"):  # never lost without a word
+        assert server.ask(path, body, content_type=kind).code == "bad_request"
     body, kind = form(("id", b"a"))
     assert server.ask("/v1/decide/batch", body, content_type=kind).code == "empty"
     assert server.ask("/readyz").status == 200

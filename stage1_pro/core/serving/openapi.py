@@ -45,9 +45,10 @@ def _responses(done: dict[str, Any], *statuses: int) -> dict[int | str, dict[str
 
 def _form(*, many: bool) -> dict[str, Any]:
     def field(node: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "array", "items": node, "minItems": 1} if many else node
+        return {"type": "array", "items": node} if many else node
 
-    properties = {IMAGES: field(_BINARY), "id": field(_WORD), "group": field(_WORD)}
+    image = {**field(_BINARY), **({"minItems": 1} if many else {})}  # a form cannot tell no names from an empty list
+    properties = {IMAGES: image, "id": field(_WORD), "group": field(_WORD)}
     return {"schema": {"type": "object", "required": [IMAGES], "properties": properties}}
 
 

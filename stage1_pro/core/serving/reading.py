@@ -105,6 +105,8 @@ async def _form_parts(request: Request, body: Body, limits: Limits) -> tuple[lis
     """The images of a form in their order, and the values of its fields id and group. Raises Refusal."""
     if not is_form(request):
         raise Refusal("bad_request", "send multipart/form-data with one field 'image' for each image file")
+    if stray := [name for name in ("id", "group") if name in request.query_params]:
+        raise Refusal("bad_request", f"{' and '.join(stray)} in the query, and a form brings its own: name them there")
     async with Request(request.scope, body.receive).form() as form:
         files = form.getlist(IMAGES)
         if not files:
