@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from chain import call, copy, done, refused, same_result
+from chain import call, copy, done, evaluate, refused, same_result
 
 
 def truncated(path: Path) -> None:
@@ -87,8 +87,7 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("damage", [truncated, foreign])
-@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize(("kind", "damage"), [("gate", truncated), ("scrc", foreign)])
 def test_a_damaged_policy_of_another_kind_comes_back(request, runs, kind, damage):
     made, name, calibrates = POLICIES[kind]
     run = copy(request.getfixturevalue(made), runs)
@@ -98,7 +97,7 @@ def test_a_damaged_policy_of_another_kind_comes_back(request, runs, kind, damage
         refused(call(script, "--run", run), f"{name}: ", words)
     (run / name).unlink()
     done(calibrates, "--run", run)
-    done("40_eval_selective", "--run", run)
+    evaluate(run)
 
 
 def test_damaged_splits_begin_a_new_run(config, runs):
