@@ -86,11 +86,11 @@ def main(args: Args) -> None:
     out = output_of(args.out, args.format)
     demand_free(out, args.overwrite)
     with out.talk_elsewhere():
+        if args.require_signature:  # before a byte of it is parsed
+            demand_signed(args.bundle, args.require_signature, "--require_signature")
         task = task_of(args.bundle)
         images = find_images(args.images, task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
-        if args.require_signature:
-            demand_signed(args.bundle, args.require_signature, "--require_signature")
         contents = verify_bundle(args.bundle)
         views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
         if views is not None:  # a row is a group, and stands for itself

@@ -20,6 +20,8 @@ def demand_uncalibrated(run: "Run", policy: str) -> None:
         row = run.policy_row
         raise UserError(f"{run.path}: exit_policy is '{row.name}'. Run {row.script} --run {run.path} instead.")
     for path in run.policy_files():
+        if path != run.policy_path:
+            raise UserError(f"{path} exists, and is not the policy of this run ('{policy}'). Remove it.")
         artifacts.read_json(path, path.stem)  # a damaged one is no calibration: the error says how it comes back
         raise UserError(
             f"{path} exists: this run is calibrated already. Another look at val_calib weakens the guarantee; to "
