@@ -5,12 +5,14 @@ What training does not decide (chosen thresholds, split indices, calibration) is
 
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stage1_pro.core.config.phases import ANSWERS_MONITOR, OPTIMIZERS, PHASES, SETTINGS_FROM
 from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.metrics.margins import robust_target
-from stage1_pro.core.metrics.views import GROUP, Views
+
+if TYPE_CHECKING:
+    from stage1_pro.core.metrics.views import Views
 
 
 @dataclass(frozen=True)
@@ -418,8 +420,10 @@ class Stage1ProConfig:
         return self.answer_placement == "auto" and self.exit_rule == "one_sided" and binary
 
     @property
-    def group_views(self) -> Views | None:
+    def group_views(self) -> "Views | None":
         """The views that decide a group, None where every image is decided by itself."""
+        from stage1_pro.core.metrics.views import GROUP, Views  # which needs numpy, and --help does not
+
         return Views(self.views, self.view_rule) if self.decide_by == GROUP else None
 
     @property
