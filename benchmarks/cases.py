@@ -3,7 +3,6 @@
 Tiny generated images: 200,000 against 10,000, in CPU an image; cost and memory of the larger against limits.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -59,7 +58,13 @@ def split(table: str) -> None:
     begun = process_time()
     splits = make_splits(load_cases(config.dataset_params, decode=False), config)
     artifacts.write_json(Path(table).with_suffix(".json"), splits.data, "splits")
-    print(process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(process_time() - begun, peak_mib())
+
+
+def peak_mib() -> float:
+    """Largest memory of this process; the one of getrusage may be that of the process which started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 if __name__ == "__main__":
