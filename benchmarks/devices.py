@@ -203,7 +203,7 @@ def equality(args: argparse.Namespace) -> dict[str, Any]:
     runs = [args.out / "runs" / f"equal-{name}" for name in ("one", "two", "killed")]
     train(runs[0], row, args, {"devices": 1, "batch_size": args.batch // 2})
     seconds = train(runs[1], row, args, halves)
-    killed = kill_and_resume(runs[2], row, args, halves)
+    was_running = kill_and_resume(runs[2], row, args, halves)
     scores = [scores_of(run) for run in runs]
     return {
         "name": "equal",
@@ -212,21 +212,23 @@ def equality(args: argparse.Namespace) -> dict[str, Any]:
         "same_picks_resumed": admitted(runs[1]) == admitted(runs[2]),
         "largest_difference_resumed": float(np.abs(scores[1] - scores[2]).max()),
         "seconds": seconds,
-        "killed_after": killed,
+        "killed_while_running": was_running,
     }
 
 
-def kill_and_resume(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> str:
-    """Kill every process once the second stage has begun, resume, and say when it was killed."""
+def kill_and_resume(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> bool:
+    """Kill every process once the first stage has ended, resume, and say whether it was still running."""
     split(run, row, args, settings)
     command = [sys.executable, str(SCRIPTS / "20_train.py"), *settings_of(run, row, args, settings)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment(), start_new_session=True)
     while process.poll() is None and not (run / "stages.csv").exists():
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    script("20_train.py", "--resume", run)
-    return "stage 1"
+    was_running = process.poll() is None
+    if was_running:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        script("20_train.py", "--resume", run)
+    return was_running
 
 
 def admitted(run: Path) -> list[Any]:
