@@ -17,7 +17,7 @@ SCRIPTS = sorted(str(path) for path in (REPOSITORY / "stage1_pro" / "scripts").g
 
 HELP = """
 import contextlib, io, runpy, sys
-heavy = {"torch", "lightning", "timm", "pandas", "sklearn", "matplotlib"}
+heavy = {"torch", "lightning", "timm", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "monai", "onnxruntime"}
 for script in sys.argv[1:]:
     out, sys.argv = io.StringIO(), [script, "--help"]
     try:

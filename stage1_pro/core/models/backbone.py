@@ -31,6 +31,21 @@ class BackboneSpec:
     preprocessing: Preprocessing
     license: str
 
+    def record(self) -> dict[str, Any]:
+        """What a model file says of it; `of_record` reads it back."""
+        return {
+            "arch": self.arch,
+            "arch_kwargs": self.kwargs,
+            "preprocessing": self.preprocessing.to_dict(),
+            "license": self.license,
+        }
+
+    @classmethod
+    def of_record(cls, facts: Mapping[str, Any]) -> "BackboneSpec":
+        """Raises KeyError, TypeError or ValueError where something is missing or wrong."""
+        preprocessing = Preprocessing.from_dict(facts["preprocessing"])
+        return cls(facts["arch"], facts["arch_kwargs"], preprocessing, facts["license"])
+
     def build(self) -> "Backbone":
         """The architecture with random weights, to be filled from a state dict; nothing else is read."""
         if not timm.is_model(self.arch.split(".")[0]):

@@ -196,13 +196,9 @@ def _strip(graph: Any) -> None:
 
 
 def _describe(graph: Any, model: Stage1Model) -> None:
-    spec = model.spec
     facts = {
         "format": FORMAT,
-        "arch": spec.arch,
-        "arch_kwargs": spec.kwargs,
-        "preprocessing": spec.preprocessing.to_dict(),
-        "license": spec.license,
+        **model.spec.record(),
         "class_names": list(model.class_names),
         "gated": model.gated,
         "answer_shift": model.answer_shift,

@@ -13,7 +13,6 @@ from torch import Tensor
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.extras import demand_extra
 from stage1_pro.core.config.phases import MODEL_FILES
-from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import BackboneSpec
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model, load_model
@@ -32,8 +31,7 @@ class OnnxModel:
 
     def __init__(self, session: Any, facts: dict[str, Any]):
         self.session = session
-        preprocessing = Preprocessing.from_dict(facts["preprocessing"])
-        self.spec = BackboneSpec(facts["arch"], facts["arch_kwargs"], preprocessing, facts["license"])
+        self.spec = BackboneSpec.of_record(facts)
         self.class_names, self.gated = tuple(facts["class_names"]), bool(facts["gated"])
         self.answer_shift = float(facts["answer_shift"])
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.backbone import Backbone, BackboneSpec, feature_dim
 from stage1_pro.core.models.heads import ClassHead, Members, SelectiveHeads, signed_gate
@@ -136,13 +135,9 @@ class Stage1Model(nn.Module):
 
 def save_model(model: Stage1Model, path: Path) -> None:
     """Write the model as plain tensors and values; equal weights give equal bytes."""
-    spec = model.spec
     content = {
         "format": FORMAT,
-        "arch": spec.arch,
-        "arch_kwargs": spec.kwargs,
-        "preprocessing": spec.preprocessing.to_dict(),
-        "license": spec.license,
+        **model.spec.record(),
         "class_names": list(model.class_names),
         "features": model.features,
         "dropout": model.dropout,
@@ -159,8 +154,7 @@ def load_model(path: Path) -> Stage1Model:
     try:
         if content["format"] != FORMAT:
             raise UserError(f"{path}: written by another version (format {content['format']}, not {FORMAT}).")
-        preprocessing = Preprocessing.from_dict(content["preprocessing"])
-        spec = BackboneSpec(content["arch"], content["arch_kwargs"], preprocessing, content["license"])
+        spec = BackboneSpec.of_record(content)
         names, members = tuple(content["class_names"]), content.get("members")
         model = Stage1Model(spec.build(), spec, names, content["features"], content["dropout"], members)
         model.load_state_dict(content["state_dict"])
