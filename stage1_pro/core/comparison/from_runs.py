@@ -66,6 +66,12 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
             found,
             "Compare runs with equal splits: begin them with the same data, seed and ratios.",
         )
+    worlds = [run.weights.digest if run.weights else "" for run in runs]
+    if len(set(worlds)) > 1:
+        found = [f"{run.path}: weights {world[:12] or 'none'}" for run, world in zip(runs, worlds, strict=True)]
+        raise_problems(
+            "--compare: these runs were certified for different worlds:", found, "Compare runs with the same --weights."
+        )
     return runs
 
 
