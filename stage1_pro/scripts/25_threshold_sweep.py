@@ -4,7 +4,8 @@
 reads   runs/<id>/scores/val_select.parquet, val_calib.parquet
 writes  runs/<id>/thresholds.json, figures/threshold_sweep.png, looks/, one row of runs/calibrations.csv and runs/looks/
 
-with --weights also scores/weights.parquet. Exits with status 3, and writes no policy, where nothing can be certified.
+With --weights it writes scores/weights.parquet too. Ends with status 3, and writes no policy, where nothing can be
+certified.
 """
 
 from dataclasses import dataclass

@@ -126,11 +126,11 @@ def _line(axes: Axes, monitor: Monitor, values: np.ndarray, colour: str, label: 
 
 def _finish(figure: Figure, axes: Axes, alarmed: Monitor | None = None) -> None:
     """Days along x, a line where an alarm went off, and the legend."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     for stream in () if alarmed is None else alarmed.streams:
         if stream.alarm is not None:
-            day = np.datetime64(stream.alarm.day, "D")
+            day = date2num(np.datetime64(stream.alarm.day, "D"))
             axes.axvline(day, color=style.INK, linewidth=0.8, linestyle=":", label="alarm")
     locator = AutoDateLocator(minticks=2, maxticks=5)
     axes.xaxis.set_major_locator(locator)
