@@ -99,10 +99,10 @@ def test_weights_that_cannot_be_used_are_told_at_once(trained, tmp_path):
     assert not (trained.parent / "calibrations.csv").exists()
 
 
-def test_prices_end_the_certification_early(trained, calibrated, tmp_path):
+def test_prices_end_the_certification_early(trained, calibrated_once, tmp_path):
     """Of equal candidates the first ones are tried, and the file says by what the certification ended."""
     (prices := tmp_path / "prices.yaml").write_text(PRICES)
-    whole = json.loads((calibrated / "thresholds.json").read_text())
+    whole = json.loads((calibrated_once / "thresholds.json").read_text())
     asked = ("--prices", prices, "--sensitivity", 0.9, 1, "--specificity", 0.97, "--prevalence", 0.2)
     outcome = done("25_threshold_sweep", "--run", trained, *asked)
     ended = json.loads((trained / "thresholds.json").read_text())
