@@ -2,18 +2,18 @@
 
     python benchmarks/segmentation.py nuclei --data nuclei_128px.zip --out out
     python benchmarks/segmentation.py hippocampus --data hippocampus_msd.zip --out out
-    python benchmarks/segmentation.py admission --data nuclei_128px.zip --out out --seeds 6
+    python benchmarks/segmentation.py admission --data nuclei_128px.zip --out out --seeds 6 --jobs 8
 Every run goes through the scripts that users call. Finished runs are not repeated, so a killed benchmark goes on.
 Writes OUT/<what>.json and prints the table.
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from hashlib import blake2b
 from pathlib import Path
 
@@ -22,6 +22,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np
 import yaml
+from segmentation_admission import ARMS, FULL, print_tables, results, rows_of, settings_of
 
 from stage1_pro.core.metrics.monitoring import spearman
 
@@ -31,25 +32,6 @@ NOTHING_CERTIFIED = 3
 FOLDS = 5
 SELECTING, CALIBRATING = 6, 4
 """Volumes of the hippocampus that choose the epoch, and that a run must have to be calibrated."""
-STAGES = {
-    "enabled": True,
-    "initial_cases": 12,
-    "add_cases": 12,
-    "max_stages": 12,
-    "max_epochs_per_stage": 40,
-    "early_stopping_patience": 12,
-    "lr_floor_action": "end_stage",
-    "selection_threshold": 1.0,
-}
-ARMS = {
-    "default": {},
-    "random": {"strategy": "random"},
-    "difficulty": {"w_dice": 1.0, "w_uncertainty": 0.0, "w_diversity": 0.0},
-    "uncertainty": {"w_dice": 0.0, "w_uncertainty": 1.0, "w_diversity": 0.0},
-    "diversity": {"w_dice": 0.0, "w_uncertainty": 0.0, "w_diversity": 1.0},
-    "entropy": {"w_dice": 0.0, "w_uncertainty": 1.0, "w_diversity": 0.0},
-}
-"""Settings of incremental_params; the last one ranks doubt by mean entropy."""
 
 
 def main() -> None:
@@ -59,6 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the result")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings of admission at a time")
     parser.add_argument("--set", nargs="*", default=[], help="further settings, as in epochs=20")
     args = parser.parse_args()
     data = args.out.resolve() / args.data.stem
@@ -67,7 +50,7 @@ def main() -> None:
             archive.extractall(data)
     rows = list({"nuclei": nuclei, "hippocampus": hippocampus, "admission": admission}[args.what](data, args))
     (args.out / f"{args.what}.json").write_text(json.dumps(rows, indent=1))
-    table(rows)
+    print_tables(rows) if args.what == "admission" else table(rows)
 
 
 def nuclei(data: Path, args: argparse.Namespace) -> Iterator[dict]:
@@ -114,42 +97,63 @@ def hippocampus(data: Path, args: argparse.Namespace) -> Iterator[dict]:
 
 
 def admission(data: Path, args: argparse.Namespace) -> Iterator[dict]:
-    """Cases until 95 and 98 % of the Dice on val_select that a training on all cases reaches."""
-    for seed in range(args.seeds):
-        base = {**of_nuclei(data, args.workers), "seed": seed}
-        whole = trained(args.out / "runs" / f"full-{seed}", {**base, "epochs": 100}, args.set, scores=False)
-        full = max(float(row["val_dice"]) for row in rows_of(whole / "metrics.csv") if row["val_dice"])
-        for arm, weights in ARMS.items():
-            settings = {**base, "incremental_params": {**STAGES, **weights}}
-            if arm == "entropy":
-                settings["segmentation_params"] = {"uncertainty": "entropy"}
-            run = trained(args.out / "runs" / f"{arm}-{seed}", settings, args.set, scores=False)
-            stages = [(int(row["active_cases"]), float(row["best_metric"])) for row in rows_of(run / "stages.csv")]
-            reached = {f"cases_to_{share:g}": cases_to(stages, share * full) for share in (0.95, 0.98)}
-            yield {"arm": arm, "seed": seed, "full": full, **reached, "stages": stages}
+    """Cases until 95 and 98 % of the Dice that a training on all cases reaches, over all and by kind of image."""
+    runs, seeds = args.out / "runs", range(args.seeds)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        begun = [
+            pool.submit(by_stages, runs / f"{arm}-{seed}", {**base_of(data, args, seed), **settings_of(arm)}, args.set)
+            for seed in seeds
+            for arm in (FULL, *ARMS)
+        ]
+        try:
+            for one in as_completed(begun):
+                one.result()
+        except SystemExit:
+            pool.shutdown(cancel_futures=True)
+            raise
+    yield from results(runs, data / "cases.csv", seeds)
 
 
-def cases_to(stages: list[tuple[int, float]], level: float) -> int | None:
-    """Cases of the first stage that reaches the level; None where none does."""
-    return next((cases for cases, dice in stages if dice >= level), None)
+def base_of(data: Path, args: argparse.Namespace, seed: int) -> dict:
+    return {**of_nuclei(data, args.workers), "seed": seed}
 
 
-def trained(run: Path, settings: dict, further: list[str], *, scores: bool = True) -> Path:
-    """A run, trained and with the scores of its test cases, calibrated where it can be."""
+def by_stages(run: Path, settings: dict, further: list[str]) -> None:
+    """A run, trained, with the Dice of its stages."""
+    if (run / "stage_dice.csv").exists():
+        return
+    words = words_of(run, settings, further)
+    if not (run / "splits.json").exists():
+        call("00_make_splits", *words, "--run", run)
+    command = [sys.executable, str(Path(__file__).with_name("segmentation_stages.py")), str(run), *words]
+    with open(run / "training.log", "a") as log:
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        raise SystemExit(f"{run}: its training ended with {status}; see {run / 'training.log'}")
+    print(f"{run}: done", flush=True)
+
+
+def words_of(run: Path, settings: dict, further: list[str]) -> list[str]:
+    """Flags of 00 and 20: the shipped config, these settings over it, and those of the command line over both."""
     config = run.with_suffix(".yaml")
     run.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(settings))
-    files = ["--config", str(CONFIGS / "segmentation.yaml"), "--config", str(config)]
     flags = [word for pair in further for word in (f"--{pair.partition('=')[0]}", pair.partition("=")[2])]
+    return ["--config", str(CONFIGS / "segmentation.yaml"), "--config", str(config), *flags]
+
+
+def trained(run: Path, settings: dict, further: list[str]) -> Path:
+    """A run, trained and with the scores of its test cases, calibrated where it can be."""
+    words = words_of(run, settings, further)
     if not (run / "splits.json").exists():
-        call("00_make_splits", *files, *flags, "--run", run)
+        call("00_make_splits", *words, "--run", run)
     if not (run / "config.json").exists():
-        call("20_train", *files, *flags, "--run", run)
+        call("20_train", *words, "--run", run)
     elif not (run / "scores" / "val_calib.parquet").exists():
         call("20_train", "--resume", run)
-    if scores and not (run / "cases" / "val_test.csv").exists():
+    if not (run / "cases" / "val_test.csv").exists():
         call("40_eval_selective", "--run", run, "--scores_only")
-    if scores and not (run / "thresholds.json").exists() and not (run / "looks").exists():
+    if not (run / "thresholds.json").exists() and not (run / "looks").exists():
         call("25_threshold_sweep", "--run", run, allowed=(0, NOTHING_CERTIFIED))
     return run
 
@@ -187,13 +191,8 @@ def measured(run: Path) -> dict:
     }
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def table(rows: list[dict]) -> None:
-    names = [name for name in rows[0] if name != "stages"]
+    names = list(rows[0])
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     for row in rows:
         print(
