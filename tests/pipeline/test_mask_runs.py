@@ -153,6 +153,16 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:
     assert "whole" in verified.out
 
 
+def test_a_bundle_of_masks_holds_golden_inputs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with np.load(exported / "bundle" / "golden.npz", allow_pickle=False) as arrays:
+        assert len(np.unique(arrays["logits"][:, 1])) == 8
+    checked = done("50_export_bundle", "--verify", exported / "bundle", "--golden")
+    assert "within 0 of the recorded ones" in checked.out
+    monkeypatch.setattr("stage1_pro.core.data.masks.inputs.LEAST_DEVIATION", 10.0)  # a host that scales otherwise
+    refused = call("50_export_bundle", "--verify", exported / "bundle", "--golden")
+    assert (refused.status, "outputs differ by up to" in refused.err) == (2, True)
+
+
 def test_weights_of_another_task_are_refused(
     masks_once: Path, masks_config: Path, trained_once: Path, tmp_path: Path
 ) -> None:
