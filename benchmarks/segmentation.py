@@ -108,7 +108,8 @@ def hippocampus(data: Path, args: argparse.Namespace) -> Iterator[dict]:
             "positive_class": "any",
             "num_workers": args.workers,
         }
-        settings = {"dataset_params": params, "epochs": 120, "batch_size": 4, "early_stop_patience": 40}
+        settings = {"dataset_params": params, "model_path": "monai:dynunet", "use_ema": True}
+        settings |= {"epochs": 120, "batch_size": 4, "early_stop_patience": 40}
         run = trained(args.out / "runs" / f"hippocampus-{fold}", settings, args.set)
         yield {"fold": fold, **measured(run)}
 

@@ -193,6 +193,16 @@ def test_augmentation_moves_image_and_mask_alike_and_is_a_function_of_its_key() 
     assert np.mean(agreement) > 0.93
 
 
+def test_no_side_of_a_volume_changes_places() -> None:
+    labels = np.zeros((16, 20, 12), dtype=np.int64)
+    labels[2:6, 3:8, 2:5] = 1  # nearer to the first side of every axis
+    for level in ("moderate", "aggressive"):
+        for epoch in range(20):
+            _, truth = augmented(labels[None].astype(np.float32), labels, level, rng_of(1, epoch, 7))
+            centre = np.argwhere(truth == 1).mean(axis=0)
+            assert (centre < (np.array(labels.shape) - 1) / 2).all()
+
+
 def test_intensities_and_spacing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(40, 9, (1, 6, 8, 10)).astype(np.float32)
