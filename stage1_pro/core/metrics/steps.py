@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stage1_pro.core.metrics.arrays import FloatArray, IntArray
+from stage1_pro.core.metrics.arrays import FloatArray
+
+Whole = NDArray[np.integer]
 
 FEW = 1 << 13
 """Scores below which making the table costs more than it saves."""
@@ -27,7 +30,7 @@ class Steps:
     every score is searched for."""
 
     thresholds: FloatArray
-    table: IntArray | None
+    table: Whole | None
 
     @classmethod
     def of(cls, thresholds: FloatArray, scores: int) -> "Steps":
@@ -35,7 +38,7 @@ class Steps:
         tabled = scores >= FEW and thresholds.size and np.isfinite(thresholds).all()
         return cls(thresholds, _table(_cells(thresholds, thresholds[-1])) if tabled else None)
 
-    def reached(self, scores: FloatArray) -> IntArray:
+    def reached(self, scores: FloatArray) -> Whole:
         """Return how many thresholds each score reaches, score >= threshold in float64: (N,) whole numbers, 0 to J.
 
         scores: (N,) float64. Equals np.searchsorted(thresholds, scores, side="right"), except that a score that is not
@@ -57,7 +60,7 @@ def blocks(scores: int) -> Iterator[slice]:
     return (slice(start, start + BLOCK) for start in range(0, scores, BLOCK))
 
 
-def _cells(scores: FloatArray, top: float) -> IntArray:
+def _cells(scores: FloatArray, top: float) -> Whole:
     """Return the cell (N,) of each score, which grows with its distance below `top`; negative above it.
 
     No rounding here changes the order, and floats that are not negative stand in the order of their bits: of two scores
@@ -67,7 +70,7 @@ def _cells(scores: FloatArray, top: float) -> IntArray:
         return (top - scores).astype(np.float32).view(np.int32) >> COARSE
 
 
-def _table(cells: IntArray) -> IntArray:
+def _table(cells: Whole) -> Whole:
     """Return the thresholds below each cell, of the cells (J,) of falling thresholds' distances.
 
     The last entry but one stands for every cell beyond the lowest threshold, the last, at index -1, for scores above
