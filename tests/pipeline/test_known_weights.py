@@ -116,6 +116,14 @@ def test_prices_end_the_certification_early(trained, calibrated_once, tmp_path):
     assert "val_select's cheapest threshold" in outcome.out
 
 
+def test_where_nothing_is_certified_the_end_is_told(trained, tmp_path):
+    (prices := tmp_path / "prices.yaml").write_text(PRICES)
+    asked = ("--prices", prices, "--sensitivity", 1, "--specificity", 1, "--target_fnr_exit", 0.001)
+    outcome = call("25_threshold_sweep", "--run", trained, *asked)
+    assert outcome.status == 3, outcome
+    assert "no threshold beyond val_select's cheapest was tried: without --prices looser ones are" in outcome.out
+
+
 def test_the_end_is_where_the_formula_of_costs_is_least(trained, tmp_path):
     """Costs of every threshold on val_select, by hand."""
     (prices := tmp_path / "prices.yaml").write_text(PRICES)
