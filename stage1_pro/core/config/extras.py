@@ -10,6 +10,7 @@ EXTRAS = {
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "wandb": ("wandb",),
     "sign": ("model_signing", "OpenSSL"),
+    "ray": ("ray",),
 }
 """Extra → modules that must be there."""
 
