@@ -152,6 +152,7 @@ test: $(READY) data/demo/labels.csv  ## the test suite
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
 
 test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
+	$(PIP) schemathesis
 	$(PYTHON) -m pytest -q -m slow
 
 test-ray: $(STORE)/.ready  ## the tests on Ray: killed drivers, an object store, trials side by side
@@ -176,7 +177,7 @@ bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on F
 bench-views: $(READY)  ## several frames of a track against one, on traffic signs: DATA=gtsrb_roadwork_32px.zip
 	$(PYTHON) benchmarks/views.py --data $(DATA) $(ARGS)
 
-bench-serve: $(READY)  ## the server against one process, and under four times its load: RUN=, ARGS="--soak 100000"
+bench-serve: $(READY)  ## the server against 60 and one process, under four times its load, at its end: RUN=, ARGS="--soak 100000"
 	$(PYTHON) benchmarks/serve.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
 
 bench-ray: $(RAY)  ## Ray actors against one process, images per second: RUN=, IMAGES=, ARGS="--images 20000"
