@@ -5,32 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from chain import SCRIPTS, call, files_of, refused
+from on_ray import EXTRA, STORE, finished, started, until
 
 from stage1_pro.core.config import extras
-
-MARK = "STAGE1_TEST_OF_RAY"
-FOUND = [Path(spec.origin).parents[1] for name in ("ray", "s3fs") if (spec := find_spec(name)) and spec.origin]
-PYTHONPATH = os.pathsep.join(map(str, [SCRIPTS.parents[1], *FOUND]))
-EXTRA = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install -r requirements-ray.txt"),
-]
-STORE = [
-    *EXTRA,
-    pytest.mark.skipif(
-        any(find_spec(name) is None for name in ("s3fs", "moto", "flask_cors")),
-        reason="no local object store: make test-ray installs s3fs and moto",
-    ),
-]
 
 
 @pytest.fixture
@@ -57,45 +39,6 @@ def rows_of(out: Path) -> pd.DataFrame:
 
 def parts_of(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in files_of(out).items() if name != ".lock"}
-
-
-@contextmanager
-def started(*words: object, **environment: str) -> Iterator[subprocess.Popen]:
-    """61 as a process of its own; at the end of the block neither it nor a process of Ray is left."""
-    mark = f"{os.getpid()}-{time.monotonic_ns()}"
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, MARK: mark, **environment}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, str(SCRIPTS / "61_predict_ray.py"), *map(str, words)]
-    process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        until(lambda: not marked(mark), 30)
-
-
-def marked(mark: str) -> list[str]:
-    """Processes that carry this mark in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
-    return found
-
-
-def until(happened: Callable[[], object], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "too late"
-        time.sleep(0.05)
-
-
-def finished(*words: object, **environment: str) -> tuple[int, str, str]:
-    with started(*words, **environment) as process:
-        out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
 
 
 # ---- before Ray starts
@@ -136,7 +79,7 @@ def whole(exported_once, images, tmp_path_factory) -> tuple[Path, Path, Path]:
     folder = tmp_path_factory.mktemp("whole")
     pd.DataFrame({"path": [str(images / f"{index:03d}.png") for index in range(160)]}).to_parquet(folder / "in.parquet")
     words = exported_once / "bundle", folder / "in.parquet"
-    status, out, err = finished(*words, folder / "out", "--rows_per_part", 20, "--actors", 2)
+    status, out, err = finished("61_predict_ray", *words, folder / "out", "--rows_per_part", 20, "--actors", 2)
     assert (status, err) == (0, "")
     assert "160 images: " in out
     return *words, folder / "out"
@@ -148,18 +91,19 @@ class TestOnRay:
 
     def test_rows_are_those_of_60(self, bundle, table, tmp_path):
         paths = pd.read_parquet(table)["path"].tolist()
-        status, out, err = finished(bundle, table, tmp_path / "out", "--rows_per_part", 9, "--actors", 2)
+        words = bundle, table, tmp_path / "out", "--rows_per_part"
+        status, out, err = finished("61_predict_ray", *words, 9, "--actors", 2)
         assert (status, err) == (
             4,
             "61_predict_ray.py: 2 of 40 images could not be read; they are deferred, see their reason.\n",
         )
         assert "40 images: " in out
         pd.testing.assert_frame_equal(rows_of(tmp_path / "out"), by_60(bundle, paths), check_exact=True)
-        again = call("61_predict_ray", bundle, table, tmp_path / "out", "--rows_per_part", 9)  # starts no Ray
+        again = call("61_predict_ray", *words, 9)  # starts no Ray
         assert again.status == 4
         assert again.out.splitlines() == out.splitlines()[-len(again.out.splitlines()) :]
         refused(
-            call("61_predict_ray", bundle, table, tmp_path / "out", "--rows_per_part", 10),
+            call("61_predict_ray", *words, 10),
             "parts of another job: parts of another size. Finish it with its own command, or name another OUTDIR",
         )
 
@@ -171,7 +115,8 @@ class TestOnRay:
         pd.DataFrame({"id": columns["id"], "group": groups}).to_csv(tmp_path / "groups.csv", index=False)
         (tmp_path / "salt").write_text("sixteen bytes or more")
         options = ("--audit_share", 0.5, "--audit_salt", tmp_path / "salt", "--time", "2026-03-01")
-        status, out, err = finished(bundle, tmp_path / "in.parquet", tmp_path / "out", "--rows_per_part", 8, *options)
+        words = bundle, tmp_path / "in.parquet", tmp_path / "out", "--rows_per_part", 8
+        status, out, err = finished("61_predict_ray", *words, *options)
         assert (status, err) == (0, "")
         assert "certificate: none" in out
         expected = by_60(bundle, columns["id"], *options, "--groups", tmp_path / "groups.csv")
@@ -184,7 +129,7 @@ class TestOnRay:
     def test_ended_at_any_moment_it_goes_on_to_the_same_bytes(self, number, after, whole, tmp_path):
         bundle, table, expected = whole
         words = bundle, table, tmp_path / "out", "--rows_per_part", 20, "--actors", 2
-        with started(*words) as process:
+        with started("61_predict_ray", *words) as process:
             until(lambda: (tmp_path / "out" / "job.json").exists(), 120)
             until(lambda: len(list((tmp_path / "out").glob("done-*"))) >= after, 120)
             process.send_signal(number)
@@ -197,7 +142,7 @@ class TestOnRay:
         assert len(found) < len(parts_of(expected))
         kept = {name for name in found if not name.startswith(".")}
         assert {name: found[name] for name in kept} == {name: parts_of(expected)[name] for name in kept}
-        assert finished(*words)[0] == 0
+        assert finished("61_predict_ray", *words)[0] == 0
         assert parts_of(tmp_path / "out") == parts_of(expected)
 
 
@@ -221,7 +166,7 @@ class TestOnAStore:
             pd.DataFrame({"path": [*places, "s3://shelf/in/gone.png"]}).to_parquet(table)
             store.put("table.parquet", table.getvalue())
             words = bundle, "s3://shelf/table.parquet", "s3://shelf/out", "--rows_per_part", 10, "--actors", 2
-            status, out, err = finished(*words, **access)
+            status, out, err = finished("61_predict_ray", *words, **access)
             assert status == 4, err
             assert "25 images: " in out
             rows = pd.concat([pd.read_parquet(io.BytesIO(store.get(f"out/part-{at:06d}.parquet"))) for at in range(3)])
@@ -229,9 +174,11 @@ class TestOnAStore:
             assert list(rows["id"]) == [*places, "s3://shelf/in/gone.png"]
             columns = [name for name in rows.columns if name != "id"]
             pd.testing.assert_frame_equal(rows[columns].reset_index(drop=True), expected[columns], check_exact=True)
+            before = store.get("out/part-000001.parquet")
             store.client.delete_object(Bucket="shelf", Key="out/done-000001.json")  # as if killed before the marker
-            assert finished(*words, **access)[:2] == (4, out.replace("deciding: 25", "deciding: 10").replace(
-                "2 actors", "going on: 15 of 25 images are decided\n1 actor"))  # fmt: skip
+            status, out, _ = finished("61_predict_ray", *words, **access)
+            assert (status, store.get("out/part-000001.parquet")) == (4, before)
+            assert "going on: 15 of 25 images are decided" in out
         finally:
             server.stop()
 

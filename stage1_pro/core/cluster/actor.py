@@ -110,7 +110,7 @@ def decided(work: Work, predictor: Stage1Predictor, at: range) -> pd.DataFrame:
     rows = pd.concat(frames, ignore_index=True)
     if work.more is None:
         return rows
-    groups = [name or None for name in columns.get(GROUP, nothing)]
+    groups = [None if name in (None, "") else str(name) for name in columns.get(GROUP, nothing)]
     return work.more.added(rows.assign(group=pd.Series(groups, rows.index, dtype=object)), work.record)
 
 
