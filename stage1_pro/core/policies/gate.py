@@ -12,10 +12,12 @@ from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.certification import (
     Calibration,
     Countable,
+    End,
     Ranked,
     calibrate_threshold,
     counted_positives,
     demand_binary,
+    ended,
     predicted,
 )
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
@@ -97,12 +99,17 @@ def baseline_row(calibration: Calibration, name: str) -> dict[str, Any]:
 
 
 def calibrate_gate(
-    select: Scores, calib: Scores, risk: Risk, kind: str = "quantile", exit_rule: str = "symmetric"
+    select: Scores,
+    calib: Scores,
+    risk: Risk,
+    kind: str = "quantile",
+    exit_rule: str = "symmetric",
+    end: End | None = None,
 ) -> GateCalibration:
     """Fit the calibrator and the candidates on `select`, certify a threshold on `calib`.
 
-    kind: quantile, platt or isotonic. Raises UserError for scores without a gate, or with a gate that
-    ranks wrong answers first.
+    kind: quantile, platt or isotonic; end: the last candidate that may be certified. Raises UserError for scores
+    without a gate, or with a gate that ranks wrong answers first.
     """
     for split in (select, calib):
         demand_binary(split)
@@ -111,7 +118,7 @@ def calibrate_gate(
     rule = EXIT_RULES[exit_rule]
     fitted = fit_gate(kind, select, answers(select.logits), counted_positives(calib), risk, rule)
     chosen_on = _ranked(fitted, select, rule)
-    thresholds = rule.candidates(chosen_on.scores, chosen_on.answers, 0.0)
+    thresholds = ended(chosen_on, rule.candidates(chosen_on.scores, chosen_on.answers, 0.0), end)
     # from here on val_calib is read
     certified_on = _ranked(fitted, calib, rule)
     calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, fitted.warnings)
