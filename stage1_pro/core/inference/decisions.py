@@ -66,6 +66,9 @@ class Copies:
         return {at: str(bad) if isinstance(bad := found[at], BadImage) else why for at, why in unreadable.items()}
 
 
+NO_COPIES = Copies()
+
+
 def find_images(names: list[str], store: Path, also: tuple[str, ...] = ()) -> tuple[Listing, Copies]:
     """Files and URLs as named, and the images below the folders named, in the order of the names.
 
@@ -107,7 +110,7 @@ def decide_into(
     overwrite: bool = False,
     more: MoreColumns | None = None,
     groups: Sequence[ImageGroup] | None = None,
-    copies: Copies | None = None,
+    copies: Copies = NO_COPIES,
 ) -> Tally:
     """Decide every file and write the table of `decisions_of` to `out`; return the counts.
 
@@ -120,7 +123,6 @@ def decide_into(
     images or other columns.
     """
     processes = workers_for(workers, len(paths), predictor.device.type)
-    copies = copies or Copies()
     options: dict[str, Any] = {"batch_size": batch_size, "workers": processes, "copies": copies}
     items = paths if groups is None else groups
     tally = Tally(unit="images" if groups is None else "groups")
@@ -177,7 +179,12 @@ def _decide_missing(
 
 
 def decisions_of(
-    predictor: Stage1Predictor, paths: Sequence[str], *, batch_size: int | None, workers: int, copies: Copies
+    predictor: Stage1Predictor,
+    paths: Sequence[str],
+    *,
+    batch_size: int | None,
+    workers: int,
+    copies: Copies = NO_COPIES,
 ) -> Iterator[pd.DataFrame]:
     """Decide every file, batch after batch: columns id (its path, as `shown` writes it), answer, probability, decision,
     score, reason, and prediction_set (the classes that remain possible) where the policy has such sets.
