@@ -11,9 +11,9 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.errors import counted
 from stage1_pro.core.monitor.days import awaited, open_days
-from stage1_pro.core.monitor.planning import BROKEN, remaining
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, Stream, day_text, time_text
 from stage1_pro.core.monitor.watching import SCORES, standing, unlabelled
+from stage1_pro.core.monitor.wealth import BROKEN, remaining
 from stage1_pro.core.report.common.cells import DIGEST_SHOWN, Cell, MeasureRow, percent, thousands
 from stage1_pro.core.report.common.sides import Chart, draw_charts
 from stage1_pro.core.report.common.template import fill
