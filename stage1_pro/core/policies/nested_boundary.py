@@ -133,7 +133,8 @@ def choose_window(
         return options[0]
     exited, misses = _resampled(select, calib_positives)
     allowed = np.stack([option.allowed(np.arange(calib_positives + 1)) for option in options])
-    reached = np.where(misses <= allowed[:, exited], coverage, 0.0).max(axis=2)  # (windows, resamples)
+    certified = (misses <= allowed[:, exited])[..., ::-1]  # (windows, resamples, J), the loosest first
+    reached = np.where(certified.any(axis=2), coverage[::-1][certified.argmax(axis=2)], 0.0)
     return options[int(np.argmax(reached.mean(axis=1)))]
 
 
