@@ -191,11 +191,28 @@ def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tm
     assert len([json.loads(line) for line in lines]) == 41  # the whole line of before, and not the torn one
 
 
+def test_a_second_ctrl_c_waits_for_nothing(bundle, files):
+    with Server(bundle, "--deadline_s", 300) as server:
+        unfinished = Slow(server, files[0].read_bytes())
+        eventually(lambda: b"stage1_inflight_images 1.0" in server.ask("/metrics").content)
+        server.process.send_signal(signal.SIGINT)
+        eventually(lambda: server.ask("/readyz").status == 503)
+        assert server.process.poll() is None  # one alone waits for what is in flight
+        server.process.send_signal(signal.SIGINT)
+        status, _, err = server.end()
+        assert status == 130
+        assert len(err.splitlines()) == 1
+        assert "Interrupted" in err
+        unfinished.connection.close()
+
+
 def test_a_server_that_must_not_start_does_not(bundle, script, monkeypatch):
     refused(
         script("70_serve", bundle, "--wait_ms", -1, "--max_bytes", 0), "--wait_ms -1: allowed 0 to", "--max_bytes 0"
     )
     refused(script("70_serve", bundle, "--log", bundle / "none" / "d.jsonl"), "is not a folder")
+    refused(script("70_serve", bundle.parent), f"is a run. Name its bundle, {bundle},")
+    refused(script("70_serve", bundle, "--require_signature", bundle / "config.json"), "is not signed")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
