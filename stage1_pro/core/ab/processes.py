@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from stage1_pro.core.cluster.session import cores as _cores
 from stage1_pro.core.commands import spoken
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -36,7 +37,7 @@ class Children:
     def __init__(self, side_by_side: int):
         self._running: set[subprocess.Popen] = set()
         self._lock, self._stopped, self._folder = threading.Lock(), False, None
-        self._environment = environment(threads_of(side_by_side, cores()))
+        self._environment = environment(threads_of(side_by_side, _cores()))
 
     @classmethod
     def elsewhere(cls, threads: str | None, folder: str) -> "Children":
@@ -79,7 +80,3 @@ class Children:
             self._stopped = True
             for process in self._running:
                 process.terminate()
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
