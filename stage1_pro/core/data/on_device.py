@@ -202,13 +202,18 @@ class DeviceDecoder:
         with torch.cuda.stream(self.stream):
             inputs, bad = self._inputs(batch)
             inputs.record_stream(torch.cuda.default_stream(self.device))  # where the model reads them
-        # the decoder writes on a stream of its own into memory that it takes from this one
-        self.stream.synchronize()
+        self._settle()
         return inputs, bad
+
+    def _settle(self) -> None:
+        """Wait for what was computed: nvjpeg writes on a stream of its own, at once, into memory freed on this one."""
+        if self.stream is not None:
+            self.stream.synchronize()
 
     def _inputs(self, batch: Packed) -> tuple[Tensor, dict[int, BadImage]]:
         contents, bad, made = batch.contents(), {}, []
         for part in _parts(batch):
+            self._settle()
             for at, image in zip(part, self._decoded([contents[at] for at in part]), strict=True):
                 try:
                     made.append(self._view(batch.images[at], image, contents[at]))
