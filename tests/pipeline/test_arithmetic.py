@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from chain import copy, done, refused
+from PIL import Image
 
 from stage1_pro import Stage1Predictor, verify_bundle
 from stage1_pro.core.config.load import merge_configs
@@ -101,3 +102,28 @@ def decoded_by_gpu(bundle: Path) -> None:
 def test_onnx_runtime_has_neither(settings, named):
     with pytest.raises(Exception, match=named):
         merge_configs([("a.yaml", settings)])
+
+
+@pytest.mark.gpu
+def test_a_run_decoded_on_a_gpu_goes_from_images_to_decisions(config, images, runs, tmp_path):
+    folder, run = tmp_path / "jpegs", Run(runs / "gpu")
+    folder.mkdir()
+    for path in images.glob("*.png"):
+        Image.open(path).resize((96, 80)).save(folder / f"{path.stem}.jpg", quality=95)
+    (folder / "labels.csv").write_text((images / "labels.csv").read_text().replace(".png", ".jpg"))
+    sources = json.dumps([{"name": "noise", "labels": str(folder / "labels.csv")}])
+    flags = ["--phase", "2", "--dataset_params.decode", "gpu", "--scoring_precision", "bf16"]
+    flags += ["--dataset_params.augmentation", "moderate", "--dataset_params.num_workers", "2"]
+    chain.train_run(run.path, ["--config", str(config), *flags, "--dataset_params.sources", sources])
+    for name in ("25_threshold_sweep", "40_eval_selective", "50_export_bundle"):
+        done(name, "--run", run.path)
+    contents = verify_bundle(run.bundle_path)
+    assert contents.manifest["preprocessing"]["decode"] == "gpu"
+    assert "within 0 of the recorded ones" in done("50_export_bundle", "--verify", run.bundle_path, "--golden").out
+    scores, table = run.scores("val_test"), run.path / "decisions.csv"
+    names = [str(folder / name.rpartition("/")[2]) for name in scores.case_id]
+    done("60_predict", run.bundle_path, *names, "--out", table)
+    assert (pd.read_csv(table)["score"].to_numpy() == contents.policy.decide(scores).scores).all()
+    predictor = Stage1Predictor.load(run.bundle_path)  # as a server asks: one image at a time
+    alone = predictor.outputs_of([predictor.prepared(Path(name).read_bytes()) for name in names])
+    assert np.array_equal(alone.logits, scores.logits)
