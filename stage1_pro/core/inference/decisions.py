@@ -155,7 +155,7 @@ def decisions_of(
     """
     done = 0
     for outputs in _streamed(predictor, paths, batch_size, workers):
-        yield _rows(predictor.records(outputs), list(map(shown, paths[done : done + len(outputs)])))
+        yield decision_rows(predictor.records(outputs), list(map(shown, paths[done : done + len(outputs)])))
         done += len(outputs)
 
 
@@ -180,7 +180,7 @@ def group_decisions_of(
             whole = groups[first:last]
             found = {at - int(ends[first]): why for at, why in reasons.items() if at < ends[last]}
             records = predictor.group_records(logits[:own], [len(group.seen) for group in whole], found)
-            rows = _rows(records, [group.name for group in whole])
+            rows = decision_rows(records, [group.name for group in whole])
             yield rows.assign(frames=[group.size for group in whole], views=[len(group.seen) for group in whole])
             held, first = [logits[own:]], last
             reasons = {at: why for at, why in reasons.items() if at >= ends[last]}
@@ -229,7 +229,8 @@ def _grouped(frames: Iterator[pd.DataFrame], sizes: Iterable[int]) -> Iterator[p
             yield rows.iloc[:size]
 
 
-def _rows(records: Sequence[Decision], ids: list[str]) -> pd.DataFrame:
+def decision_rows(records: Sequence[Decision], ids: Sequence[str]) -> pd.DataFrame:
+    """Records as the table of `decisions_of`, with these ids."""
     table = pd.DataFrame([asdict(record) for record in records])
     table.insert(0, "id", ids)
     if table["prediction_set"].isna().all():
