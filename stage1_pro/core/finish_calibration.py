@@ -306,8 +306,12 @@ def _few_kept(run: Run) -> list[str]:
 
 def _end_notes(found: Calibration | Transductive, wishes: Wishes) -> list[str]:
     """Say whether prices or evidence have ended the certification."""
-    if wishes.end is None or not isinstance(found, Calibration) or not found.certified:
+    if wishes.end is None or not isinstance(found, Calibration):
         return []
+    if not found.certified:
+        return [
+            "no threshold beyond val_select's cheapest was tried: without --prices looser ones are, as another look"
+        ]
     last = found.demand_certified() == len(found.parameters) - 1
     return [
         "the certification ends at val_select's cheapest threshold: more coverage would cost more"
@@ -332,8 +336,8 @@ def _say_policy(policy: dict[str, Any]) -> None:
         say(f"no confidence remains for {sought}; {evidence_words(policy)}")
     say(f"on val_calib: {exit_figures(figures)}")
     say(policy["guarantee"]["words"])
-    if left:
-        say(margin_words(policy))
+    if left and (margin := margin_words(policy)):
+        say(margin)
     if "weights" in policy:
         say(weight_words(policy))
     if "useless" in policy:

@@ -8,8 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from chain import call, copy, done, refused
+from made_runs import make_run
 
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.evaluation import trusted_policy
+from stage1_pro.core.finish_calibration import Wishes, certify_scrc
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.weights import Weights
 
 BOUND = 2.0
 PRICES = "c1: 0.001\nc2: 0.5\ncm: 20\ncf: 5\n"
@@ -89,8 +94,9 @@ def test_weights_that_cannot_be_used_are_told_at_once(trained, tmp_path):
             "--specificity is missing")  # fmt: skip
     few = good[good["case_id"].isin(set(calib.case_id) - {one})]
     refused(tried(few), f"no weight for 1 case of val_calib: {one}", "beside val_calib, and val_test holds")
-    refused(tried(good.rename(columns={"weight": "weights"})), "no column weight (did you mean 'weight'?)")
+    refused(tried(good.rename(columns={"weight": "weights"})), "no column weight (is it 'weights'?)")
     refused(tried(good.assign(weight=1.0)), "change of prevalence alone leaves FNR on exits as it was")
+    refused(tried(good.head(0)), "no rows below its header")
     refused(tried(good, bound=0), "--weight_bound is 0; allowed above 0")
     refused(call("25_threshold_sweep", "--run", trained, "--weights", table), "--weight_bound is missing")
     refused(call("25_threshold_sweep", "--run", trained, "--weight_bound", 2), "--weights is missing")
@@ -114,6 +120,19 @@ def test_prices_end_the_certification_early(trained, calibrated_once, tmp_path):
         "c1": 0.001, "c2": 0.5, "cm": 20, "cf": 5, "sensitivity": 0.95, "specificity": 0.97, "prevalence": 0.2,
     }  # fmt: skip
     assert "val_select's cheapest threshold" in outcome.out
+    done("40_eval_selective", "--run", trained)
+    words = (
+        "Prices ended the certification: no threshold was tried beyond the one that is cheapest on val_select, at c1"
+    )
+    assert words in (trained / "report.html").read_text()
+
+
+def test_where_nothing_is_certified_the_end_is_told(trained, tmp_path):
+    (prices := tmp_path / "prices.yaml").write_text(PRICES)
+    asked = ("--prices", prices, "--sensitivity", 1, "--specificity", 1, "--target_fnr_exit", 0.001)
+    outcome = call("25_threshold_sweep", "--run", trained, *asked)
+    assert outcome.status == 3, outcome
+    assert "no threshold beyond val_select's cheapest was tried: without --prices looser ones are" in outcome.out
 
 
 def test_the_end_is_where_the_formula_of_costs_is_least(trained, tmp_path):
@@ -142,3 +161,16 @@ def test_what_goes_with_prices_alone_is_refused(trained, scrc_once, runs, tmp_pa
     run = copy(scrc_once, runs)
     refused(call("36_calibrate_scrc", "--run", run, "--scrc_variant", "SCRC-T", "--prices", prices,
                  "--sensitivity", 0.9, "--specificity", 0.9), "--prices goes with --scrc_variant SCRC-I")  # fmt: skip
+
+
+def test_what_scrc_promises_is_checked_on_what_the_weights_keep(tmp_path):
+    run = make_run(tmp_path / "scrc", "scrc", step=0.2)
+    names = np.array([f"case{at:05}" for at in range(2000)])
+    weights = Weights(names, np.where(np.arange(2000) % 3 == 0, 1.0, 2.0), 2.0)
+    certify_scrc(run, run.risk(), wishes=Wishes(weights))
+    again = Run(run.path)
+    found = trusted_policy(again)
+    assert found["weights"]["kept"] == len(again.scores("val_calib")) == found["val_calib_metrics"]["cases"] < 2000
+    again.weigh(None)
+    with pytest.raises(UserError, match="file or scores have been altered"):
+        trusted_policy(again)

@@ -321,7 +321,7 @@ def independence(split: Scores) -> tuple[BoolArray, int]:
     """(N,) the cases that count as independent evidence, and the number of groups."""
     if (split.group == split.case_id).all():
         return np.ones(len(split), dtype=bool), len(split)
-    return one_case_per_group(split), len(np.unique(split.group.astype(str)))
+    return one_case_per_group(split), len(set(split.group.tolist()))
 
 
 def counted_positives(split: Scores) -> int:
@@ -356,7 +356,8 @@ def _representatives(split: Scores, members: IntArray) -> IntArray:
     """Of these positions (K,) the one of each group whose id hashes lowest."""
     draws = [blake2b(str(case).encode(), digest_size=8).digest() for case in split.case_id[members]]
     members = members[np.argsort(np.array(draws, dtype="S8"), kind="stable")]
-    return members[np.unique(split.group[members].astype(str), return_index=True)[1]]
+    lowest_last = members[::-1]  # of each group the last one is kept
+    return np.array(list(dict(zip(split.group[lowest_last].tolist(), lowest_last, strict=True)).values()), np.int64)
 
 
 def demand_binary(split: Scores) -> None:

@@ -62,21 +62,23 @@ class GateExitPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GateCalibration:
-    """calibration: the walk over thresholds of the calibrated gate; baseline: softmax on the same cases, for
-    comparison; notes: what val_select says of the two."""
+    """calibration: the walk over thresholds of the calibrated gate; select, calib: scores that it is of; notes: what
+    val_select says of it beside the softmax policy."""
 
     calibration: Calibration
-    baseline: Calibration
+    select: Scores
+    calib: Scores
     kind: str
     params: dict[str, Any]
     notes: list[str]
 
     def fields(self) -> dict[str, Any]:
         """The gate's part of gateparams.json. Demands a certified threshold."""
-        record = self.calibration.record()
+        record, risk, rule = self.calibration.record(), self.calibration.risk, self.calibration.rule_name
+        softmax = calibrate_softmax(self.select, self.calib, risk, rule)
         diagnostics = {
             **record["diagnostics"],
-            "baselines": {"softmax": baseline_row(self.baseline, "softmax")},
+            "baselines": {"softmax": baseline_row(softmax, "softmax")},
             "notes": self.notes,
         }
         return {
@@ -122,9 +124,8 @@ def calibrate_gate(
     # from here on val_calib is read
     certified_on = _ranked(fitted, calib, rule)
     calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, fitted.warnings)
-    baseline = calibrate_softmax(select, calib, risk, exit_rule)
     notes = [*tilt_notes(fitted), advice(select, chosen_on, thresholds, counted_positives(calib), risk, rule)]
-    return GateCalibration(calibration, baseline, kind, fitted.params, notes)
+    return GateCalibration(calibration, select, calib, kind, fitted.params, notes)
 
 
 def _ranked(fitted: FittedCalibrator, split: Scores, rule: ExitRule) -> Ranked:

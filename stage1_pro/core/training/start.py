@@ -34,6 +34,7 @@ the first process for those that Lightning's own launcher starts."""
 def new_run(path: str | None, config: Stage1ProConfig, *, trains: bool = False) -> tuple[Run, CaseTable]:
     """Make a run directory with its splits.json; nothing is made where the cases have problems, or where training
     would refuse the backbone and `trains` says that it follows."""
+    Run.demand_new(path)  # before minutes of reading
     cases, splits = preview(config)
     if trains:
         demand_protected(config.model_path, splits)
@@ -161,6 +162,15 @@ def demand_protected(model_path: str, splits: Splits) -> None:
             f"(10_explora_pretrain.py --model_path {origin} --run RUN, of a run that 00_make_splits.py made), or set "
             f"model_path to {origin}."
         )
+
+
+def demand_decoder(config: Stage1ProConfig) -> None:
+    """Raise UserError where the config decodes on a GPU, and this machine cannot."""
+    if config.dataset_params.decode == "gpu":
+        from stage1_pro.core.data.on_device import demand_gpu  # imports torch, which drawing splits need not wait for
+        from stage1_pro.core.devices import fastest_device
+
+        demand_gpu(fastest_device())
 
 
 def _demand_classes(config: Stage1ProConfig, cases: CaseTable) -> None:
