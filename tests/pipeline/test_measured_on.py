@@ -112,6 +112,8 @@ def test_positives_alone_tell_the_promise_and_nothing_of_false_alarms(measured_o
     assert alone["promise"]["verdict"] == "contradicts"
     assert "CONTRADICTS the promise: of its cases, all positive," in told
     assert "FPR, precision and calibration are not measured: they need negatives" in told
+    assert "it takes negatives of the site too" in told
+    assert "next " not in told
     exits = {name: one["value"] for name, one in alone["exits"].items() if name not in ("coverage", "right_exits")}
     assert [name for name, value in exits.items() if value is not None] == ["fnr_on_exits"]
     assert alone["accuracy"]["value"] is alone["selective"]["augrc"]["value"] is alone["calibration"]["ece"] is None
