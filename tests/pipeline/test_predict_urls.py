@@ -95,8 +95,9 @@ def test_a_bucket_is_not_listed_for_a_few_of_its_files(decide, images: Path, mon
     system = fsspec.filesystem("memory")
     for name in ("0.png", "1.png"):
         system.pipe(f"/inbox60/{name}", (images / f"00{name}").read_bytes())
-    monkeypatch.setattr(type(system), "find", lambda *_, **__: pytest.fail("listed"))
-    _, rows = decide("memory://inbox60/0.png", "memory://inbox60/1.png", images / "002.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(system), "find", lambda *_, **__: pytest.fail("listed"))
+        _, rows = decide("memory://inbox60/0.png", "memory://inbox60/1.png", images / "002.png")
     assert rows["answer"].ne("").all()
     system.rm("/inbox60", recursive=True)
 
