@@ -47,7 +47,7 @@ def judged(folder: Path, rank: int, world: int, batch: int, workers: int, patch:
     model = config.task.part("build_model")(config, cases, splits, None)
     data = config.task.part("data_module")(config, model, cases, splits)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, strategy=strategy)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, strategy=strategy, current_epoch=0)
     module = config.task.part("module")(config, model, data)
     spread = replace(config, devices=world, strategy="ddp" if world > 1 else "auto")
 
