@@ -63,6 +63,9 @@ def run(volumes: Path) -> Path:
 def test_volumes_are_trained_in_patches_and_scored_whole(run: Path) -> None:
     assert pd.read_csv(run / "metrics.csv")["val_dice"].max() > 0.5
     done("40_eval_selective", "--run", run, "--scores_only")
+    assert {"fnr_coverage.png", "mask_overlays.png", "soft_dice.png"} <= {
+        path.name for path in (run / "figures").iterdir()
+    }
     cases = pd.read_csv(run / "cases" / "val_test.csv")
     truth = [ball(int(case[1:]))[1].sum() * 3.0 for case in cases["case_id"]]  # 1 × 1.5 × 2 mm
     np.testing.assert_allclose(cases["true_volume_ball"], truth, rtol=1e-5)
