@@ -12,7 +12,7 @@ SCRIPTS := stage1_pro/scripts
 # Where nothing names the data, the demo's images serve.
 DEFAULT_CONFIG := $(if $(CONFIG)$(filter --config --config=% --dataset_params.sources%,$(ARGS)),,configs/demo.yaml)
 ifneq ($(DEFAULT_CONFIG),)
-ifneq ($(filter train pipeline,$(MAKECMDGOALS)),)
+ifneq ($(filter plan train pipeline,$(MAKECMDGOALS)),)
 $(info no data named: the demo's images serve ($(DEFAULT_CONFIG)). CONFIG=my.yaml trains on yours)
 endif
 endif
@@ -25,7 +25,8 @@ AB_ARMS ?= configs/phase2.yaml configs/phase3.yaml configs/ab/high_rate.yaml
 AB_SEEDS ?= 3
 LAST_RUN = $(or $(RUN),runs/latest)
 CALIBRATE = $(PYTHON) -m stage1_pro calibrate --run $(LAST_RUN)
-export HF_HUB_OFFLINE ?= 1
+# The demo needs nothing of the Hub; the weights that your config names may have to be downloaded once.
+export HF_HUB_OFFLINE ?= $(if $(DEFAULT_CONFIG),1,0)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,16 @@ $(READY): requirements.txt requirements-serve.txt requirements-onnx.txt requirem
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps -e .
+	touch $@
+
+# Ray stands apart, since it is large. The object store of its tests lies beside: it pins older versions of what .venv has.
+RAY := $(VENV)/.ray
+$(RAY): requirements-ray.txt constraints.txt | $(READY)
+	$(PIP) -r requirements-ray.txt
+	touch $@
+STORE := $(VENV)/store
+$(STORE)/.ready: | $(RAY)
+	$(PYTHON) -m pip install -q --disable-pip-version-check --target $(STORE) s3fs 'moto[s3]' flask flask-cors
 	touch $@
 
 data: data/demo/labels.csv  ## prepare the demo's images and weights
@@ -65,6 +76,9 @@ demo-segmentation: data/nuclei/labels.csv
 	$(PYTHON) $(SCRIPTS)/40_eval_selective.py --run $(RUN) --scores_only
 	$(CALIBRATE); status=$$?; test $$status -eq 3 && echo "status $$status: nothing certified, the right end here: it takes 29 independent positives, and a quadrant is one. The masks are in $(RUN)/figures"
 
+plan: $(READY) $(DEMO_DATA)  ## what the images can certify, what would be enough, how long it takes: CONFIG=, PHASE=
+	$(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --plan
+
 train: $(READY) $(DEMO_DATA)  ## train a run: PHASE=, CONFIG= (without it on the demo's images), ARGS=
 	$(if $(RUN),test -f $(RUN)/splits.json || $(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --run $(RUN))
 	$(PYTHON) $(SCRIPTS)/20_train.py $(SETTINGS) $(if $(RUN),--run $(RUN))
@@ -89,6 +103,9 @@ pipeline: train  ## train, calibrate, evaluate, export
 
 recalibrate: $(READY)  ## certify the bundle of a run anew for another site: RUN=, CONFIG=site.yaml, ARGS="--out runs/site"
 	$(PYTHON) $(SCRIPTS)/38_recalibrate.py $(LAST_RUN)/bundle $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
+
+predict-ray: $(RAY)  ## decide a table of images on Ray: RUN=, ARGS="images.parquet OUTDIR"
+	$(PYTHON) $(SCRIPTS)/61_predict_ray.py $(LAST_RUN)/bundle $(ARGS)
 
 predict: $(READY)  ## decide images with the bundle of a run: RUN=, ARGS="IMAGES…"
 	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle $(ARGS)
@@ -139,7 +156,11 @@ test: $(READY) data/demo/labels.csv  ## the test suite
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
 
 test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
+	$(PIP) schemathesis
 	$(PYTHON) -m pytest -q -m slow
+
+test-ray: $(STORE)/.ready  ## the tests on Ray: killed drivers, an object store, trials side by side
+	PYTHONPATH=$(STORE) $(PYTHON) -m pytest -q -m slow tests/pipeline/test_predict_ray.py $(ARGS)
 
 mc: $(READY)  ## Monte Carlo proof of validity and power, figure by figure: ARGS="--mc-table docs/validity.md"
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m mc -n auto --dist worksteal tests/validity $(ARGS)
@@ -160,8 +181,11 @@ bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on F
 bench-views: $(READY)  ## several frames of a track against one, on traffic signs: DATA=gtsrb_roadwork_32px.zip
 	$(PYTHON) benchmarks/views.py --data $(DATA) $(ARGS)
 
-bench-serve: $(READY)  ## the server against one process, and under four times its load: RUN=, ARGS="--soak 100000"
+bench-serve: $(READY)  ## the server against 60 and one process, under four times its load, at its end: RUN=, ARGS="--soak 100000"
 	$(PYTHON) benchmarks/serve.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
+
+bench-ray: $(RAY)  ## Ray actors against one process, images per second: RUN=, IMAGES=, ARGS="--images 20000"
+	$(PYTHON) benchmarks/ray_actors.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
 
 bench-onnx: $(READY)  ## ONNX Runtime against torch, images per second of CPU time: ARGS="--size 224 --quantize"
 	$(PYTHON) benchmarks/backends.py $(ARGS)
@@ -183,4 +207,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-views bench-serve bench-onnx demo-year lint clean
+.PHONY: help setup data demo plan train calibrate evaluate export cascade pipeline recalibrate predict predict-ray serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow test-ray mc bench bench-ray bench-policies bench-incremental bench-adaptation bench-defaults bench-views bench-serve bench-onnx demo-year lint clean

@@ -70,6 +70,8 @@ def measured(
         prices=(config.false_alarm_price, config.miss_price),
         supported=scores.supported(decisions.predictions),
     )
+    if not figures["negatives"]:
+        figures = without_negatives(figures)
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "created_at": utc_now(),
@@ -83,10 +85,29 @@ def measured(
             "confidence": config.bootstrap_confidence,
             "unit": "group" if figures["groups"] < figures["cases"] else "case",
         },
-        "promise": agreement(figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence, what),
+        "promise": agreement(
+            figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence, what, not figures["negatives"]
+        ),
         **({} if scores.lengths is None else _of_groups(scores.lengths, scores.labels, decisions)),
         **figures,
     }
+
+
+OF_POSITIVES = ("fnr_on_exits", "coverage", "right_exits")
+"""What exits of positives alone can tell."""
+
+
+def without_negatives(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of positives alone: what needs negatives is undefined, and not as good as it can be."""
+    kept = {name: figures["exits"][name] for name in OF_POSITIVES}
+    return {**figures, **_undefined({name: figures[name] for name in ("accuracy", "selective", "calibration")}),
+            "exits": {**_undefined(figures["exits"]), **kept}}  # fmt: skip
+
+
+def _undefined(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return None
+    return {"value": None} if "value" in value else {name: _undefined(item) for name, item in value.items()}
 
 
 LENGTHS = 4
@@ -135,7 +156,9 @@ VERDICTS = {
 """By the exact two-sided interval of FNR on exits: all of it at or below the target, on both sides, all above."""
 
 
-def agreement(exits: dict[str, Any], target: float, confidence: float, what: str = "test split") -> dict[str, Any]:
+def agreement(
+    exits: dict[str, Any], target: float, confidence: float, what: str = "test split", positives_only: bool = False
+) -> dict[str, Any]:
     """Say whether labelled cases agree with a target that was certified, in one sentence: `promise` of eval.json.
 
     exits: their figures, as `evaluate` makes them; confidence: of their intervals; what: the cases in words.
@@ -144,16 +167,19 @@ def agreement(exits: dict[str, Any], target: float, confidence: float, what: str
     verdict = "agrees" if fnr["high"] <= target else "contradicts" if fnr["low"] > target else "too_few"
     words, held = VERDICTS[verdict]
     seen = f"{fnr['misses']} of {fnr['exited_positives']} exited positives missed"
-    shares = ", ".join(
-        f"{name} {_percent(exits[key]['value'])}"
-        for name, key in (("coverage", "coverage"), ("right exits", "right_exits"), ("FNR on exits", "fnr_on_exits"))
+    coverage, right, missed, alarms = (
+        _percent(exits[name]["value"]) for name in ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits")
     )
+    shares = f"coverage {coverage}, right exits {right}, FNR on exits {missed}, FPR on exits {alarms}"
+    more = ""
+    if positives_only:
+        shares = f"of its cases, all positive, {coverage} exit and {right} exit rightly; FNR on exits {missed}"
+        more = " Coverage of all cases, FPR, precision and calibration are not measured: they need negatives."
     return {
         "verdict": verdict,
         "held": held,
-        "words": f"The {what} {words}: {shares}, FPR on exits {_percent(exits['fpr_on_exits']['value'])}; "
-        f"{seen}, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
-        f"{confidence:g} against a target of {target:g}.",
+        "words": f"The {what} {words}: {shares}; {seen}, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
+        f"{confidence:g} against a target of {target:g}.{more}",
     }
 
 

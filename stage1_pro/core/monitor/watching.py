@@ -17,12 +17,11 @@ from stage1_pro.core.monitor.audit import Audit, demand_groups
 from stage1_pro.core.monitor.days import awaited, open_days
 from stage1_pro.core.monitor.files import MONITOR, locked, read_monitor, write_monitor
 from stage1_pro.core.monitor.opening import CHOSEN, bundle_digest, demand_settings, digest_or_none, first_settings
-from stage1_pro.core.monitor.planning import Delay, delays
 from stage1_pro.core.monitor.reading import Reader
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, day_text, time_text
 from stage1_pro.core.monitor.tables import Decisions
 from stage1_pro.core.monitor.update import update
-from stage1_pro.core.monitor.wealth import PromiseTest
+from stage1_pro.core.monitor.wealth import Delay, PromiseTest, delays
 from stage1_pro.core.policies.words import promised_fnr
 
 TO_LABEL = "to_label.csv"

@@ -1,6 +1,6 @@
 """From a walk over candidates to the record in a policy file, the same for every policy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -28,6 +28,10 @@ class Countable(Protocol):
     @property
     def groups(self) -> int: ...
     def counts(self, candidates: FloatArray, kept: BoolArray | None = None) -> ExitCounts: ...
+
+
+End = Callable[[ExitCounts], int]
+"""From counts (J,) on all cases of val_select to the last candidate that may be certified."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,6 +170,13 @@ VIEWS_WORDS = (
 )
 
 
+WEIGHTS_WORDS = (
+    " Those new cases are of another world: by known weights w, calibration cases were kept with probability "
+    "w / {bound:g}, {kept} of {cases}, so what was counted is a sample of the world whose density is w times that of "
+    "the calibration cases, up to a factor. With weights that are estimated, nothing is promised."
+)
+
+
 MISS_WORDS = (
     " Of masks, answered negative means missed: a case whose true mask has at least {least} of the positive "
     "class, and whose mask has fewer{rule}."
@@ -196,15 +207,19 @@ def promise(
     earlier: Sequence[float] = (),
     miss_rule: Mapping[str, Any] | None = None,
     views: Views | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return the `guarantee` of a policy file.
 
     method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts; earlier:
     confidences of the other looks at the same positives, which leave less than the nominal confidence; miss_rule: of
-    masks, as a policy file records it; views: where groups get one decision each.
+    masks, as a policy file records it; views: where groups get one decision each; weights: known ones, as a policy file
+    records them.
     """
     left = remaining_confidence([*earlier, risk.confidence])
     words = (GUARANTEE + ALL_DRAWS if left else NO_CONFIDENCE).format(confidence=left, target=risk.target_fnr)
+    if weights is not None:
+        words += WEIGHTS_WORDS.format(**weights)
     if miss_rule is not None:
         words += miss_words(miss_rule)
     if grouped:
@@ -248,6 +263,13 @@ def calibrate(
 def _every_and_independent(split: Countable, candidates: FloatArray) -> tuple[ExitCounts, ExitCounts]:
     every = split.counts(candidates)
     return every, every if split.independent.all() else split.counts(candidates, split.independent)
+
+
+def ended(select: Countable, candidates: FloatArray, end: End | None) -> FloatArray:
+    """Return the candidates (J, …) up to the one where the certification is to end, which val_select alone says."""
+    if end is None or not len(candidates):
+        return candidates
+    return candidates[: end(select.counts(candidates)) + 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +322,7 @@ def independence(split: Scores) -> tuple[BoolArray, int]:
     """(N,) the cases that count as independent evidence, and the number of groups."""
     if (split.group == split.case_id).all():
         return np.ones(len(split), dtype=bool), len(split)
-    return one_case_per_group(split), len(np.unique(split.group.astype(str)))
+    return one_case_per_group(split), len(set(split.group.tolist()))
 
 
 def counted_positives(split: Scores) -> int:
@@ -335,7 +357,8 @@ def _representatives(split: Scores, members: IntArray) -> IntArray:
     """Of these positions (K,) the one of each group whose id hashes lowest."""
     draws = [blake2b(str(case).encode(), digest_size=8).digest() for case in split.case_id[members]]
     members = members[np.argsort(np.array(draws, dtype="S8"), kind="stable")]
-    return members[np.unique(split.group[members].astype(str), return_index=True)[1]]
+    lowest_last = members[::-1]  # of each group the last one is kept
+    return np.array(list(dict(zip(split.group[lowest_last].tolist(), lowest_last, strict=True)).values()), np.int64)
 
 
 def demand_binary(split: Scores) -> None:

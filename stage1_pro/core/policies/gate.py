@@ -12,10 +12,12 @@ from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.certification import (
     Calibration,
     Countable,
+    End,
     Ranked,
     calibrate_threshold,
     counted_positives,
     demand_binary,
+    ended,
     predicted,
 )
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
@@ -60,21 +62,23 @@ class GateExitPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GateCalibration:
-    """calibration: the walk over thresholds of the calibrated gate; baseline: softmax on the same cases, for
-    comparison; notes: what val_select says of the two."""
+    """calibration: the walk over thresholds of the calibrated gate; select, calib: scores that it is of; notes: what
+    val_select says of it beside the softmax policy."""
 
     calibration: Calibration
-    baseline: Calibration
+    select: Scores
+    calib: Scores
     kind: str
     params: dict[str, Any]
     notes: list[str]
 
     def fields(self) -> dict[str, Any]:
         """The gate's part of gateparams.json. Demands a certified threshold."""
-        record = self.calibration.record()
+        record, risk, rule = self.calibration.record(), self.calibration.risk, self.calibration.rule_name
+        softmax = calibrate_softmax(self.select, self.calib, risk, rule)
         diagnostics = {
             **record["diagnostics"],
-            "baselines": {"softmax": baseline_row(self.baseline, "softmax")},
+            "baselines": {"softmax": baseline_row(softmax, "softmax")},
             "notes": self.notes,
         }
         return {
@@ -97,12 +101,17 @@ def baseline_row(calibration: Calibration, name: str) -> dict[str, Any]:
 
 
 def calibrate_gate(
-    select: Scores, calib: Scores, risk: Risk, kind: str = "quantile", exit_rule: str = "symmetric"
+    select: Scores,
+    calib: Scores,
+    risk: Risk,
+    kind: str = "quantile",
+    exit_rule: str = "symmetric",
+    end: End | None = None,
 ) -> GateCalibration:
     """Fit the calibrator and the candidates on `select`, certify a threshold on `calib`.
 
-    kind: quantile, platt or isotonic. Raises UserError for scores without a gate, or with a gate that
-    ranks wrong answers first.
+    kind: quantile, platt or isotonic; end: the last candidate that may be certified. Raises UserError for scores
+    without a gate, or with a gate that ranks wrong answers first.
     """
     for split in (select, calib):
         demand_binary(split)
@@ -111,13 +120,12 @@ def calibrate_gate(
     rule = EXIT_RULES[exit_rule]
     fitted = fit_gate(kind, select, answers(select.logits), counted_positives(calib), risk, rule)
     chosen_on = _ranked(fitted, select, rule)
-    thresholds = rule.candidates(chosen_on.scores, chosen_on.answers, 0.0)
+    thresholds = ended(chosen_on, rule.candidates(chosen_on.scores, chosen_on.answers, 0.0), end)
     # from here on val_calib is read
     certified_on = _ranked(fitted, calib, rule)
     calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, fitted.warnings)
-    baseline = calibrate_softmax(select, calib, risk, exit_rule)
     notes = [*tilt_notes(fitted), advice(select, chosen_on, thresholds, counted_positives(calib), risk, rule)]
-    return GateCalibration(calibration, baseline, kind, fitted.params, notes)
+    return GateCalibration(calibration, select, calib, kind, fitted.params, notes)
 
 
 def _ranked(fitted: FittedCalibrator, split: Scores, rule: ExitRule) -> Ranked:

@@ -19,10 +19,12 @@ from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.candidate_pairs import RankedPairs, chain_pairs
 from stage1_pro.core.policies.certification import (
     Calibration,
+    End,
     any_case_per_group,
     calibrate,
     counted_positives,
     demand_binary,
+    ended,
 )
 from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, keeping_answers, log_odds
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
@@ -147,11 +149,13 @@ def calibrate_scrc(
     dirichlet: str = "tied",
     seed: int = 0,
     exit_rule: str = "symmetric",
+    end: End | None = None,
 ) -> SCRCCalibration:
     """Fit both calibrators and the candidate pairs on `select`, choose a pair on `calib`.
 
     kind: of the gate's calibrator; variant: SCRC-I or SCRC-T; dirichlet: tied or free, the free one draws its folds
-    by seed. Raises UserError for scores without a gate, or with one that cannot be used.
+    by seed; end: of SCRC-I, the last candidate that may be certified. Raises UserError for scores without a gate, or
+    with one that cannot be used.
     """
     for split in (select, calib):
         demand_binary(split)
@@ -165,7 +169,7 @@ def calibrate_scrc(
     predictions, _ = answered(probabilities, select)
     fitted = fit_gate(kind, select, predictions, positives, risk, rule)
     chosen_on = _ranked(rule, probabilities, fitted.params, select)
-    pairs = chain_pairs(chosen_on, positives, risk, rule)
+    pairs = ended(chosen_on, chain_pairs(chosen_on, positives, risk, rule), end)
     warnings = [*fitted.warnings, *_alike_warnings(chosen_on)]
     # from here on val_calib is read
     certified_on = _ranked(rule, probabilities, fitted.params, calib)

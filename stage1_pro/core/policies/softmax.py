@@ -10,7 +10,7 @@ from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.views import Views, views_of
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.certification import Calibration, Ranked, calibrate_threshold, demand_binary
+from stage1_pro.core.policies.certification import Calibration, End, Ranked, calibrate_threshold, demand_binary, ended
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.records.scores import Scores
 
@@ -49,13 +49,18 @@ class SoftmaxExitPolicy:
         return ExitDecisions(scores >= self.exit_threshold, answered, scores, probabilities)
 
 
-def calibrate_softmax(select: Scores, calib: Scores, risk: Risk, exit_rule: str = "symmetric") -> Calibration:
-    """Certify a softmax threshold: candidates and their order from `select`, the certificate from `calib`."""
+def calibrate_softmax(
+    select: Scores, calib: Scores, risk: Risk, exit_rule: str = "symmetric", end: End | None = None
+) -> Calibration:
+    """Certify a softmax threshold: candidates and their order from `select`, the certificate from `calib`.
+
+    end: the last candidate that may be certified.
+    """
     for split in (select, calib):
         demand_binary(split)
     rule = EXIT_RULES[exit_rule]
     chosen_on, certified_on = softmax_ranked(select, rule), softmax_ranked(calib, rule)
-    thresholds = softmax_candidates(chosen_on, rule)
+    thresholds = ended(chosen_on, softmax_candidates(chosen_on, rule), end)
     warnings = saturation_warnings(softmax_scores(select.logits)[np.isin(chosen_on.answers, rule.compares)])
     return calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, warnings)
 

@@ -31,22 +31,45 @@ def promised_fnr(policy: dict[str, Any]) -> float:
 
 
 def margin_words(policy: dict[str, Any]) -> str:
-    """Say how far the world may move before the promise breaks; nothing for a file that states no margin.
+    """Say how far the world may move before the promise breaks; nothing where no margin was asked for.
 
-    margin_words({"margins": {"target": 0.02, "robust_to": None, ...}})  # No margin: certified at the target itself …
+    margin_words({"margins": {"target": 0.02, "robust_to": {...}, ...}})  # Margin: FNR on exits stays within 2% …
     """
-    if "margins" not in policy:
+    found = policy.get("margins", {})
+    if found.get("robust_to") is None:
         return ""
-    found = policy["margins"]
-    if found["robust_to"] is None:
-        return (
-            "No margin: certified at the target itself, so a change of the positives may break the promise (robust_to)."
-        )
     factor = found["ratio"] ** 0.5
     return (
         f"Margin: FNR on exits stays within {100 * found['target']:g}% where densities of positives change by factors "
         f"of {1 / factor:.3g} to {factor:.3g}; of the positives that exit, {1 / found['exit_gamma']:.3g} to "
         f"{found['exit_gamma']:.3g}, or a total variation of {found['total_variation']:.2g}."
+    )
+
+
+def weight_words(policy: dict[str, Any]) -> str:
+    """Say what known weights kept of val_calib; nothing for a policy without them.
+
+    weight_words({"weights": {"bound": 3, "kept": 812, "cases": 2340, ...}})  # Known weights: 812 of 2,340 …
+    """
+    if "weights" not in policy:
+        return ""
+    found = policy["weights"]
+    return (
+        f"Known weights: {found['kept']:,} of {found['cases']:,} calibration cases were kept, "
+        f"{found['kept_positives']:,} of {found['positives']:,} positives, each with probability weight / "
+        f"{found['bound']:g}; the test split was thinned by the same rule."
+    )
+
+
+def end_words(policy: dict[str, Any]) -> str:
+    """Say at which prices a certification ended early; nothing for a policy that evidence alone has ended."""
+    if "ended_by" not in policy["diagnostics"]:
+        return ""
+    found = policy["diagnostics"]["ended_by"]
+    prices = ", ".join(f"{name} {found[name]:g}" for name in ("c1", "c2", "cm", "cf"))
+    return (
+        "Prices ended the certification: no threshold was tried beyond the one that is cheapest on val_select, at "
+        f"{prices} and stage 2 with sensitivity {found['sensitivity']:g} and specificity {found['specificity']:g}."
     )
 
 
