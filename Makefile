@@ -160,7 +160,7 @@ test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
 	$(PYTHON) -m pytest -q -m slow
 
 test-ray: $(STORE)/.ready  ## the tests on Ray: killed drivers, an object store, trials side by side
-	PYTHONPATH=$(STORE) $(PYTHON) -m pytest -q -m slow tests/pipeline/test_predict_ray.py $(ARGS)
+	PYTHONPATH=$(STORE) $(PYTHON) -m pytest -q -m slow tests/pipeline/test_predict_ray.py tests/pipeline/test_ab_ray.py $(ARGS)
 
 mc: $(READY)  ## Monte Carlo proof of validity and power, figure by figure: ARGS="--mc-table docs/validity.md"
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m mc -n auto --dist worksteal tests/validity $(ARGS)
