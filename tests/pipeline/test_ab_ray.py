@@ -25,12 +25,11 @@ def words(config: Path, tmp_path: Path) -> list[object]:
 
 
 def measured(folder: Path) -> list[dict[str, Any]]:
-    """What ab.json says of each arm but for times, dates and the name of the folder."""
+    """What ab.json says of each arm but for times, and digests of files that hold dates."""
     arms = json.loads((folder / "ab.json").read_text().replace(str(folder), "OUT"))["arms"]
     for arm in arms:
         arm.pop("cost"), arm.pop("time_ratio")
-        for run in arm["runs"]:
-            run.pop("cost")
+        arm["runs"] = [{name: run[name] for name in ("figures", "fnr_on_exits")} for run in arm["runs"]]
     return arms
 
 
