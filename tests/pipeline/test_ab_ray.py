@@ -45,7 +45,7 @@ def test_the_table_is_that_of_processes_and_a_trial_fails_alone(words, tmp_path)
     assert [len(arm["runs"]) for arm in found["ray"]] == [1, 1, 0]
 
 
-def test_an_interruption_ends_training_and_the_same_command_goes_on(words, tmp_path):
+def test_an_interruption_ends_training_which_can_be_resumed(words, tmp_path):
     words += ["--out", tmp_path / "out", "--engine", "ray", "--epochs", 60]
     with started("43_ab_test", *words) as process:
         logs = tmp_path / "out" / "logs"
