@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,6 +23,13 @@ class MaskScores:
 
     def ordered(self, order: np.ndarray) -> "MaskScores":
         return MaskScores(self.missed[order], self.dice[order], self.uncertainty[order])
+
+
+PER_CASE = (
+    *("case_id", "group", "labels", "logits", "gate_logit", "content", "order", "lengths"),
+    "certificate_group",
+)
+"""Fields of Scores with a row a case, masks aside."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +57,9 @@ class Scores:
     lengths: np.ndarray | None = None
     """(N,) int64, images of each group, where a row is a group (see `group_scores.in_groups`), else None."""
     masks: "MaskScores | None" = None
+    certificate_group: np.ndarray | None = None
+    """(N,) str, the camera or site whose certificate covers each case, "" for none, where the config names a column of
+    them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,6 +81,12 @@ class Scores:
             return self.labels
         return np.where(self.counted(answers) == self.labels, answers, 1 - answers)
 
+    def take(self, rows: np.ndarray) -> "Scores":
+        """Return the cases at these rows, (N,) bool or (K,) positions."""
+        parts = {name: value[rows] for name in PER_CASE if (value := getattr(self, name)) is not None}
+        masks = None if self.masks is None else self.masks.ordered(rows)
+        return replace(self, **parts, masks=masks)
+
     def write(self, path: Path) -> None:
         """Write as parquet, atomically. Raises ValueError where a case occurs twice."""
         import pyarrow as pa
@@ -91,6 +107,8 @@ class Scores:
             columns["gate_logit"] = pa.array(self.gate_logit[order], pa.float32())
         if self.order is not None:
             columns["order"] = pa.array(self.order[order], pa.float64())
+        if self.certificate_group is not None:
+            columns["certificate_group"] = pa.array(self.certificate_group[order].astype(str), pa.string())
         if self.content is not None:
             columns["content"] = pa.array(self.content[order], pa.uint64())
         if self.masks is not None:
@@ -144,6 +162,7 @@ def _from_table(table) -> Scores:
         answer_shift=float(metadata.get("answer_shift", 0.0)),
         content=column["content"].astype(np.uint64) if "content" in column else None,
         order=column["order"].astype(np.float64) if "order" in column else None,
+        certificate_group=column.get("certificate_group"),
         masks=MaskScores(column["missed"].astype(np.int8), column["dice"], column["uncertainty"])
         if "missed" in column
         else None,

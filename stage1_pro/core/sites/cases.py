@@ -12,7 +12,7 @@ from stage1_pro.core.bundle.contents import BundleContents
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.console import say
-from stage1_pro.core.data.cases import CaseTable, load_cases
+from stage1_pro.core.data.cases import CaseTable, labelled_cases
 from stage1_pro.core.data.decided_groups import demand_groups
 from stage1_pro.core.data.moved import moved_config
 from stage1_pro.core.errors import UserError, counted, raise_problems
@@ -25,6 +25,7 @@ OF_THE_SITE = (
     "target_fnr_exit",
     "fnr_confidence",
     "robust_to",
+    "certificate_groups",
     "false_alarm_price",
     "miss_price",
     "seed",
@@ -97,7 +98,7 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
     where = ", ".join(name for name, _ in layers)
-    cases = load_cases(moved_config(config, roots).dataset_params, decode=True)
+    cases = labelled_cases(moved_config(config, roots), decode=True)
     raise_problems(f"{where}:", cases.questions)
     demand_groups(cases, config)
     if config.dataset_params.merged:
