@@ -5,9 +5,11 @@ COPY . /source
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /source
 
 FROM python:3.11-slim
+# torch for CPUs; a mirror of it, or PyPI for torch with CUDA: --build-arg TORCH_INDEX=…
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY --from=wheel /wheels /wheels
 COPY constraints.txt /wheels/
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -c /wheels/constraints.txt torch torchvision \
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" -c /wheels/constraints.txt torch torchvision \
  && pip install --no-cache-dir -c /wheels/constraints.txt "$(ls /wheels/*.whl)[serve,onnx]" \
  && rm -r /wheels \
  && useradd --uid 10001 --no-create-home stage1

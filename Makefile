@@ -139,6 +139,7 @@ test: $(READY) data/demo/labels.csv  ## the test suite
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
 
 test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
+	$(PIP) schemathesis
 	$(PYTHON) -m pytest -q -m slow
 
 mc: $(READY)  ## Monte Carlo proof of validity and power, figure by figure: ARGS="--mc-table docs/validity.md"
@@ -160,7 +161,7 @@ bench-adaptation: $(READY)  ## adapters, optimizers and an adapted backbone on F
 bench-views: $(READY)  ## several frames of a track against one, on traffic signs: DATA=gtsrb_roadwork_32px.zip
 	$(PYTHON) benchmarks/views.py --data $(DATA) $(ARGS)
 
-bench-serve: $(READY)  ## the server against one process, and under four times its load: RUN=, ARGS="--soak 100000"
+bench-serve: $(READY)  ## the server against 60 and one process, under four times its load, at its end: RUN=, ARGS="--soak 100000"
 	$(PYTHON) benchmarks/serve.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
 
 bench-onnx: $(READY)  ## ONNX Runtime against torch, images per second of CPU time: ARGS="--size 224 --quantize"

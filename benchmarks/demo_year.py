@@ -124,10 +124,11 @@ def live(year: list[Month], run: Run, out: Path) -> None:
     """Go through the months: decide, label, read the monitor; certify anew once the alarm has gone off."""
     bundle, watch, audit = run.bundle_path, out / "watch", ("--audit_salt", out / "audit.salt")
     stage1("monitor", bundle, "--audit_share", SHARE, lines=6)
-    told, alarmed = [], False
+    told, alarmed, certificate = [], False, "first"
     for month in year:
         if month.number == RECERTIFIED and alarmed:
             bundle, watch = certified_anew(year[NEW_CAMERA - 1 : RECERTIFIED - 1], bundle, watch, out), out / "watch-2"
+            certificate = "again"
         known = ("--monitor", watch) if (watch / "monitor.json").exists() else ()
         words = ("--out", month.decided, "--audit_share", SHARE, *audit, "--time", f"{month.name}-15", *known)
         stage1("predict", bundle, month.folder, *words, lines=1)
@@ -135,12 +136,15 @@ def live(year: list[Month], run: Run, out: Path) -> None:
         words = ("--decisions", month.decided, "--labels", month.labels, *audit, "--as_of", month.next_day)
         status = stage1("monitor", bundle, "--out", watch, *words, lines=4, allowed=(0, 5))
         alarmed = alarmed or status == 5
-        told.append((month, status))
-    print("\nmonth     coverage  true FNR on exits  monitor at its end")
-    for month, status in told:
+        told.append((month, certificate, status))
+    print("\nmonth     bundle  coverage  true FNR on exits  monitor at its end")
+    for month, certificate, status in told:
         coverage, fnr = month.truth(run.splits.positive_class)
-        print(f"{month.name}   {coverage:7.1%}  {fnr:17.1%}  {'ALARM' if status == 5 else 'in force'}")
-    print(f"\n{out}/watch/monitor.html, {out}/again/report.html, {out}/watch-2/monitor.html")
+        print(f"{month.name}   {certificate}   {coverage:7.1%}  {fnr:17.1%}  {'ALARM' if status == 5 else 'in force'}")
+    print(f"\nlook at  {out}/watch/monitor.html    when the alarm went off, and what was missed since")
+    if certificate == "again":
+        print(f"         {out}/again/report.html     the new certificate, for the new camera")
+        print(f"         {out}/watch-2/monitor.html  the new bundle, in force")
 
 
 def certified_anew(months: list[Month], bundle: Path, watch: Path, out: Path) -> Path:

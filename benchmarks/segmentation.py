@@ -2,26 +2,29 @@
 
     python benchmarks/segmentation.py nuclei --data nuclei_128px.zip --out out
     python benchmarks/segmentation.py hippocampus --data hippocampus_msd.zip --out out
-    python benchmarks/segmentation.py admission --data nuclei_128px.zip --out out --seeds 6
+    python benchmarks/segmentation.py admission --data nuclei_128px.zip --out out --seeds 6 --jobs 8
+    python benchmarks/segmentation.py speed --data hippocampus_msd.zip --out out --workers 8
 Every run goes through the scripts that users call. Finished runs are not repeated, so a killed benchmark goes on.
 Writes OUT/<what>.json and prints the table.
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np
 import yaml
+from segmentation_admission import ARMS, FULL, print_tables, results, rows_of, settings_of
 
 from stage1_pro.core.metrics.monitoring import spearman
 
@@ -31,43 +34,32 @@ NOTHING_CERTIFIED = 3
 FOLDS = 5
 SELECTING, CALIBRATING = 6, 4
 """Volumes of the hippocampus that choose the epoch, and that a run must have to be calibrated."""
-STAGES = {
-    "enabled": True,
-    "initial_cases": 12,
-    "add_cases": 12,
-    "max_stages": 12,
-    "max_epochs_per_stage": 40,
-    "early_stopping_patience": 12,
-    "lr_floor_action": "end_stage",
-    "selection_threshold": 1.0,
-}
-ARMS = {
-    "default": {},
-    "random": {"strategy": "random"},
-    "difficulty": {"w_dice": 1.0, "w_uncertainty": 0.0, "w_diversity": 0.0},
-    "uncertainty": {"w_dice": 0.0, "w_uncertainty": 1.0, "w_diversity": 0.0},
-    "diversity": {"w_dice": 0.0, "w_uncertainty": 0.0, "w_diversity": 1.0},
-    "entropy": {"w_dice": 0.0, "w_uncertainty": 1.0, "w_diversity": 0.0},
-}
-"""Settings of incremental_params; the last one ranks doubt by mean entropy."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["nuclei", "hippocampus", "admission"])
+    parser.add_argument("what", choices=["nuclei", "hippocampus", "admission", "speed"])
     parser.add_argument("--data", type=Path, required=True, help="the zip file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the result")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings of admission at a time")
+    parser.add_argument("--epochs", type=int, default=12, help="of each training whose speed is measured")
+    parser.add_argument("--rounds", type=int, default=2, help="of speed")
+    parser.add_argument("--side", type=int, default=192, help="voxels of the volume whose scoring is timed, an edge")
+    parser.add_argument("--patch", type=int, default=96, help="of its windows")
     parser.add_argument("--set", nargs="*", default=[], help="further settings, as in epochs=20")
     args = parser.parse_args()
     data = args.out.resolve() / args.data.stem
     if not data.exists():
         with zipfile.ZipFile(args.data) as archive:
             archive.extractall(data)
+    if args.what == "speed":
+        return speed(data, args)
     rows = list({"nuclei": nuclei, "hippocampus": hippocampus, "admission": admission}[args.what](data, args))
     (args.out / f"{args.what}.json").write_text(json.dumps(rows, indent=1))
-    table(rows)
+    print_tables(rows) if args.what == "admission" else table(rows)
+    return 0
 
 
 def nuclei(data: Path, args: argparse.Namespace) -> Iterator[dict]:
@@ -108,48 +100,96 @@ def hippocampus(data: Path, args: argparse.Namespace) -> Iterator[dict]:
             "positive_class": "any",
             "num_workers": args.workers,
         }
-        settings = {"dataset_params": params, "epochs": 120, "batch_size": 4, "early_stop_patience": 40}
+        settings = {"dataset_params": params, "model_path": "monai:dynunet", "use_ema": True}
+        settings |= {"epochs": 120, "batch_size": 4, "early_stop_patience": 40}
         run = trained(args.out / "runs" / f"hippocampus-{fold}", settings, args.set)
         yield {"fold": fold, **measured(run)}
 
 
 def admission(data: Path, args: argparse.Namespace) -> Iterator[dict]:
-    """Cases until 95 and 98 % of the Dice on val_select that a training on all cases reaches."""
-    for seed in range(args.seeds):
-        base = {**of_nuclei(data, args.workers), "seed": seed}
-        whole = trained(args.out / "runs" / f"full-{seed}", {**base, "epochs": 100}, args.set, scores=False)
-        full = max(float(row["val_dice"]) for row in rows_of(whole / "metrics.csv") if row["val_dice"])
-        for arm, weights in ARMS.items():
-            settings = {**base, "incremental_params": {**STAGES, **weights}}
-            if arm == "entropy":
-                settings["segmentation_params"] = {"uncertainty": "entropy"}
-            run = trained(args.out / "runs" / f"{arm}-{seed}", settings, args.set, scores=False)
-            stages = [(int(row["active_cases"]), float(row["best_metric"])) for row in rows_of(run / "stages.csv")]
-            reached = {f"cases_to_{share:g}": cases_to(stages, share * full) for share in (0.95, 0.98)}
-            yield {"arm": arm, "seed": seed, "full": full, **reached, "stages": stages}
+    """Cases until 95 and 98 % of the Dice that a training on all cases reaches, over all and by kind of image."""
+    runs, seeds = args.out / "runs", range(args.seeds)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        begun = [
+            pool.submit(by_stages, runs / f"{arm}-{seed}", {**base_of(data, args, seed), **settings_of(arm)}, args.set)
+            for seed in seeds
+            for arm in (FULL, *ARMS)
+        ]
+        try:
+            for one in as_completed(begun):
+                one.result()
+        except SystemExit:
+            pool.shutdown(cancel_futures=True)
+            raise
+    yield from results(runs, data / "cases.csv", seeds)
 
 
-def cases_to(stages: list[tuple[int, float]], level: float) -> int | None:
-    """Cases of the first stage that reaches the level; None where none does."""
-    return next((cases for cases, dice in stages if dice >= level), None)
+def speed(data: Path, args: argparse.Namespace) -> int:
+    """Print what the project adds to MONAI's time; return 1 where a target is missed."""
+    from run import print_table
+    from segmentation_speed import measure
+
+    params = {
+        "sources": [{"name": "hippocampus", "root": str(data)}],
+        "class_names": ["background", "anterior", "posterior"],
+        "positive_class": "any",
+        "num_workers": args.workers,
+    }
+    rows = list(
+        measure({"dataset_params": params, "batch_size": 4, **dict(plain_setting(pair) for pair in args.set)}, args)
+    )
+    print_table(rows)
+    return 0 if all(row.passed for row in rows) else 1
 
 
-def trained(run: Path, settings: dict, further: list[str], *, scores: bool = True) -> Path:
-    """A run, trained and with the scores of its test cases, calibrated where it can be."""
+def plain_setting(pair: str) -> tuple[str, Any]:
+    """A setting of the command line; those within a section are not taken."""
+    name, _, value = pair.partition("=")
+    return name, yaml.safe_load(value)
+
+
+def base_of(data: Path, args: argparse.Namespace, seed: int) -> dict:
+    return {**of_nuclei(data, args.workers), "seed": seed}
+
+
+def by_stages(run: Path, settings: dict, further: list[str]) -> None:
+    """A run, trained, with the Dice of its stages."""
+    if (run / "stage_dice.csv").exists():
+        return
+    if "incremental_params" not in settings:  # a training on all cases has no stages that could be set
+        further = [pair for pair in further if not pair.startswith("incremental_params.")]
+    words = words_of(run, settings, further)
+    if not (run / "splits.json").exists():
+        call("00_make_splits", *words, "--run", run)
+    command = [sys.executable, str(Path(__file__).with_name("segmentation_stages.py")), str(run), *words]
+    with open(run / "training.log", "a") as log:
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        raise SystemExit(f"{run}: its training ended with {status}; see {run / 'training.log'}")
+    print(f"{run}: done", flush=True)
+
+
+def words_of(run: Path, settings: dict, further: list[str]) -> list[str]:
+    """Flags of 00 and 20: the shipped config, these settings over it, and those of the command line over both."""
     config = run.with_suffix(".yaml")
     run.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(settings))
-    files = ["--config", str(CONFIGS / "segmentation.yaml"), "--config", str(config)]
     flags = [word for pair in further for word in (f"--{pair.partition('=')[0]}", pair.partition("=")[2])]
+    return ["--config", str(CONFIGS / "segmentation.yaml"), "--config", str(config), *flags]
+
+
+def trained(run: Path, settings: dict, further: list[str]) -> Path:
+    """A run, trained and with the scores of its test cases, calibrated where it can be."""
+    words = words_of(run, settings, further)
     if not (run / "splits.json").exists():
-        call("00_make_splits", *files, *flags, "--run", run)
+        call("00_make_splits", *words, "--run", run)
     if not (run / "config.json").exists():
-        call("20_train", *files, *flags, "--run", run)
+        call("20_train", *words, "--run", run)
     elif not (run / "scores" / "val_calib.parquet").exists():
         call("20_train", "--resume", run)
-    if scores and not (run / "cases" / "val_test.csv").exists():
+    if not (run / "cases" / "val_test.csv").exists():
         call("40_eval_selective", "--run", run, "--scores_only")
-    if scores and not (run / "thresholds.json").exists() and not (run / "looks").exists():
+    if not (run / "thresholds.json").exists() and not (run / "looks").exists():
         call("25_threshold_sweep", "--run", run, allowed=(0, NOTHING_CERTIFIED))
     return run
 
@@ -187,13 +227,8 @@ def measured(run: Path) -> dict:
     }
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def table(rows: list[dict]) -> None:
-    names = [name for name in rows[0] if name != "stages"]
+    names = list(rows[0])
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     for row in rows:
         print(
@@ -208,4 +243,4 @@ def table(rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,7 +23,7 @@ from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.run_cases import own_cases
 from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.evaluation import evaluate_run, trusted_policy
-from stage1_pro.core.finish_calibration import CERTIFY, map_options
+from stage1_pro.core.finish_calibration import CERTIFY, map_options, wishes_of_policy
 from stage1_pro.core.inference.golden import golden_file, golden_images
 from stage1_pro.core.inference.onnx_files import write_onnx
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
@@ -131,7 +131,8 @@ def recertified_bundle(
         held_out = {} if refitted is None else {"val_select": refitted}
         write_scores(staged, cases, ("val_select", "val_calib", "val_test"), held_out, device="cpu")
         kind, risk = run.policy_row.name, run.risk(policy["target_fnr_exit"], policy["fnr_confidence"])
-        CERTIFY[kind](staged, risk, even_if_useless=even_if_useless, **map_options(kind, policy))
+        asked = {"even_if_useless": even_if_useless, "wishes": wishes_of_policy(run, policy)}
+        CERTIFY[kind](staged, risk, **asked, **map_options(kind, policy))
         say(evaluate_run(staged, trusted_policy(staged))["promise"]["words"])
         return export_bundle(staged, target, lambda: golden_file(Stage1Predictor.from_run(staged, "cpu")), **wishes)
 

@@ -8,28 +8,72 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from stage1_pro.core.cascade.options import early_end_of
+from stage1_pro.core.cascade.prices import PRICES_MEANT, EarlyEnd
+from stage1_pro.core.config.calibration import CalibrationArgs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
-from stage1_pro.core.errors import NothingCertified, NotWorthIt, UserError
+from stage1_pro.core.data.weight_tables import weights_of
+from stage1_pro.core.errors import NothingCertified, NotWorthIt, UserError, raise_problems
 from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.metrics.margins import fnr_after_ratio, margins
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
-from stage1_pro.core.policies.certification import demand_binary
+from stage1_pro.core.policies.certification import Calibration, demand_binary
 from stage1_pro.core.policies.gate import calibrate_gate, demand_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
+from stage1_pro.core.policies.scrc_transductive import Transductive
 from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
 from stage1_pro.core.policies.usefulness import exit_figures, valued
 from stage1_pro.core.policies.verification import evidence_words, in_expectation, promised
-from stage1_pro.core.policies.words import margin_words
+from stage1_pro.core.policies.words import margin_words, weight_words
 from stage1_pro.core.records import ledger
 from stage1_pro.core.records.looks import Look, alone, begin
 from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, write_policy
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.weights import Weights
 
 SEEN_FAILURES = (
     "A model trained anew is another look. If it is changed after seeing which calibration cases failed, no number "
     "covers that: give it a val_calib of other positives."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a calibration is asked for beside its level. weights: known ones of another world; end: where prices end
+    it. Both are fixed before val_calib is read."""
+
+    weights: Weights | None = None
+    end: EarlyEnd | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What tells this test from one without them, for the ledger."""
+        weights = {} if self.weights is None else {"weights": self.weights.digest}
+        return weights if self.end is None else {**weights, "end": self.end.record()}
+
+
+NO_WISHES = Wishes()
+
+
+def wishes_of(run: Run, args: CalibrationArgs, *, certifies: bool = True) -> Wishes:
+    """The wishes of a command line. certifies: False for a promise in expectation, which takes none.
+
+    Raises UserError with all problems.
+    """
+    weights, problems = weights_of(run, args.weights, args.weight_bound)
+    end, of_prices = early_end_of(args)
+    asked = [name for name in ("weights", "prices") if getattr(args, name) is not None]
+    if not certifies:
+        problems += [f"--{name} goes with --scrc_variant SCRC-I: SCRC-T certifies no threshold" for name in asked]
+    meant = PRICES_MEANT if any("prices" in problem for problem in of_prices) else ""
+    raise_problems("this calibration cannot begin:", [*problems, *of_prices], meant)
+    return Wishes(weights, end)
+
+
+def wishes_of_policy(run: Run, policy: dict[str, Any]) -> Wishes:
+    """The wishes that a policy file of this run was certified with."""
+    named = policy["diagnostics"].get("ended_by")
+    return Wishes(run.weights, None if named is None else EarlyEnd.of(named))
 
 
 @dataclass(slots=True)
@@ -40,6 +84,7 @@ class Calibrating:
     risk: Risk
     look: Look
     even_if_useless: bool
+    wishes: Wishes
     concluded: bool = False
 
     def conclude(
@@ -57,7 +102,8 @@ class Calibrating:
         look.settle(ledger.USELESS if refused else ledger.CERTIFIED if certified else ledger.NOTHING_CERTIFIED)
         for note in notes:
             say(note)
-        for warning in [*warnings, *_stale_placement(run, self.risk)]:
+        own = *_stale_placement(run, self.risk), *_priced_otherwise(run, self.wishes), *_few_kept(run)
+        for warning in (*warnings, *own):
             say(f"warning: {warning}")
         if not certified:
             _refuse(fields, look)
@@ -70,6 +116,11 @@ class Calibrating:
         header = policy_header(run, self.risk, look.earlier, look.entry.look)
         shift = run.scores("val_select").answer_shift
         policy = {**header, **policy, "answer_shift": shift, "margins": certified_margins(self.risk, run.config)}
+        if run.weights is not None:
+            policy["weights"] = run.weights.record(run.unweighted("val_calib"))
+            run.weights.write(run.scores_path("weights"))
+        if self.wishes.end is not None:
+            policy["diagnostics"] = {**policy["diagnostics"], "ended_by": self.wishes.end.record()}
         policy["guarantee"] = promised(policy, run.policy_path)
         write_policy(run, policy)
         _draw(run, policy)
@@ -78,23 +129,25 @@ class Calibrating:
 
 @contextmanager
 def calibrating(
-    run: Run, policy: str, risk: Risk, *, even_if_useless: bool = False, **options: Any
+    run: Run, policy: str, risk: Risk, *, even_if_useless: bool = False, wishes: Wishes, **options: Any
 ) -> Iterator[Calibrating]:
     """Look at val_calib within the block, which calibrates and concludes.
 
-    options: settings that decide the outcome beside the config. Raises UserError, and writes down nothing, for a run
-    that is not ready for this policy or is being calibrated by another process. A look that ends any other way is on
-    record, and counts unless a mistake was found before val_calib was read.
+    wishes: weights, and where prices end it; options: settings that decide the outcome beside the config. Raises
+    UserError, and writes down nothing, for a run that is not ready for this policy or is being calibrated by another
+    process. A look that ends any other way is on record, and counts unless a mistake was found before val_calib was
+    read.
     """
     demand_uncalibrated(run, policy)
     with alone(run):
         demand_uncalibrated(run, policy)  # again: another process may have ended in between
+        run.weigh(wishes.weights)
         for split in ("val_select", "val_calib"):
             demand_binary(run.scores(split))
             if policy != "softmax":
                 demand_gate(run.scores(split), split)
-        look = begin(run, policy, risk, options=options, repeat=even_if_useless)
-        calibration = Calibrating(run, risk, look, even_if_useless)
+        look = begin(run, policy, risk, options={**options, **wishes.record()}, repeat=even_if_useless)
+        calibration = Calibrating(run, risk, look, even_if_useless, wishes)
         try:
             yield calibration
         except UserError:
@@ -103,27 +156,37 @@ def calibrating(
             raise
 
 
-def certify_softmax(run: Run, risk: Risk, *, even_if_useless: bool = False) -> None:
+def certify_softmax(run: Run, risk: Risk, *, even_if_useless: bool = False, wishes: Wishes = NO_WISHES) -> None:
     """Certify the softmax threshold of a run and write thresholds.json."""
-    with calibrating(run, "softmax", risk, even_if_useless=even_if_useless) as calibration:
-        found = calibrate_softmax(run.scores("val_select"), run.scores("val_calib"), risk, run.config.exit_rule)
+    with calibrating(run, "softmax", risk, even_if_useless=even_if_useless, wishes=wishes) as calibration:
+        select, calib = run.scores("val_select"), run.scores("val_calib")
+        found = calibrate_softmax(select, calib, risk, run.config.exit_rule, wishes.end)
         rule = run.config.miss_rule
         judged = {} if rule is None else {"miss_rule": rule}
         calibration.conclude(
             certified=found.certified,
-            notes=[],
+            notes=_end_notes(found, wishes),
             warnings=found.warnings,
             fields=lambda: {**softmax_fields(found), **judged},
         )
 
 
-def certify_gate(run: Run, risk: Risk, *, even_if_useless: bool = False, calibrator: str = "quantile") -> None:
+def certify_gate(
+    run: Run,
+    risk: Risk,
+    *,
+    even_if_useless: bool = False,
+    wishes: Wishes = NO_WISHES,
+    calibrator: str = "quantile",
+) -> None:
     """Fit the gate's map on val_select, certify its threshold and write gateparams.json."""
-    with calibrating(run, "gate", risk, even_if_useless=even_if_useless, calibrator=calibrator) as calibration:
+    asked = {"even_if_useless": even_if_useless, "wishes": wishes}
+    with calibrating(run, "gate", risk, **asked, calibrator=calibrator) as calibration:
         select, calib = run.scores("val_select"), run.scores("val_calib")
-        gate = calibrate_gate(select, calib, risk, calibrator, run.config.exit_rule)
+        gate = calibrate_gate(select, calib, risk, calibrator, run.config.exit_rule, wishes.end)
         found = gate.calibration
-        calibration.conclude(certified=found.certified, notes=gate.notes, warnings=found.warnings, fields=gate.fields)
+        notes = [*gate.notes, *_end_notes(found, wishes)]
+        calibration.conclude(certified=found.certified, notes=notes, warnings=found.warnings, fields=gate.fields)
 
 
 def certify_scrc(
@@ -131,20 +194,21 @@ def certify_scrc(
     risk: Risk,
     *,
     even_if_useless: bool = False,
+    wishes: Wishes = NO_WISHES,
     calibrator: str = "quantile",
     variant: str = "SCRC-I",
     dirichlet: str = "tied",
 ) -> None:
     """Fit the gate's and the Dirichlet map on val_select, certify a pair of thresholds and write scrcparams.json."""
     chosen = {"calibrator": calibrator, "variant": variant, "dirichlet": dirichlet}
-    with calibrating(run, "scrc", risk, even_if_useless=even_if_useless, **chosen) as calibration:
+    with calibrating(run, "scrc", risk, even_if_useless=even_if_useless, wishes=wishes, **chosen) as calibration:
         select, calib = run.scores("val_select"), run.scores("val_calib")
         maps = calibrator, variant, dirichlet
-        scrc = calibrate_scrc(select, calib, risk, *maps, run.config.seed, run.config.exit_rule)
+        scrc = calibrate_scrc(select, calib, risk, *maps, run.config.seed, run.config.exit_rule, wishes.end)
         found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
         calibration.conclude(
             certified=found.certified,
-            notes=scrc.notes,
+            notes=[*scrc.notes, *_end_notes(found, wishes)],
             warnings=found.warnings,
             fields=lambda: {**versions, **scrc.fields()},
         )
@@ -155,7 +219,7 @@ CERTIFY: dict[str, Callable[..., None]] = {
     "gate": certify_gate,
     "scrc": certify_scrc,
 }
-"""How each policy of POLICY_TABLE is certified: (run, risk, even_if_useless=…, settings of its maps)."""
+"""How each policy of POLICY_TABLE is certified: (run, risk, even_if_useless=…, wishes=…, settings of its maps)."""
 
 
 def map_options(kind: str, policy: dict[str, Any]) -> dict[str, Any]:
@@ -211,6 +275,48 @@ def _stale_placement(run: Run, risk: Risk) -> list[str]:
     ]
 
 
+def _priced_otherwise(run: Run, wishes: Wishes) -> list[str]:
+    """Say where the answers were placed at another price of a false alarm than the one that ends the certification."""
+    placed_at = run.config.false_alarm_price
+    if wishes.end is None or not run.scores("val_select").answer_shift:
+        return []
+    asked = wishes.end.prices.false_alarm_price
+    if abs(asked - placed_at) <= 0.01 * placed_at or not wishes.end.prices.can_place:
+        return []
+    return [
+        f"the answers were placed at {placed_at:g} deferrals for a false alarm, and these prices say {asked:g}; a run "
+        f"trained with false_alarm_price: {asked:g} places them anew"
+    ]
+
+
+LEAST_KEPT = 1 / 3
+"""Share of val_calib that known weights should keep: with less, labels from that world are the cheaper evidence."""
+
+
+def _few_kept(run: Run) -> list[str]:
+    if run.weights is None:
+        return []
+    found = run.weights.record(run.unweighted("val_calib"))
+    if found["kept"] >= LEAST_KEPT * found["cases"]:
+        return []
+    return [
+        f"the weights keep {found['kept']} of {found['cases']} calibration cases, {found['kept_positives']} of "
+        f"{found['positives']} positives: a certificate on labels from that world (38_recalibrate.py) covers more"
+    ]
+
+
+def _end_notes(found: Calibration | Transductive, wishes: Wishes) -> list[str]:
+    """Say whether prices or evidence have ended the certification."""
+    if wishes.end is None or not isinstance(found, Calibration) or not found.certified:
+        return []
+    last = found.reached_end
+    return [
+        "the certification ends at val_select's cheapest threshold: more coverage would cost more"
+        if last
+        else "the evidence ends the certification before val_select's cheapest threshold"
+    ]
+
+
 def _draw(run: Run, policy: dict[str, Any]) -> None:
     from stage1_pro.core.report.run.charts import sweep_figure
 
@@ -241,6 +347,8 @@ def _say_policy(policy: dict[str, Any]) -> None:
     say(policy["guarantee"]["words"])
     if left:
         say(margin_words(policy))
+    if "weights" in policy:
+        say(weight_words(policy))
     if "useless" in policy:
         say(f"warning: {policy['useless']}")
     if policy["calib_use_count"] > 1:

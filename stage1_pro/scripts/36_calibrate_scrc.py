@@ -4,19 +4,19 @@
 reads   runs/<id>/scores/val_select.parquet, val_calib.parquet
 writes  runs/<id>/scrcparams.json, figures/threshold_sweep.png, looks/, one row of runs/calibrations.csv and runs/looks/
 
-Exits with status 3, and writes no policy, where nothing can be certified.
+With --weights it writes scores/weights.parquet too. Ends with status 3, and writes no policy, where nothing can be
+certified.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from stage1_pro.core import cli, console
+from stage1_pro.core.config.calibration import CalibrationArgs
 
 
 @dataclass(frozen=True)
-class Args:
-    run: str = "runs/latest"
-    """Run directory."""
+class Args(CalibrationArgs):
     scrc_variant: Literal["SCRC-I", "SCRC-T"] = "SCRC-I"
     """SCRC-I certifies FNR on exits at the stated confidence; SCRC-T bounds the expected loss of prediction sets
     exactly, and FNR on exits approximately."""
@@ -27,23 +27,17 @@ class Args:
     dirichlet: Literal["tied", "free"] = "tied"
     """Dirichlet calibration of the class probabilities: tied (½ stays ½, so the answers stay the model's), free (they
     may move)."""
-    target_fnr_exit: float | None = None
-    """Certify this target instead of the config's, above 0, up to 0.1."""
-    fnr_confidence: float | None = None
-    """Certify at this confidence instead of the config's, 0.5 to below 1."""
-    even_if_useless: bool = False
-    """Write the policy even where its exits are worth no more than deferring every case, or than answering positive
-    throughout; the report marks it."""
 
 
 def main(args: Args) -> None:
-    from stage1_pro.core.finish_calibration import certify_scrc
+    from stage1_pro.core.finish_calibration import certify_scrc, wishes_of
     from stage1_pro.core.records.run import Run
 
     run = Run.open(args.run)
     risk = run.risk(args.target_fnr_exit, args.fnr_confidence)
     maps = {"calibrator": args.calibrator, "variant": args.scrc_variant, "dirichlet": args.dirichlet}
-    certify_scrc(run, risk, even_if_useless=args.even_if_useless, **maps)
+    wishes = wishes_of(run, args, certifies=args.scrc_variant == "SCRC-I")
+    certify_scrc(run, risk, even_if_useless=args.even_if_useless, wishes=wishes, **maps)
     console.say_next(run.path, "40_eval_selective.py")
 
 

@@ -193,6 +193,16 @@ def test_augmentation_moves_image_and_mask_alike_and_is_a_function_of_its_key() 
     assert np.mean(agreement) > 0.93
 
 
+def test_no_side_of_a_volume_changes_places() -> None:
+    labels = np.zeros((16, 20, 12), dtype=np.int64)
+    labels[2:6, 3:8, 2:5] = 1  # nearer to the first side of every axis
+    for level in ("moderate", "aggressive"):
+        for epoch in range(20):
+            _, truth = augmented(labels[None].astype(np.float32), labels, level, rng_of(1, epoch, 7))
+            centre = np.argwhere(truth == 1).mean(axis=0)
+            assert (centre < (np.array(labels.shape) - 1) / 2).all()
+
+
 def test_intensities_and_spacing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(40, 9, (1, 6, 8, 10)).astype(np.float32)
@@ -205,3 +215,58 @@ def test_intensities_and_spacing(tmp_path: Path) -> None:
     ct = MaskPreprocessing(3, 1, False, intensity="ct", low=30, high=50, mean=40, deviation=5)
     assert float(ct.scaled(values).min()) == pytest.approx(-2)
     assert MaskPreprocessing.from_dict(json.loads(json.dumps(ct.to_dict()))) == ct
+
+
+def test_volumes_are_never_flipped_from_left_to_right() -> None:
+    labels = np.zeros((12, 12, 12), np.int64)
+    labels[:4] = 1  # all that is right
+    image = labels[None].astype(np.float32)
+    turned = [augmented(image, labels, "moderate", rng_of(3, epoch))[1] for epoch in range(20)]
+    assert all(one[:6].sum() > 4 * one[6:].sum() for one in turned)
+    labels = np.zeros((12, 12), np.int64)
+    labels[:4] = 1
+    flat = [augmented(labels[None].astype(np.float32), labels, "moderate", rng_of(3, epoch))[1] for epoch in range(20)]
+    assert any(one[:6].sum() < one[6:].sum() for one in flat)
+
+
+def test_a_case_is_positive_from_so_many_voxels_on_and_its_stratum_is_its_rarest_class(folder: Path) -> None:
+    for index in range(COUNT):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[:4, :4] = 1  # all have the frequent class
+        if index < 3:
+            mask[8, : index + 1] = 2
+        Image.fromarray(mask).save(folder / "masks" / f"{index:03}.png")
+    made = settings(folder, class_names=["background", "organ", "lesion"], positive_class="lesion")
+    made["segmentation_params"] = {"min_positive_voxels": 2}
+    config = merge_configs([("test", made)])
+    cases = config.task.part("read_cases")(config, decode=True)
+    assert cases.frame["label"].tolist() == [0, 1, 1, 0, 0, 0, 0, 0]
+    assert cases.frame["stratum"].tolist() == [2, 2, 2, 1, 1, 1, 1, 1]
+
+
+def test_channels_in_files_of_their_own_and_what_nnunet_ignores(folder: Path, tmp_path: Path) -> None:
+    source = as_nnunet(folder, tmp_path / "nnunet")
+    for index in range(COUNT):
+        name = tmp_path / "nnunet" / "imagesTr" / f"{index:03}_0000.png"
+        Image.open(name).convert("L").save(name)
+        Image.fromarray(np.full((32, 32), index, np.uint8)).save(name.with_name(f"{index:03}_0001.png"))
+    record = json.loads((tmp_path / "nnunet" / "dataset.json").read_text())
+    record["labels"]["ignore"] = 2
+    (tmp_path / "nnunet" / "dataset.json").write_text(json.dumps(record))
+    mask = np.array(Image.open(tmp_path / "nnunet" / "labelsTr" / "000.png"))
+    mask[:2] = 2
+    Image.fromarray(mask).save(tmp_path / "nnunet" / "labelsTr" / "000.png")
+    cases = cases_in(folder, source, class_names=None, positive_class="disc")
+    assert cases.masks is not None
+    assert (cases.masks.class_names, cases.masks.ignore_label) == (("background", "disc"), 2)
+    assert (cases.masks.channels, cases.masks.joint) == (2, False)
+    first = cases.frame["path"].iloc[3]
+    assert [Path(part).name for part in first.split(";")] == ["003_0000.png", "003_0001.png"]
+    values = picture_of(read_contents(first)).values
+    assert values.shape == (2, 32, 32)
+    np.testing.assert_allclose(values[1], 3 / 255)
+    lines = [f"{row.path},{row.mask}" for row in cases.frame.itertuples()]
+    (tmp_path / "cases.csv").write_text("path,mask\n" + "\n".join(lines))
+    named = {"name": "s", "labels": str(tmp_path / "cases.csv")}
+    again = cases_in(folder, named, class_names=["background", "disc"], positive_class="disc", ignore_label=2)
+    assert again.frame["content"].tolist() == cases.frame["content"].tolist()

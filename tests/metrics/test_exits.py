@@ -84,3 +84,21 @@ def test_curve_is_thinned_and_keeps_its_ends() -> None:
     assert (curve.thresholds[0], curve.thresholds[-1]) == (scores.max(), scores.min())
     assert curve.coverage[-1] == 1
     assert fnr_coverage_curve([np.nan], [0], [1]).thresholds.size == 0
+
+
+@pytest.mark.parametrize("floor", [1e-17, 1e-6, 0.1, 1e6])
+def test_many_scores_are_counted_as_one_by_one(floor: float) -> None:
+    """Crowded below 1 or far apart, at thresholds and a float beside them: the table of many scores misses none."""
+    rng = np.random.default_rng(4)
+    scores = 1 - np.geomspace(floor, 10 * floor + 0.5, 20_000) * rng.random(20_000)
+    thresholds = rng.choice(scores, 150)
+    near = (thresholds, np.nextafter(thresholds, 2), np.nextafter(thresholds, -np.inf), np.full(150, thresholds.max()))
+    scores[:600] = rng.permutation(np.concatenate(near))
+    scores[-9:] = [np.nan, np.inf, -np.inf, 1e308, -1e308, 2.0, -2.0, 1.0, 0.0]
+    scores = rng.permutation(scores)
+    answers, labels = rng.integers(0, 2, (2, 20_000))
+    exits = count_exits(scores, answers, labels, thresholds)
+    for at, threshold in enumerate(thresholds):
+        taken = np.isfinite(scores) & (scores >= threshold)
+        assert (exits.exited[at], exits.misses[at]) == (taken.sum(), (taken & (labels == 1) & (answers == 0)).sum())
+        assert exits.false_alarms[at] == (taken & (labels == 0) & (answers == 1)).sum()

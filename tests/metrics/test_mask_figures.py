@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stage1_pro.core.metrics.masks import LEAST, MaskSums, least_overlap, missed, uncertainty
+from stage1_pro.core.metrics.masks import LEAST, MaskSums, components, hd95, least_overlap, missed, uncertainty
 
 
 def sums(
@@ -84,3 +84,27 @@ def test_what_is_a_miss() -> None:
     assert missed(sums((0, 5, 0)), [1.0], "dice", 0.5, 0.1, 1).tolist() == [-1]  # a negative case misses nothing
     assert missed(sums((2, 9, 9)), [1.0], "dice", 0.5, 0.1, 1).tolist() == [1]
     assert missed(sums((3, 9, 9)), [1.0], "empty", 0.5, 0.1, 10).tolist() == [-1]  # too small to be positive
+
+
+def test_distances_are_in_the_unit_of_the_spacing() -> None:
+    truth, mask = np.zeros((9, 4, 5), bool), np.zeros((9, 4, 5), bool)
+    truth[2], mask[5] = True, True
+    assert hd95(truth, mask, (2.0, 1.0, 1.0)) == 6.0
+    assert hd95(truth, mask, (0.5, 9.0, 9.0)) == 1.5
+    assert hd95(truth, truth, (2.0, 1.0, 1.0)) == 0.0
+    assert np.isnan(hd95(truth, np.zeros_like(mask), (1.0, 1.0, 1.0)))
+
+
+def test_a_stray_voxel_is_more_than_the_95th_percentile_leaves_out_and_one_of_many_is_not() -> None:
+    truth = np.zeros((40, 40), bool)
+    truth[5:25, 5:25] = True
+    mask = truth.copy()
+    mask[35, 35] = True
+    assert hd95(truth, mask, (1.0, 1.0)) == 0.0  # one of 77 surface voxels
+    mask[30:36, 30:36] = True
+    assert hd95(truth, mask, (1.0, 1.0)) > 5
+
+
+def test_components_touch_by_corners() -> None:
+    assert components(np.eye(3)) == 1
+    assert components(np.array([[1, 0, 1], [0, 0, 0], [1, 0, 1]])) == 4

@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import beta
 
-from stage1_pro.core.monitor.confidence import lower_bound, upper_bound
+from stage1_pro.core.monitor.outcomes import lower_bound, upper_bound
 
 PUBLISHED = {
     (0, 149): (0.02476, 0),

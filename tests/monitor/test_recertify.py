@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.monitor.recertify import resample
+from stage1_pro.core.monitor.audit import resample
 
 SALT = b"sixteen bytes or more"
 RNG = np.random.default_rng(0)

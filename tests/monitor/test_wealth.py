@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from stage1_pro.core.monitor.planning import remaining
-from stage1_pro.core.monitor.wealth import PromiseTest, Wealth
+from stage1_pro.core.monitor.wealth import PromiseTest, Wealth, remaining
 
 TEST = PromiseTest(0.02, 0.05, 2000)
 

@@ -128,6 +128,30 @@ def test_new_images_get_decisions_and_masks_on_their_own_grid(
     assert not (tmp_path / "masks" / "broken.png").exists()
 
 
+def test_odd_images_are_decided_like_plain_ones_or_not_at_all(exported: Path, tmp_path: Path) -> None:
+    images = tmp_path / "odd"
+    images.mkdir()
+    pixels = disc_case(500)[0]
+    plain = Image.fromarray(pixels)
+    plain.save(images / "a-plain.png")
+    plain.convert("L").save(images / "b-grey.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(images / "c-sixteen.png")
+    plain.convert("RGBA").save(images / "d-alpha.png")
+    plain.convert("RGB").save(images / "e.bmp")
+    Image.fromarray(pixels[:3, :2]).save(images / "f-tiny.png")
+    two = f"{images / 'a-plain.png'};{images / 'b-grey.png'}"
+    decided = call("60_predict", exported / "bundle", images, two, "--out", tmp_path / "d.csv")
+    assert decided.status == 4, decided.err
+    rows = pd.read_csv(tmp_path / "d.csv", keep_default_na=False)
+    assert rows["answer"].tolist()[:5] == ["disc"] * 5
+    np.testing.assert_allclose(rows["score"][:5].astype(float), float(rows["score"][0]), rtol=0, atol=1e-6)
+    assert rows["answer"].tolist()[5] != ""  # a case below any window is padded
+    assert rows["decision"].tolist()[6] == "defer"
+    drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "masks").iterdir())]
+    assert [mask.shape for mask in drawn] == [(32, 32)] * 5 + [(3, 2)]
+    assert all((mask == drawn[0]).all() for mask in drawn[1:5])
+
+
 def test_scores_of_a_split_are_those_of_60(exported: Path, masks_config: Path, tmp_path: Path) -> None:
     root = Path(yaml.safe_load(masks_config.read_text())["dataset_params"]["sources"][0]["root"])
     scores = pd.read_parquet(exported / "scores" / "val_test.parquet")
@@ -151,6 +175,16 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:
     assert audited.status == 2
     verified = done("50_export_bundle", "--verify", exported / "bundle")
     assert "whole" in verified.out
+
+
+def test_a_bundle_of_masks_holds_golden_inputs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with np.load(exported / "bundle" / "golden.npz", allow_pickle=False) as arrays:
+        assert len(np.unique(arrays["logits"][:, 1])) == 8
+    checked = done("50_export_bundle", "--verify", exported / "bundle", "--golden")
+    assert "within 0 of the recorded ones" in checked.out
+    monkeypatch.setattr("stage1_pro.core.data.masks.inputs.LEAST_DEVIATION", 10.0)  # a host that scales otherwise
+    refused = call("50_export_bundle", "--verify", exported / "bundle", "--golden")
+    assert (refused.status, "outputs differ by up to" in refused.err) == (2, True)
 
 
 def test_weights_of_another_task_are_refused(

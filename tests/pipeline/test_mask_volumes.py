@@ -1,5 +1,6 @@
 """Volumes with masks: windows while scoring, and masks that lie where their images lie."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from chain import done
 from made_masks import settings
 
 from stage1_pro.core.data.masks.files import labels_of, picture_of
+from stage1_pro.core.inference.golden_masks import golden_of_masks
 from stage1_pro.core.inference.masks import mask_scorer
 from stage1_pro.core.records.run import Run
 
@@ -88,3 +90,13 @@ def test_both_orientations_of_a_volume_are_one(volumes: Path, tmp_path: Path) ->
     labels, grid = labels_of((volumes / "labelsTr" / "v03.nii.gz").read_bytes())
     assert labels.sum() == mask.sum()
     assert grid.spacing == pytest.approx((1.0, 1.5, 2.0))
+
+
+def test_golden_volumes_tell_a_host_that_does_not_turn_them(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, again = golden_of_masks(Run(run)), golden_of_masks(Run(run))
+    assert recorded == again
+    monkeypatch.setattr(nibabel, "as_closest_canonical", lambda image: image)
+    logits = [np.load(BytesIO(content))["logits"] for content in (recorded, golden_of_masks(Run(run)))]
+    off = np.abs(logits[0] - logits[1])[:, 1]
+    assert off[0] == 0  # this one lies as it should in its file
+    assert (off[1:] > 1e-3).all()

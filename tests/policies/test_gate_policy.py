@@ -174,3 +174,14 @@ def test_scores_of_answers_1_are_no_saturation() -> None:
         "exactly 1" in line
         for line in calibrate_gate(split(0), split(1), RISK, "quantile", "one_sided").calibration.warnings
     )
+
+
+@pytest.mark.parametrize("exit_rule", ["one_sided", "symmetric"])
+def test_a_certification_may_be_ended_before_val_calib_is_read(exit_rule: str) -> None:
+    """By whatever val_select's counts say; the gate's candidates stay what they were."""
+    select, calib, risk = split(1), split(2), Risk(0.05, 0.9)
+    whole = calibrate_gate(select, calib, risk, "quantile", exit_rule).calibration
+    ended = calibrate_gate(select, calib, risk, "quantile", exit_rule, lambda counts: 7).calibration
+    assert ended.parameters == whole.parameters[:8]
+    every = calibrate_gate(select, calib, risk, "quantile", exit_rule, lambda counts: counts.exited.size - 1)
+    assert every.calibration.parameters == whole.parameters

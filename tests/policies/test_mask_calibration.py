@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import beta, binom
 
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
@@ -53,6 +54,46 @@ def test_masks_are_of_use_where_all_cases_are_positive() -> None:
     assert "only 40.0% of its exits are right" in worth({**figures, "accuracy_on_exits": 0.4}, prices, masks=True)[1]
 
 
+SELECTED, CALIBRATED = 150, 250
+"""Cases of val_select and of val_calib in the simulation, all positive."""
+
+
+def miss_rates() -> np.ndarray:
+    """(CALIBRATED,) chance that the first, second … surest case of val_calib is missed, exact up to quadrature."""
+    rank = np.arange(1, CALIBRATED + 1)[:, None]
+    middles = (np.arange(2000) + 0.5) / 2000
+    confidence = beta.isf(beta.ppf(middles, rank, CALIBRATED + 1 - rank), 5, 2)
+    return ((1 - confidence) ** 1.7).mean(axis=1)
+
+
+def power_of_boundary(rises: tuple[int, ...], rates: np.ndarray) -> float:
+    """P(misses of the surest cases fall to the boundary somewhere), over thresholds between the cases of val_select."""
+    thresholds = set(np.round(CALIBRATED * np.arange(1, SELECTED + 1) / (SELECTED + 1)).astype(int).tolist())
+    running, crossed = np.zeros(CALIBRATED + 2), 0.0
+    running[0] = 1.0
+    for exited, rate in enumerate(rates, 1):
+        running[1:] = running[1:] * (1 - rate) + running[:-1] * rate
+        running[0] *= 1 - rate
+        allowed = sum(rise <= exited for rise in rises)
+        if exited in thresholds:
+            crossed += float(running[:allowed].sum())
+            running[:allowed] = 0.0
+    return crossed
+
+
+def power_of_start(threshold: float) -> float:
+    """P(the test at one threshold on the largest probability passes): exits are binomial, and their misses too."""
+    confidence = 2 * threshold - 1
+    exits = float(beta.sf(confidence, 5, 2))
+    inside = np.linspace(confidence, 1, 20_001)
+    rate = float(np.average((1 - inside) ** 1.7, weights=beta.pdf(inside, 5, 2)))
+    number = np.arange(CALIBRATED + 1)
+    passes = [
+        next((k for k in range(m + 1) if binom.cdf(k, m, RISK.target_fnr) > 1 - RISK.confidence), m + 1) for m in number
+    ]
+    return float((binom.pmf(number, CALIBRATED, exits) * binom.cdf(np.array(passes) - 1, number, rate)).sum())
+
+
 @pytest.mark.mc
 def test_few_certificates_of_masks_are_false_and_the_naive_threshold_is_not_one() -> None:
     rng = np.random.default_rng(1)
@@ -68,10 +109,18 @@ def test_few_certificates_of_masks_are_false_and_the_naive_threshold_is_not_one(
         exits = int(np.count_nonzero(confidence >= threshold))
         return float(rate[exits - 1]), float(share[exits - 1])
 
+    rates, boundaries, chances = miss_rates(), {}, []
     broken, naive_broken, coverage, draws = 0, 0, [], 400
     for _ in range(draws):
-        select, calib = drawn(rng, 150, "val_select"), drawn(rng, 250)
+        select, calib = drawn(rng, SELECTED, "val_select"), drawn(rng, CALIBRATED)
         found = calibrate_softmax(select, calib, RISK)
+        if "boundary" in found.found.facts:
+            rises = tuple(found.found.facts["boundary"]["rises"])
+            if rises not in boundaries:
+                boundaries[rises] = power_of_boundary(rises, rates)
+            chances.append(boundaries[rises])
+        else:
+            chances.append(power_of_start(found.parameters[found.walk.start]["threshold"]))
         if found.certified:
             fields = softmax_fields(found)
             fnr, covered = at(fields["exit_threshold"])
@@ -79,8 +128,12 @@ def test_few_certificates_of_masks_are_false_and_the_naive_threshold_is_not_one(
             coverage.append(covered)
             naive = fields["diagnostics"]["naive"]
             naive_broken += at(naive["threshold"])[0] > RISK.target_fnr
+    chance = np.array(chances)
+    expected, error = float(chance.sum()), float((chance * (1 - chance)).sum()) ** 0.5
     print(f"violations {broken / draws:.4f}, naive {naive_broken / draws:.3f}, coverage {np.mean(coverage):.3f}")
+    print(f"certified {len(coverage)}, by theory {expected:.1f} ± {error:.1f}")
     assert broken / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
     assert naive_broken / draws > 0.2
-    assert len(coverage) > 0.6 * draws
+    # what val_select chose is known, so the chance of each draw to be certified is a sum of binomial probabilities
+    assert abs(len(coverage) - expected) <= 4 * error
     assert np.mean(coverage) > 0.3

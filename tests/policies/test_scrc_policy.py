@@ -223,3 +223,10 @@ def test_scores_that_cannot_carry_a_policy_are_refused() -> None:
     against = replace(gated_split(0), gate_logit=-gated_split(0).gate_logit)
     with pytest.raises(UserError, match="anti-informative"):
         calibrate_scrc(against, gated_split(1), RISK, "platt")
+
+
+def test_a_certification_of_pairs_may_be_ended_before_val_calib_is_read() -> None:
+    select, calib, risk = gated_split(1), gated_split(2), Risk(0.05, 0.9)
+    whole = calibrate_scrc(select, calib, risk, exit_rule="one_sided").outcome
+    ended = calibrate_scrc(select, calib, risk, exit_rule="one_sided", end=lambda counts: 7).outcome
+    assert ended.parameters == whole.parameters[:8]

@@ -12,11 +12,9 @@ from montecarlo import Outcomes, demand_valid
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, p_value
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.monitor.audit import doubtful_probability
-from stage1_pro.core.monitor.confidence import lower_bound, upper_bound
 from stage1_pro.core.monitor.drift import DriftWealth, sequential_ranks
-from stage1_pro.core.monitor.outcomes import MISS, NOTHING, UNKNOWN, group_outcomes
-from stage1_pro.core.monitor.planning import delays, first_alarms
-from stage1_pro.core.monitor.wealth import PromiseTest
+from stage1_pro.core.monitor.outcomes import MISS, NOTHING, UNKNOWN, group_outcomes, lower_bound, upper_bound
+from stage1_pro.core.monitor.wealth import PromiseTest, delays, first_alarms
 
 pytestmark = pytest.mark.mc
 

@@ -7,7 +7,7 @@ from walks import BROKEN, CONTROL_DRAWS, DRAWS, RISK, certified, judged
 
 from stage1_pro.core.metrics.error_budget import attempt_delta
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.monitor.recertify import resample
+from stage1_pro.core.monitor.audit import resample
 
 pytestmark = pytest.mark.mc
 

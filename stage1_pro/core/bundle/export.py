@@ -17,7 +17,7 @@ from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.models.licenses import LICENSES, derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
-from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words, price_words
+from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words, price_words, weight_words
 from stage1_pro.core.records.looks import look_of, looks_counted
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.provenance import utc_now
@@ -281,6 +281,11 @@ def _on_shape(run: Run, forward_batch: int | None) -> str:
    logit may differ from the run's by 1e-4."""
 
 
+def _weighed(policy: dict[str, Any]) -> str:
+    """A line on the cases that known weights kept."""
+    return f"{words}\n" if (words := weight_words(policy)) else ""
+
+
 def _end(expires: dict[str, Any] | None) -> str:
     """A sentence on when the certificate ends."""
     if expires is None:
@@ -376,7 +381,7 @@ that must not be missed. {exit_rule_words(policy, names)}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
 {margin_words(policy)}
-{_certificates(policy)}{_looks(policy)}
+{_certificates(policy)}{_weighed(policy)}{_looks(policy)}
 {_end(expires)}{"" if run.config.task.has_masks else AUDITED}
 {_on_conversion(converted)}
 {evaluation["promise"]["words"]}

@@ -10,24 +10,29 @@ import yaml
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.cascade.economy import Bench, Demand
-from stage1_pro.core.cascade.prices import PRICES_MEANT, Prices, price_problems, prices_from
+from stage1_pro.core.cascade.prices import PRICES_MEANT, EarlyEnd, Prices, price_problems, prices_from
 from stage1_pro.core.cascade.stage_two import Assumed, Predictions, rates_of, read_predictions
 from stage1_pro.core.errors import UserError, raise_problems
 
 
-class Options(Protocol):
-    """The arguments of 45 that are checked here."""
+class Priced(Protocol):
+    """The arguments of 25, 33 and 36 that end a certification, which 45 takes as well."""
 
     @property
     def prices(self) -> str | None: ...
-    @property
-    def stage2(self) -> str | None: ...
     @property
     def sensitivity(self) -> list[str] | None: ...
     @property
     def specificity(self) -> list[str] | None: ...
     @property
     def prevalence(self) -> float | None: ...
+
+
+class Options(Priced, Protocol):
+    """The arguments of 45 that are checked here."""
+
+    @property
+    def stage2(self) -> str | None: ...
     @property
     def volume(self) -> int | None: ...
     @property
@@ -43,6 +48,20 @@ def options_of(args: Options, bench: Bench) -> tuple[Prices, Demand, Assumed | P
     raise_problems(title, problems, PRICES_MEANT if any("prices" in problem for problem in problems) else "")
     assert second is not None
     return prices_from(data, str(args.prices)), Demand(args.prevalence, args.volume, args.capacity), second
+
+
+def early_end_of(args: Priced) -> tuple[EarlyEnd | None, list[str]]:
+    """Where `--prices` and what goes with it end a certification, None where nothing does, and all problems."""
+    rates = {"--sensitivity": args.sensitivity, "--specificity": args.specificity}
+    if args.prices is None:
+        given = [name for name, value in {**rates, "--prevalence": args.prevalence}.items() if value is not None]
+        return None, [f"{name} goes with --prices" for name in given]
+    data, problems = _read_prices(args.prices)
+    (sensitivity, first), (specificity, other) = (rates_of(option, words) for option, words in rates.items())
+    problems += [*first, *other, *_prevalence_problems(args)]
+    if problems:
+        return None, problems
+    return EarlyEnd(prices_from(data, args.prices), Assumed(sensitivity, specificity).middle, args.prevalence), []
 
 
 def _read_prices(name: str | None) -> tuple[Any, list[str]]:
@@ -72,10 +91,14 @@ def _second(args: Options, bench: Bench) -> tuple[Assumed | Predictions | None, 
     return found, twice + problems
 
 
+def _prevalence_problems(args: Priced) -> list[str]:
+    if args.prevalence is None or (isfinite(args.prevalence) and 0 < args.prevalence < 1):
+        return []
+    return [f"--prevalence is {args.prevalence:g}; allowed above 0, below 1"]
+
+
 def _demand_problems(args: Options) -> list[str]:
-    problems = []
-    if args.prevalence is not None and not (isfinite(args.prevalence) and 0 < args.prevalence < 1):
-        problems.append(f"--prevalence is {args.prevalence:g}; allowed above 0, below 1")
+    problems = _prevalence_problems(args)
     if args.volume is not None and args.volume < 1:
         problems.append(f"--volume is {args.volume}; allowed 1 or more")
     if args.capacity is not None and args.capacity < 0:

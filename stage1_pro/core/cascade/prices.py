@@ -6,7 +6,7 @@ all in one currency. The target of FNR on exits comes from outside too: no price
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
@@ -152,6 +152,34 @@ def cheapest(prices: Prices, select: ExitCounts, second: StageTwo, prevalence: f
     Chosen by val_calib instead the promise breaks in .110 of the runs at .05.
     """
     return int(np.argmin(np.asarray(cost_per_thousand(prices, Exits.of(select, prevalence), second))))
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyEnd:
+    """Where prices end a certification: at val_select's cheapest candidate. prevalence: as of `cheapest`."""
+
+    prices: Prices
+    second: StageTwo
+    prevalence: float | None = None
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> EarlyEnd:
+        """The end that a policy file records."""
+        prices = Prices(*(record[name] for name in NAMES))
+        return cls(prices, StageTwo(record["sensitivity"], record["specificity"]), record["prevalence"])
+
+    def __call__(self, select: ExitCounts) -> int:
+        return cheapest(self.prices, select, self.second, self.prevalence)
+
+    def record(self) -> dict[str, float | None]:
+        """What the policy file says of it."""
+        prices = zip(NAMES, (getattr(self.prices, field.name) for field in fields(self.prices)), strict=True)
+        return {
+            **dict(prices),
+            "sensitivity": self.second.sensitivity,
+            "specificity": self.second.specificity,
+            "prevalence": self.prevalence,
+        }
 
 
 def price_problems(data: Any, where: str) -> list[str]:

@@ -38,6 +38,7 @@ def compare_runs(paths: Sequence[str]) -> Comparison:
     runs = open_runs(paths)
     names = _names(runs)
     _all(runs, demand_ready)  # of every run, before one is scored
+    _demand_one_world(runs)
     contenders = _all(list(zip(runs, names, strict=True)), lambda pair: contender_of(*pair))
     config = runs[0].config
     return compare(
@@ -48,6 +49,16 @@ def compare_runs(paths: Sequence[str]) -> Comparison:
         # the first run's generator: its intervals are those of its own report
         rng=rng_of(config.seed, "bootstrap"),
     )
+
+
+def _demand_one_world(runs: Sequence[Run]) -> None:
+    """Raise UserError where known weights make other test cases of equal splits."""
+    worlds = [run.weights.digest if run.weights else "" for run in runs]
+    if len(set(worlds)) > 1:
+        found = [f"{run.path}: weights {world[:12] or 'none'}" for run, world in zip(runs, worlds, strict=True)]
+        raise_problems(
+            "--compare: these runs were certified for different worlds:", found, "Compare runs with the same --weights."
+        )
 
 
 def open_runs(paths: Sequence[str]) -> list[Run]:

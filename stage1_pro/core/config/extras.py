@@ -10,6 +10,7 @@ EXTRAS = {
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "wandb": ("wandb",),
     "sign": ("model_signing", "OpenSSL"),
+    "seg": ("monai", "nibabel"),  # the third one of it only where a backbone becomes an encoder
 }
 """Extra → modules that must be there."""
 
@@ -23,6 +24,6 @@ def demand_extra(name: str) -> None:
 
 def demand_extras_of(config: Stage1ProConfig) -> None:
     """Raise UserError where a setting needs an extra that is not installed: at once, and not after the last epoch."""
-    for name in (config.scoring_backend, config.logger):
+    for name in (config.scoring_backend, config.logger, "seg" if config.task.has_masks else ""):
         if name in EXTRAS:
             demand_extra(name)

@@ -83,6 +83,7 @@ TASKS = {
                 "suspects": "training.masks:list_no_suspects",
                 "scorer": "inference.masks:mask_scorer",
                 "predictor": "inference.masks:MaskPredictor",
+                "golden": "inference.golden_masks:golden_of_masks",
                 "evidence": "report.run.mask_evidence:mask_evidence",
                 "uncertified": "report.run.masks_alone:draw_masks",
             },

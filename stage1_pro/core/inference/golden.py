@@ -5,7 +5,7 @@ A host that decodes, resizes or computes otherwise still gives plausible answers
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,17 +21,25 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Largest difference of a logit that another device or CPU may make."""
 
-COUNT = 8
+FILE = "image_"
+"""Begins the name of a file in golden.npz; `image_3` is a case of one file, `image_3_0` the first one of several."""
+Case = bytes | list[bytes]
+"""The file of a case, or the files of its channels."""
 _EXIF_ORIENTATION = 274
 
 
-def golden_file(predictor: Stage1Predictor) -> bytes:
+def golden_file(predictor: Any, cases: Sequence[Case] | None = None) -> bytes:
     """The content of golden.npz: `image_0` … `image_7` (bytes of a file as uint8), `logits` (8, C), `gate_logit` (8,)
-    with a gate, both float32."""
-    files = list(golden_images())
-    logits, gate = _outputs(predictor, files)
+    with a gate, both float32.
+
+    predictor: of images, or of masks; cases: other inputs than `golden_images`.
+    """
+    cases = list(golden_images()) if cases is None else cases
+    logits, gate = _outputs(predictor, cases)
     arrays: dict[str, Any] = {"logits": logits, **({} if gate is None else {"gate_logit": gate})}
-    arrays |= {f"image_{number}": np.frombuffer(content, dtype=np.uint8) for number, content in enumerate(files)}
+    for number, case in enumerate(cases):
+        files = {"": case} if isinstance(case, bytes) else {f"_{channel}": it for channel, it in enumerate(case)}
+        arrays |= {f"{FILE}{number}{at}": np.frombuffer(content, dtype=np.uint8) for at, content in files.items()}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
@@ -44,7 +52,7 @@ def golden_of_run(run: "Run", forward_batch: int | None = None) -> bytes:
     return golden_file(predictor)
 
 
-def check_golden(contents: BundleContents, device: str = "auto", predictor: Stage1Predictor | None = None) -> float:
+def check_golden(contents: BundleContents, device: str = "auto", predictor: Any = None) -> float:
     """Return the largest difference of this machine's outputs from the bundle's. Raises UserError above TOLERANCE.
 
     predictor: the bundle's, where it is loaded already; else it is loaded on `device`.
@@ -54,11 +62,11 @@ def check_golden(contents: BundleContents, device: str = "auto", predictor: Stag
         raise UserError(f"{contents.path} has no {GOLDEN}: it was exported before there was one. Export it again.")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            files = [arrays[f"image_{number}"].tobytes() for number in range(COUNT)]
+            cases = _cases(arrays)
             expected = arrays["logits"], arrays.get("gate_logit", None)
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a whole file of golden inputs ({error}). Export the bundle again.") from None
-    found = _outputs(predictor or Stage1Predictor.load(contents.path, device), files)
+    found = _outputs(predictor or contents.task.part("predictor").load(contents.path, device), cases)
     worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
     if worst > TOLERANCE:
         raise UserError(
@@ -75,8 +83,19 @@ def _difference(found: np.ndarray | None, expected: np.ndarray | None) -> float:
     return float(np.where(np.isnan(gap), np.inf, gap).max())
 
 
-def _outputs(predictor: Stage1Predictor, files: list[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
-    parts = list(predictor.outputs(files))
+def _cases(arrays: Mapping[str, np.ndarray]) -> list[Case]:
+    """The cases of golden.npz in their order. Raises KeyError or ValueError where one is missing."""
+    files: dict[int, dict[str, bytes]] = {}
+    for name in arrays:
+        if name.startswith(FILE):
+            number, _, channel = name.removeprefix(FILE).partition("_")
+            files.setdefault(int(number), {})[channel] = arrays[name].tobytes()
+    found = [files[number] for number in range(max(1, len(files)))]
+    return [case[""] if "" in case else [case[str(channel)] for channel in range(len(case))] for case in found]
+
+
+def _outputs(predictor: Any, cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray | None]:
+    parts = list(predictor.outputs(cases))
     gates = [part.gate_logit for part in parts if part.gate_logit is not None]
     return np.concatenate([part.logits for part in parts]), np.concatenate(gates) if gates else None
 
@@ -85,17 +104,17 @@ def golden_images() -> Iterator[bytes]:
     """Eight small image files, the same every time: formats, sizes and metadata that hosts get wrong."""
     turned, lossless = Image.Exif(), {"lossless": True, "exact": True}
     turned[_EXIF_ORIENTATION] = 6
-    yield _file(_scene(0, 96, 128), "PNG")
-    yield _file(_scene(1, 240, 180), "PNG")  # larger than most inputs: the antialias shows
-    yield _file(_scene(2, 97, 131), "JPEG", quality=90)
-    yield _file(_scene(3, 80, 120), "JPEG", quality=90, exif=turned)
-    yield _file(np.dstack([_scene(4, 64, 64), _scene(5, 64, 64)[..., :1]]), "PNG")  # alpha
-    yield _file((_scene(6, 64, 90)[..., 0].astype(np.uint16) << 8) + 77, "PNG")  # 16 bits
-    yield _file(_scene(7, 33, 50), "WEBP", **lossless)
-    yield _file(_scene(8, 70, 70)[..., 0], "TIFF")
+    yield file_of(scene(0, 96, 128), "PNG")
+    yield file_of(scene(1, 240, 180), "PNG")  # larger than most inputs: the antialias shows
+    yield file_of(scene(2, 97, 131), "JPEG", quality=90)
+    yield file_of(scene(3, 80, 120), "JPEG", quality=90, exif=turned)
+    yield file_of(np.dstack([scene(4, 64, 64), scene(5, 64, 64)[..., :1]]), "PNG")  # alpha
+    yield file_of((scene(6, 64, 90)[..., 0].astype(np.uint16) << 8) + 77, "PNG")  # 16 bits
+    yield file_of(scene(7, 33, 50), "WEBP", **lossless)
+    yield file_of(scene(8, 70, 70)[..., 0], "TIFF")
 
 
-def _scene(number: int, height: int, width: int) -> np.ndarray:
+def scene(number: int, height: int, width: int) -> np.ndarray:
     """(height, width, 3) uint8: waves of several lengths, and some noise."""
     rng = np.random.default_rng(number)
     y, x = np.mgrid[:height, :width]
@@ -103,7 +122,7 @@ def _scene(number: int, height: int, width: int) -> np.ndarray:
     return np.clip(np.dstack(waves) * 90 + 128 + rng.normal(0, 12, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def _file(pixels: np.ndarray, format: str, **options: Any) -> bytes:
+def file_of(pixels: np.ndarray, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()

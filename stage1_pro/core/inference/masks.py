@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # an inference host has no runs
     from stage1_pro.core.records.run import Run
 
 Progress = Callable[[int, int], None]
+Source = str | bytes | list[bytes]
+"""A case: its path, or the content of its file or files."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,9 +97,9 @@ class MaskPredictor:
     def outputs(self, images: Any, *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
         """Yield the logits of cases, batch after batch, in the order given; NaN for one that cannot be read.
 
-        images: paths; the channels of one case are parted by ";".
+        images: paths, the channels of one case parted by ";"; or the content of a case's file, or of each of its files.
         """
-        paths, done = [str(path) for path in images], 0
+        paths, done = [case if isinstance(case, bytes | list) else str(case) for case in images], 0
         for batch in self._batches(paths, None, batch_size or self.params.window_batch, workers):
             readable = [case for case in batch if case.reason is None]
             logits = np.full((len(batch), 2), np.nan, dtype=np.float32)
@@ -126,11 +128,11 @@ class MaskPredictor:
         return self.model.facts.positives
 
     @staticmethod
-    def _named(batch: Sequence[Prepared], paths: Sequence[str], done: int) -> list[str]:
+    def _named(batch: Sequence[Prepared], paths: Sequence[Source], done: int) -> list[Source]:
         return [paths[done + position] for position, case in enumerate(batch) if case.reason is None]
 
-    def _draw(self, path: str, logits: Tensor, grid: Grid) -> None:
-        if path in self.files:
+    def _draw(self, path: Source, logits: Tensor, grid: Grid) -> None:
+        if isinstance(path, str) and path in self.files:
             write_mask(self.files[path], answered(logits).cpu().numpy().astype(np.uint8), grid)
 
     @torch.inference_mode()
@@ -205,7 +207,7 @@ class MaskPredictor:
         return least_overlap(torch.isin(labels, positives).cpu().numpy(), answer.cpu().numpy())
 
     def _batches(
-        self, paths: Sequence[str], masks: Sequence[str] | None, batch_size: int, workers: int
+        self, paths: Sequence[Source], masks: Sequence[str] | None, batch_size: int, workers: int
     ) -> Iterable[list[Prepared]]:
         return DataLoader(
             _Cases(paths, masks, self.model.spec.preprocessing, self.model.facts),
@@ -220,7 +222,7 @@ class _Cases(Dataset):
     """Cases as the network takes them, with their masks where there are such."""
 
     def __init__(
-        self, paths: Sequence[str], masks: Sequence[str] | None, preprocessing: MaskPreprocessing, facts: MaskFacts
+        self, paths: Sequence[Source], masks: Sequence[str] | None, preprocessing: MaskPreprocessing, facts: MaskFacts
     ):
         self.paths, self.masks, self.preprocessing, self.facts = paths, masks, preprocessing, facts
 
@@ -229,7 +231,7 @@ class _Cases(Dataset):
 
     def __getitem__(self, position: int) -> Prepared:
         try:
-            picture = picture_of(read_contents(self.paths[position]))
+            picture = picture_of(_contents(self.paths[position]))
             labels = None if self.masks is None else labels_of(read_file(self.masks[position]))[0]
             if (picture.grid.shape and len(picture.grid.shape) != self.preprocessing.dims) or (
                 len(picture.values) != self.preprocessing.channels
@@ -242,6 +244,12 @@ class _Cases(Dataset):
         inputs: Any = self.preprocessing.inputs(picture)
         codes = None if labels is None else torch.from_numpy(self.facts.coded(labels))
         return Prepared(torch.from_numpy(inputs), picture.grid, codes)
+
+
+def _contents(case: Source) -> list[bytes]:
+    if isinstance(case, str):
+        return read_contents(case)
+    return [case] if isinstance(case, bytes) else case
 
 
 def mask_names(paths: Sequence[str]) -> list[str]:

@@ -49,7 +49,8 @@ def fnr_upper_bound(misses: ArrayLike, exited_positives: ArrayLike, delta: float
     # scipy 1.17.1 inverts wrongly where a parameter is exactly 1000 (.1251 for .0496).
     wrong = np.abs(p_value(misses, exited_positives, bound) - delta) > 1e-9 * delta
     wrong &= misses < exited_positives
-    bound[wrong] = _bisect_bound(misses[wrong], exited_positives[wrong], delta)
+    if wrong.any():
+        bound[wrong] = _bisect_bound(misses[wrong], exited_positives[wrong], delta)
     return bound
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray, ratio
+from stage1_pro.core.metrics.steps import Steps, blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +76,18 @@ def count_exits(scores: ArrayLike, answers: ArrayLike, labels: ArrayLike, thresh
     """Count exits at each threshold.
 
     scores: (N,) float; answers, labels: (N,) of 0 and 1; thresholds: (J,) in any order.
-    O(N log J): every case falls between two thresholds once, then the bins are summed.
+    O(N): every case falls between two thresholds once, then the bins are summed.
     """
     scores = np.asarray(scores, dtype=np.float64)
     thresholds = np.asarray(thresholds, dtype=np.float64)
     answered, positive = np.asarray(answers) == 1, np.asarray(labels) == 1
-    finite = np.isfinite(scores)
-    kind = positive.astype(np.uint8) * 2 + answered
     order = np.argsort(thresholds, kind="stable")
-    passed = np.searchsorted(thresholds[order], scores, side="right")  # thresholds that a score reaches
-    cell = passed * 4 + kind
-    bins = np.bincount(cell if finite.all() else cell[finite], minlength=4 * (thresholds.size + 1))
+    steps = Steps.of(thresholds[order], scores.size)
+    bins = np.zeros(4 * (thresholds.size + 1), dtype=np.int64)
+    for block in blocks(scores.size):
+        cell = steps.reached(scores[block]) * 4 + positive[block] * 2 + answered[block]
+        finite = np.isfinite(scores[block])
+        bins += np.bincount(cell if finite.all() else cell[finite], minlength=bins.size)
     reached = bins.reshape(-1, 4)[::-1].cumsum(axis=0)[::-1][1:]
     exited = np.empty_like(reached)
     exited[order] = reached

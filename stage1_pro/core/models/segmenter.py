@@ -254,8 +254,9 @@ class MaskModel(nn.Module):
     def maps(self, images: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (logits (K, *S), embedding (E,)) of each image (C, *S), in order; on the device of the images.
 
-        Cases go through whole, or in windows that overlap and are stitched with gaussian weights. A forward pass
-        always has window_batch windows of one shape, filled up with zeros: no case depends on those beside it.
+        Cases go through whole, or in windows that overlap and are stitched with gaussian weights. No case depends on
+        those beside it: a forward pass has windows of one case alone, or, of whole cases, always window_batch of one
+        shape, filled up with zeros.
         """
         if self.spec.preprocessing.patch is not None:
             yield from (self._stitched(image) for image in images)
@@ -267,7 +268,7 @@ class MaskModel(nn.Module):
             held = [(at, filled(images[at], size)) for at in range(len(images)) if sizes[at] == size]
             for start in range(0, len(held), self.params.window_batch):
                 part = held[start : start + self.params.window_batch]
-                logits, embedding = self._pass(torch.stack([image for _, image in part]))
+                logits, embedding = self._full_pass(torch.stack([image for _, image in part]))
                 for row, (at, _) in enumerate(part):
                     inside = tuple(slice(side) for side in images[at].shape[1:])
                     found[at] = logits[(row, slice(None), *inside)], embedding[row]
@@ -298,13 +299,18 @@ class MaskModel(nn.Module):
         )
         return whole[0], torch.cat(pooled).mean(dim=0)
 
+    def _full_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, pooled bottleneck) of at most window_batch whole cases of one shape, float32."""
+        missing = self.params.window_batch - len(images)
+        whole = torch.cat([images, images.new_zeros(missing, *images.shape[1:])]) if missing > 0 else images
+        logits, embedding = self._pass(whole)
+        return logits[: len(images)], embedding[: len(images)]
+
     def _pass(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits, pooled bottleneck) of at most window_batch windows, float32."""
-        missing = self.params.window_batch - len(windows)
-        whole = torch.cat([windows, windows.new_zeros(missing, *windows.shape[1:])]) if missing > 0 else windows
+        """(logits, pooled bottleneck) of windows, float32."""
         self._pooled.clear()
-        logits = self(whole).float()
-        return logits[: len(windows)], self._pooled[-1][: len(windows)].float()
+        logits = self(windows).float()
+        return logits, self._pooled[-1].float()
 
     def _watch_bottleneck(self) -> None:
         """Keep what the deepest layer makes, pooled: the last of those whose output has the fewest voxels."""

@@ -14,9 +14,16 @@ import numpy as np
 
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.hashing import mixed, unit
-from stage1_pro.core.monitor.confidence import lower_bound, upper_bound
 from stage1_pro.core.monitor.drift import psi, psi_noise, sequential_ranks
-from stage1_pro.core.monitor.outcomes import MISS, NOTHING, UNKNOWN, group_outcomes, needs_label
+from stage1_pro.core.monitor.outcomes import (
+    MISS,
+    NOTHING,
+    UNKNOWN,
+    group_outcomes,
+    lower_bound,
+    needs_label,
+    upper_bound,
+)
 from stage1_pro.core.monitor.state import Alarm, Drift, Monitor, Store, Stream, Watch, day_text, time_text
 from stage1_pro.core.monitor.tables import DAY, FAR, Audited, Closed, Sample, Table, Tally, day_of
 from stage1_pro.core.monitor.wealth import PromiseTest

@@ -8,8 +8,7 @@ from typing import Any
 from stage1_pro.core.monitor.audit import Audit
 from stage1_pro.core.monitor.days import close_days
 from stage1_pro.core.monitor.decisions import take_decisions
-from stage1_pro.core.monitor.intake import Taken, demand_sound
-from stage1_pro.core.monitor.labels import take_labels
+from stage1_pro.core.monitor.intake import Taken, demand_sound, take_labels
 from stage1_pro.core.monitor.state import Monitor, time_text
 from stage1_pro.core.monitor.tables import Decisions, Labels
 

@@ -24,11 +24,10 @@ from stage1_pro.core.monitor.opening import (
     first_settings,
     reader_of,
 )
-from stage1_pro.core.monitor.planning import Delay, delays
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, day_text, time_text
 from stage1_pro.core.monitor.tables import Decisions
 from stage1_pro.core.monitor.update import update
-from stage1_pro.core.monitor.wealth import PromiseTest
+from stage1_pro.core.monitor.wealth import Delay, PromiseTest, delays
 from stage1_pro.core.policies.words import promised_fnr
 
 TO_LABEL = "to_label.csv"

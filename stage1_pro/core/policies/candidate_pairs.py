@@ -12,6 +12,7 @@ import numpy as np
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.steps import Steps
 from stage1_pro.core.policies.certification import independence, predicted_of
 from stage1_pro.core.policies.exit_rules import ExitRule
 from stage1_pro.core.records.scores import Scores
@@ -56,11 +57,11 @@ def count_pairs(
     """Counts (J1, J2) of exits gate >= lambda1 and confidence >= lambda2; both thresholds ascending.
 
     Every case falls into one cell of the grid, then the cells are summed from the strict corner:
-    O(N log J + J1 J2), no loop over pairs.
+    O(N + J1 J2), no loop over pairs.
     """
     rows, columns = len(lambda1) + 1, len(lambda2) + 1
-    cell = np.searchsorted(lambda1, gate, side="right") * columns + np.searchsorted(lambda2, confidence, side="right")
-    cell = cell * 4 + (np.asarray(labels) == 1) * 2 + (np.asarray(answers) == 1)
+    row, column = Steps.of(lambda1, gate.size).reached(gate), Steps.of(lambda2, gate.size).reached(confidence)
+    cell = (row * columns + column) * 4 + (np.asarray(labels) == 1) * 2 + (np.asarray(answers) == 1)
     finite = np.isfinite(gate) & np.isfinite(confidence)
     table = np.bincount(cell if finite.all() else cell[finite], minlength=rows * columns * 4)
     table = table.reshape(rows, columns, 4)[::-1, ::-1].cumsum(axis=0).cumsum(axis=1)[::-1, ::-1][1:, 1:]

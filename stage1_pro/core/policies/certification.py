@@ -30,6 +30,10 @@ class Countable(Protocol):
     def counts(self, candidates: FloatArray, kept: BoolArray | None = None) -> ExitCounts: ...
 
 
+End = Callable[[ExitCounts], int]
+"""From counts (J,) on all cases of val_select to the last candidate that may be certified."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
     """One split as a policy ranks it. scores: (N,) float64; answers, labels: (N,), the answers as they count;
@@ -57,17 +61,19 @@ class Family:
     """A policy whose maps val_select has fixed, so that only its thresholds are left to certify.
 
     ranked: a split as the policy ranks it; candidates: (val_select's ranking, how many positives val_calib counts,
-    risk) → thresholds (J,), or (J, F) of F each, in the order of growing coverage; names: of these in a sweep.
+    risk) → thresholds (J,), or (J, F) of F each, in the order of growing coverage; names: of these in a sweep; end: the
+    last candidate that may be certified.
     """
 
     ranked: Callable[[Scores], Any]
     candidates: Callable[[Any, int, Risk], FloatArray]
     names: tuple[str, ...]
     rule: ExitRule
+    end: End | None = None
 
     def proposed(self, select: Countable, positives: int, risk: Risk) -> tuple[FloatArray, list[dict[str, float]]]:
         """Candidates, and each of them as a row of the sweep names it."""
-        found = self.candidates(select, positives, risk)
+        found = ended(select, self.candidates(select, positives, risk), self.end)
         rows = found.reshape(len(found), len(self.names)).tolist()
         return found, [dict(zip(self.names, row, strict=True)) for row in rows]
 
@@ -114,6 +120,11 @@ class Calibration:
             names = [", ".join(f"{name} {value:.6g}" for name, value in row.items()) for row in self.parameters]
             raise NothingCertified(refusal(self.walk, self.risk.target_fnr, self.risk.confidence, names))
         return self.walk.answer
+
+    @property
+    def reached_end(self) -> bool:
+        """Whether the last candidate is the certified one."""
+        return self.walk.answer == len(self.parameters) - 1
 
     def chosen(self) -> dict[str, float]:
         """The certified thresholds by name. Raises NothingCertified."""
@@ -215,6 +226,13 @@ VIEWS_WORDS = (
 )
 
 
+WEIGHTS_WORDS = (
+    " Those new cases are of another world: by known weights w, calibration cases were kept with probability "
+    "w / {bound:g}, {kept} of {cases}, so what was counted is a sample of the world whose density is w times that of "
+    "the calibration cases, up to a factor. With weights that are estimated, nothing is promised."
+)
+
+
 MISS_WORDS = (
     " Of masks, answered negative means missed: a case whose true mask has at least {min_voxels} voxels of the "
     "positive class, and whose mask has fewer{rule}."
@@ -245,16 +263,19 @@ def promise(
     miss_rule: Mapping[str, Any] | None = None,
     views: Views | None = None,
     certified: tuple[str, Sequence[str]] | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return the `guarantee` of a policy file.
 
     method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts; earlier:
     confidences of the other looks at the same positives, which leave less than the nominal confidence; miss_rule: of
     masks, as a policy file records it; views: where groups get one decision each; certified: the column of cameras or
-    sites, and the names of those that have a certificate each.
+    sites, and the names of those that have a certificate each; weights: known ones, as a policy file records them.
     """
     left = remaining_confidence([*earlier, risk.confidence])
     words = (GUARANTEE + ALL_DRAWS if left else NO_CONFIDENCE).format(confidence=left, target=risk.target_fnr)
+    if weights is not None:
+        words += WEIGHTS_WORDS.format(**weights)
     if miss_rule is not None:
         words += miss_words(miss_rule)
     if certified is not None:
@@ -292,6 +313,13 @@ def calibrate(
 def _every_and_independent(split: Countable, candidates: FloatArray) -> tuple[ExitCounts, ExitCounts]:
     every = split.counts(candidates)
     return every, every if split.independent.all() else split.counts(candidates, split.independent)
+
+
+def ended(select: Countable, candidates: FloatArray, end: End | None) -> FloatArray:
+    """Return the candidates (J, …) up to the one where the certification is to end, which val_select alone says."""
+    if end is None or not len(candidates):
+        return candidates
+    return candidates[: end(select.counts(candidates)) + 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.certification import (
     Calibration,
+    End,
     Family,
     Ranked,
     counted_positives,
@@ -97,12 +98,17 @@ def baseline_row(calibration: Calibration, name: str) -> dict[str, Any]:
 
 
 def calibrate_gate(
-    select: Scores, calib: Scores, risk: Risk, kind: str = "quantile", exit_rule: str = "symmetric"
+    select: Scores,
+    calib: Scores,
+    risk: Risk,
+    kind: str = "quantile",
+    exit_rule: str = "symmetric",
+    end: End | None = None,
 ) -> GateCalibration:
     """Fit the calibrator and the candidates on `select`, certify a threshold on `calib`.
 
-    kind: quantile, platt or isotonic. Raises UserError for scores without a gate, or with a gate that
-    ranks wrong answers first.
+    kind: quantile, platt or isotonic; end: the last candidate that may be certified. Raises UserError for scores
+    without a gate, or with a gate that ranks wrong answers first.
     """
     for split in (select, calib):
         demand_binary(split)
@@ -115,6 +121,7 @@ def calibrate_gate(
         lambda ranked, _, __: rule.candidates(ranked.scores, ranked.answers, 0.0),
         ("threshold",),
         rule,
+        end,
     )
     calibration = certify_family(family, select, calib, risk, fitted.warnings)
     baseline = calibrate_softmax(select, calib, risk, exit_rule)

@@ -67,6 +67,11 @@ class GroupCalibration(Calibration):
         return bool(self.passed)
 
     @property
+    def reached_end(self) -> bool:
+        """Whether in every certified group the last candidate is the certified one."""
+        return all(part.reached_end for part in self.passed.values())
+
+    @property
     def deferred(self) -> dict[str, Deferred]:
         """The groups of which every case defers, by name."""
         failed = {name: _failed(part) for name, part in self.parts.items() if not part.certified}

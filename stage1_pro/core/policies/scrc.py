@@ -19,6 +19,7 @@ from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.candidate_pairs import RankedPairs, chain_pairs
 from stage1_pro.core.policies.certification import (
     Calibration,
+    End,
     Family,
     any_case_per_group,
     counted_positives,
@@ -149,11 +150,13 @@ def calibrate_scrc(
     dirichlet: str = "tied",
     seed: int = 0,
     exit_rule: str = "symmetric",
+    end: End | None = None,
 ) -> SCRCCalibration:
     """Fit both calibrators and the candidate pairs on `select`, choose a pair on `calib`.
 
     kind: of the gate's calibrator; variant: SCRC-I or SCRC-T; dirichlet: tied or free, the free one draws its folds
-    by seed. Raises UserError for scores without a gate, or with one that cannot be used.
+    by seed; end: of SCRC-I, the last candidate that may be certified. Raises UserError for scores without a gate, or
+    with one that cannot be used.
     """
     for split in (select, calib):
         demand_binary(split)
@@ -171,6 +174,7 @@ def calibrate_scrc(
         lambda ranked, counted, at: chain_pairs(ranked, counted, at, rule),
         ("lambda1", "lambda2"),
         rule,
+        end,
     )
     warnings = [*fitted.warnings, *_alike_warnings(family.ranked(select))]
     outcome = VARIANTS[variant](family, select, calib, risk, warnings)

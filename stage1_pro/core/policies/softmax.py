@@ -10,7 +10,7 @@ from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.views import Views, views_of
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.certification import Calibration, Family, Ranked, demand_binary
+from stage1_pro.core.policies.certification import Calibration, End, Family, Ranked, demand_binary
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.group_certificates import certify_family
 from stage1_pro.core.records.scores import Scores
@@ -50,26 +50,30 @@ class SoftmaxExitPolicy:
         return ExitDecisions(scores >= self.exit_threshold, answered, scores, probabilities)
 
 
-def calibrate_softmax(select: Scores, calib: Scores, risk: Risk, exit_rule: str = "symmetric") -> Calibration:
+def calibrate_softmax(
+    select: Scores, calib: Scores, risk: Risk, exit_rule: str = "symmetric", end: End | None = None
+) -> Calibration:
     """Certify a softmax threshold, for each certificate group where the scores name some.
 
-    Candidates and their order come from `select`, the certificate from `calib`.
+    Candidates and their order come from `select`, the certificate from `calib`. end: the last candidate that may be
+    certified.
     """
     for split in (select, calib):
         demand_binary(split)
     rule = EXIT_RULES[exit_rule]
     compared = np.isin(select.counted(answers(select.logits)), rule.compares)
     warnings = saturation_warnings(softmax_scores(select.logits)[compared])
-    return certify_family(softmax_family(rule), select, calib, risk, warnings)
+    return certify_family(softmax_family(rule, end), select, calib, risk, warnings)
 
 
-def softmax_family(rule: ExitRule) -> Family:
+def softmax_family(rule: ExitRule, end: End | None = None) -> Family:
     """Return the softmax policy as what is certified of it: a threshold."""
     return Family(
         lambda split: softmax_ranked(split, rule),
         lambda ranked, _, __: softmax_candidates(ranked, rule),
         ("threshold",),
         rule,
+        end,
     )
 
 

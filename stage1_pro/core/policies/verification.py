@@ -297,9 +297,21 @@ def _states_its_margins(file: PolicyFile) -> Iterator[str]:
         yield "$.margins are not those of the level that is certified"
 
 
+def _counts_what_was_kept(file: PolicyFile) -> Iterator[str]:
+    """With known weights what is counted is what they keep, and a promise in expectation has none."""
+    if "weights" not in file.content:
+        return
+    weights, metrics = file["weights"], file["val_calib_metrics"]
+    if (weights["kept"], weights["kept_positives"]) != (metrics["cases"], metrics["positives"]):
+        yield "$.weights and $.val_calib_metrics count other cases"
+    if in_expectation(file.content):
+        yield "$.weights goes with a certificate, and this is a promise in expectation"
+
+
 EVERY: tuple[Check, ...] = (
     _names_its_groups,
     _states_its_margins,
+    _counts_what_was_kept,
     _says_what_its_numbers_do,
     _states_what_remains,
     _promises_the_target,
@@ -356,6 +368,7 @@ def _promised(file: PolicyFile) -> dict[str, str]:
     facts: dict[str, Any] = {"earlier": file.earlier, "miss_rule": file.miss_rule, "views": views_of(file.content)}
     if "groups" in file.content:
         facts["certified"] = file["certificate_groups"], sorted(file["groups"])
+    facts["weights"] = file.content.get("weights")
     return promise(file.risk, file.kind.name, grouped=file.grouped, **facts)
 
 

@@ -57,6 +57,21 @@ def margin_words(policy: dict[str, Any]) -> str:
     )
 
 
+def weight_words(policy: dict[str, Any]) -> str:
+    """Say what known weights kept of val_calib; nothing for a policy without them.
+
+    weight_words({"weights": {"bound": 3, "kept": 812, "cases": 2340, ...}})  # Known weights: 812 of 2,340 …
+    """
+    if "weights" not in policy:
+        return ""
+    found = policy["weights"]
+    return (
+        f"Known weights: {found['kept']:,} of {found['cases']:,} calibration cases were kept, "
+        f"{found['kept_positives']:,} of {found['positives']:,} positives, each with probability weight / "
+        f"{found['bound']:g}; the test split was thinned by the same rule."
+    )
+
+
 def price_words(policy: dict[str, Any]) -> str:
     """Say at which prices a policy was placed and judged; nothing for a file that records none."""
     if "prices" not in policy:

@@ -18,6 +18,7 @@ from stage1_pro.core.records.paths import LATEST, RunPaths, point_latest, shorte
 from stage1_pro.core.records.provenance import environment
 from stage1_pro.core.records.scores import Scores, read_scores
 from stage1_pro.core.records.splits import Splits, read_splits
+from stage1_pro.core.records.weights import WEIGHED, Weights, read_weights
 
 
 class Run(RunPaths):
@@ -134,10 +135,27 @@ class Run(RunPaths):
         self.__dict__["config"] = config
 
     def scores(self, split: str) -> Scores:
+        """What counts in one split: what gets a decision, and of val_calib and val_test what known weights keep."""
+        cases = self.unweighted(split)
+        return cases if self.weights is None or split not in WEIGHED else self.weights.thinned(cases)
+
+    def unweighted(self, split: str) -> Scores:
         """What gets a decision in one split: its images, or with decide_by: group one row a group."""
         views = self.config.group_views
         images = self.image_scores(split)
         return images if views is None else in_groups(images, views, self.config.dataset_params.group_label)
+
+    @cached_property
+    def weights(self) -> Weights | None:
+        """The known weights that the run's policy was certified with; None without them, or without a policy."""
+        if not self.policy_path.exists():
+            return None
+        named = artifacts.read_json(self.policy_path, self.policy_row.schema).get("weights")
+        return None if named is None else read_weights(self.scores_path("weights"), named["digest"])
+
+    def weigh(self, weights: Weights | None) -> None:
+        """From now on take these weights: those of a calibration under way, whose policy is not written yet."""
+        self.__dict__["weights"] = weights
 
     def image_scores(self, split: str) -> Scores:
         """Scores of one split, a row an image, checked to belong to this run's weights and splits."""

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,15 +21,9 @@ class MaskScores:
     dice: np.ndarray
     uncertainty: np.ndarray
 
-    def ordered(self, order: np.ndarray) -> "MaskScores":
-        return MaskScores(self.missed[order], self.dice[order], self.uncertainty[order])
-
-
-PER_CASE = (
-    *("case_id", "group", "labels", "logits", "gate_logit", "content", "order", "lengths"),
-    "certificate_group",
-)
-"""Fields of Scores with a row a case, masks aside."""
+    def take(self, rows: np.ndarray) -> "MaskScores":
+        """The cases at these positions, or where a mask (N,) holds."""
+        return MaskScores(self.missed[rows], self.dice[rows], self.uncertainty[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +62,12 @@ class Scores:
     def positives(self) -> int:
         return int(np.count_nonzero(self.labels == 1))
 
+    def take(self, rows: np.ndarray) -> "Scores":
+        """The cases at these positions, or where a mask (N,) holds."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: column[rows] for name, column in columns.items() if isinstance(column, np.ndarray)}
+        return replace(self, **arrays, masks=None if self.masks is None else self.masks.take(rows))
+
     def counted(self, answers: np.ndarray) -> np.ndarray:
         """(N,) the answers as they count: of a positive case with a mask, whether the mask is right.
 
@@ -80,12 +80,6 @@ class Scores:
         if self.masks is None:
             return self.labels
         return np.where(self.counted(answers) == self.labels, answers, 1 - answers)
-
-    def take(self, rows: np.ndarray) -> "Scores":
-        """Return the cases at these rows, (N,) bool or (K,) positions."""
-        parts = {name: value[rows] for name in PER_CASE if (value := getattr(self, name)) is not None}
-        masks = None if self.masks is None else self.masks.ordered(rows)
-        return replace(self, **parts, masks=masks)
 
     def write(self, path: Path) -> None:
         """Write as parquet, atomically. Raises ValueError where a case occurs twice."""
@@ -112,7 +106,7 @@ class Scores:
         if self.content is not None:
             columns["content"] = pa.array(self.content[order], pa.uint64())
         if self.masks is not None:
-            masks = self.masks.ordered(order)
+            masks = self.masks.take(order)
             columns["missed"] = pa.array(masks.missed, pa.int8())
             columns["dice"] = pa.array(masks.dice, pa.float64())
             columns["uncertainty"] = pa.array(masks.uncertainty, pa.float64())

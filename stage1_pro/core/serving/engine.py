@@ -111,10 +111,13 @@ class Engine:
         patience = self._loop.time() + self.limits.wait_s
         while len(jobs) < min(self.limits.forward_batch, self.busy()):
             try:
-                async with asyncio.timeout_at(patience):
-                    jobs.append(await self._waiting.get())
-            except TimeoutError:
-                break
+                jobs.append(self._waiting.get_nowait())  # under load they are here, and a timer an image costs
+            except asyncio.QueueEmpty:
+                try:
+                    async with asyncio.timeout_at(patience):
+                        jobs.append(await self._waiting.get())
+                except TimeoutError:
+                    break
         return jobs
 
     def _dropped(self, job: _Prepared) -> bool:

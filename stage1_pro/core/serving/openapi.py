@@ -10,6 +10,7 @@ FORM_BYTES = 64 * 1024
 """What the frame of a form may add to an image."""
 
 _BINARY = {"type": "string", "format": "binary"}
+_IMAGE = {**_BINARY, "minLength": 1}  # in a batch an empty one is an element with an error
 _WORD = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": WORD}
 _ROW = {key: value for key, value in schema("decision").items() if not key.startswith("$")}
 _ERROR = {
@@ -47,7 +48,7 @@ def _form(*, many: bool) -> dict[str, Any]:
     def field(node: dict[str, Any]) -> dict[str, Any]:
         return {"type": "array", "items": node} if many else node
 
-    image = {**field(_BINARY), **({"minItems": 1} if many else {})}  # a form cannot tell no names from an empty list
+    image = {**field(_BINARY), "minItems": 1} if many else _IMAGE  # a form cannot tell no names from an empty list
     properties = {IMAGES: image, **{name: field(_WORD) for name in NAMES}}
     return {"schema": {"type": "object", "required": [IMAGES], "properties": properties}}
 
@@ -66,7 +67,7 @@ DECIDE: dict[str, Any] = {
         "parameters": _NAMES,
         "requestBody": {
             "required": True,
-            "content": {"application/octet-stream": {"schema": _BINARY}, "multipart/form-data": _form(many=False)},
+            "content": {"application/octet-stream": {"schema": _IMAGE}, "multipart/form-data": _form(many=False)},
         },
     },
 }

@@ -65,6 +65,7 @@ def serve(service: Service, bound: socket.socket, on_ready: Callable[[], None]) 
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing looks at the client's address
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(service.limits.deadline_s) + _LAST_ANSWERS_S,
     )

@@ -23,10 +23,9 @@ from stage1_pro.core.errors import UserError, counted, first_few
 from stage1_pro.core.metrics.error_budget import attempt_delta
 from stage1_pro.core.metrics.hashing import drawn, hash64
 from stage1_pro.core.metrics.views import views_of
-from stage1_pro.core.monitor.audit import Audit
+from stage1_pro.core.monitor.audit import Audit, resample
 from stage1_pro.core.monitor.files import MONITOR, locked, read_monitor
 from stage1_pro.core.monitor.opening import demand_settings, digest_or_none, reader_of
-from stage1_pro.core.monitor.recertify import resample
 from stage1_pro.core.monitor.state import Monitor, day_text, time_text
 from stage1_pro.core.monitor.tables import DAY, Decisions, Labels
 from stage1_pro.core.records.provenance import utc_now

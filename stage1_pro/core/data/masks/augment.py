@@ -18,14 +18,14 @@ def augmented(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (image (C, *S), labels (*S)) as an epoch sees them. level: none, moderate, aggressive.
 
-    moderate: flips, quarter turns in 2D and up to 15 degrees in plane in 3D, scale, brightness and contrast;
-    aggressive adds elastic deformation and noise. Volumes are not flipped left to right: organs have sides.
+    moderate: flips and quarter turns in 2D, up to 15 degrees in plane in 3D, scale, brightness and contrast;
+    aggressive adds elastic deformation and noise. Volumes are not flipped: organs have sides, a front and a back.
     """
     if level == "none":
         return image, labels
     flat = labels.ndim == 2
-    image, labels = _flipped(image, labels, range(labels.ndim) if flat else range(1, labels.ndim), rng)
     if flat:
+        image, labels = _flipped(image, labels, rng)
         turns = int(rng.integers(4))
         image, labels = np.rot90(image, turns, axes=(1, 2)), np.rot90(labels, turns)
     image, labels = _moved(image, labels, level, 0.0 if flat else float(rng.uniform(-TURN, TURN)), rng)
@@ -38,10 +38,8 @@ def augmented(
     return np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(labels)
 
 
-def _flipped(
-    image: np.ndarray, labels: np.ndarray, axes: range, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    chosen = tuple(axis for axis in axes if rng.random() < 0.5)
+def _flipped(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    chosen = tuple(axis for axis in range(labels.ndim) if rng.random() < 0.5)
     return np.flip(image, tuple(axis + 1 for axis in chosen)), np.flip(labels, chosen)
 
 

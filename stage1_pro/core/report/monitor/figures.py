@@ -5,11 +5,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.monitor.state import Monitor
 from stage1_pro.core.report.common import style
 
 LOWEST = -3.0
 """Decades of the wealth that the figure shows below 1: further down it only says that all is well."""
+LAST = 100
+"""Audited exited positives that the recent rate is of, or as many more as the oldest of their days held."""
 MARKED = 12
 """Days up to which each is marked, since a line of so few says little."""
 
@@ -28,7 +31,7 @@ def draw_wealth(figure: Figure, monitor: Monitor) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: f"{10**value:g}" if abs(value) < 4 else f"1e{value:g}")
     axes.set_ylabel("wealth M")
-    _finish(figure, axes)
+    _finish(figure, axes, monitor)
 
 
 def draw_bounds(figure: Figure, monitor: Monitor) -> None:
@@ -42,11 +45,22 @@ def draw_bounds(figure: Figure, monitor: Monitor) -> None:
     days = _days(monitor)
     axes.fill_between(days, lower, upper, color=style.BLUE, alpha=0.15, linewidth=0, label="not ruled out")
     rate = np.divide(missed, seen, out=np.full(seen.shape, np.nan), where=seen > 0)
-    _line(axes, monitor, rate, style.BLUE, f"seen so far{of}")
+    _line(axes, monitor, rate, style.BLUE, f"since the start{of}")
+    recent = recent_rate(seen, missed)
+    _line(axes, monitor, recent, style.PINK, f"last {LAST}")
     style.target_line(axes, target)
-    last = [values[-1] for values in (upper, rate) if len(values) and np.isfinite(values[-1])]
-    style.fnr_axis(axes, target, *last)
-    _finish(figure, axes)
+    shown = [float(np.nanmax(values)) for values in (upper[-1:], rate, recent) if np.isfinite(values).any()]
+    style.fnr_axis(axes, target, *shown)
+    _finish(figure, axes, monitor)
+
+
+def recent_rate(seen: FloatArray, missed: FloatArray) -> FloatArray:
+    """(D,) share missed among the last LAST positives at the end of each day, NaN before there were so many."""
+    seen, missed = np.append(0, seen), np.append(0, missed)
+    before = np.searchsorted(seen, seen[1:] - LAST, side="right") - 1
+    known = before >= 0
+    of, found = seen[1:] - seen[before], missed[1:] - missed[before]
+    return np.divide(found, of, out=np.full(found.shape, np.nan), where=known & (of > 0))
 
 
 def draw_exits(figure: Figure, monitor: Monitor) -> None:
@@ -112,10 +126,14 @@ def _line(axes: Axes, monitor: Monitor, values: np.ndarray, colour: str, label: 
     axes.plot(_days(monitor), values, color=colour, label=label, marker=marker, markersize=4)
 
 
-def _finish(figure: Figure, axes: Axes) -> None:
-    """Days along x, a line where the alarm went off, and the legend."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+def _finish(figure: Figure, axes: Axes, alarmed: Monitor | None = None) -> None:
+    """Days along x, a line where an alarm went off, and the legend."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
+    for stream in () if alarmed is None else alarmed.streams:
+        if stream.alarm is not None:
+            day = date2num(np.datetime64(stream.alarm.day, "D"))
+            axes.axvline(day, color=style.INK, linewidth=0.8, linestyle=":", label="alarm")
     locator = AutoDateLocator(minticks=2, maxticks=5)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.commands import spoken
 from stage1_pro.core.errors import counted
 from stage1_pro.core.monitor.days import awaited, open_days
-from stage1_pro.core.monitor.planning import BROKEN, remaining
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, Stream, day_text, time_text
 from stage1_pro.core.monitor.watching import SCORES, standing, unlabelled
+from stage1_pro.core.monitor.wealth import BROKEN, remaining
 from stage1_pro.core.report.common.cells import DIGEST_SHOWN, Cell, MeasureRow, percent, thousands
 from stage1_pro.core.report.common.sides import Chart, draw_charts
 from stage1_pro.core.report.common.template import fill
@@ -30,7 +31,8 @@ class Answer:
     verdict: str
     wealth: str
     bar: str
-    interval: str
+    rate: str
+    rate_words: str
     evidence: str
     sentence: str
 
@@ -54,14 +56,25 @@ def write_page(monitor: Monitor, bundle: Path, folder: Path) -> Path:
         ],
         remarks=_remarks(monitor),
         facts=list(_facts(monitor)),
-        command=f"python stage1_pro/scripts/65_monitor.py {bundle} --out {folder} --decisions … --labels …",
+        next_title="Certify anew" if monitor.alarmed else "The next reading",
+        command=spoken(f"python stage1_pro/scripts/{_next_command(monitor, bundle, folder)}"),
     )
     artifacts.write_bytes(folder / PAGE, html.encode())
     return folder / PAGE
 
 
+def _next_command(monitor: Monitor, bundle: Path, folder: Path) -> str:
+    if monitor.alarmed:
+        again = folder.with_name("again")
+        return (
+            f"38_recalibrate.py {bundle} --from_audit {folder} --since DAY --decisions … --labels … --audit_salt … "
+            f"--out {again}"
+        )
+    return f"65_monitor.py {bundle} --out {folder} --decisions … --labels …"
+
+
 def _answer(monitor: Monitor, stream: Stream) -> Answer:
-    row = standing(monitor, stream.name)
+    row, since = standing(monitor, stream.name), _since_alarm(monitor, stream)
     state = ALARM if stream.alarm else monitor.certificate if monitor.certificate != ALARM else IN_FORCE
     tone, verdict = TONES[state]
     return Answer(
@@ -70,10 +83,26 @@ def _answer(monitor: Monitor, stream: Stream) -> Answer:
         verdict=verdict,
         wealth=f"{np.exp(min(row['log_wealth'], 700)):.3g}",
         bar=f"{np.exp(monitor.settings.test.bar):.4g}",
-        interval=_interval(row["lower"], row["upper"]),
+        rate=f"{100 * since[0] / since[1]:.1f}%" if since else _interval(row["lower"], row["upper"]),
+        rate_words="missed after the alarm" if since else "FNR on exits, not ruled out",
         evidence=thousands(row["exited_positives"]),
-        sentence=_sentence(monitor, stream, row),
+        sentence=_sentence(monitor, stream, row, since),
     )
+
+
+def _since_alarm(monitor: Monitor, stream: Stream) -> tuple[int, int] | None:
+    """Misses and audited exited positives of the days after the alarm's; None without any.
+
+    The interval is of one fixed rate since the start, which an alarm denies; and the alarm's own day was chosen by its
+    misses.
+    """
+    if stream.alarm is None:
+        return None
+    rows = [row for day in monitor.days if day["day"] <= day_text(stream.alarm.day)
+            for row in day["streams"] if row["name"] == stream.name]  # fmt: skip
+    last, then = standing(monitor, stream.name), rows[-1]
+    missed, seen = (last[name] - then[name] for name in ("misses", "exited_positives"))
+    return (missed, seen) if seen else None
 
 
 def _interval(lower: float, upper: float) -> str:
@@ -83,27 +112,34 @@ def _interval(lower: float, upper: float) -> str:
     return f"{100 * lower:.{digits}f}–{end:.{digits}f}%"
 
 
-def _sentence(monitor: Monitor, stream: Stream, row: dict[str, Any]) -> str:
+def _sentence(monitor: Monitor, stream: Stream, row: dict[str, Any], since: tuple[int, int] | None) -> str:
     target, once = monitor.settings.target_fnr, f"once in {1 / monitor.settings.test.delta:.4g} deployments"
+    positive = "audited exited positive"
     if stream.alarm:
         return (
             f"At some time FNR on exits was above {100 * target:g}%: the wealth reached its line at case "
             f"{stream.alarm.case} of {day_text(stream.alarm.day)}, after "
-            f"{counted(stream.alarm.positives, 'audited exited positive')}. Such an alarm is false "
+            f"{counted(stream.alarm.positives, positive)}. Such an alarm is false "
             f"at most {once}. It does not say that the rate is above the target today, and it stays, since a test "
             "begun anew would spend its error probability again."
+            + (f" On the days after it {since[0]} of {counted(since[1], positive)} were missed." if since else "")
         )
     if not row["exited_positives"]:
         return "No audited positive that exits has its label yet, so nothing is known of FNR on exits."
     if row["upper"] <= target:
         return f"All clear: if FNR on exits is one fixed rate, it is at most {100 * target:g}%, at every look."
     return (
-        f"{row['misses']} of {counted(row['exited_positives'], 'audited exited positive')} missed. No alarm is no "
+        f"{row['misses']} of {counted(row['exited_positives'], positive)} missed. No alarm is no "
         "proof: the interval says what is not ruled out yet."
     )
 
 
 def _notices(monitor: Monitor) -> Iterator[str]:
+    if monitor.alarmed:
+        yield (
+            "Look at the misses. Then certify anew on the labels that the audits gave since the world changed, from a "
+            "day that you know without them, and start a new monitor for the new bundle: the command is below."
+        )
     if monitor.fed > monitor.settings.planned:
         yield (
             f"More audited exited positives than were planned ({thousands(monitor.settings.planned)}): a change from "
@@ -222,7 +258,8 @@ def _charts_of_promise(monitor: Monitor, drawings: Any) -> tuple[Chart, ...]:
         Chart(
             "bounds",
             "FNR on exits",
-            "Rates that are not ruled out at any look, and the share of the audited exited positives that was missed.",
+            "Rates that are not ruled out at any look, if there is one fixed rate, and the share of the audited exited "
+            f"positives that was missed, since the start and among the last {drawings.LAST}.",
             lambda _: 3.0,
             drawings.draw_bounds,
         ),
