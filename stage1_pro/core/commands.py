@@ -37,6 +37,7 @@ COMMANDS = {
         Command("price", ("45_cascade.py",), "what a run costs as the first stage of a cascade"),
         Command("export", ("50_export_bundle.py",), "export the bundle of a run, or verify a bundle"),
         Command("predict", ("60_predict.py",), "decide images with a bundle: exit or defer"),
+        Command("predict-ray", ("61_predict_ray.py",), "decide a table of any number of images on a Ray cluster"),
         Command("monitor", ("65_monitor.py",), "watch whether the promise of a bundle holds in production"),
         Command("serve", ("70_serve.py",), "decide images over HTTP with a bundle"),
     )

@@ -79,6 +79,15 @@ def first_few(names: Iterable[object], most: int = SHOWN_PROBLEMS) -> str:
     return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
 
 
+def first_line(error: Exception, most: int = 120) -> str:
+    """Return the first line of what another library raised, or the name of its kind.
+
+    >>> first_line(ValueError("no footer\\nat offset 4")), first_line(ValueError())
+    ('no footer', 'ValueError')
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0][:most]
+
+
 def raise_problems(title: str, problems: Sequence[str], mend: str = "") -> None:
     """Raise one UserError that lists every problem (the first ten, and how many more)."""
     if not problems:

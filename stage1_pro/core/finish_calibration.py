@@ -307,8 +307,12 @@ def _few_kept(run: Run) -> list[str]:
 
 def _end_notes(found: Calibration | Transductive, wishes: Wishes) -> list[str]:
     """Say whether prices or evidence have ended the certification."""
-    if wishes.end is None or not isinstance(found, Calibration) or not found.certified:
+    if wishes.end is None or not isinstance(found, Calibration):
         return []
+    if not found.certified:
+        return [
+            "no threshold beyond val_select's cheapest was tried: without --prices looser ones are, as another look"
+        ]
     last = found.reached_end
     return [
         "the certification ends at val_select's cheapest threshold: more coverage would cost more"

@@ -127,23 +127,12 @@ def main(args: Args) -> None:
 def columns(args: Args, contents: "BundleContents", ids: Sequence[str], groups: str | None) -> "Columns | None":
     """The columns of the audit, where one is asked for. groups: which cases depend on each other."""
     import os
-    import time
 
-    from stage1_pro.core.errors import UserError
     from stage1_pro.core.monitor.columns import columns_of
-    from stage1_pro.core.monitor.opening import deployed, seconds
+    from stage1_pro.core.monitor.opening import deployed_by
 
-    asked = args.audit_share is not None or args.audit_salt or args.monitor or args.audit == "doubtful"
-    if contents.task.has_masks and asked:
-        raise UserError("a label cannot say whether a mask is right, so masks are not audited: drop --audit_share.")
-    if not asked:
-        if groups or args.time:
-            raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")
-        if not contents.manifest.get("expires"):
-            return None
-    found = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ, args.audit)
-    now = int(time.time()) if args.time is None else seconds(args.time)
-    return columns_of(found, ids, groups, now)
+    found = deployed_by(args, contents, os.environ, groups)
+    return None if found is None else columns_of(found[0], ids, groups, found[1])
 
 
 if __name__ == "__main__":

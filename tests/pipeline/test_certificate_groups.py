@@ -11,6 +11,12 @@ from serving import Server
 
 from stage1_pro import Stage1Predictor, load_exit_policy
 from stage1_pro.core.bundle.contents import verify_bundle
+from stage1_pro.core.cluster.actor import Work
+from stage1_pro.core.cluster.actor import decided as of_a_part
+from stage1_pro.core.cluster.decide import decide_table
+from stage1_pro.core.cluster.folder import Folder
+from stage1_pro.core.cluster.parts import mark
+from stage1_pro.core.cluster.table import open_table
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.records import UNCOVERED
 from stage1_pro.core.records.run import Run
@@ -124,6 +130,25 @@ def test_60_decides_by_the_camera_and_70_what_60_decides(exported, yard, decided
             answer = server.ask(f"/v1/decide{query}", content).body
             assert (answer["certificate_group"], answer["decision"], answer["reason"]) == (name, "defer", UNCOVERED)
         assert b"stage1_uncovered_total 2.0" in server.ask("/metrics").content
+
+
+def test_61_reads_the_camera_from_its_table(exported, yard, decided, tmp_path) -> None:
+    """What an actor of it makes of a part; Ray only spreads the parts."""
+    rows = pd.read_csv(decided / "d.csv", keep_default_na=False)
+    table = rows[["id", "certificate_group"]].assign(path=rows["id"]).iloc[:40]
+    table.to_parquet(tmp_path / "in.parquet")
+    read = open_table(str(tmp_path / "in.parquet"))
+    predictor = Stage1Predictor.load(exported / "bundle", "cpu")
+    work = Work({}, read, Folder.at(str(tmp_path)), 40, "/", "cpu", 1, 0, None, {})
+    found = of_a_part(work, predictor, range(40))
+    assert found["certificate_group"].tolist() == table["certificate_group"].tolist()
+    assert found["decision"].tolist() == rows["decision"].iloc[:40].tolist()
+    marker = json.loads(mark(found, b"content"))
+    assert sum(marker["uncovered"].values()) == (found["reason"] == UNCOVERED).sum() >= 2
+    table.drop(columns="certificate_group").to_parquet(tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="in a column certificate_group of"):
+        decide_table(verify_bundle(exported / "bundle"), open_table(str(tmp_path / "in.parquet")), str(tmp_path / "out"),
+                     rows_per_part=40, actors=1)  # fmt: skip
 
 
 def test_65_watches_each_camera(exported, yard, decided, script, tmp_path) -> None:

@@ -89,8 +89,9 @@ def test_weights_that_cannot_be_used_are_told_at_once(trained, tmp_path):
             "--specificity is missing")  # fmt: skip
     few = good[good["case_id"].isin(set(calib.case_id) - {one})]
     refused(tried(few), f"no weight for 1 case of val_calib: {one}", "beside val_calib, and val_test holds")
-    refused(tried(good.rename(columns={"weight": "weights"})), "no column weight (did you mean 'weight'?)")
+    refused(tried(good.rename(columns={"weight": "weights"})), "no column weight (is it 'weights'?)")
     refused(tried(good.assign(weight=1.0)), "change of prevalence alone leaves FNR on exits as it was")
+    refused(tried(good.head(0)), "no rows below its header")
     refused(tried(good, bound=0), "--weight_bound is 0; allowed above 0")
     refused(call("25_threshold_sweep", "--run", trained, "--weights", table), "--weight_bound is missing")
     refused(call("25_threshold_sweep", "--run", trained, "--weight_bound", 2), "--weights is missing")
@@ -114,6 +115,19 @@ def test_prices_end_the_certification_early(trained, calibrated_once, tmp_path):
         "c1": 0.001, "c2": 0.5, "cm": 20, "cf": 5, "sensitivity": 0.95, "specificity": 0.97, "prevalence": 0.2,
     }  # fmt: skip
     assert "val_select's cheapest threshold" in outcome.out
+    done("40_eval_selective", "--run", trained)
+    words = (
+        "Prices ended the certification: no threshold was tried beyond the one that is cheapest on val_select, at c1"
+    )
+    assert words in (trained / "report.html").read_text()
+
+
+def test_where_nothing_is_certified_the_end_is_told(trained, tmp_path):
+    (prices := tmp_path / "prices.yaml").write_text(PRICES)
+    asked = ("--prices", prices, "--sensitivity", 1, "--specificity", 1, "--target_fnr_exit", 0.001)
+    outcome = call("25_threshold_sweep", "--run", trained, *asked)
+    assert outcome.status == 3, outcome
+    assert "no threshold beyond val_select's cheapest was tried: without --prices looser ones are" in outcome.out
 
 
 def test_the_end_is_where_the_formula_of_costs_is_least(trained, tmp_path):

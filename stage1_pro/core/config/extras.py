@@ -11,6 +11,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "sign": ("model_signing", "OpenSSL"),
     "seg": ("monai", "nibabel"),  # the third one of it only where a backbone becomes an encoder
+    "ray": ("ray",),
 }
 """Extra → modules that must be there."""
 

@@ -116,16 +116,19 @@ def demand_source(source: Any) -> None:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
             raise TypeError(f"an array must be uint8 of shape (H, W, 3), not {source.dtype} of shape {source.shape}")
-    elif not isinstance(source, str | os.PathLike | bytes | Image.Image):
+    elif not isinstance(source, str | os.PathLike | bytes | Image.Image | BadImage):
         raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(source).__name__}")
 
 
 def decode(source: Any, contract: ImageContract = CONTRACT) -> Image.Image:
     """Return one image as upright RGB of its own size.
 
-    source: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) in RGB. Raises BadImage where it
-    cannot be read, and TypeError for any other kind of source. `decode("photo.jpg").mode` is "RGB".
+    source: a path, the bytes of a file, a PIL image, a uint8 array (H, W, 3) in RGB, or the BadImage that fetching it
+    ended with, which is raised. Raises BadImage where it cannot be read, and TypeError for any other kind of source.
+    `decode("photo.jpg").mode` is "RGB".
     """
+    if isinstance(source, BadImage):
+        raise source
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, and half a file passes for an image. Turn it off."

@@ -50,14 +50,16 @@ def _read(name: str | None) -> tuple[list[str], pd.DataFrame | None]:
     except UserError as error:
         return [str(error)], None
     head = [cell.lower() for cell in head]
-    lacking = [
-        f"{name}: no column {column}{did_you_mean(next(iter(set(head) - set(COLUMNS)), ''), [column])}"
-        for column in COLUMNS
-        if column not in head
-    ]
-    if lacking:
-        return lacking, None
+    lacking = [f"{name}: no column {column}{_meant(column, head)}" for column in COLUMNS if column not in head]
+    if lacking or not rows:
+        return lacking or [f"{name}: no rows below its header"], None
     return [], pd.DataFrame(rows, columns=head, dtype=str)[list(COLUMNS)]
+
+
+def _meant(column: str, head: list[str]) -> str:
+    """A hint where another column of the file is nearly named so."""
+    hints = (did_you_mean(name, [column]) and f" (is it '{name}'?)" for name in head if name not in COLUMNS)
+    return next(filter(None, hints), "")
 
 
 def _bound_problems(bound: float | None) -> list[str]:

@@ -168,7 +168,7 @@ def decisions_of(
     for outputs in _streamed(predictor, paths, batch_size, workers):
         own = slice(done, done + len(outputs))
         named = None if certificate_groups is None else certificate_groups[own]
-        rows = _rows(predictor.records(outputs, named), list(map(shown, paths[own])))
+        rows = decision_rows(predictor.records(outputs, named), list(map(shown, paths[own])))
         yield rows if named is None else rows.assign(certificate_group=named)
         done += len(outputs)
 
@@ -194,7 +194,7 @@ def group_decisions_of(
             whole = groups[first:last]
             found = {at - int(ends[first]): why for at, why in reasons.items() if at < ends[last]}
             records = predictor.group_records(logits[:own], [len(group.seen) for group in whole], found)
-            rows = _rows(records, [group.name for group in whole])
+            rows = decision_rows(records, [group.name for group in whole])
             yield rows.assign(frames=[group.size for group in whole], views=[len(group.seen) for group in whole])
             held, first = [logits[own:]], last
             reasons = {at: why for at, why in reasons.items() if at >= ends[last]}
@@ -243,7 +243,8 @@ def _grouped(frames: Iterator[pd.DataFrame], sizes: Iterable[int]) -> Iterator[p
             yield rows.iloc[:size]
 
 
-def _rows(records: Sequence[Decision], ids: list[str]) -> pd.DataFrame:
+def decision_rows(records: Sequence[Decision], ids: Sequence[str]) -> pd.DataFrame:
+    """Records as the table of `decisions_of`, with these ids."""
     table = pd.DataFrame([asdict(record) for record in records])
     table.insert(0, "id", ids)
     if table["prediction_set"].isna().all():

@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.data.image_files import shown
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, first_line
 from stage1_pro.core.inference.tables import Tally, write_table
 
 ROWS = 1024
@@ -126,12 +126,16 @@ class Job:
             artifacts.write_json(path, record, "job")
             return record
         known = artifacts.read_json(path, "job")
-        if different := [words for key, words in DIFFERENCES.items() if known.get(key) != record.get(key)]:
-            raise UserError(
-                f"{self.folder} holds parts of another job: {', '.join(different)}. Finish it with its own command, "
-                "name another --out, or remove the folder."
-            )
+        demand_same(
+            known, record, self.folder, "Finish it with its own command, name another --out, or remove the folder."
+        )
         return known
+
+
+def demand_same(known: Mapping[str, Any], record: Mapping[str, Any], where: object, way_out: str) -> None:
+    """Raise UserError where job.json, as it is known, and this record pin something else."""
+    if different := [words for key, words in DIFFERENCES.items() if known.get(key) != record.get(key)]:
+        raise UserError(f"{where} holds parts of another job: {', '.join(different)}. {way_out}")
 
 
 def job_record(bundle: Path, paths: Iterable[str], device: str, audit: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -139,12 +143,17 @@ def job_record(bundle: Path, paths: Iterable[str], device: str, audit: dict[str,
 
     audit: what the columns of an audit are made with.
     """
+    return record_of(bundle, _inputs_digest(paths), device, ROWS, audit)
+
+
+def record_of(bundle: Path, inputs: str, device: str, rows: int, audit: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the content of job.json. inputs: digest of what is decided; rows: of a part."""
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "bundle": artifacts.digest_file(bundle / "bundle.json"),
-        "inputs": _inputs_digest(paths),
+        "inputs": inputs,
         "device": device,
-        "rows_per_part": ROWS,
+        "rows_per_part": rows,
         **(audit or {}),
     }
 
@@ -173,11 +182,7 @@ def _read_part(path: Path, rows: int) -> pd.DataFrame:
     try:
         part = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
-        raise UserError(f"{path}: not a whole part ({_first_line(error)}). Remove this file and run again.") from None
+        raise UserError(f"{path}: not a whole part ({first_line(error)}). Remove this file and run again.") from None
     if len(part) != rows:
         raise UserError(f"{path}: {len(part)} rows instead of {rows}. Remove this file and run again.")
     return part
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -37,8 +37,8 @@ class Columns:
     record: dict[str, Any]
 
     def added(self, rows: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
-        """The rows with all columns. record: as the job began with it."""
-        groups = rows["id"].map(self.groups) if self.groups else pd.Series(None, rows.index, dtype=object)
+        """The rows with all columns. record: as the job began with it; a column group of the rows is taken as it is."""
+        groups = rows["id"].map(self.groups) if self.groups else rows.get("group", pd.Series(None, rows.index, object))
         audit = self.deployed.audit
         names = groups.where(groups.notna(), rows["id"])
         chances = None
@@ -62,21 +62,40 @@ def columns_of(deployed: Deployed, ids: Sequence[str], groups: str | None, now: 
     camera than a track.
     """
     found = groups_of(ids, groups)
-    if found and deployed.doubts is not None:
-        raise UserError("--audit doubtful is for cases that stand alone: leave --groups out, or audit uniformly.")
-    if found and deployed.audit is not None and deployed.audit.share < 1:
-        demand_groups(len(set(found.values())), len(found))
+    _demand_auditable(deployed, len(set(found.values())), len(found), "leave --groups out")
+    return Columns(
+        deployed, found, _record(deployed, artifacts.digest_json(sorted(found.items())) if found else None, now)
+    )
+
+
+def columns_of_rows(deployed: Deployed, groups: int, cases: int, now: int) -> Columns:
+    """The columns where each row comes with its group. groups: distinct ones; cases: in them.
+
+    Raises UserError where so few large groups hold the cases that each is more likely a camera than a track.
+    """
+    _demand_auditable(deployed, groups, cases, "leave the column group out")
+    return Columns(deployed, {}, _record(deployed, None, now))
+
+
+def _demand_auditable(deployed: Deployed, groups: int, cases: int, way_out: str) -> None:
+    if cases and deployed.doubts is not None:
+        raise UserError(f"--audit doubtful is for cases that stand alone: {way_out}, or audit uniformly.")
+    if cases and deployed.audit is not None and deployed.audit.share < 1:
+        demand_groups(groups, cases)
+
+
+def _record(deployed: Deployed, groups: str | None, now: int) -> dict[str, Any]:
+    """What job.json keeps. groups: their digest, where they do not come with the rows."""
     audit = deployed.audit
-    record = {
+    return {
         "audit_share": None if audit is None else audit.share,
         "audit_kind": None if audit is None else UNIFORM if deployed.doubts is None else DOUBTFUL,
         "salt_digest": None if audit is None else audit.digest,
-        "groups": artifacts.digest_json(sorted(found.items())) if found else None,
+        "groups": groups,
         "monitor": None if deployed.monitor is None else str(deployed.monitor.path),
         "time": time_text(now),
         "certificate": deployed.certificate(now),
     }
-    return Columns(deployed, found, record)
 
 
 def groups_of(ids: Sequence[str], groups: str | None) -> dict[str, str]:

@@ -11,7 +11,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from time import time as clock
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -228,6 +229,39 @@ def deployed(
         contents.manifest["class_names"][-1],
         None if scores is None else np.sort(-scores),
     )
+
+
+class AuditOptions(Protocol):
+    """The options of 60 and 61 that a table of decisions gets its columns of the audit by."""
+
+    @property
+    def audit_share(self) -> float | None: ...
+    @property
+    def audit(self) -> Literal["uniform", "doubtful"]: ...
+    @property
+    def audit_salt(self) -> str | None: ...
+    @property
+    def monitor(self) -> str | None: ...
+    @property
+    def time(self) -> str | None: ...
+
+
+def deployed_by(
+    options: AuditOptions, contents: BundleContents, environment: Mapping[str, str], groups: str | None = None
+) -> tuple[Deployed, int] | None:
+    """What the options of 60 and 61 ask for, and when the cases were met; None where nothing is asked and the bundle
+    has no end. groups: of 60. Raises UserError with every problem."""
+    asked = options.audit_share is not None or options.audit_salt or options.monitor or options.audit == DOUBTFUL
+    if contents.task.has_masks and asked:
+        raise UserError("a label cannot say whether a mask is right, so masks are not audited: drop --audit_share.")
+    if not asked:
+        if groups or options.time:
+            raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")
+        if not contents.manifest.get("expires"):
+            return None
+    kind, share, salt = options.audit, options.audit_share, options.audit_salt
+    found = deployed(contents, share, salt, options.monitor, environment, kind)
+    return found, int(clock()) if options.time is None else seconds(options.time)
 
 
 def _monitor_file(path: Path) -> Path:

@@ -72,6 +72,18 @@ def weight_words(policy: dict[str, Any]) -> str:
     )
 
 
+def end_words(policy: dict[str, Any]) -> str:
+    """Say at which prices a certification ended early; nothing for a policy that evidence alone has ended."""
+    if "ended_by" not in policy["diagnostics"]:
+        return ""
+    found = policy["diagnostics"]["ended_by"]
+    prices = ", ".join(f"{name} {found[name]:g}" for name in ("c1", "c2", "cm", "cf"))
+    return (
+        "Prices ended the certification: no threshold was tried beyond the one that is cheapest on val_select, at "
+        f"{prices} and stage 2 with sensitivity {found['sensitivity']:g} and specificity {found['specificity']:g}."
+    )
+
+
 def price_words(policy: dict[str, Any]) -> str:
     """Say at which prices a policy was placed and judged; nothing for a file that records none."""
     if "prices" not in policy:

@@ -12,7 +12,7 @@ from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.incremental.state import STATE, read_state
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import in_expectation
-from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words, weight_words
+from stage1_pro.core.policies.words import PREVALENCE, end_words, exit_rule_words, margin_words, weight_words
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.report.common.template import fill
 from stage1_pro.core.report.run import tables
@@ -95,6 +95,7 @@ def page(
         exit_rule=exit_rule_words(policy, run.splits.class_names),
         margin=margin_words(policy),
         weighed=weight_words(policy),
+        ended=end_words(policy),
         prevalence=PREVALENCE,
         prices=(run.config.false_alarm_price, run.config.miss_price),
         sheets=sheets,

@@ -1,0 +1,130 @@
+"""Decide a table of images on Ray Data: one row of its data set is one part, and actors write the parts."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from stage1_pro.core.bundle.contents import BundleContents, demand_images
+from stage1_pro.core.cluster.actor import PartDecider, Work
+from stage1_pro.core.cluster.folder import Folder
+from stage1_pro.core.cluster.parts import alone, counted_parts, opened_job, remove_leftovers, whole_parts
+from stage1_pro.core.cluster.session import Resources, connected, threads_each
+from stage1_pro.core.cluster.table import CERTIFICATE_GROUP, InputTable
+from stage1_pro.core.console import bar, say
+from stage1_pro.core.errors import Interrupted, UserError, counted
+from stage1_pro.core.inference.decisions import MoreColumns
+from stage1_pro.core.inference.jobs import record_of
+from stage1_pro.core.inference.tables import Tally
+
+BLOCKS = 1000
+"""Blocks of the data set of parts, at most; each is a task, and holds one part or a few."""
+
+
+def decide_table(
+    contents: BundleContents,
+    table: InputTable,
+    outdir: str,
+    *,
+    rows_per_part: int,
+    actors: int | None,
+    device: str = "cpu",
+    workers: int = 0,
+    address: str | None = None,
+    more: MoreColumns | None = None,
+) -> Tally:
+    """Decide every row and write OUTDIR; return the counts of all parts, also of those that were there.
+
+    actors: None for as many as the cluster has room for; workers: processes that decode beside each; address: of a
+    running cluster, None to start Ray on this machine; more: adds columns. Raises UserError where OUTDIR holds another
+    job, and for whatever keeps a part from being written; the parts before it are whole.
+    """
+    demand_images(contents)
+    if contents.manifest.get("decide_by") == "group":
+        raise UserError(f"{contents.path} decides groups of images, which only 60_predict.py --groups takes.")
+    column = contents.manifest.get("certificate_groups")
+    if column is not None and CERTIFICATE_GROUP not in table.columns:
+        raise UserError(
+            f"{contents.path} certifies each '{column}' by itself: name that of every image in a column "
+            f"{CERTIFICATE_GROUP} of {table.name}."
+        )
+    out = Folder.at(outdir)
+    record = record_of(contents.path, table.digest, device, rows_per_part, more.record if more else None)
+    bundle = {entry.name: entry.read_bytes() for entry in sorted(contents.path.iterdir())}
+    base = os.getcwd()
+    work = Work(bundle, table, out, rows_per_part, base, device, threads_each(), workers, more, record)
+    out.make()
+    parts = -(-len(table) // rows_per_part)
+    with alone(out):
+        work = replace(work, record=opened_job(out, record))
+        missing = sorted(set(range(parts)) - whole_parts(out, parts))
+        if missing:
+            _decide(work, missing, actors, address)
+        remove_leftovers(out)
+    tally = Tally(certificate=work.record.get("certificate"))
+    counted_parts(out, range(parts), tally)
+    return tally
+
+
+def _decide(work: Work, missing: list[int], actors: int | None, address: str | None) -> None:
+    rows = {part: len(work.positions(part)) for part in missing}
+    total, done = sum(rows.values()), 0
+    if before := len(work.table) - total:
+        say(f"going on: {before} of {len(work.table)} images are decided")
+    each = work.threads + work.workers
+    with _told(work.out), connected(address, each * (actors or 1)) as found:
+        _demand_room(found, each, work.device)
+        size = min(actors or _room(found, each, work.device), len(missing))
+        say(f"{counted(size, 'actor')} of {counted(work.threads, 'thread')}")
+        with bar("deciding") as progress:
+            for row in _results(work, missing, size, each):
+                if row["problem"]:
+                    raise UserError(row["problem"])
+                done += rows[int(row["part"])]
+                progress(done, total)
+
+
+@contextmanager
+def _told(out: Folder) -> Iterator[None]:
+    try:
+        yield
+    except (Interrupted, UserError):
+        say(f"what is decided is in {out.name}; the same command goes on where it stopped")
+        raise
+
+
+def _results(work: Work, missing: list[int], actors: int, cpus: int) -> Iterator[dict[str, Any]]:
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray import data  # pyright: ignore[reportMissingImports]
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if type(handler).__name__ == "PlainRayHandler":  # the console; its log file keeps all
+            handler.setLevel(logging.CRITICAL)
+    settings = data.DataContext.get_current()
+    settings.enable_progress_bars = settings.print_on_execution_start = False
+    parts = data.from_items([{"part": part} for part in missing], override_num_blocks=min(len(missing), BLOCKS))
+    # one task at a time: a part takes seconds, and none should wait behind another while an actor is free
+    pool = data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1)
+    gpus = {"num_gpus": 1} if work.device == "cuda" else {}
+    yield from parts.map(
+        PartDecider, fn_constructor_args=(ray.put(work),), compute=pool, num_cpus=cpus, **gpus
+    ).iter_rows()
+
+
+def _room(found: Resources, cpus: int, device: str) -> int:
+    """Actors that the cluster has room for."""
+    by_cpu = max(1, found.cpus // cpus)
+    return min(by_cpu, max(1, found.gpus)) if device == "cuda" else by_cpu
+
+
+def _demand_room(found: Resources, cpus: int, device: str) -> None:
+    """Raise UserError where not one actor would ever start."""
+    if found.node_cpus < cpus:
+        raise UserError(
+            f"an actor takes {cpus} CPUs, and no node of the cluster has more than {found.node_cpus}: lower "
+            "OMP_NUM_THREADS or --num_workers."
+        )
+    if device == "cuda" and not found.gpus:
+        raise UserError("--device cuda: the cluster has no GPU. Leave --device out to decide on CPUs.")
