@@ -146,9 +146,9 @@ def test_61_reads_the_camera_from_its_table(exported, yard, decided, tmp_path) -
     marker = json.loads(mark(found, b"content"))
     assert sum(marker["uncovered"].values()) == (found["reason"] == UNCOVERED).sum() >= 2
     table.drop(columns="certificate_group").to_parquet(tmp_path / "in.parquet")
+    contents, read = verify_bundle(exported / "bundle"), open_table(str(tmp_path / "in.parquet"))
     with pytest.raises(UserError, match="in a column certificate_group of"):
-        decide_table(verify_bundle(exported / "bundle"), open_table(str(tmp_path / "in.parquet")), str(tmp_path / "out"),
-                     rows_per_part=40, actors=1)  # fmt: skip
+        decide_table(contents, read, str(tmp_path / "out"), rows_per_part=40, actors=1)
 
 
 def test_65_watches_each_camera(exported, yard, decided, script, tmp_path) -> None:
