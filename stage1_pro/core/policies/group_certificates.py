@@ -104,10 +104,16 @@ class GroupCalibration(Calibration):
             "exit_rule": self.rule_name,
             "sweep_results": [{**self.row(at), "certified": False} for at in range(len(self.parameters))],
             "val_calib_metrics": metrics,
-            "diagnostics": {**_without_boundary(self.diagnostics()), "baselines": {"one threshold": self._pooled()}},
+            "diagnostics": {**self.diagnostics(), "baselines": {"one threshold": self._pooled()}},
             "groups": groups,
             "groups_deferred": {name: one.record() for name, one in self.deferred.items()},
         }
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Of one threshold for all groups, which is not what was certified."""
+        found = Calibration.diagnostics(self)
+        kept = {name: value for name, value in found.items() if name not in self.found.facts}
+        return {**kept, "naive": {**found["naive"], "certified": False}}
 
     def _pooled(self) -> dict[str, Any]:
         if self.walk.answer is None:
@@ -209,11 +215,6 @@ def _group_record(part: Calibration) -> dict[str, Any]:
         "diagnostics": part.found.facts,
         "sweep_results": [{name: row[name] for name in kept} for row in record["sweep_results"]],
     }
-
-
-def _without_boundary(diagnostics: dict[str, Any]) -> dict[str, Any]:
-    """The facts of one threshold for all groups are not those of the certificate."""
-    return {name: value for name, value in diagnostics.items() if name not in ("boundary", "start_passes")}
 
 
 def _exits_of(certified: Iterable[Calibration], every: ExitCounts) -> ExitCounts:
