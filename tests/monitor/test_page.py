@@ -16,8 +16,9 @@ def test_after_an_alarm_the_page_tells_the_rate_of_the_days_since(tmp_path: Path
     rates = np.where(np.arange(60) < 40, 0.005, 0.3)
     stream = world(np.random.default_rng(1), 60, 100, rates, delay_days=1)
     monitor = Monitor.start(settings())
-    calm = update(monitor, *stream.until(30), START + 32 * DAY)
+    calm = update(monitor, *stream.until(3), START + 5 * DAY)
     page = write_page(calm, Path("bundle"), tmp_path).read_text()
+    assert '<span class="verdict unsure">In force, not all clear yet</span>' in page
     assert "FNR on exits, not ruled out" in page
     assert "The next reading" in page
     assert "65_monitor.py bundle --out" in page
@@ -36,7 +37,15 @@ def test_after_an_alarm_the_page_tells_the_rate_of_the_days_since(tmp_path: Path
     assert f"38_recalibrate.py bundle --from_audit {tmp_path} --since DAY" in page
 
 
-def test_the_recent_rate_is_of_the_last_hundred_or_a_little_more() -> None:
-    seen = np.array([40.0, 90, 150, 150, 260])
+def test_green_is_for_all_clear_alone(tmp_path: Path) -> None:
+    """With 186 positives without a miss a rate above .02 is ruled out."""
+    stream = world(np.random.default_rng(2), 20, 50, 0.0, delay_days=1)
+    monitor = update(Monitor.start(settings()), stream.decisions, stream.labels, START + 40 * DAY)
+    page = write_page(monitor, Path("bundle"), tmp_path).read_text()
+    assert '<span class="verdict good">In force, all clear</span>' in page
+
+
+def test_the_recent_rate_is_of_the_last_fifty_or_a_little_more() -> None:
+    seen = np.array([20.0, 45, 75, 75, 130])
     missed = np.array([1.0, 2, 12, 12, 13])
-    np.testing.assert_array_equal(recent_rate(seen, missed), [np.nan, np.nan, 11 / 110, 11 / 110, 1 / 110])
+    np.testing.assert_array_equal(recent_rate(seen, missed), [np.nan, np.nan, 11 / 55, 11 / 55, 1 / 55])

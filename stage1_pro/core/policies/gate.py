@@ -60,22 +60,24 @@ class GateExitPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GateCalibration:
-    """calibration: the walk over thresholds of the calibrated gate; baseline: softmax on the same cases, for
-    comparison; notes: what val_select says of the two."""
+    """calibration: the walk over thresholds of the calibrated gate; select, calib: scores that it is of; notes: what
+    val_select says of it beside the softmax policy."""
 
     calibration: Calibration
-    baseline: Calibration
+    select: Scores
+    calib: Scores
     kind: str
     params: dict[str, Any]
     notes: list[str]
 
     def fields(self) -> dict[str, Any]:
         """The gate's part of gateparams.json. Demands a certified threshold."""
-        record = self.calibration.record()
+        record, risk, rule = self.calibration.record(), self.calibration.risk, self.calibration.rule_name
+        softmax = calibrate_softmax(self.select, self.calib, risk, rule)
         beside = record["diagnostics"].get("baselines", {})
         diagnostics = {
             **record["diagnostics"],
-            "baselines": {**beside, "softmax": baseline_row(self.baseline, "softmax")},
+            "baselines": {**beside, "softmax": baseline_row(softmax, "softmax")},
             "notes": self.notes,
         }
         return {
@@ -124,9 +126,8 @@ def calibrate_gate(
         end,
     )
     calibration = certify_family(family, select, calib, risk, fitted.warnings)
-    baseline = calibrate_softmax(select, calib, risk, exit_rule)
     notes = [*tilt_notes(fitted), advice(family, select, counted_positives(calib), risk)]
-    return GateCalibration(calibration, baseline, kind, fitted.params, notes)
+    return GateCalibration(calibration, select, calib, kind, fitted.params, notes)
 
 
 def _ranked(fitted: FittedCalibrator, split: Scores, rule: ExitRule) -> Ranked:

@@ -11,7 +11,7 @@ from stage1_pro.core.report.common import style
 
 LOWEST = -3.0
 """Decades of the wealth that the figure shows below 1: further down it only says that all is well."""
-LAST = 100
+LAST = 50
 """Audited exited positives that the recent rate is of, or as many more as the oldest of their days held."""
 MARKED = 12
 """Days up to which each is marked, since a line of so few says little."""
@@ -47,7 +47,8 @@ def draw_bounds(figure: Figure, monitor: Monitor) -> None:
     rate = np.divide(missed, seen, out=np.full(seen.shape, np.nan), where=seen > 0)
     _line(axes, monitor, rate, style.BLUE, f"since the start{of}")
     recent = recent_rate(seen, missed)
-    _line(axes, monitor, recent, style.PINK, f"last {LAST}")
+    if np.isfinite(recent).any():
+        _line(axes, monitor, recent, style.PINK, f"last {LAST}")
     style.target_line(axes, target)
     shown = [float(np.nanmax(values)) for values in (upper[-1:], rate, recent) if np.isfinite(values).any()]
     style.fnr_axis(axes, target, *shown)

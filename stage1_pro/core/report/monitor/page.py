@@ -19,7 +19,13 @@ from stage1_pro.core.report.common.sides import Chart, draw_charts
 from stage1_pro.core.report.common.template import fill
 
 PAGE = "monitor.html"
-TONES = {IN_FORCE: ("good", "In force"), ALARM: ("bad", "Alarm"), EXPIRED: ("unsure", "Expired")}
+TONES = {
+    IN_FORCE: ("unsure", "In force, not all clear yet"),
+    ALARM: ("bad", "Alarm"),
+    EXPIRED: ("unsure", "Expired"),
+}
+ALL_CLEAR = ("good", "In force, all clear")
+"""Green is for a rate above the target being ruled out: that nothing was noticed yet is no good news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ def _next_command(monitor: Monitor, bundle: Path, folder: Path) -> str:
 def _answer(monitor: Monitor, stream: Stream) -> Answer:
     row, since = standing(monitor, stream.name), _since_alarm(monitor, stream)
     state = ALARM if stream.alarm else monitor.certificate if monitor.certificate != ALARM else IN_FORCE
-    tone, verdict = TONES[state]
+    clear = state == IN_FORCE and row["upper"] <= monitor.settings.target_fnr
+    tone, verdict = ALL_CLEAR if clear else TONES[state]
     return Answer(
         name="" if len(monitor.streams) == 1 else stream.name,
         tone=tone,
