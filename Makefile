@@ -12,7 +12,7 @@ SCRIPTS := stage1_pro/scripts
 # Where nothing names the data, the demo's images serve.
 DEFAULT_CONFIG := $(if $(CONFIG)$(filter --config --config=% --dataset_params.sources%,$(ARGS)),,configs/demo.yaml)
 ifneq ($(DEFAULT_CONFIG),)
-ifneq ($(filter train pipeline,$(MAKECMDGOALS)),)
+ifneq ($(filter plan train pipeline,$(MAKECMDGOALS)),)
 $(info no data named: the demo's images serve ($(DEFAULT_CONFIG)). CONFIG=my.yaml trains on yours)
 endif
 endif
@@ -25,7 +25,8 @@ AB_ARMS ?= configs/phase2.yaml configs/phase3.yaml configs/ab/high_rate.yaml
 AB_SEEDS ?= 3
 LAST_RUN = $(or $(RUN),runs/latest)
 CALIBRATE = $(PYTHON) -m stage1_pro calibrate --run $(LAST_RUN)
-export HF_HUB_OFFLINE ?= 1
+# The demo needs nothing of the Hub; the weights that your config names may have to be downloaded once.
+export HF_HUB_OFFLINE ?= $(if $(DEFAULT_CONFIG),1,0)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +75,9 @@ demo-segmentation: data/nuclei/labels.csv
 	$(MAKE) train PHASE=$(PHASE) RUN=$(RUN) ARGS="--config configs/segmentation_incremental.yaml --config configs/demo_masks.yaml $(ARGS)"
 	$(PYTHON) $(SCRIPTS)/40_eval_selective.py --run $(RUN) --scores_only
 	$(CALIBRATE); status=$$?; test $$status -eq 3 && echo "status $$status: nothing certified, as four groups cannot be; the masks are in $(RUN)/figures"
+
+plan: $(READY) $(DEMO_DATA)  ## what the images can certify, what would be enough, how long it takes: CONFIG=, PHASE=
+	$(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --plan
 
 train: $(READY) $(DEMO_DATA)  ## train a run: PHASE=, CONFIG= (without it on the demo's images), ARGS=
 	$(if $(RUN),test -f $(RUN)/splits.json || $(PYTHON) $(SCRIPTS)/00_make_splits.py $(SETTINGS) --run $(RUN))
@@ -203,4 +207,4 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 clean:  ## remove what make made, but no run
 	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo train calibrate evaluate export cascade pipeline recalibrate predict predict-ray serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow test-ray mc bench bench-ray bench-policies bench-incremental bench-adaptation bench-defaults bench-views bench-serve bench-onnx demo-year lint clean
+.PHONY: help setup data demo plan train calibrate evaluate export cascade pipeline recalibrate predict predict-ray serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow test-ray mc bench bench-ray bench-policies bench-incremental bench-adaptation bench-defaults bench-views bench-serve bench-onnx demo-year lint clean

@@ -161,7 +161,7 @@ def _sort_out(argv: Sequence[str], arguments: type) -> tuple[list[str], list[str
         else:
             settings.append((option[2:], taken[0]))
         strays += words[len(taken) :]
-    expected = [f"{word}{did_you_mean(word, sorted(own))}" for word in strays]
+    expected = [f"{word}{_config_meant(word) or did_you_mean(word, sorted(own))}" for word in strays]
     unknown = [f"--{key}{hint}" for key, _ in settings if (hint := _own_option_meant(key, set(own)))]
     problems = [(expected, "expected --setting VALUE"), (unknown, "no such setting")]
     if text := "; ".join(f"{', '.join(words)}: {problem}" for words, problem in problems if words):
@@ -181,6 +181,10 @@ def _options(argv: Sequence[str]) -> list[tuple[str, list[str]]]:
         else:
             found.append((word, []))
     return found
+
+
+def _config_meant(word: str) -> str:
+    return f" (did you mean --config {word}?)" if word.endswith((".yaml", ".yml")) else ""
 
 
 def _own_option_meant(key: str, own: set[str]) -> str:

@@ -72,6 +72,8 @@ def measured(
         prices=(config.false_alarm_price, config.miss_price),
         supported=scores.supported(decisions.predictions),
     )
+    if not figures["negatives"]:
+        figures = without_negatives(figures)
     by_group = _by_certificate_group(scores, decisions, policy, config.bootstrap_confidence)
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
@@ -86,7 +88,14 @@ def measured(
             "confidence": config.bootstrap_confidence,
             "unit": "group" if figures["groups"] < figures["cases"] else "case",
         },
-        "promise": agreement(figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence, what, by_group),
+        "promise": agreement(
+            figures["exits"],
+            policy["target_fnr_exit"],
+            config.bootstrap_confidence,
+            what,
+            not figures["negatives"],
+            by_group,
+        ),
         **({"by_certificate_group": by_group} if by_group else {}),
         **({} if scores.lengths is None else _of_groups(scores.lengths, scores.labels, decisions)),
         **figures,
@@ -128,6 +137,23 @@ def _by_certificate_group(
             }
         )
     return rows
+
+
+OF_POSITIVES = ("fnr_on_exits", "coverage", "right_exits")
+"""What exits of positives alone can tell."""
+
+
+def without_negatives(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of positives alone: what needs negatives is undefined, and not as good as it can be."""
+    kept = {name: figures["exits"][name] for name in OF_POSITIVES}
+    return {**figures, **_undefined({name: figures[name] for name in ("accuracy", "selective", "calibration")}),
+            "exits": {**_undefined(figures["exits"]), **kept}}  # fmt: skip
+
+
+def _undefined(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return None
+    return {"value": None} if "value" in value else {name: _undefined(item) for name, item in value.items()}
 
 
 LENGTHS = 4
@@ -201,6 +227,7 @@ def agreement(
     target: float,
     confidence: float,
     what: str = "test split",
+    positives_only: bool = False,
     by_group: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Say whether labelled cases agree with a target that was certified, in one sentence: `promise` of eval.json.
@@ -212,16 +239,19 @@ def agreement(
     verdict, of_groups = _of_certified(by_group) if by_group else (_verdict(fnr["low"], fnr["high"], target), "")
     words, held = VERDICTS[verdict]
     seen = f"{fnr['misses']} of {fnr['exited_positives']} exited positives missed"
-    shares = ", ".join(
-        f"{name} {_percent(exits[key]['value'])}"
-        for name, key in (("coverage", "coverage"), ("right exits", "right_exits"), ("FNR on exits", "fnr_on_exits"))
+    coverage, right, missed, alarms = (
+        _percent(exits[name]["value"]) for name in ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits")
     )
+    shares = f"coverage {coverage}, right exits {right}, FNR on exits {missed}, FPR on exits {alarms}"
+    more = ""
+    if positives_only:
+        shares = f"of its cases, all positive, {coverage} exit and {right} exit rightly; FNR on exits {missed}"
+        more = " Coverage of all cases, FPR, precision and calibration are not measured: they need negatives."
     return {
         "verdict": verdict,
         "held": held,
-        "words": f"The {what} {words}: {shares}, FPR on exits {_percent(exits['fpr_on_exits']['value'])}; "
-        f"{seen}, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
-        f"{confidence:g} against a target of {target:g}.{of_groups}",
+        "words": f"The {what} {words}: {shares}; {seen}, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
+        f"{confidence:g} against a target of {target:g}.{of_groups}{more}",
     }
 
 

@@ -349,8 +349,8 @@ def _say_policy(policy: dict[str, Any]) -> None:
         say(line)
     say(f"on val_calib: {exit_figures(figures)}")
     say(policy["guarantee"]["words"])
-    if left:
-        say(margin_words(policy))
+    if left and (margin := margin_words(policy)):
+        say(margin)
     if "weights" in policy:
         say(weight_words(policy))
     if "useless" in policy:

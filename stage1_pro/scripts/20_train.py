@@ -68,6 +68,8 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         demand_extras_of(config)
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run, config) if args.init_from else None
+    if is_first_process():
+        console.say(f"training  {run.path}, phase {config.phase}; loading {config.model_path}")
 
     from stage1_pro.core.artifacts import write_json
     from stage1_pro.core.inference.scoring import with_forward_batch, write_scores

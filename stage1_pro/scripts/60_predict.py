@@ -1,7 +1,7 @@
 """60: decide new images with a bundle: answer, or defer to stage 2.
 
     python stage1_pro/scripts/60_predict.py runs/demo/bundle data/demo/images --out decisions.csv
-reads   a bundle, image files and folders of images
+reads   a bundle; image files, folders of images, and URLs of both, such as s3://bucket/folder
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
         prediction_set, the classes that remain possible; with --audit_share or --monitor, and where the certificate of
         the bundle has an end, also group, time, audit, audit_probability, certificate, bundle; where the
@@ -32,7 +32,8 @@ class Args:
     bundle: str = field(metadata={"nargs": None})
     """Bundle folder, as 50_export_bundle.py writes it."""
     images: list[str] = field(metadata={"nargs": "+"})
-    """Image files, and folders with images at any depth."""
+    """Image files, folders with images at any depth, and URLs of files and folders that fsspec reaches, such as
+    s3://bucket/folder or https://host/a.png."""
     out: str | None = None
     """File to write; its suffix chooses the format: .csv, .jsonl, .parquet. -: standard output. Without it
     decisions.<format>."""
@@ -67,6 +68,8 @@ class Args:
     """Folder or monitor.json of 65_monitor.py: every row then says whether the certificate is in force."""
     require_signature: str | None = None
     """Public key file: the bundle must be signed by its owner. null: signatures are not looked at."""
+    cache_folder: str | None = None
+    """Folder for copies of images behind URLs; null: stage1_pro in the user's cache folder."""
     time: str | None = None
     """When these cases were met, as in 2026-03-01T12:00:00Z; null: now."""
 
@@ -77,6 +80,7 @@ def main(args: Args) -> None:
     from stage1_pro.core.bundle.contents import verify_bundle
     from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.data.image_files import shown
+    from stage1_pro.core.data.store import cache_folder
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.certificate_groups import certificate_groups_of
     from stage1_pro.core.inference.closing import closing_lines
@@ -95,9 +99,9 @@ def main(args: Args) -> None:
         if args.require_signature:  # before a byte of it is parsed
             demand_signed(args.bundle, args.require_signature, "--require_signature")
         task = task_of(args.bundle)
-        images = find_images(args.images, task.suffixes)
-        options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
         contents = verify_bundle(args.bundle)
+        images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
+        options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
         views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
         if views is not None:  # a row is a group, and stands for itself
             options["groups"] = groups = groups_of_images(images.paths, args.groups, views)
@@ -107,8 +111,8 @@ def main(args: Args) -> None:
         options["more"] = columns(args, contents, ids, depends)
         predictor = task.part("predictor").load(args.bundle, args.device)
         if task.has_masks:
-            predictor.draw_into(masks := masks_beside(out), images.paths)
-        tally = decide_into(predictor, Path(args.bundle), images.paths, out, **options)
+            predictor.draw_into(masks := masks_beside(out), images.paths, list(map(copies.path, images.paths)))
+        tally = decide_into(predictor, Path(args.bundle), images.paths, out, copies=copies, **options)
         if tally.certificate is not None:
             console.say(f"audited   {tally.audited} of {tally.images}; certificate: {tally.certificate}")
         if images.left_out():

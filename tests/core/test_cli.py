@@ -100,6 +100,7 @@ def test_structured_settings_take_yaml() -> None:
         (["--epochs", "--seed", "3"], "--epochs: expected --setting VALUE"),
         (["--dry-run"], "--dry-run (did you mean '--dry_run'?): expected --setting VALUE"),
         (["3", "--seed", "3"], "3: expected --setting VALUE"),
+        (["my.yaml"], "my.yaml (did you mean --config my.yaml?): expected --setting VALUE"),
         (["--epochs", "3", "4"], "4: expected --setting VALUE"),
         (
             ["3", "x", "--rum", "y", "--epochs"],

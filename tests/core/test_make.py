@@ -49,6 +49,16 @@ def test_data_that_is_named_is_taken_alone(words: list[str], settings: str) -> N
     assert not any("demo" in line for line in lines)
 
 
+@pytest.mark.parametrize(("words", "offline"), [([], "1"), (["CONFIG=my.yaml"], "0"), (["ARGS=--config a.yaml"], "0")])
+def test_weights_that_your_config_names_may_be_downloaded(words: list[str], offline: str) -> None:
+    show = "--eval=show:; @echo $$HF_HUB_OFFLINE"
+    environment = {name: value for name, value in os.environ.items() if name not in (*OURS, "HF_HUB_OFFLINE")}
+    done = subprocess.run(
+        ["make", show, "show", *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [offline], done.stderr
+
+
 def test_the_other_targets_take_the_run_alone() -> None:
     for target in ("calibrate", "evaluate", "export"):
         lines = planned(target, "PHASE=3", "RUN=runs/mine")

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from web import Site, served
 
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.data.cases import CaseTable, load_cases
@@ -189,6 +190,36 @@ def test_a_server_that_cannot_list_gives_the_files_that_a_table_names(load, buck
     assert f"1 file is missing: {BUCKET}/gone.png" in refused(load, labels=f"{BUCKET}/labels.csv")
     bucket.pipe("/bucket/labels.csv", b"path,label\ndog/1.png,dog\ncat/2.png,cat\n")
     assert sorted(files_of(load(labels=f"{BUCKET}/labels.csv"))) == sorted(contents(pictures, 2, 1))
+
+
+@pytest.fixture
+def web(pictures: Path, tmp_path: Path) -> Iterator[Site]:
+    """The same pictures behind a web server that lists folders; names have to be quoted in an address."""
+    for index, image in enumerate(contents(pictures)):
+        file = tmp_path / "site" / ("dog" if LABELS[index] == "dog" else "wild cat") / f"é {index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(image)
+    with served(tmp_path / "site") as site:
+        yield site
+
+
+def test_folders_and_tables_of_a_web_server(load, web: Site, pictures: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        cases = load(root=web.url)
+        assert cases.frame["case_id"].tolist() == ["dog/é 1.png", "dog/é 3.png", "wild cat/é 0.png", "wild cat/é 2.png"]
+        assert labels_of(cases) == ["dog", "dog", "wild cat", "wild cat"]
+        assert files_of(cases) == [contents(pictures)[index] for index in (1, 3, 0, 2)]
+    rows = [f"{web.url}/dog/é 1.png,dog", "wild cat/é 0.png,cat", "dog/é%203.png?key=" + "k" * 300 + ",dog"]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    read = load(root=web.url, labels=str(tmp_path / "labels.csv"))
+    assert sorted(files_of(read)) == sorted(contents(pictures)[index] for index in (1, 3, 0))
+    with open(tmp_path / "labels.csv", "a") as table:
+        table.write("\ndog/none.png,dog")
+    message = refused(load, root=web.url, labels=str(tmp_path / "labels.csv"))
+    assert f"1 file is missing: {web.url}/dog/none.png" in message
+    web.broken["none.png"] = 403
+    message = refused(load, root=web.url, labels=str(tmp_path / "labels.csv"))
+    assert "none.png: ClientResponseError (403" in message
 
 
 # ---- the Hugging Face Hub, offline

@@ -166,6 +166,11 @@ def test_names_that_lead_nowhere(model_path: str, words: str) -> None:
     assert words in refused(model_path)
 
 
+def test_weights_that_may_not_be_downloaded_say_who_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set: run once with HF_HUB_OFFLINE=0 to download them" in refused("timm:test_vit")
+
+
 @pytest.mark.parametrize(("name", "size"), [("test_vit", 40), ("convnext_atto", 16)])
 def test_a_size_that_the_backbone_cannot_take_is_the_users_mistake(name: str, size: int) -> None:
     backbone, _ = load_backbone(f"random:{name}", size)

@@ -132,7 +132,9 @@ def test_a_split_without_positives(config, script, images, tmp_path, monkeypatch
 def test_a_run_is_never_overwritten(trained, config, script):
     before = files_of(trained)
     refused(script("20_train", "--config", config, "--run", trained), "trained already", "--resume")
-    refused(script("00_make_splits", "--config", config, "--run", trained), "never overwritten")
+    told = script("00_make_splits", "--config", config, "--run", trained)
+    refused(told, "never overwritten")
+    assert told.out == ""  # before minutes of reading
     refused(script("20_train", "--resume", trained, "--seed", "3"), "no other option")
     assert files_of(trained) == before
 

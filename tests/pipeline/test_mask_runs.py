@@ -1,6 +1,7 @@
 """A run with masks: the scripts of every run, on discs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +83,10 @@ def test_a_run_is_certified_and_its_promise_names_the_miss_rule(exported: Path) 
 
 
 def test_the_report_shows_cases_and_the_table_holds_them_all(exported: Path) -> None:
-    cases, scores = pd.read_csv(exported / "cases" / "val_test.csv"), exported / "scores" / "val_test.parquet"
+    cases, scores = (
+        pd.read_csv(exported / "cases" / "val_test.csv", dtype={"case_id": str}),
+        exported / "scores" / "val_test.parquet",
+    )
     assert len(cases) == len(pd.read_parquet(scores))
     assert cases["dice"].round(5).tolist() == pd.read_parquet(scores)["dice"].round(5).tolist()
     assert (cases["true_components"] <= 1).all()
@@ -94,6 +98,21 @@ def test_the_report_shows_cases_and_the_table_holds_them_all(exported: Path) -> 
     assert "Masks of the test split" in page
     assert "mask_overlays" in page
     assert (exported / "figures" / "mask_overlays.png").exists()
+    shown = set(re.findall(r'<img src="data:image/jpeg;base64,[^"]*" alt="([^:"]*): Dice', page))
+    missed, deferred = exited[exited["missed"] == 1], cases[cases["exits"] == 0]
+    assert set(missed.nsmallest(12, "dice")["case_id"]) <= shown <= set(cases["case_id"])
+    assert len(shown & set(deferred["case_id"])) == min(12, len(deferred))
+    assert len(shown) >= 12
+    for title, total in (("Missed on exits", len(missed)), ("Deferred", len(deferred))):
+        assert (f"<h3>{title} <span" in page) == (total > 0)
+
+
+def test_pictures_of_masks_stay_out_where_they_must(exported: Path, tmp_path: Path) -> None:
+    run = copy(exported, tmp_path)
+    done("40_eval_selective", "--run", run, "--no_pictures")
+    page = (run / "report.html").read_text()
+    assert "<img" not in page
+    assert "mask_overlays" not in page
 
 
 def test_a_policy_for_another_miss_rule_is_not_exported(exported: Path, tmp_path: Path) -> None:

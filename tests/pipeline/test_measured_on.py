@@ -100,6 +100,29 @@ def test_the_same_camera_agrees_and_three_cases_tell_nothing(bundle, tmp_path, s
         assert {one["target_fnr_exit"] for one in found} == {0.1}
 
 
+def test_positives_alone_tell_the_promise_and_nothing_of_false_alarms(measured_once, exported_once, tmp_path):
+    """The same positives as beside their negatives have the same FNR on exits; what needs negatives is undefined."""
+    rows = (measured_once / "labels.csv").read_text().splitlines()
+    table, out = measured_once / "positives.csv", tmp_path / "look"
+    table.write_text("\n".join(row for row in rows if not row.endswith("blue")))
+    told = chain.done(EVALUATE, "--bundle", exported_once / "bundle", "--on", table, "--out", out).out
+    alone, beside = (json.loads((at / "eval.json").read_text()) for at in (out, measured_once / "runs" / "look"))
+    assert (alone["positives"], alone["negatives"]) == (beside["positives"], 0)
+    assert alone["exits"]["fnr_on_exits"] == beside["exits"]["fnr_on_exits"]
+    assert alone["promise"]["verdict"] == "contradicts"
+    assert "CONTRADICTS the promise: of its cases, all positive," in told
+    assert "FPR, precision and calibration are not measured: they need negatives" in told
+    exits = {name: one["value"] for name, one in alone["exits"].items() if name not in ("coverage", "right_exits")}
+    assert [name for name, value in exits.items() if value is not None] == ["fnr_on_exits"]
+    assert alone["accuracy"]["value"] is alone["selective"]["augrc"]["value"] is alone["calibration"]["ece"] is None
+    assert sorted(path.stem for path in (out / "figures").iterdir()) == ["fnr_coverage", "score_histogram"]
+    config = yaml_of(tmp_path)
+    config.write_text(config.read_text().replace(f"{tmp_path}/labels.csv", str(table)))
+    told = chain.call("38_recalibrate", exported_once / "bundle", "--config", config, "--out", tmp_path / "site")
+    refused(told, "no cases of blue, and a certificate takes cases of both classes")
+    assert not (tmp_path / "site").exists()
+
+
 def test_mistakes_are_told_and_nothing_is_written(bundle, tmp_path, script):
     chain.draw(tmp_path, cases=8, seed=11)
     table, out, before = tmp_path / "labels.csv", tmp_path / "out", chain.files_of(tmp_path)
@@ -112,7 +135,7 @@ def test_mistakes_are_told_and_nothing_is_written(bundle, tmp_path, script):
     refused(script(EVALUATE, "--bundle", tmp_path, "--on", table, "--out", "x"), "bundle.json does not exist")
     refused(script(EVALUATE, "--device", "cpu"), "--device is of a measurement")
     (tmp_path / "blue.csv").write_text("\n".join(f"{index:03d}.png,blue" for index in range(0, 8, 2)))
-    refused(script(EVALUATE, "--bundle", bundle, "--on", tmp_path / "blue.csv", "--out", out), "no cases: red")
+    refused(script(EVALUATE, "--bundle", bundle, "--on", tmp_path / "blue.csv", "--out", out), "none of the 4 cases")
     (tmp_path / "blue.csv").unlink()
     assert chain.files_of(tmp_path) == before
 

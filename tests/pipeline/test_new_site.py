@@ -143,6 +143,25 @@ def test_classes_that_the_bundle_joined_are_joined_again(bundle, tmp_path, label
     assert site.cases.frame["label"].sum() == sum(",red" in line for line in names)
 
 
+@pytest.mark.parametrize("labels", [("blue", "green", "red"), ("red",)], ids="-".join)
+def test_a_site_need_not_have_every_label_that_is_positive(bundle, tmp_path, capsys, labels):
+    chain.draw(tmp_path, cases=12, seed=12)
+    names = [f"{index:03d}.png,{labels[index % len(labels)]}\n" for index in range(12)]
+    (tmp_path / "labels.csv").write_text("".join(names))
+    policy, config = load_exit_policy(bundle), read(bundle / "config.json")
+    config["dataset_params"] |= {"class_names": None, "positive_class": ["orange", "red"], "rest": True}
+    (bundle / "config.json").write_text(json.dumps(config))
+    manifest = {**read(bundle / "bundle.json"), "class_names": ["rest", "orange or red"]}
+    contents, layers = BundleContents(bundle, manifest, policy), [("site.yaml", yaml_of(tmp_path))]
+    site = read_site(contents, layers, certifies=False)
+    assert site.cases.class_names == ("rest", "orange or red")
+    assert site.cases.frame["label"].sum() == 12 // len(labels)
+    assert "warning: no case is labelled 'orange', which is positive" in capsys.readouterr().out
+    if len(labels) == 1:
+        with pytest.raises(UserError, match="no cases of rest, and a certificate takes cases of both classes"):
+            read_site(contents, layers)
+
+
 def test_a_bundle_of_masks_is_told_what_it_can_do(bundle, tmp_path):
     contents = BundleContents(bundle, {"task": "segmentation"}, load_exit_policy(bundle))
     with pytest.raises(UserError, match=r"its answers are masks.*20_train\.py"):

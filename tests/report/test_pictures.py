@@ -67,7 +67,7 @@ def test_errors_come_first_and_the_surest_of_them(paths):
 
 def test_of_a_long_id_the_end_is_shown():
     assert Picture("", True, "short.png", "").short_id == "short.png"
-    assert Picture("", True, "a/long/path/of/folders/0042.png", "").short_id == "…/folders/0042.png"
+    assert Picture("", True, "a/long/path/of/folders/0042.png", "").short_id == "…ders/0042.png"
 
 
 def test_small_images_are_kept_pixel_by_pixel_and_large_ones_are_thumbnails(paths):

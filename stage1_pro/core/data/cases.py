@@ -93,12 +93,14 @@ def labelled_cases(config: Stage1ProConfig, *, decode: bool) -> CaseTable:
     return load_cases(config.dataset_params, decode=decode, certificate_groups=config.certificate_groups)
 
 
-def load_cases(params: DatasetParams, *, decode: bool, certificate_groups: str | None = None) -> CaseTable:
+def load_cases(
+    params: DatasetParams, *, decode: bool, partial: bool = False, certificate_groups: str | None = None
+) -> CaseTable:
     """Read every source and check it; all problems come in one UserError.
 
     decode: also decode each image, which finds the damaged ones. Without it files are only hashed,
-    enough to recognise a table that was checked before. certificate_groups: column that the frame has as
-    `certificate_group`.
+    enough to recognise a table that was checked before. partial: the classes are known, and some may have no cases;
+    certificate_groups: column that the frame has as `certificate_group`.
     """
     if not params.sources:
         raise UserError(
@@ -119,12 +121,12 @@ def load_cases(params: DatasetParams, *, decode: bool, certificate_groups: str |
         frame["order"] = pd.to_numeric(frame.pop(ORDER), errors="coerce").astype(np.float64)
     frame["split"] = split_words(frame["split"])
     frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
-    classes, labels = classes_of(frame["label"], params), frame["label"]
+    classes, labels = classes_of(frame["label"], params, partial), frame["label"]
     frame["label"] = classes.codes
     warnings += classes.warnings
     frame["content"], unreadable = inspect_files(frame["path"], decode)
     problems = [problem for source in read for problem in source.problems]
-    problems += [*_table_problems(frame, labels, classes, params), *content_problems(frame[unreadable.isna()])]
+    problems += [*_table_problems(frame, labels, classes, params, partial), *content_problems(frame[unreadable.isna()])]
     named = zip(frame["case_id"][unreadable.notna()], unreadable.dropna(), strict=True)
     bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
     if len(bad) and params.on_bad_image == "error":
@@ -148,7 +150,9 @@ def load_cases(params: DatasetParams, *, decode: bool, certificate_groups: str |
     return CaseTable(frame, classes.names, grouped, splits, warnings, questions, notes, merged)
 
 
-def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, params: DatasetParams) -> Iterable[str]:
+def _table_problems(
+    frame: pd.DataFrame, labels: pd.Series, classes: Classes, params: DatasetParams, partial: bool
+) -> Iterable[str]:
     ids = frame["case_id"]
     if len(classes.names) < 2:
         yield f"all labels are '{', '.join(classes.names)}': a classifier needs at least two classes"
@@ -161,8 +165,9 @@ def _table_problems(frame: pd.DataFrame, labels: pd.Series, classes: Classes, pa
         allowed = ", ".join(params.class_names or classes.names)
         yield f"{kinds} outside the classes, with cases: {with_counts(strange)}; classes: {allowed}"
     yield from listed(ids[labels == ""], "case has no label", "cases have no label")
-    empty = [name for code, name in enumerate(classes.names) if not (frame["label"] == code).any()]
-    yield from listed(pd.Series(empty), "class has no cases", "classes have no cases")
+    if not partial:
+        empty = [name for code, name in enumerate(classes.names) if not (frame["label"] == code).any()]
+        yield from listed(pd.Series(empty), "class has no cases", "classes have no cases")
     yield from split_problems(frame)
 
 

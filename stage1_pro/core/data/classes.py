@@ -28,21 +28,24 @@ class Classes:
     questions: tuple[str, ...]
 
 
-def classes_of(labels: pd.Series, params: DatasetParams) -> Classes:
+def classes_of(labels: pd.Series, params: DatasetParams, partial: bool = False) -> Classes:
     """Code the labels of all cases. A label is a class name, or the number of one in the order of `class_names`.
 
-    With `rest`, or several positive classes, the classes become two. Raises UserError where `positive_class` does not
-    fit the labels.
+    With `rest`, or several positive classes, the classes become two. partial: labels that the settings name may be
+    absent, and so may all others. Raises UserError where `positive_class` does not fit the labels.
     """
     found = sorted(set(labels), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
     names = list(params.class_names or [name for name in found if name] or found)
     numbers = {str(index): name for index, name in enumerate(names)}
     named = labels.map({**numbers, **{name: name for name in names}})
     positives = params.positives or (names[-1],)
+    absent = [name for name in positives if name not in names] if partial else []
+    names += absent
     _demand_known(positives, names, named)
-    ordered, groups = _joined(names, positives) if params.merged else _apart(names, positives)
+    ordered, groups = _joined(names, positives, partial) if params.merged else _apart(names, positives)
     codes = named.map(groups).fillna(-1).to_numpy(dtype=np.int64)
     alike, risky = _look_alikes(names, params.positives)
+    alike += [f"no case is labelled '{name}', which is positive" for name in absent]
     questions = [*risky, *([_which_is_positive(names, named)] if len(names) > 1 and not params.positives else [])]
     return Classes(ordered, codes, (*alike, *_gap_words(labels, params)), tuple(questions))
 
@@ -52,10 +55,10 @@ def _apart(names: list[str], positives: tuple[str, ...]) -> tuple[tuple[str, ...
     return ordered, {name: code for code, name in enumerate(ordered)}
 
 
-def _joined(names: list[str], positives: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, int]]:
+def _joined(names: list[str], positives: tuple[str, ...], partial: bool) -> tuple[tuple[str, ...], dict[str, int]]:
     """Two classes: all that are not positive, under the name of the only one or "rest", and the positive ones."""
     others = [name for name in names if name not in positives]
-    if not others:
+    if not others and not partial:
         raise UserError(
             f"dataset_params.positive_class names every class ({', '.join(positives)}): leave one for the rest."
         )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import PurePath
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 REASONS = {
     "missing": "no such file",
@@ -99,6 +99,20 @@ class BadImage(Exception):
 
     def __str__(self) -> str:
         return REASONS[self.code] + (f": {self.detail}" if self.detail else "")
+
+
+def is_url(place: str | None) -> TypeGuard[str]:
+    """Return whether a place is a URL, such as s3://bucket/folder, and not a path."""
+    return place is not None and "://" in place
+
+
+def folder_of(name: str) -> str:
+    """The folder that an image lies in, of a path or a URL.
+
+    >>> folder_of("s3://bucket/a/1.png"), folder_of("a/1.png")
+    ('s3://bucket/a', 'a')
+    """
+    return name.rpartition("/")[0] if is_url(name) else str(PurePath(name).parent)
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -8,11 +8,11 @@ import pandas as pd
 from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.hub import hub_folder, hub_tables, is_hub
-from stage1_pro.core.data.image_files import Listing, list_images, shown
+from stage1_pro.core.data.image_files import Listing, is_url, list_images, shown
 from stage1_pro.core.data.label_tables import COLUMNS, SETTINGS, LabelTable, More, read_table
 from stage1_pro.core.data.moved import MovedSource
 from stage1_pro.core.data.parquet_tables import is_parquet, read_parquet
-from stage1_pro.core.data.remote import is_url, mirrored_file, mirrored_paths, mirrored_tree, parent_url
+from stage1_pro.core.data.remote import mirrored_file, mirrored_paths, mirrored_tree, parent_url
 from stage1_pro.core.data.store import cache_folder
 from stage1_pro.core.errors import UserError, counted, first_few
 
@@ -41,14 +41,14 @@ def read_source(source: Source, params: DatasetParams, more: More = MappingProxy
     # as objects: pandas' own strings cannot hold a name that is not UTF-8
     paths = [path if is_url(path) else str(root / path) for path in frame["path"]]
     if any(map(is_url, paths)):
-        paths = mirrored_paths(paths, cache_folder(params))
+        paths = mirrored_paths(paths, cache_folder(params.cache_folder))
     frame["path"] = pd.Series(paths, index=frame.index, dtype=object)
     return read
 
 
 def _read(source: Source, params: DatasetParams, more: More) -> tuple[LabelTable, Path]:
     """The rows of a source, and the folder that relative paths in them start from."""
-    store, root, labels = cache_folder(params), source.root, source.labels
+    store, root, labels = cache_folder(params.cache_folder), source.root, source.labels
     if is_hub(root) or is_hub(labels):
         return _read_hub(source, params, store)
     if labels:

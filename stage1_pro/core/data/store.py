@@ -6,13 +6,12 @@ from hashlib import blake2b
 from pathlib import Path
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams
 
 
-def cache_folder(params: DatasetParams) -> Path:
-    """Return the folder of the copies: the config's, or one in the user's cache folder."""
-    if params.cache_folder:
-        return Path(params.cache_folder)
+def cache_folder(named: str | None) -> Path:
+    """Return the folder of the copies: the one that is named, or one in the user's cache folder."""
+    if named:
+        return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stage1_pro"
 
 

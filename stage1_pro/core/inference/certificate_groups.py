@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stage1_pro.core.data.image_files import folder_of
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.inference.groups import FOLDER, read_rows
 from stage1_pro.core.policies.grouped import GroupedExitPolicy
@@ -30,7 +31,7 @@ def certificate_groups_of(ids: Sequence[str], option: str | None, policy: Any) -
     if option is None:
         raise UserError(f"this bundle certifies each '{policy.column}' by itself: name them with {OPTION}, as {ways}.")
     if option == FOLDER:
-        return [Path(name).parent.name for name in ids]
+        return [Path(folder_of(name)).name for name in ids]
     if Path(option).suffix.lower() in TABLES:
         return _from_table(Path(option), ids, policy.column)
     if option not in policy.names:

@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,8 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.contents import MANIFEST, verify_bundle
 from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.console import bar, say
-from stage1_pro.core.data.image_files import Listing, list_images, shown
+from stage1_pro.core.data.image_files import BadImage, Listing, is_url, list_images, shown
+from stage1_pro.core.data.remote import CHECK, images_behind
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.inference.groups import ImageGroup, digest_words
 from stage1_pro.core.inference.jobs import ROWS, Job, already_there, job_record
@@ -47,25 +48,55 @@ def task_of(bundle: str) -> Task:
     return TASKS[artifacts.read_json(path, "bundle").get("task", "classification")]
 
 
-def find_images(names: list[str], also: tuple[str, ...] = ()) -> Listing:
-    """Files as named, and the images below the folders named, in the order of the names.
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Where the images behind URLs lie: URL → local copy, or why there is none. A URL that is not among them leads to
+    no file."""
 
-    also: suffixes of files that are inputs too.
+    of: Mapping[str, str | BadImage] = field(default_factory=dict)
+
+    def path(self, name: str) -> str:
+        """The file to read for an image as it was named; for one that was not copied the name, which is no file."""
+        found = self.of.get(name, name)
+        return name if isinstance(found, BadImage) else found
+
+    def told(self, names: Sequence[str], unreadable: Mapping[int, str]) -> dict[int, str]:
+        """Reasons by position, with those of the images that were not delivered."""
+        found = {at: self.of.get(names[at]) for at in unreadable}
+        return {at: str(bad) if isinstance(bad := found[at], BadImage) else why for at, why in unreadable.items()}
+
+
+NO_COPIES = Copies()
+
+
+def find_images(names: list[str], store: Path, also: tuple[str, ...] = ()) -> tuple[Listing, Copies]:
+    """Files and URLs as named, and the images below the folders named, in the order of the names.
+
+    store: folder for copies of what lies behind URLs; also: suffixes of files that are inputs too.
 
     A name without a file stays among the others, to be deferred. Raises UserError where no name leads to an image.
     """
-    parts = [list_images(name, also) if os.path.isdir(name) else Listing((name,), 0, Counter()) for name in names]
+    behind, copied = images_behind(list(filter(is_url, names)), store, also)
+    copies = Copies(copied)
+    parts = [behind[name] if is_url(name) else _found(name, also) for name in names]
     found = Listing(
         tuple(path for part in parts for path in part.paths),
         sum(part.hidden for part in parts),
         sum((part.others for part in parts), Counter()),
     )
     words = ", ".join(map(shown, names))
-    if not any(os.path.lexists(name) for name in names):
-        raise UserError(f"{words}: no such image or folder.")
+    if not any(isinstance(copy, str) for copy in copied.values()) and not any(map(os.path.lexists, names)):
+        for url, bad in copied.items():
+            raise UserError(f"{url}: {bad}. {CHECK}")
+        if not any(behind[url].left_out() for url in behind):
+            raise UserError(f"{words}: no such image or folder.")
     if not found.paths:
         raise UserError(f"{words}: no images there" + (f" ({found.left_out()})." if found.left_out() else "."))
-    return found
+    return found, copies
+
+
+def _found(name: str, also: tuple[str, ...]) -> Listing:
+    return list_images(name, also) if os.path.isdir(name) else Listing((name,), 0, Counter())
 
 
 def decide_into(
@@ -80,11 +111,13 @@ def decide_into(
     more: MoreColumns | None = None,
     groups: Sequence[ImageGroup] | None = None,
     certificate_groups: Sequence[str] | None = None,
+    copies: Copies = NO_COPIES,
 ) -> Tally:
     """Decide every file and write the table of `decisions_of` to `out`; return the counts.
 
     groups: of these files, for a bundle that decides groups; the table is then that of `group_decisions_of`;
-    certificate_groups: of each file, for a bundle that certifies each camera or site by itself.
+    certificate_groups: of each file, for a bundle that certifies each camera or site by itself; copies: of those that
+    are URLs.
 
     A regular file appears only when it is whole; a job that is killed leaves its parts, and the same call goes on with
     them. What is no regular file gets the rows as they come. workers: a number, or "auto"; more: adds columns. Raises
@@ -92,10 +125,9 @@ def decide_into(
     images or other columns.
     """
     processes = workers_for(workers, len(paths), predictor.device.type)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": processes}
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": processes, "copies": copies}
     items = paths if groups is None else groups
     named = [] if certificate_groups is None else [artifacts.digest_json(list(certificate_groups))]
-    pinned = [*paths, *named] if groups is None else digest_words(groups)
     tally = Tally(unit="images" if groups is None else "groups")
 
     def rows_of(positions: Iterable[int]) -> Iterator[pd.DataFrame]:
@@ -113,7 +145,8 @@ def decide_into(
         return tally
     job = Job(out.path, paths if groups is None else [group.name for group in groups])
     demand_free(out, overwrite)
-    with job.begun(job_record(bundle, pinned, predictor.device.type, more.record if more else None)) as begun:
+    inputs = [*map(copies.path, paths if groups is None else digest_words(groups)), *named]
+    with job.begun(job_record(bundle, inputs, predictor.device.type, more.record if more else None)) as begun:
         missing = job.missing()
         if missing and job.out.exists() and not overwrite:
             raise already_there(job.out)
@@ -157,6 +190,7 @@ def decisions_of(
     batch_size: int | None,
     workers: int,
     certificate_groups: Sequence[str] | None = None,
+    copies: Copies = NO_COPIES,
 ) -> Iterator[pd.DataFrame]:
     """Decide every file, batch after batch: columns id (its path, as `shown` writes it), answer, probability, decision,
     score, reason, and prediction_set (the classes that remain possible) where the policy has such sets.
@@ -165,7 +199,7 @@ def decisions_of(
     An unreadable file has no answer and is deferred. Raises UserError where a process that decodes was killed.
     """
     done = 0
-    for outputs in _streamed(predictor, paths, batch_size, workers):
+    for outputs in _streamed(predictor, paths, batch_size, workers, copies):
         own = slice(done, done + len(outputs))
         named = None if certificate_groups is None else certificate_groups[own]
         rows = decision_rows(predictor.records(outputs, named), list(map(shown, paths[own])))
@@ -174,7 +208,7 @@ def decisions_of(
 
 
 def group_decisions_of(
-    predictor: Stage1Predictor, groups: Sequence[ImageGroup], *, batch_size: int | None, workers: int
+    predictor: Stage1Predictor, groups: Sequence[ImageGroup], *, batch_size: int | None, workers: int, copies: Copies
 ) -> Iterator[pd.DataFrame]:
     """Decide every group: the columns of `decisions_of`, id being its name, frames (how many images it has) and views
     (how many of them were looked at).
@@ -184,7 +218,7 @@ def group_decisions_of(
     paths = [path for group in groups for path in group.seen]
     ends = np.cumsum([0, *(len(group.seen) for group in groups)])
     held, reasons, done, first = [], {}, 0, 0
-    for outputs in _streamed(predictor, paths, batch_size, workers):
+    for outputs in _streamed(predictor, paths, batch_size, workers, copies):
         held.append(outputs.logits)
         reasons |= {done + at: f"{shown(paths[done + at])}: {why}" for at, why in outputs.unreadable.items()}
         done += len(outputs)
@@ -201,14 +235,16 @@ def group_decisions_of(
 
 
 def _streamed(
-    predictor: Stage1Predictor, paths: Sequence[str], batch_size: int | None, workers: int
+    predictor: Stage1Predictor, paths: Sequence[str], batch_size: int | None, workers: int, copies: Copies
 ) -> Iterator[RawOutputs]:
     """Raw outputs of image files, with a bar. Raises UserError where a process that decodes was killed."""
     done = 0
     with bar("deciding") as progress:
         try:
-            for outputs in predictor.outputs(paths, batch_size=batch_size, workers=workers):
-                yield outputs
+            sources = list(map(copies.path, paths))
+            for outputs in predictor.outputs(sources, batch_size=batch_size, workers=workers):
+                names = paths[done : done + len(outputs)]
+                yield replace(outputs, unreadable=copies.told(names, outputs.unreadable))
                 done += len(outputs)
                 progress(done, len(paths))
         except RuntimeError as error:

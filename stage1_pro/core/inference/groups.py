@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.data.image_files import shown
+from stage1_pro.core.data.image_files import folder_of, shown
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.metrics.views import Views
 
@@ -38,7 +38,7 @@ def groups_of_images(paths: Sequence[str], option: str | None, views: Views) -> 
     if option in (None, FOLDER):
         if views.count is not None:
             raise UserError(f"this bundle looks at {views.words}, and {NO_ORDER} with --groups.")
-        frame = pd.DataFrame({"path": list(paths), "group": [str(Path(name).parent) for name in ids], "order": 0.0})
+        frame = pd.DataFrame({"path": list(paths), "group": list(map(folder_of, ids)), "order": 0.0})
     else:
         frame = _from_table(Path(option), list(paths), ids, views)
     groups = []

@@ -88,10 +88,15 @@ class MaskPredictor:
         """Names of the answers: without and with the positive class."""
         return self.model.class_names
 
-    def draw_into(self, folder: Path, paths: Sequence[str]) -> None:
-        """Write the mask of each of these cases into a folder, as the case's own file name says."""
+    def draw_into(self, folder: Path, names: Sequence[str], paths: Sequence[str] | None = None) -> None:
+        """Write the mask of each of these cases into a folder, as the case's own file name says.
+
+        names: of the cases; paths: where they are read, None where the names say it.
+        """
         suffix = ".png" if self.model.spec.preprocessing.dims == 2 else ".nii.gz"
-        self.files = {path: folder / f"{name}{suffix}" for path, name in zip(paths, mask_names(paths), strict=True)}
+        self.files = {
+            path: folder / f"{name}{suffix}" for path, name in zip(paths or names, mask_names(names), strict=True)
+        }
 
     @torch.inference_mode()
     def outputs(self, images: Any, *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:

@@ -265,9 +265,11 @@ def _said(file: str) -> dict[str, str]:
 
 def _load_failure(model_path: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300]
-    mend = (
-        "Without a network use file:PATH:NAME or random:NAME."
-        if model_path.startswith("timm:")
-        else "Is it of this architecture?"
-    )
+    mend = "Is it of this architecture?"
+    if model_path.startswith("timm:"):
+        from huggingface_hub.constants import HF_HUB_OFFLINE
+
+        mend = "Without a network use file:PATH:NAME or random:NAME."
+        if HF_HUB_OFFLINE:
+            mend = f"HF_HUB_OFFLINE is set: run once with HF_HUB_OFFLINE=0 to download them. {mend}"
     return f"model_path {model_path}: weights could not be loaded ({type(error).__name__}: {reason}). {mend}"

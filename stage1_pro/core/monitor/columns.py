@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.data.image_files import folder_of
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.monitor.audit import demand_groups
 from stage1_pro.core.monitor.opening import DOUBTFUL, UNIFORM, Deployed
@@ -103,7 +104,7 @@ def groups_of(ids: Sequence[str], groups: str | None) -> dict[str, str]:
     if groups is None:
         return {}
     if groups == FOLDER:
-        return {name: str(Path(name).parent) for name in ids}
+        return {name: folder_of(name) for name in ids}
     path = Path(groups)
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"--groups {groups}: 'folder', or a .csv or .parquet file with the columns id and group.")

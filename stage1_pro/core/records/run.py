@@ -33,17 +33,25 @@ class Run(RunPaths):
 
         Raises UserError where the run exists already: a run is never overwritten.
         """
+        cls.demand_new(path)
         target = Path(path) if path else unused_name(f"p{phase}")
-        if target == Path(LATEST):
-            raise UserError(f"{target} is the link to the newest run. Choose another --run.")
-        if (target / "splits.json").exists() or (target / "config.json").exists():
-            raise UserError(f"{target} already holds a run, and runs are never overwritten. Choose another --run.")
         try:
             target.mkdir(parents=True, exist_ok=path is not None)
         except OSError as error:
             raise UserError(f"{target} cannot be made: {error.strerror}. Choose another --run.") from None
         point_latest(target)
         return cls(shortest(target))
+
+    @staticmethod
+    def demand_new(path: str | None) -> None:
+        """Raise UserError where a new run cannot be called so."""
+        if path is None:
+            return
+        target = Path(path)
+        if target == Path(LATEST):
+            raise UserError(f"{target} is the link to the newest run. Choose another --run.")
+        if (target / "splits.json").exists() or (target / "config.json").exists():
+            raise UserError(f"{target} already holds a run, and runs are never overwritten. Choose another --run.")
 
     def discard(self) -> None:
         """Remove a run that could not be begun, where nothing is in it, and the link that names it."""

@@ -12,7 +12,7 @@ from stage1_pro.core.bundle.contents import BundleContents
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
 from stage1_pro.core.console import say
-from stage1_pro.core.data.cases import CaseTable, labelled_cases
+from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.data.decided_groups import demand_groups
 from stage1_pro.core.data.moved import moved_config
 from stage1_pro.core.errors import UserError, counted, raise_problems
@@ -83,11 +83,14 @@ def new_place(path: str | None, kind: str, bundle: str) -> Path:
     return target
 
 
-def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | None = None) -> Site:
+def read_site(
+    contents: BundleContents, layers: Layers, roots: Sequence[str] | None = None, certifies: bool = True
+) -> Site:
     """Check a site's config and cases against the bundle; nothing is written.
 
     layers: the site's settings over the bundle's, whose target and confidence hold where a site names none; roots:
-    NAME=PATH of each source whose images have moved. Raises one UserError with every setting that a site cannot choose.
+    NAME=PATH of each source whose images have moved; certifies: a certificate follows, which takes cases of both
+    classes. Raises one UserError with every setting that a site cannot choose.
     """
     if contents.task.has_masks:
         raise UserError(
@@ -98,8 +101,13 @@ def read_site(contents: BundleContents, layers: Layers, roots: Sequence[str] | N
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
     where = ", ".join(name for name, _ in layers)
-    cases = labelled_cases(moved_config(config, roots), decode=True)
+    moved = moved_config(config, roots)
+    options: dict[str, Any] = {"partial": True, "certificate_groups": config.certificate_groups}
+    cases = load_cases(moved.dataset_params, decode=True, **options)
     raise_problems(f"{where}:", cases.questions)
+    empty = [name for code, name in enumerate(cases.class_names) if not (cases.frame["label"] == code).any()]
+    if empty and certifies:
+        raise UserError(f"{where}: no cases of {', '.join(empty)}, and a certificate takes cases of both classes.")
     demand_groups(cases, config)
     if config.dataset_params.merged:
         cases = _renamed(cases, contents)

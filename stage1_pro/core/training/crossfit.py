@@ -116,9 +116,13 @@ def _train_blind(
     optimizer = torch.optim.AdamW(parameter_groups(heads, config.lr_head, 0, config.weight_decay))
     epochs, steps = min(config.schedule_epochs, MOST_EPOCHS), -(-len(inputs) // size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps if epochs > 1 else 0, steps * epochs))
-    for epoch in range(epochs):
-        rng = rng_of(config.seed, "out of fold", epoch)
-        for taken in torch.from_numpy(rng.permutation(len(inputs))).split(size):
+    draws = (
+        taken
+        for epoch in range(epochs)
+        for taken in torch.from_numpy(rng_of(config.seed, "out of fold", epoch).permutation(len(inputs))).split(size)
+    )
+    with bar("targets of the gate", brief=True) as progress:
+        for done, taken in enumerate(draws, 1):
             labels = targets[taken].to(device)
             seen = (fold[taken] != torch.arange(FOLDS)[:, None]).to(device)
             costs = loss.cases(heads(inputs[taken].to(device)).logits, labels)
@@ -126,6 +130,7 @@ def _train_blind(
             ((costs * seen).sum(1) / seen.sum(1).clamp(min=1)).sum().backward()
             optimizer.step()
             schedule.step()
+            progress(done, steps * epochs)
 
 
 @torch.no_grad()

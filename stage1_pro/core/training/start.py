@@ -34,6 +34,7 @@ the first process for those that Lightning's own launcher starts."""
 def new_run(path: str | None, config: Stage1ProConfig, *, trains: bool = False) -> tuple[Run, CaseTable]:
     """Make a run directory with its splits.json; nothing is made where the cases have problems, or where training
     would refuse the backbone and `trains` says that it follows."""
+    Run.demand_new(path)  # before minutes of reading
     cases, splits = preview(config)
     if trains:
         demand_protected(config.model_path, splits)

@@ -16,6 +16,9 @@ from stage1_pro.core.models.segmenter import answered, case_row
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
+from stage1_pro.core.report.run.mask_pictures import chosen_cases, picture
+from stage1_pro.core.report.run.pictures import Picture, Sheet
+from stage1_pro.core.seeds import rng_of
 
 FOLDER = "cases"
 OVERLAYS = ("best", "median", "worst", "missed", "deferred")
@@ -35,7 +38,8 @@ class Overlay:
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskEvidence:
     """N test cases. class_names: of the foreground; dice: (N, F), NaN where undefined; case_dice, confidence (SDC):
-    (N,); true, predicted: (N,) volumes of the positive class; unit: of volumes; overlays: what is drawn."""
+    (N,); true, predicted: (N,) volumes of the positive class; unit: of volumes; overlays: what is drawn; sheets: of
+    pictures."""
 
     class_names: tuple[str, ...]
     dice: FloatArray
@@ -45,6 +49,7 @@ class MaskEvidence:
     predicted: FloatArray
     unit: str
     overlays: list[Overlay]
+    sheets: list[Sheet]
 
 
 def mask_evidence(
@@ -61,6 +66,9 @@ def mask_evidence(
     names, rows, found = predictor.model.facts.class_names[1:], [], []
     chosen = _chosen(scores, decisions)
     overlays: dict[str, Overlay] = {}
+    sheets = chosen_cases(scores, decisions, rng_of(run.config.seed, "pictures"))
+    wanted = {at for sheet in sheets for at in sheet.positions}
+    pictures: dict[int, Picture] = {}
     with torch.inference_mode():
         position = 0
         for batch in predictor.prepared(frame, run.config.batch_size, run.config.dataset_params.num_workers):
@@ -69,8 +77,12 @@ def mask_evidence(
                 truth, mask = case.labels.numpy(), answered(logits).cpu().numpy()
                 found.append(case_row(logits, case.labels.to(logits.device), predictor.positives).numpy())
                 rows.append(_shape_figures(truth, np.where(truth < 0, 0, mask), case.grid.spacing, predictor))
-                for title in [title for title, at in chosen.items() if at == position]:
-                    overlays[title] = _overlay(title, case.inputs.numpy(), truth, mask, scores, position)
+                titles = [title for title, at in chosen.items() if at == position]
+                if titles or position in wanted:
+                    view, words = _view(case.inputs.numpy(), truth, mask), _words(scores, decisions, position)
+                    overlays |= {title: Overlay(f"{title}: {words}", *view) for title in titles}
+                    if position in wanted:
+                        pictures[position] = picture(str(scores.case_id[position]), words, *view)
                 position += 1
     sums = MaskSums.of_rows(np.stack(found))
     voxel = np.array([np.prod(spacing) for spacing in frame["spacing"]], dtype=np.float64)
@@ -84,6 +96,7 @@ def mask_evidence(
         predicted=np.multiply(sums.positive_predicted, voxel, dtype=np.float64),
         unit="pixels" if predictor.model.spec.preprocessing.dims == 2 else "mm³",
         overlays=[overlays[title] for title in OVERLAYS if title in overlays],
+        sheets=[sheet.sheet(pictures) for sheet in sheets],
     )
 
 
@@ -162,12 +175,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _overlay(
-    title: str, inputs: np.ndarray, truth: np.ndarray, mask: np.ndarray, scores: Scores, position: int
-) -> Overlay:
-    """One case for the eye. Of a volume the slice with most of the truth, or of the mask where it has none."""
+def _words(scores: Scores, decisions: ExitDecisions, position: int) -> str:
     assert scores.masks is not None
-    words = f"{title}: {scores.masks.dice[position]:.2f}"
+    dice, sure = scores.masks.dice[position], decisions.scores[position]
+    found = f"Dice {dice:.2f}" if np.isfinite(dice) else "no mask at all"
+    return f"{found}, confidence {sure:.2f}" if np.isfinite(sure) else found
+
+
+def _view(inputs: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image in 0 to 1, true and predicted codes of one case for the eye. Of a volume the slice with most of the truth,
+    or of the mask where it has none."""
     if truth.ndim == 3:
         inside = (truth > 0) if (truth > 0).any() else mask > 0
         level = int(inside.sum(axis=(0, 1)).argmax())
@@ -176,5 +193,4 @@ def _overlay(
         inputs = np.rot90(inputs, axes=(1, 2))
     low, high = np.percentile(inputs, (0.5, 99.5))
     shown = np.clip((inputs - low) / max(high - low, 1e-6), 0, 1)
-    image = shown.transpose(1, 2, 0) if len(shown) == 3 else shown[0]
-    return Overlay(words, image, truth, mask)
+    return (shown.transpose(1, 2, 0) if len(shown) == 3 else shown[0]), truth, mask

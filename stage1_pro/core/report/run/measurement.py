@@ -22,6 +22,8 @@ from stage1_pro.core.report.run.pictures import EACH, picture_sheets
 from stage1_pro.core.seeds import rng_of
 
 PAGE = "report.html"
+OF_POSITIVES = ("fnr_coverage", "score_histogram")
+"""Charts that say something of positives alone."""
 VERDICTS = {
     "agrees": Verdict("good", "The promise agrees with these cases"),
     "too_few": Verdict("unsure", "Too few positives to tell"),
@@ -54,6 +56,7 @@ def write_measurement(folder: Path, shown: Measurement, paths: Mapping[str, str]
         (chart, Markup(drawn(folder / "figures", chart, evidence)))
         for chart in CHARTS
         if chart.section == "test" and chart.shown(evidence)
+        if evaluation["negatives"] or chart.name in OF_POSITIVES
     ]
     sheets = []
     if paths is not None:

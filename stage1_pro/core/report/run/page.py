@@ -53,7 +53,7 @@ def write_report(
         for chart in CHARTS
         if chart.shown(evidence) and (pictures or not chart.of_cases)
     ]
-    sheets = []
+    sheets = evidence.masks.sheets if evidence.masks is not None and pictures else []
     if paths is not None:
         scores = run.scores("val_test")
         decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)

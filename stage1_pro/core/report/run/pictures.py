@@ -19,8 +19,8 @@ EACH = 12
 """Pictures of a sheet at most."""
 SIDE = 224
 """Pixels of the longer side of a thumbnail: twice the size at which pages show it, for dense screens."""
-SHOWN = 18
-"""Letters of an id below a picture."""
+SHOWN = 14
+"""Letters of an id below a picture: what the narrowest column holds."""
 SMALL = 64
 """Pixels up to which an image is kept as it is, every pixel of it."""
 
@@ -144,7 +144,7 @@ def _pictures(
         sure = decisions.probabilities[case]
         words = f"{label}, {done} {answer}" + (f" at {sure:.1%}" if np.isfinite(sure) else "")
         small = max(image.size) <= SMALL
-        yield Picture(_uri(image, small), small, name, words)
+        yield Picture(data_uri(image, small), small, name, words)
 
 
 def _image(path: str | None, content: int | None) -> Image.Image | None:
@@ -158,11 +158,12 @@ def _image(path: str | None, content: int | None) -> Image.Image | None:
         return None
 
 
-def _uri(image: Image.Image, small: bool) -> str:
+def data_uri(image: Image.Image, small: bool) -> str:
+    """The image as a page holds it; small: every pixel of it, else a thumbnail."""
     buffer = BytesIO()
     if small:
         image.save(buffer, "PNG")
     else:
         image.thumbnail((SIDE, SIDE))
-        image.save(buffer, "JPEG", quality=82)
+        image.save(buffer, "JPEG", quality=82, subsampling=0)  # thin coloured lines stay what they are
     return f"data:image/{'png' if small else 'jpeg'};base64,{b64encode(buffer.getvalue()).decode()}"
