@@ -7,7 +7,7 @@ groups (Bonferroni). Groups that val_select predicts to fail at their part alway
 is read, and leave it to the others. The maps of a policy, and where answers stand, are the same for all groups.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,10 +169,19 @@ def certify_family(family: Family, select: Scores, calib: Scores, risk: Risk, wa
 
 def _in_groups(select: Scores, calib: Scores) -> Iterator[tuple[str, tuple[Scores, Scores]]]:
     """Each group that a split holds, by name, with its cases of both."""
-    chosen_on, certified_on = (np.asarray(split.certificate_group).astype(str) for split in (select, calib))
-    for name in np.unique(np.concatenate([chosen_on, certified_on])).tolist():
+    named = [np.asarray(split.certificate_group).tolist() for split in (select, calib)]
+    names = sorted({*named[0], *named[1]})
+    places = [_places(own, names) for own in named]
+    for name, chosen_on, certified_on in zip(names, *places, strict=True):
         if name:
-            yield name, (select.take(chosen_on == name), calib.take(certified_on == name))
+            yield name, (select.take(chosen_on), calib.take(certified_on))
+
+
+def _places(named: Sequence[str], names: Sequence[str]) -> list[IntArray]:
+    """Positions of each name's cases. One pass over the cases, not one a name."""
+    codes = np.fromiter(map({name: at for at, name in enumerate(names)}.__getitem__, named), np.int64, len(named))
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.searchsorted(codes[order], np.arange(1, len(names))))
 
 
 def _least_p(family: Family, select: Scores, calib: Scores, risk: Risk) -> float:
