@@ -158,7 +158,7 @@ def test_a_patient_of_two_cameras_counts_once_in_each() -> None:
 
 
 def test_gate_and_scrc_have_thresholds_for_each_camera_too() -> None:
-    select, calib = (named(gated_split(seed), np.arange(3000) % 2) for seed in (1, 2))
+    select, calib = (named(gated_split(seed), (np.arange(3000) % 2).astype(str)) for seed in (1, 2))
     for policy, fields, shorts in (
         ("gate", calibrate_gate(select, calib, RISK, exit_rule="one_sided").fields(), ["threshold"]),
         ("scrc", calibrate_scrc(select, calib, RISK, exit_rule="one_sided").fields(), ["lambda1", "lambda2"]),
