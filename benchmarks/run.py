@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = {
     "certify": "certification of ten million scores against one argsort of them",
+    "boundary": "choosing a nested boundary at 300 and at 3,000 positives against its limits",
     "mapie_speed": "certification against MAPIE's split fixed-sequence testing",
     "mapie_coverage": "validity and certified coverage against MAPIE's methods on 400 draws",
     "bootstrap": "1,000 bootstrap resamples against a plain loop",

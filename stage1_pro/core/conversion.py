@@ -45,6 +45,7 @@ def converted_bundle(run: Run, target: Path, roots: Sequence[str] | None = None,
     decision on val_select differs, or a logit by more than TOLERANCE, golden inputs included.
     """
     demand_extra("onnx")
+    _demand_plain(run)
     demand_new(target)
     torch = Stage1Predictor.from_run(run, "cpu")
     with TemporaryDirectory(dir=run.path, prefix=".onnx.") as folder:
@@ -62,6 +63,17 @@ def converted_bundle(run: Run, target: Path, roots: Sequence[str] | None = None,
         say(f"both decide {counted(len(cases), 'case')} of val_select alike; logits within {worst:.1g}")
         converted = Converted(file, run.model_digest, len(cases), worst)
         return export_bundle(run, target, lambda: golden_file(torch), converted=converted, **wishes)
+
+
+def _demand_plain(run: Run) -> None:
+    """Raise UserError for a run whose images or scores are made as ONNX Runtime on the CPU cannot make them."""
+    config = run.config
+    if config.dataset_params.decode != "cpu" or config.scoring_precision != "float32":
+        raise UserError(
+            f"--format onnx: {run.path} has decode: {config.dataset_params.decode} and scoring_precision: "
+            f"{config.scoring_precision}, and ONNX Runtime takes images decoded on the CPU and computes in float32. "
+            "Train a run with decode: cpu and scoring_precision: float32."
+        )
 
 
 Pair = tuple[RawOutputs, RawOutputs]
@@ -121,6 +133,7 @@ def recertified_bundle(
     converted_bundle. Raises NothingCertified and NotWorthIt.
     """
     demand_extra("onnx")
+    _demand_plain(run)
     demand_new(target)
     policy, cases = trusted_policy(run), own_cases(run, roots)
     with _staged(run) as staged:

@@ -49,7 +49,13 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Begin a run or take one up, and bring it to its scores."""
     from stage1_pro.core.config.extras import demand_extras_of
     from stage1_pro.core.config.load import merge_configs
-    from stage1_pro.core.training.start import is_first_process, prepared_run, run_to_resume, source_run
+    from stage1_pro.core.training.start import (
+        demand_decoder,
+        is_first_process,
+        prepared_run,
+        run_to_resume,
+        source_run,
+    )
 
     later_end: list[tuple[str, Any]] = []
     if args.resume:
@@ -61,18 +67,20 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         if later_end:
             config = extended(run, later_end)
         demand_extras_of(config)
+        demand_decoder(config)
     else:
         config = merge_configs(layers)
         if config.incremental_params.dry_run:
             return show_plan(args, layers)
         demand_extras_of(config)
+        demand_decoder(config)
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run, config) if args.init_from else None
     if is_first_process():
         console.say(f"training  {run.path}, phase {config.phase}; loading {config.model_path}")
 
     from stage1_pro.core.artifacts import write_json
-    from stage1_pro.core.inference.scoring import with_forward_batch, write_scores
+    from stage1_pro.core.inference.scoring import with_forward_batch
     from stage1_pro.core.records.seen import SEEN, seen_record
     from stage1_pro.core.training import fit as training
     from stage1_pro.core.training.trainer import make_trainer
@@ -86,12 +94,10 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         training.record_begin(run, config, model, source, resume=bool(args.resume))
         if later_end and is_first_process():
             run.train_on(config)
-        training.fit(run, config, model, cases, trainer, args.restore_state)
+        reading = training.fit(run, config, model, cases, trainer, args.restore_state)
         if is_first_process():
-            held_out = config.task.part("finish")(run, config, model, cases)
-            write_scores(run, cases, ("val_select", "val_calib"), held_out)
             write_json(run.path / SEEN, seen_record(cases.frame, run.splits), "seen")
-            config.task.part("suspects")(run, config, model, cases)
+            config.task.part("conclude")(run, config, model, cases, reading)
             console.say_next(run.path, run.policy_row.script if len(cases.class_names) == 2 else None)
     return None
 
@@ -99,9 +105,17 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
 def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Resolve and check everything that training would use, print it, and write nothing."""
     from stage1_pro.core.config.load import merge_configs
-    from stage1_pro.core.training.start import demand_protected, prepared_run, preview, print_stages, source_with
+    from stage1_pro.core.training.start import (
+        demand_decoder,
+        demand_protected,
+        prepared_run,
+        preview,
+        print_stages,
+        source_with,
+    )
 
     config = merge_configs(layers)
+    demand_decoder(config)
     if args.run:
         run, cases = prepared_run(args.run, config)
         splits = run.splits

@@ -117,12 +117,12 @@ def verified(args: Args) -> "BundleContents":
         console.say(f"signed by the owner of {args.key}")
     contents = verify_bundle(str(args.verify))
     # torch only where there is a bundle to load: a wrong path is told at once
-    from stage1_pro.core.inference.golden import TOLERANCE, check_golden
+    from stage1_pro.core.inference.golden import check_golden, tolerance
 
-    contents.task.part("predictor").load(contents.path, "cpu")  # a bundle whose model cannot be loaded is not whole
+    contents.task.part("predictor").checked_model(contents)  # a bundle whose model cannot be loaded is not whole
     if args.golden:
         worst = check_golden(contents)
-        console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {TOLERANCE:g}")
+        console.say(f"golden inputs: outputs within {worst:.1g} of the recorded ones, allowed {tolerance(contents):g}")
     return contents
 
 

@@ -106,6 +106,26 @@ def test_augmentation_is_a_function_of_seed_epoch_and_case(pictures: Path, augme
     assert torch.equal(dataset[Draw(1, 7)][0], second[7])  # in whatever order
 
 
+def test_a_loader_that_begins_early_gives_the_same_epochs(pictures: Path) -> None:
+    dataset, seen = images(pictures, "moderate"), {}
+    for epochs in (None, 3):
+        sampler = EpochSampler(len(dataset), 1, shuffle=True)
+        loader = make_loader(dataset, sampler, batch_size=5, workers=2, epochs=epochs)
+        seen[epochs] = []
+        for epoch in (0, 1, 2):
+            sampler.set_epoch(epoch)
+            batches = iter(loader)
+            seen[epochs] += [next(batches) for _ in range(len(loader))]  # as Lightning does: never one more
+        assert loader.begun is None  # nothing is begun after the last epoch
+        sampler.set_epoch(1)
+        list(loader)
+        sampler.set_epoch(0)  # another epoch than the one that was begun
+        assert torch.equal(next(iter(loader)).inputs, seen[epochs][0].inputs)
+    for early, late in zip(seen[3], seen[None], strict=True):
+        assert torch.equal(early.inputs, late.inputs)
+        assert torch.equal(early.positions, late.positions)
+
+
 def test_no_augmentation_is_the_evaluation_transform(pictures: Path) -> None:
     from torchvision.transforms import functional
 

@@ -24,6 +24,15 @@ ADAPTED = ["--phase", "4", "--exit_policy", "gate", "--peft_type", "lora"]
         (["--target_fnr_exit", "-1"], ["$.target_fnr_exit is -1.0"]),
         (["--target_fnr_exit", "0.2"], ["up to 0.1"]),
         (["--target_fnr_exit", "abc"], ['$.target_fnr_exit is "abc"']),
+        (["--false_alarm_price", "1"], ["$.false_alarm_price is 1.0; allowed number, 2 or more"]),
+        (
+            ["--false_alarm_price", "-5", "--miss_price", "-1"],
+            ["2 problems", "$.miss_price is -1.0; allowed number, 0"],
+        ),
+        (
+            ["--dataset_params.class_names", "[blue, red, green]", "--answer_placement", "auto"],
+            ["answer_placement is auto, and dataset_params.class_names holds 3 classes"],
+        ),
         (["--phase", "1", "--exit_policy", "gate"], ["Phase 1 only supports exit_policy='softmax'", "Phase 3+"]),
         (["--phase", "1", "--exit_policy", "scrc"], ["Phase 1 only supports exit_policy='softmax'", "Phase 6"]),
         (["--phase", "2", "--head_ensemble", "3"], ["$.head_ensemble is a setting from phase 3 on"]),

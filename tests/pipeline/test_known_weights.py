@@ -8,8 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from chain import call, copy, done, refused
+from made_runs import make_run
 
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.evaluation import trusted_policy
+from stage1_pro.core.finish_calibration import Wishes, certify_scrc
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.weights import Weights
 
 BOUND = 2.0
 PRICES = "c1: 0.001\nc2: 0.5\ncm: 20\ncf: 5\n"
@@ -156,3 +161,16 @@ def test_what_goes_with_prices_alone_is_refused(trained, scrc_once, runs, tmp_pa
     run = copy(scrc_once, runs)
     refused(call("36_calibrate_scrc", "--run", run, "--scrc_variant", "SCRC-T", "--prices", prices,
                  "--sensitivity", 0.9, "--specificity", 0.9), "--prices goes with --scrc_variant SCRC-I")  # fmt: skip
+
+
+def test_what_scrc_promises_is_checked_on_what_the_weights_keep(tmp_path):
+    run = make_run(tmp_path / "scrc", "scrc", step=0.2)
+    names = np.array([f"case{at:05}" for at in range(2000)])
+    weights = Weights(names, np.where(np.arange(2000) % 3 == 0, 1.0, 2.0), 2.0)
+    certify_scrc(run, run.risk(), wishes=Wishes(weights))
+    again = Run(run.path)
+    found = trusted_policy(again)
+    assert found["weights"]["kept"] == len(again.scores("val_calib")) == found["val_calib_metrics"]["cases"] < 2000
+    again.weigh(None)
+    with pytest.raises(UserError, match="file or scores have been altered"):
+        trusted_policy(again)

@@ -153,3 +153,11 @@ def test_even_if_useless_certifies_nothing_by_itself(rare, script, runs) -> None
     assert outcome.status == 3
     assert "nothing certified" in outcome.err
     assert not list(run.glob("thresholds.json"))
+
+
+def test_another_target_than_the_answers_were_placed_for_is_said(rare, script, runs) -> None:
+    loss, made = rare
+    run = copy(made, runs)
+    outcome = script("25_threshold_sweep", "--run", run, "--target_fnr_exit", "0.09")
+    words = "the answers were placed for target_fnr_exit 0.1 at confidence 0.95"
+    assert (words in outcome.out + outcome.err) is (loss == "ours")  # the other run's answers are as trained

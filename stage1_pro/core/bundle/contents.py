@@ -28,6 +28,9 @@ COMPANIONS = ("splits.json", "config.json", "metrics.csv", "eval.json", "README.
 """Every file that a bundle must hold beside the manifest, the one policy file and the model."""
 
 GOLDEN = "golden.npz"
+GOLDEN_TOLERANCE = {"float32": 1e-4, "bf16": 0.1}
+"""Largest difference of a logit that another device may make, by scoring_precision."""
+
 CALIB_SCORES = "calib_scores.json"
 OPTIONAL = (GOLDEN, SEEN, CALIB_SCORES)
 """What it may hold besides: bundles from before these files are whole without them."""

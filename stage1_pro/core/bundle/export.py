@@ -10,7 +10,15 @@ import yaml
 from stage1_pro import __version__
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.calib_scores import calib_scores
-from stage1_pro.core.bundle.contents import CALIB_SCORES, GOLDEN, MANIFEST, BundleContents, _eval_summary, verify_bundle
+from stage1_pro.core.bundle.contents import (
+    CALIB_SCORES,
+    GOLDEN,
+    GOLDEN_TOLERANCE,
+    MANIFEST,
+    BundleContents,
+    _eval_summary,
+    verify_bundle,
+)
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
 from stage1_pro.core.metrics.binomial import bound_text
@@ -154,6 +162,7 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path, converted: Con
         "policy_file": run.policy_path.name,
         "model_file": (converted.file if converted else run.scored_path).name,
         "scoring_backend": "onnx" if converted else run.config.scoring_backend,
+        "scoring_precision": run.config.scoring_precision,
         **({"converted": converted.record()} if converted else {}),
         "splits_file": run.splits_path.name,
         "config_file": run.config_path.name,
@@ -338,15 +347,22 @@ def _contract(run: Run, on_host: str) -> str:
 
 
 def _contract_of_images(run: Run, on_host: str) -> str:
+    off = GOLDEN_TOLERANCE[run.config.scoring_precision]
     return f"""\
 1. Load with `Stage1Predictor.load(folder)`. It checks the size and digest of every file first; the set of
    files is closed. Or, without Python: check the digests of bundle.json before anything is parsed.
-2. Preprocess as bundle.json says, compute logits in float32, decide in float64. Run the model on `forward_batch`
-   images at a time, filled up with zeros: then a score depends on nothing else in the batch.{on_host}
+2. Preprocess as bundle.json says, compute logits in {_arithmetic(run)}, decide in float64. Run the model on
+   `forward_batch` images at a time, filled up with zeros: then a score depends on nothing else in the batch.{on_host}
 3. The only threshold is in {run.policy_path.name}. config.json is provenance; no value of it decides anything.
 4. Decide the images in golden.npz first (`50_export_bundle.py --verify FOLDER --golden` does): where a logit is off by
-   more than 1e-4, the host decodes, resizes or computes otherwise, and nothing is promised.
+   more than {off:g}, the host decodes, resizes or computes otherwise, and nothing is promised.
 5. A case that exits has its answer; every other case goes to stage 2, unreadable images among them."""
+
+
+def _arithmetic(run: Run) -> str:
+    if run.config.scoring_precision == "float32":
+        return "float32"
+    return "bfloat16 as far as the features, then in float32"
 
 
 def _contract_of_masks(run: Run, _: str) -> str:

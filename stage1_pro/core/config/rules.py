@@ -230,6 +230,16 @@ MASK_RULES = (
         "networks for masks are scored with torch: leave it out",
     ),
     _not_of_masks(
+        lambda f: f.c.scoring_precision != "float32",
+        "scoring_precision is {c.scoring_precision}",
+        "networks for masks are scored in float32: leave it out",
+    ),
+    _not_of_masks(
+        lambda f: f.data.decode != "cpu",
+        "dataset_params.decode is {data.decode}",
+        "images with masks are decoded on the CPU: leave it out",
+    ),
+    _not_of_masks(
         lambda f: f.c.exit_rule != "symmetric",
         "exit_rule is {c.exit_rule}",
         "a poor mask on an answer 1 is a miss too, so that only symmetric exits can be certified: leave it out",
@@ -381,6 +391,16 @@ RULES = (
         lambda f: f.c.quantize != "none" and f.c.scoring_backend != "onnx",
         "$.quantize is {c.quantize}, and scoring_backend is {c.scoring_backend}: set scoring_backend: onnx, or "
         "quantize: none",
+    ),
+    Rule(
+        lambda f: f.c.scoring_backend == "onnx" and f.c.scoring_precision != "float32",
+        "$.scoring_precision is {c.scoring_precision}, and scoring_backend is onnx: set scoring_precision: float32, or "
+        "scoring_backend: torch",
+    ),
+    Rule(
+        lambda f: f.c.scoring_backend == "onnx" and f.data.decode != "cpu",
+        "$.dataset_params.decode is {data.decode}, and scoring_backend is onnx, which has no GPU: set decode: cpu, or "
+        "scoring_backend: torch",
     ),
     Rule(
         lambda f: f.sharp and f.c.precision == "16-mixed",

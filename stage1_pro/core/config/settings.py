@@ -55,7 +55,10 @@ class DatasetParams:
     val_test_ratio: float = 0.15
     """Share of cases for the final report, above 0, below 1."""
     num_workers: int = 2
-    """Processes that decode images; 0: the main process."""
+    """Processes that decode images; 0: the main process. With decode gpu they read files and decode what is no JPEG."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """What decodes and resizes images, from training to production: cpu (Pillow), or gpu (nvJPEG and torch on an NVIDIA
+    GPU, whose pixels differ; the run and its bundle then need such a GPU wherever they read images)."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be read."""
     order: str | None = None
@@ -270,7 +273,7 @@ class Stage1ProConfig:
     """Optimizer: adamw, or from phase 5 sam or fsam, which look for flat minima: AdamW on the gradient at perturbed
     weights, with two passes a step."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
-    """Arithmetic of training; scores are always computed in float32."""
+    """Arithmetic of training; that of scores is scoring_precision."""
     devices: int | str = "auto"
     """Devices per node: a number or auto."""
     num_nodes: int = 1
@@ -285,6 +288,9 @@ class Stage1ProConfig:
     quantize: Literal["none", "static"] = "none"
     """Arithmetic of an onnx backbone: none (float32) or static (8 bits, ranges taken from training images; other
     scores, which the certificate is made from)."""
+    scoring_precision: Literal["float32", "bf16"] = "float32"
+    """Arithmetic of the backbone in scoring, from val_select to production: float32, or bf16, which is faster on GPUs,
+    gives other scores and is certified with them; heads and policy keep float32 and float64."""
     logger: Literal["tensorboard", "mlflow", "wandb"] = "tensorboard"
     """Where the figures of each epoch go besides metrics.csv: tensorboard (a folder of the run), mlflow (the server or
     database at tracking_uri; extra `mlflow`) or wandb (Weights & Biases; extra `wandb`)."""
@@ -460,6 +466,11 @@ class Stage1ProConfig:
     def forward_shape(self) -> int | None:
         """Images per forward pass of scoring; None for a run from before they were recorded."""
         return None if isinstance(self.forward_batch, str) else self.forward_batch
+
+    @property
+    def scoring_options(self) -> dict[str, Any]:
+        """How a predictor has to compute the scores of this run."""
+        return {"forward_batch": self.forward_shape, "precision": self.scoring_precision}
 
     @property
     def monitor(self) -> str:

@@ -1,8 +1,10 @@
 """Datasets and samplers. What a step sees is a function of (seed, epoch, rank), never of workers or history."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +16,12 @@ from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.devices import isolated_seed
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.seeds import rng_of
+
+AHEAD = 2
+"""Batches that are made before they are asked for."""
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Draw(NamedTuple):
@@ -69,6 +77,10 @@ class FeatureDataset(Dataset):
         positions = np.fromiter((draw[1] for draw in draws), dtype=np.int64, count=len(draws))
         taken = torch.from_numpy(positions)
         return Batch(torch.from_numpy(self.features[positions]), self.labels[taken], taken)
+
+    @staticmethod
+    def collate(batch: Batch) -> Batch:
+        return batch
 
 
 class EpochSampler(Sampler[Draw]):
@@ -138,22 +150,89 @@ class BlockSampler(Sampler[Draw]):
         return (Draw(0, position) for position in self.order)
 
 
+class EpochLoader(DataLoader):
+    """A DataLoader of `Batch`es whose workers begin with the next epoch when the last batch of this one is taken.
+
+    epochs: of the training; None: nothing is begun early. finish: makes a Batch, on its device, of what the workers
+    collated; it runs ahead in a thread.
+    """
+
+    def __init__(
+        self, *args: Any, epochs: int | None = None, finish: Callable[[Any], Batch] | None = None, **rest: Any
+    ):
+        super().__init__(*args, **rest)
+        self.epochs, self.finish = epochs if self.num_workers else None, finish
+        self.begun: tuple[int, Iterator[Any]] | None = None
+
+    def __iter__(self) -> Any:
+        batches: Iterator[Any] = self._started()
+        batches = batches if self.epochs is None else self._counted(batches)
+        return batches if self.finish is None else ahead(batches, self.finish)
+
+    def _started(self) -> Iterator[Any]:
+        begun, self.begun = self.begun, None
+        sampler: Any = self.sampler
+        return begun[1] if begun is not None and begun[0] == sampler.epoch else super().__iter__()
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        # never one more than there are: the workers of an iterator that persists may be in the next epoch by then
+        for left in reversed(range(len(self))):
+            batch = next(batches)
+            if not left:
+                self._begin_next()
+            yield batch
+
+    def _begin_next(self) -> None:
+        sampler: Any = self.sampler
+        if self.epochs is not None and sampler.epoch + 1 < self.epochs:
+            sampler.set_epoch(sampler.epoch + 1)
+            self.begun = sampler.epoch, super().__iter__()
+
+
+def ahead(items: Iterable[T], work: Callable[[T], U]) -> Iterator[U]:
+    """Yield what `work` makes of each item, in order, made in a thread while the caller is busy with earlier ones.
+
+    The items are taken in the caller's thread.
+    """
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        waiting: deque[Future[U]] = deque()
+        try:
+            for item in items:
+                waiting.append(thread.submit(work, item))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 def make_loader(
-    dataset: Dataset, sampler: Sampler, batch_size: int, workers: int, pin_memory: bool = False
-) -> DataLoader:
-    """A DataLoader of `Batch`es; feature rows are gathered in this process."""
+    dataset: Dataset,
+    sampler: Sampler,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool = False,
+    *,
+    epochs: int | None = None,
+    finish: Callable[[Any], Batch] | None = None,
+) -> EpochLoader:
+    """A loader of `Batch`es; feature rows are gathered in this process. epochs, finish: as of EpochLoader."""
     features = isinstance(dataset, FeatureDataset)
     workers = 0 if features else workers  # gathering rows is cheaper than sending them between processes
-    return DataLoader(
+    return EpochLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_as_is if features else _collate,  # pyright: ignore[reportArgumentType]
-        pin_memory=pin_memory,
+        collate_fn=getattr(dataset, "collate", _collate),
+        pin_memory=pin_memory and finish is None,
         persistent_workers=workers > 0,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),  # the default one is dropout's: an iterator must not draw from it
+        epochs=epochs,
+        finish=finish,
     )
 
 
@@ -167,7 +246,3 @@ def quiet_worker(_: int) -> None:
 def _collate(items: list[tuple[Tensor, int, int]]) -> Batch:
     images, labels, positions = zip(*items, strict=True)
     return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(positions))
-
-
-def _as_is(batch: Batch) -> Batch:
-    return batch

@@ -8,8 +8,10 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from stage1_pro.core.config.settings import Stage1ProConfig
-from stage1_pro.core.data.batches import BlockSampler, EpochSampler, FeatureDataset, ImageDataset, make_loader
+from stage1_pro.core.data.batches import BlockSampler, EpochSampler, FeatureDataset, make_loader
 from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.datasets import finish_of, image_dataset
+from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.records.splits import Splits
 
 
@@ -88,7 +90,7 @@ class Stage1DataModule(pl.LightningDataModule):
         sampler = self._sampler(subset, shuffle, weights)
         # workers prefetch before Lightning sets the epoch: after a resume, and where loaders are made anew each epoch
         sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
-        return self._of(self._dataset(split, augmentation), sampler, self.config.batch_size)
+        return self._of(self._dataset(split, augmentation), sampler, self.config.batch_size, again=shuffle)
 
     def _sampler(self, subset: np.ndarray, shuffle: bool, weights: np.ndarray | None) -> EpochSampler:
         # a frozen backbone keeps its statistics; one that is trained may take them from the batch
@@ -96,12 +98,22 @@ class Stage1DataModule(pl.LightningDataModule):
         drawn: dict[str, Any] = {"shuffle": shuffle, "weights": weights, "subset": subset, "never_alone": never_alone}
         return EpochSampler(len(subset), self.config.seed, **drawn, **self._place())
 
-    def _of(self, dataset: Any, sampler: Sampler, batch_size: int) -> DataLoader:
-        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return make_loader(dataset, sampler, batch_size, self.config.dataset_params.num_workers, pin)
+    def _of(self, dataset: Any, sampler: Sampler, batch_size: int, again: bool = False) -> DataLoader:
+        """again: the loader serves one epoch after the other, unless stages have it made anew."""
+        device = self.trainer.strategy.root_device if self.trainer else fastest_device()
+        epochs = self.trainer.max_epochs if self.trainer and again else None
+        return make_loader(
+            dataset,
+            sampler,
+            batch_size,
+            self.config.dataset_params.num_workers,
+            pin_memory=self.trainer is not None and device.type == "cuda",
+            epochs=None if self.config.incremental_params.enabled else epochs,
+            finish=finish_of(dataset, device),
+        )
 
     def _dataset(self, split: str, augmentation: str) -> Any:
         if self.features is not None:
             return FeatureDataset(self.features[split], self.labels(split))
-        transform = self.preprocessing.transform(augmentation)
-        return ImageDataset(list(self.frames[split]["path"]), self.labels(split), transform, self.config.seed)
+        paths, seed = list(self.frames[split]["path"]), self.config.seed
+        return image_dataset(paths, self.labels(split), self.preprocessing, augmentation, seed)

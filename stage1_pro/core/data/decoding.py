@@ -28,7 +28,7 @@ from PIL import (
     features,
 )
 
-from stage1_pro.core.data.image_files import HEAD, BadImage, file_problem, open_file, sniff
+from stage1_pro.core.data.image_files import HEAD, BadImage, file_problem, open_file, read_file, sniff
 
 OPENERS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,  # the first picture where phones append previews and depth maps (MPO)
@@ -40,6 +40,12 @@ OPENERS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
 """The accepted formats. Pillow cannot read HEIC, and of JPEG 2000 it does not read the orientation."""
+
+DECODERS: dict[str, dict[str, Any]] = {
+    "cpu": {"decoder": "pillow", "resampler": "pillow"},
+    "gpu": {"decoder": "nvjpeg", "resampler": "torch"},
+}
+"""What `decode` of a contract means: pixels of a file, and of its resized copy, differ between the two."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +60,8 @@ _MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LA", "La", "PA"
 _SUBFILE, _BITS, _POLARITY, _SAMPLES = 254, 258, 262, 339  # TIFF tags
 _PLAIN = {_SUBFILE: (0,), _BITS: (8,), _POLARITY: (1,), _SAMPLES: (1,)}  # their values where absent
 _KEY_STEPS = {"L;2": 85, "L;4": 17}  # levels between neighbouring greys of two and four bits
-_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_END_OF_IMAGE = b"\xff\xd9"
+_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # on metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +72,22 @@ class ImageContract:
     image huge): an image above them is refused. alpha_color: RGB behind transparent pixels, blended as
     round((alpha * color + (255 - alpha) * alpha_color) / 255).
 
+    decode: cpu, or gpu. On a GPU `decoder` nvjpeg reads JPEG files of one or three plain channels, and Pillow all other
+    files and what nvjpeg refuses; `resampler` torch then resizes every image (interpolate, with antialias, on 0 to 255)
+    and rounds once, after both passes.
+
     Every other field has one value. `orientation` applies the EXIF tag, or XMP's where EXIF has none; `depth` keeps
     the eight highest bits of a longer sample; `frames` refuses animations and documents; `color_profile` leaves ICC
     profiles and gamma unread. `resize` brings the shorter side to floor(size / crop_pct) and the longer one to the
-    truncated proportion; `resampler` with `antialias` is Pillow's, which rounds to `rounding` after the horizontal
-    and after the vertical pass; `crop` cuts size × size from the middle, offsets rounded half to even.
+    truncated proportion; `resampler` pillow with `antialias` rounds to `rounding` after the horizontal and after the
+    vertical pass; `crop` cuts size × size from the middle, offsets rounded half to even.
     """
 
     formats: tuple[str, ...] = tuple(OPENERS)
     max_pixels: int = 100_000_000
     max_aspect: int = 100
     alpha_color: tuple[int, int, int] = (255, 255, 255)
+    decode: str = "cpu"
     decoder: str = "pillow"
     orientation: str = "exif"
     depth: str = "high_byte"
@@ -94,6 +106,8 @@ class ImageContract:
             "max_pixels": self.max_pixels >= 1,
             "max_aspect": self.max_aspect >= 1,
             "alpha_color": len(self.alpha_color) == 3 and all(0 <= level <= 255 for level in self.alpha_color),
+            "decode": self.decode in DECODERS,
+            **{name: getattr(self, name) == value for name, value in DECODERS.get(self.decode, {}).items()},
         }
         wrong = [f"{name} {getattr(self, name)!r}" for name, fits in right.items() if not fits]
         if wrong:
@@ -108,7 +122,10 @@ class ImageContract:
         return cls(**{**data, "formats": tuple(data["formats"]), "alpha_color": tuple(data["alpha_color"])})
 
 
-CONTRACT = ImageContract()
+CONTRACTS = {decode: ImageContract(decode=decode, **how) for decode, how in DECODERS.items()}
+"""Those of new runs. One object each: equal strings that are several objects would change the bytes of a model file."""
+
+CONTRACT = CONTRACTS["cpu"]
 
 
 def demand_source(source: Any) -> None:
@@ -133,7 +150,7 @@ def decode(source: Any, contract: ImageContract = CONTRACT) -> Image.Image:
         raise RuntimeError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, and half a file passes for an image. Turn it off."
         )
-    with _no_remarks():
+    with silenced(_REMARKS):
         if isinstance(source, str | os.PathLike):
             with open_file(source) as stream:
                 return _from_stream(stream, contract)
@@ -142,12 +159,51 @@ def decode(source: Any, contract: ImageContract = CONTRACT) -> Image.Image:
         return _to_rgb(_from_memory(source, contract), contract)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainJpeg:
+    """The bytes of a JPEG file that nvjpeg reads as Pillow does.
+
+    size: (width, height) as stored; orientation: 1 to 8.
+    """
+
+    content: bytes
+    size: tuple[int, int]
+    orientation: int
+
+
+def undecoded(source: Any, contract: ImageContract = CONTRACT) -> PlainJpeg | Image.Image:
+    """Return a plain JPEG as it is, checked by its header, and any other image decoded, upright, RGB.
+
+    source, errors: as of `decode`. What is not plain is decoded: four channels, RGB stored as such, a file without an
+    end.
+    """
+    if not isinstance(source, str | os.PathLike | bytes):
+        return decode(source, contract)
+    content = source if isinstance(source, bytes) else read_file(source)
+    return _plain_jpeg(content, contract) or decode(content, contract)
+
+
+def _plain_jpeg(content: bytes, contract: ImageContract) -> PlainJpeg | None:
+    if sniff(content[:HEAD]) != "JPEG":
+        return None
+    _demand_format("JPEG", contract)
+    with silenced(_REMARKS):
+        with _pillow_on("JPEG"):
+            image = JpegImagePlugin.JpegImageFile(BytesIO(content))
+            scan = image.fp.tell() if image.fp else 0
+        _demand_size(image.size, contract)
+        stored_rgb = image.info.get("adobe_transform") == 0 or [part[0] for part in image.layer] == [*b"RGB"]
+        if image.mode not in ("L", "RGB") or stored_rgb or content.find(_END_OF_IMAGE, scan) < 0:
+            return None
+        return PlainJpeg(content, image.size, _orientation(image))
+
+
 def samples(content: bytes, contract: ImageContract = CONTRACT) -> np.ndarray:
     """Return what a file stores, (H, W) or (H, W, K) of its own type: palette indices stay indices, 16 bits stay 16.
 
     For masks, whose numbers are classes, and images of more than eight bits. Raises BadImage.
     """
-    with _no_remarks():
+    with silenced(_REMARKS):
         if not content:
             raise BadImage("empty")
         name = sniff(content[:HEAD])
@@ -164,18 +220,19 @@ def samples(content: bytes, contract: ImageContract = CONTRACT) -> np.ndarray:
 
 
 @contextmanager
-def _no_remarks() -> Iterator[None]:
-    """Keep what Pillow remarks on metadata from becoming an error, or noise, by somebody's warning filters.
+def silenced(remarks: tuple[Any, ...]) -> Iterator[None]:
+    """Keep what a library remarks from becoming an error, or noise, by somebody's warning filters.
 
-    warnings.catch_warnings would do, but not in several threads: there it leaves filters behind.
+    remarks: an entry of `warnings.filters`. warnings.catch_warnings would do, but not in several threads: there it
+    leaves filters behind.
     """
     filters: list[Any] = warnings.filters  # pyright: ignore[reportAssignmentType]
-    filters.insert(0, _REMARKS)
+    filters.insert(0, remarks)
     try:
         yield
     finally:
         with suppress(ValueError):
-            filters.remove(_REMARKS)
+            filters.remove(remarks)
 
 
 @contextmanager

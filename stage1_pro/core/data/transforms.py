@@ -1,10 +1,10 @@
 """From an image file to a tensor: one preprocessing for training, scoring and inference hosts."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
-from stage1_pro.core.data.decoding import CONTRACT, ImageContract
+from stage1_pro.core.data.decoding import CONTRACT, CONTRACTS, ImageContract
 
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "moderate": {"scale": (0.5, 1.0), "hflip": 0.5, "re_prob": 0.1, "color_jitter": None},
@@ -44,6 +44,10 @@ class Preprocessing:
         rest = {name: value for name, value in data.items() if name in own}
         tuples = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
         return cls(**{**rest, **tuples}, images=ImageContract.from_dict(images))
+
+    def decoded_by(self, decode: str) -> "Preprocessing":
+        """The same with the images of a new run. decode: cpu or gpu."""
+        return replace(self, images=CONTRACTS[decode])
 
     def transform(self, augmentation: str = "none") -> Callable[..., Any]:
         """timm's transform: PIL image in, float32 tensor (3, size, size) out."""

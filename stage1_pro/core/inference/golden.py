@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from stage1_pro.core.bundle.contents import GOLDEN, BundleContents
+from stage1_pro.core.bundle.contents import GOLDEN, GOLDEN_TOLERANCE, BundleContents
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import Stage1Predictor
 
 if TYPE_CHECKING:
     from stage1_pro.core.records.run import Run
-
-TOLERANCE = 1e-4
-"""Largest difference of a logit that another device or CPU may make."""
 
 FILE = "image_"
 """Begins the name of a file in golden.npz; `image_3` is a case of one file, `image_3_0` the first one of several."""
@@ -46,14 +43,19 @@ def golden_file(predictor: Any, cases: Sequence[Case] | None = None) -> bytes:
 
 
 def golden_of_run(run: "Run", forward_batch: int | None = None) -> bytes:
-    """The content of golden.npz for a run's model, on the CPU. forward_batch: images per pass, None: the run's."""
-    predictor = Stage1Predictor.from_run(run, "cpu")
+    """The content of golden.npz for a run's model. forward_batch: images per pass, None: the run's.
+
+    On the CPU, where that decodes and computes as the run does, else on the device that scores.
+    """
+    config = run.config
+    plain = config.dataset_params.decode == "cpu" and config.scoring_precision == "float32"
+    predictor = Stage1Predictor.from_run(run, "cpu" if plain else "auto")
     predictor.forward_batch = forward_batch or predictor.forward_batch
     return golden_file(predictor)
 
 
 def check_golden(contents: BundleContents, device: str = "auto", predictor: Any = None) -> float:
-    """Return the largest difference of this machine's outputs from the bundle's. Raises UserError above TOLERANCE.
+    """Return the largest difference of this machine's outputs from the bundle's. Raises UserError above `tolerance`.
 
     predictor: the bundle's, where it is loaded already; else it is loaded on `device`.
     """
@@ -68,12 +70,18 @@ def check_golden(contents: BundleContents, device: str = "auto", predictor: Any 
         raise UserError(f"{path}: not a whole file of golden inputs ({error}). Export the bundle again.") from None
     found = _outputs(predictor or contents.task.part("predictor").load(contents.path, device), cases)
     worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
-    if worst > TOLERANCE:
+    allowed = tolerance(contents)
+    if worst > allowed:
         raise UserError(
-            f"{path}: outputs differ by up to {worst:.2g}, allowed {TOLERANCE:g}. This machine decodes, resizes or "
+            f"{path}: outputs differ by up to {worst:.2g}, allowed {allowed:g}. This machine decodes, resizes or "
             "computes otherwise than the one that certified: install the versions that bundle.json names in provenance."
         )
     return worst
+
+
+def tolerance(contents: BundleContents) -> float:
+    """Largest difference of a logit that another device or CPU may make."""
+    return GOLDEN_TOLERANCE[contents.manifest.get("scoring_precision", "float32")]
 
 
 def _difference(found: np.ndarray | None, expected: np.ndarray | None) -> float:

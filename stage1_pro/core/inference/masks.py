@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.bundle.contents import verify_bundle
+from stage1_pro.core.bundle.contents import BundleContents, verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
 from stage1_pro.core.data.image_files import BadImage, read_file, shown
 from stage1_pro.core.data.masks.files import (
@@ -74,14 +74,19 @@ class MaskPredictor:
     def load(cls, bundle: str | Path, device: str = "auto") -> "MaskPredictor":
         """Load the network and the policy of a bundle, after every file of it has been verified."""
         contents = verify_bundle(bundle)
+        return cls(cls.checked_model(contents), contents.policy, device)
+
+    @staticmethod
+    def checked_model(contents: BundleContents) -> MaskModel:
+        """The network of a verified bundle. Raises UserError where it cannot be loaded, or takes other inputs."""
         model = load_mask_model(contents.model_path)
         policy_file = contents.path / contents.manifest["policy_file"]
         rule = artifacts.read_json(policy_file, policy_file.stem)["miss_rule"]
         own = {**asdict(model.params.miss_rule), "min_voxels": model.params.min_positive_voxels}
         recorded = MaskPreprocessing.from_dict(contents.manifest[contents.task.inputs])
         if rule != own or model.spec.preprocessing != recorded:
-            raise UserError(f"{bundle}: the model file names another miss rule or other inputs. Export again.")
-        return cls(model, contents.policy, device)
+            raise UserError(f"{contents.path}: the model file names another miss rule or other inputs. Export again.")
+        return model
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from stage1_pro.core.bundle.contents import demand_images, verify_bundle
-from stage1_pro.core.data.batches import quiet_worker
-from stage1_pro.core.data.decoding import ImageContract, decode, demand_source
-from stage1_pro.core.data.image_files import BadImage
+from stage1_pro.core.bundle.contents import BundleContents, demand_images, verify_bundle
+from stage1_pro.core.data.decoding import ImageContract, demand_source
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.preparing import Preparing, preparing_of
 from stage1_pro.core.inference.records import Decision, decision_records
 from stage1_pro.core.metrics.views import Views, fuse
 from stage1_pro.core.models.onnx_model import ScoringModel, load_scoring_model
@@ -51,12 +49,14 @@ class RawOutputs:
 
 
 class Stage1Predictor:
-    """A trained model and its exit policy: images in, decisions out, in float32 on one device.
+    """A trained model and its exit policy: images in, decisions out, on one device.
 
     `load` takes a bundle; `predict` decides images. `outputs` and `decide` are its two halves, for streams: raw outputs
     batch after batch, then decisions. A predictor made without a policy scores and does not decide. forward_batch:
     images of every forward pass, filled up with zeros, so that equal images get equal scores on one machine, whatever
-    stands beside them; None: as many as come.
+    stands beside them; None: as many as come. precision: float32, or bf16, in which the backbone then computes; heads
+    and policy do not. images: what prepares images, where they are read ahead. Raises UserError where the device is not
+    there, or does not decode as the model's preprocessing says.
 
     >>> from stage1_pro import Stage1Predictor
     >>> predictor = Stage1Predictor.load("runs/smoke/p2/bundle", device="cpu")
@@ -76,13 +76,15 @@ class Stage1Predictor:
         policy: ExitPolicy | None = None,
         device: str = "auto",
         forward_batch: int | None = None,
+        precision: str = "float32",
+        images: Preparing | None = None,
     ):
         self.device = chosen_device(device) if isinstance(model, Stage1Model) else _cpu(device)
         self.model = model.to(self.device).eval() if isinstance(model, Stage1Model) else model
-        self.policy, self.forward_batch = policy, forward_batch
+        self.policy, self.forward_batch, self.precision = policy, forward_batch, precision
         self.views: Views | None = getattr(policy, "views", None)
         self.certificate_groups: str | None = getattr(policy, "column", None)
-        self.transform = model.spec.preprocessing.transform()
+        self.images = images or preparing_of(model.spec.preprocessing, self.device)
         # TF32 would move logits by a thousandth; scores are promised to a ten-thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -90,7 +92,7 @@ class Stage1Predictor:
     def from_run(cls, run: "Run", device: str = "auto") -> "Stage1Predictor":
         """Load a run's model, with its policy where one is certified."""
         policy = policy_from_artifact(run.config.exit_policy, read_policy(run)) if run.policy_files() else None
-        return cls(load_scoring_model(run.scored_path), policy, device, run.config.forward_shape)
+        return cls(load_scoring_model(run.scored_path), policy, device, **run.config.scoring_options)
 
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "Stage1Predictor":
@@ -101,11 +103,20 @@ class Stage1Predictor:
         """
         contents = verify_bundle(bundle)
         demand_images(contents)
+        model = cls.checked_model(contents)
+        batch, precision = contents.manifest.get("forward_batch"), contents.manifest.get("scoring_precision", "float32")
+        return cls(model, contents.policy, device, batch, precision)
+
+    @staticmethod
+    def checked_model(contents: BundleContents) -> ScoringModel:
+        """The model of a verified bundle. Raises UserError where it cannot be loaded, or preprocesses otherwise."""
         model = load_scoring_model(contents.model_path)
         # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
-            raise UserError(f"{bundle}: bundle.json and the model file name different preprocessing. Export again.")
-        return cls(model, contents.policy, device, contents.manifest.get("forward_batch"))
+            raise UserError(
+                f"{contents.path}: bundle.json and the model file name different preprocessing. Export again."
+            )
+        return model
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -185,7 +196,7 @@ class Stage1Predictor:
         read; its logits are NaN.
         """
         batch_size = batch_size or self.forward_batch or 64
-        for decoded, readable, reasons in self._batches(_sources(images), batch_size, workers):
+        for decoded, readable, reasons in self.images.batches(_sources(images), batch_size, workers):
             yield self._forward(decoded, readable, reasons)
 
     def prepared(self, image: Any, contract: ImageContract | None = None) -> Tensor:
@@ -193,7 +204,7 @@ class Stage1Predictor:
 
         contract: a stricter one than the model's own. Raises BadImage.
         """
-        return self.transform(decode(image, contract or self.model.spec.preprocessing.images))
+        return self.images.one(image, contract or self.model.spec.preprocessing.images)
 
     @torch.inference_mode()
     def outputs_of(self, prepared: Sequence[Tensor]) -> RawOutputs:
@@ -208,21 +219,12 @@ class Stage1Predictor:
         """
         assert isinstance(self.model, Stage1Model)
         parts, done = [], 0
-        for images, _, reasons in self._batches(paths, batch_size, workers):
+        for images, _, reasons in self.images.batches(paths, batch_size, workers):
             _demand_readable(paths, done, reasons)
-            parts += [self.model.backbone(whole)[:count].float().cpu() for whole, count in self._passes(images)]
+            parts += [self._backbone(whole)[:count].cpu() for whole, count in self._passes(images)]
             done += len(images)
             progress(done, len(paths))
         return torch.cat(parts)
-
-    def _batches(self, images: Sequence[Any], batch_size: int, workers: int) -> DataLoader:
-        return DataLoader(
-            _Images(images, self.model.spec.preprocessing.images, self.transform),
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=_collate,
-            worker_init_fn=quiet_worker,
-        )
 
     def decide(self, outputs: Outputs, groups: Groups = None) -> ExitDecisions:
         """Decide raw outputs, those of groups joined by `metrics.views.fuse`.
@@ -304,12 +306,24 @@ class Stage1Predictor:
         gate = np.full(len(readable), np.nan, dtype=np.float32) if self.model.gated else None
         places, done = np.flatnonzero(readable), 0
         for whole, count in self._passes(images):
-            outputs, at = self.model(whole), places[done : done + count]
+            outputs, at = self._outputs(whole), places[done : done + count]
             logits[at] = outputs.logits[:count].float().cpu().numpy()
             if gate is not None and outputs.gate_logit is not None:
                 gate[at] = outputs.gate_logit[:count].float().cpu().numpy()
             done += count
         return RawOutputs(logits, gate, reasons)
+
+    def _outputs(self, images: Tensor) -> Any:
+        """Outputs of one whole pass."""
+        if self.precision == "float32" or not isinstance(self.model, Stage1Model):
+            return self.model(images)
+        return self.model.head(self._backbone(images))
+
+    def _backbone(self, images: Tensor) -> Tensor:
+        """Features (B, D) float32 of one whole pass, of a torch model."""
+        assert isinstance(self.model, Stage1Model)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.model.backbone(images).float()
 
     def _passes(self, images: Tensor) -> Iterator[tuple[Tensor, int]]:
         """Images (B, 3, H, W), or features (B, D), as whole passes on the device, each with its number of rows."""
@@ -336,30 +350,6 @@ def _sources(images: Any) -> list[Any]:
 def _demand_readable(paths: Sequence[str], done: int, reasons: dict[int, str]) -> None:
     for position, reason in reasons.items():
         raise UserError(f"{paths[done + position]} cannot be read ({reason}). Restore the file and run again.")
-
-
-class _Images(Dataset):
-    """Transformed images, or the reason why one cannot be read."""
-
-    def __init__(self, images: Sequence[Any], contract: ImageContract, transform: Callable):
-        self.images, self.contract, self.transform = list(images), contract, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, position: int) -> Tensor | str:
-        try:
-            image = decode(self.images[position], self.contract)
-        except BadImage as bad:
-            return str(bad)
-        return self.transform(image)  # outside of the try: an error in there is a bug, never a bad image
-
-
-def _collate(items: list[Tensor | str]) -> tuple[Tensor, np.ndarray, dict[int, str]]:
-    images = [item for item in items if isinstance(item, Tensor)]
-    reasons = {position: item for position, item in enumerate(items) if isinstance(item, str)}
-    readable = np.array([isinstance(item, Tensor) for item in items])
-    return torch.stack(images) if images else torch.empty(0), readable, reasons
 
 
 def _cpu(device: str) -> torch.device:

@@ -50,6 +50,9 @@ DATA_OF_THE_SITE = (
 )
 """The same of dataset_params; the classes may be named again, as they are."""
 
+OF_THE_SCORES = ("forward_batch", "scoring_backend", "scoring_precision")
+"""Settings that a bundle's manifest names as its scores are made."""
+
 Layers = Sequence[tuple[str, Path | Mapping[str, Any]]]
 """(where, settings) of a site, as `merge_configs` takes them."""
 
@@ -145,7 +148,7 @@ def _of_bundle(contents: BundleContents, policy: dict[str, Any]) -> tuple[str, d
     classes = {} if joined else {name: manifest[name] for name in ("class_names", "positive_class")}
     return str(path), {
         **settings,
-        **{name: manifest[name] for name in ("forward_batch", "scoring_backend") if name in manifest},
+        **{name: manifest[name] for name in OF_THE_SCORES if name in manifest},
         "target_fnr_exit": promised_fnr(policy),
         "fnr_confidence": policy["fnr_confidence"],
         "exit_rule": policy.get("exit_rule", "symmetric"),

@@ -26,7 +26,7 @@ from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import Interrupted, NothingCertified, NotWorthIt, counted
 from stage1_pro.core.evaluation import evaluate_run, measured, trusted_policy
 from stage1_pro.core.finish_calibration import CERTIFY, map_options
-from stage1_pro.core.inference.golden import golden_file
+from stage1_pro.core.inference.golden import golden_of_run
 from stage1_pro.core.inference.placing import place, placed_shift
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.inference.scoring import write_scores
@@ -95,7 +95,7 @@ def _place_and_score(run: Run, site: Site, device: str) -> None:
     if config.scoring_backend == "onnx":
         return _place_onnx(run, site, frame, device)
     model = load_model(site.contents.model_path)
-    predictor = Stage1Predictor(model, device=device, forward_batch=config.forward_shape)
+    predictor = Stage1Predictor(model, device=device, **config.scoring_options)
     with bar("scoring val_select") as progress:
         features = predictor.features(
             list(frame["path"]),
@@ -106,7 +106,7 @@ def _place_and_score(run: Run, site: Site, device: str) -> None:
     if config.places_answers:
         place(model.cpu(), config, run.splits, frame, features)
     save_model(model, run.model_path)
-    predictor = Stage1Predictor(load_model(run.model_path), device=device, forward_batch=config.forward_shape)
+    predictor = Stage1Predictor(load_model(run.model_path), device=device, **config.scoring_options)
     digests = {"model_digest": run.model_digest, "splits_digest": run.splits.digest}
     predictor.score_features(features, frame, "val_select", **digests).write(run.scores_path("val_select"))
     return None
@@ -195,7 +195,7 @@ def evaluated_bundle(run: Run, site: Site, pictures: bool = True) -> BundleConte
     say(f"with the old bundle: {_old_promise(run, site)}")
     say(f"with the new bundle: {evaluation['promise']['words']}")
     say(f"report {run.report_path}")
-    return export_bundle(run, run.bundle_path, lambda: golden_file(Stage1Predictor.from_run(run, "cpu")))
+    return export_bundle(run, run.bundle_path, lambda: golden_of_run(run))
 
 
 def _old_promise(run: Run, site: Site) -> str:

@@ -14,7 +14,8 @@ import torch
 from numpy.lib.format import write_array_header_1_0
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.data.batches import EpochSampler, ImageDataset, make_loader
+from stage1_pro.core.data.batches import EpochSampler, make_loader
+from stage1_pro.core.data.datasets import finish_of, image_dataset
 from stage1_pro.core.models.backbone import Backbone, BackboneSpec, feature_dim, weights_digest
 
 
@@ -69,15 +70,16 @@ def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str], batch
 
 @torch.inference_mode()
 def _compute(backbone, spec, paths, file, batch_size, workers, device, progress) -> None:
-    dataset = ImageDataset(paths, np.zeros(len(paths)), spec.preprocessing.transform(), seed=0)
-    loader = make_loader(dataset, EpochSampler(len(paths), 0, shuffle=False), batch_size, workers)
+    dataset = image_dataset(paths, np.zeros(len(paths)), spec.preprocessing, "none", 0)
+    order, finish = EpochSampler(len(paths), 0, shuffle=False), finish_of(dataset, device)
+    loader = make_loader(dataset, order, batch_size, workers, device.type == "cuda", finish=finish)
     shape = len(paths), feature_dim(backbone, spec.preprocessing.size, device)
     # written and not mapped: where the disk is full, a write is refused, and a mapped page ends the process
     with file.open("wb") as cache:
         write_array_header_1_0(cache, {"descr": "<f4", "fortran_order": False, "shape": shape})
         done = 0
         for batch in loader:
-            features = backbone(batch.inputs.to(device)).float().cpu().numpy()
+            features = backbone(batch.inputs.to(device, non_blocking=True)).float().cpu().numpy()
             cache.write(features.astype("<f4", order="C", copy=False).tobytes())
             done += len(features)
             progress(done, len(paths))

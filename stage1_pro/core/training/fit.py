@@ -6,9 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stage1_pro.core.config.phases import PHASES
@@ -19,19 +17,17 @@ from stage1_pro.core.data.datamodule import Stage1DataModule
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.resume import Course
-from stage1_pro.core.inference.onnx_files import write_onnx
-from stage1_pro.core.inference.placing import place
-from stage1_pro.core.inference.predictor import Stage1Predictor
-from stage1_pro.core.models.adapters import add_adapters, merge_adapters
+from stage1_pro.core.models.adapters import add_adapters
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.models.licenses import demanded_license
 from stage1_pro.core.models.parameters import parameter_counts
-from stage1_pro.core.models.stage1 import Stage1Model, load_model, save_model
+from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.checkpoints import judged_weights, way_back
-from stage1_pro.core.training.crossfit import GateTargets, group_folds, refit_gate
+from stage1_pro.core.training.callbacks.last_reading import LastReading
+from stage1_pro.core.training.crossfit import GateTargets
 from stage1_pro.core.training.extension import ended_after
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
@@ -39,13 +35,13 @@ from stage1_pro.core.training.modules.choice import module_class
 from stage1_pro.core.training.modules.selective import SelectiveModule
 from stage1_pro.core.training.stages import course_of_run, prepare_stages, print_first_admission
 from stage1_pro.core.training.start import LAUNCHED_RUN, backbone_digest, is_first_process
-from stage1_pro.core.training.suspects import write_suspects
 
 
 def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
     """The untrained model: backbone as `model_path` names it, heads by seed, or another run's weights."""
     pl.seed_everything(config.seed, verbose=False)
     backbone, spec = load_backbone(config.model_path, config.dataset_params.image_size)
+    spec = replace(spec, preprocessing=spec.preprocessing.decoded_by(config.dataset_params.decode))
     members = config.head_ensemble if PHASES[config.phase].gated else None
     model = Stage1Model.new(backbone, spec, class_names, config.dropout, members)
     if init_from is not None:
@@ -124,11 +120,15 @@ def first_admission(config: Stage1ProConfig, model: Any, cases: CaseTable, split
 
 def fit(
     run: Run, config: Stage1ProConfig, model: Any, cases: CaseTable, trainer: pl.Trainer, restore_state: bool
-) -> None:
+) -> LastReading:
     """Train to the end or to early stopping, from the last checkpoint where there is one.
 
-    restore_state: put state.json of an incremental training back from the checkpoint's copy first.
+    restore_state: put state.json of an incremental training back from the checkpoint's copy first. Returns the images
+    that are read after it.
     """
+    reading = LastReading(run, config, model, cases)
+    if not config.task.has_masks:
+        trainer.callbacks.append(reading)  # pyright: ignore[reportAttributeAccessIssue]
     data = config.task.part("data_module")(config, model, cases, run.splits)
     course = None
     if config.incremental_params.enabled:
@@ -142,6 +142,7 @@ def fit(
         fit_on(run, config, model, data, trainer, course)
     if not (run.checkpoints_path / "best.ckpt").exists():
         raise UserError(f"{config.monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
+    return reading
 
 
 def fit_on(
@@ -177,59 +178,11 @@ def fit_on(
         del os.environ[LAUNCHED_RUN]
 
 
-def finish(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> dict[str, np.ndarray]:
-    """Put the best checkpoint's weights into model_best.pth, its answers placed and its gate fitted on val_select.
-
-    Returns split → gate logits from folds that did not see the case, for the split that the gate was fitted on.
-    """
-    load_best(run, model)
-    # before the gate is fitted again: it must see the features that will be served
-    merge_adapters(model.backbone)
-    places = config.places_answers and len(cases.class_names) == 2
-    refits = model.heads is not None and config.gate_refit
-    held_out = {}
-    if places or refits:
-        frame = cases.frame.iloc[run.splits.indices("val_select")]
-        features = _features_of(frame, config, model, "placing answers on val_select")
-        if places:
-            place(model, config, run.splits, frame, features)
-        if refits:
-            held_out = _refitted(config, model, frame, features)
-    save_model(model, run.model_path)
-    if config.scoring_backend == "onnx":
-        write_onnx(run, run.onnx_path, config.quantize, cases)
-    return held_out
-
-
-def _features_of(frame: pd.DataFrame, config: Stage1ProConfig, model: Stage1Model, title: str) -> Tensor:
-    """(N, D) features of these cases, on the CPU, where the model goes as well. title: of the bar."""
-    with bar(title) as progress:
-        features = Stage1Predictor(model).features(
-            list(frame["path"]),
-            batch_size=config.batch_size,
-            workers=config.dataset_params.num_workers,
-            progress=progress,
-        )
-    model.cpu()
-    return features
-
-
 def load_best(run: Run, model: Any) -> None:
     """The best checkpoint's weights, their average where EMA is on."""
     state = judged_weights(run.checkpoints_path / "best.ckpt", way_back(run, run.config))
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.cpu().load_state_dict({**model.state_dict(), **weights})
-
-
-def _refitted(
-    config: Stage1ProConfig, model: Stage1Model, frame: pd.DataFrame, features: Tensor
-) -> dict[str, np.ndarray]:
-    labels, groups = frame["label"].to_numpy(), frame["group"].to_numpy()
-    fold = group_folds(labels, groups, config.seed)
-    if fold is None:
-        say("warning: val_select has too few groups of a class to fit the gate again; the trained gate is kept")
-        return {}
-    return {"val_select": refit_gate(model, features, labels, fold)}
 
 
 def make_module(
@@ -268,12 +221,12 @@ def _features(run: Run, config: Stage1ProConfig, model: Any, cases: CaseTable) -
     """Cached features of the two splits that training reads, where the config allows a cache."""
     if not config.reads_cached_features:
         return None
-    features = {split: _cached(run, config, model, cases, split) for split in ("train", "val_select")}
+    features = {split: cached(run, config, model, cases, split) for split in ("train", "val_select")}
     model.backbone.cpu()
     return features
 
 
-def _cached(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, split: str) -> np.ndarray:
+def cached(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable, split: str) -> np.ndarray:
     """(N, D) features of a split by the frozen backbone, out of the cache where they are in it."""
     frame, stages = cases.frame.iloc[run.splits.indices(split)], config.incremental_params
     block = stages.score_batch_size if stages.enabled else config.batch_size  # stages: no pick depends on batch_size
@@ -289,16 +242,6 @@ def _cached(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTa
             device=fastest_device(),
             progress=progress,
         )
-
-
-def list_suspects(run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable) -> None:
-    """Write suspects.csv from the features of the training split: cached ones, else those of the trained backbone."""
-    if config.reads_cached_features:
-        features = _cached(run, config, model, cases, "train")
-    else:
-        frame = cases.frame.iloc[run.splits.indices("train")]
-        features = _features_of(frame, config, model, "features of train").numpy()
-    write_suspects(run, cases, features, config.seed)
 
 
 def _take_weights(model: Stage1Model, other: Run) -> None:

@@ -14,8 +14,9 @@ from stage1_pro.core.commands import spoken
 from stage1_pro.core.config.phases import POLICY_TABLE
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say, span
-from stage1_pro.core.data.batches import Draw, ImageDataset
+from stage1_pro.core.data.batches import EpochSampler, make_loader
 from stage1_pro.core.data.cases import CaseTable
+from stage1_pro.core.data.datasets import finish_of, image_dataset
 from stage1_pro.core.data.glance import LARGEST_TARGET, smallest_sure_target, smallest_target, table_lines
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power
@@ -214,12 +215,14 @@ def _training(train: int, select: int, config: Stage1ProConfig, speed: Speed) ->
 def _timed(model: Stage1Model, cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> Speed:
     """Time the parts of a step on some training images."""
     frame = cases.frame.iloc[splits.indices("train")[:TIMED]]
-    transform = model.spec.preprocessing.transform(config.dataset_params.augmentation)
-    dataset = ImageDataset(list(frame["path"]), frame["label"].to_numpy(), transform, config.seed)
+    paths, labels, data = list(frame["path"]), frame["label"].to_numpy(), config.dataset_params
+    dataset = image_dataset(paths, labels, model.spec.preprocessing, data.augmentation, config.seed)
     device = fastest_device()
     model = model.to(device).eval()
-    load, images = _seconds(lambda: [dataset[Draw(0, at)][0] for at in range(len(dataset))], device)
-    batch = torch.stack(images).to(device)
+    order, finish = EpochSampler(len(paths), config.seed, shuffle=False), finish_of(dataset, device)
+    loader = make_loader(dataset, order, len(paths), workers=0, finish=finish)
+    load, batch = _seconds(lambda: next(iter(loader)).inputs, device)
+    batch = batch.to(device)
     size = min(config.batch_size, len(batch))
     forward, features = _seconds(lambda: torch.cat([model.backbone(part) for part in batch.split(size)]), device)
     many = features.repeat(math.ceil(config.batch_size / len(features)), 1)[: config.batch_size]

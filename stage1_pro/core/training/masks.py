@@ -14,6 +14,7 @@ from stage1_pro.core.data.masks.files import labels_of, picture_of, read_content
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.scoring import write_scores
 from stage1_pro.core.models.licenses import RANDOM, demanded_license
 from stage1_pro.core.models.segmenter import (
     MaskModel,
@@ -115,12 +116,12 @@ def module_for_masks(config: Stage1ProConfig, model: MaskModel, data: MaskDataMo
     return MaskModule(model, config, data.class_counts, from_features=False)
 
 
-def finish(run: Run, config: Stage1ProConfig, model: MaskModel, cases: CaseTable) -> dict[str, np.ndarray]:
-    """Put the best checkpoint's weights into model_best.pth. Nothing is fitted on val_select: masks have no gate."""
+def conclude(run: Run, config: Stage1ProConfig, model: MaskModel, cases: CaseTable, _: object) -> None:
+    """Write model_best.pth and the scores of both validation splits.
+
+    Nothing is fitted on val_select: masks have no gate. Nor is there a suspects.csv, whose probe judges one label a
+    case: stages list masks that stay unlearned themselves.
+    """
     load_best(run, model)
     save_mask_model(model, run.model_path)
-    return {}
-
-
-def list_no_suspects(run: Run, config: Stage1ProConfig, model: MaskModel, cases: CaseTable) -> None:
-    """Write no suspects.csv: its probe judges one label a case. Stages list masks that stay unlearned themselves."""
+    write_scores(run, cases, ("val_select", "val_calib"))

@@ -164,6 +164,15 @@ def demand_protected(model_path: str, splits: Splits) -> None:
         )
 
 
+def demand_decoder(config: Stage1ProConfig) -> None:
+    """Raise UserError where the config decodes on a GPU, and this machine cannot."""
+    if config.dataset_params.decode == "gpu":
+        from stage1_pro.core.data.on_device import demand_gpu  # imports torch, which drawing splits need not wait for
+        from stage1_pro.core.devices import fastest_device
+
+        demand_gpu(fastest_device())
+
+
 def _demand_classes(config: Stage1ProConfig, cases: CaseTable) -> None:
     count = len(cases.class_names)
     if PHASES[config.phase].gated and count != 2:
