@@ -107,10 +107,8 @@ def transforms(divisor: int) -> Any:
     return monai.Compose(
         [
             monai.LoadImaged(both, ensure_channel_first=True),
-            monai.Orientationd(both, axcodes="RAS"),
+            monai.Orientationd(both, axcodes="RAS", labels=None),
             monai.NormalizeIntensityd("image"),
-            monai.RandFlipd(both, prob=0.5, spatial_axis=1),
-            monai.RandFlipd(both, prob=0.5, spatial_axis=2),
             monai.RandAffined(
                 both,
                 prob=1.0,

@@ -11,7 +11,7 @@ no right exits. Exits with status 2 where runs failed, after comparing those tha
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from stage1_pro.core import cli, console
 
@@ -24,8 +24,15 @@ class Args:
     """Training seeds for each arm, counted up from the base config's seed, 1 or more."""
     out: str | None = None
     """Folder of the test, new or one to go on with."""
-    jobs: int = 1
-    """Runs trained side by side, 1 or more; speeds are then those of a share of the machine."""
+    jobs: int | None = None
+    """Runs trained side by side, 1 or more; speeds are then those of a share of the machine. null: 1, and with --engine
+    ray as many as the cluster has CPUs, or GPUs."""
+    engine: Literal["processes", "ray"] = "processes"
+    """processes of this machine, or ray: on the nodes of a Ray cluster, which see the folder of the test under the same
+    path. Needs the extra: pip install 'stage1-pro[ray]'."""
+    address: str | None = None
+    """Address of a running Ray cluster; null: the environment variable RAY_ADDRESS, else Ray is started on this machine
+    for the time of the test."""
 
 
 def main(args: Args, layers: list[tuple[str, Any]]) -> None:
@@ -35,12 +42,16 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     from stage1_pro.core.ab.plan import make_plan, write_arms
     from stage1_pro.core.commands import spoken
+    from stage1_pro.core.config.extras import demand_extra
     from stage1_pro.core.errors import UserError, counted
 
-    if args.out is None or args.jobs < 1:
+    if args.out is None or (args.jobs is not None and args.jobs < 1):
         raise UserError("--out names the folder of the test, and --jobs is 1 or more. See --help.")
+    if args.engine == "ray":
+        demand_extra("ray")
     plan = make_plan(layers, args.arms or [], args.seeds, Path(args.out))
 
+    from stage1_pro.core.ab.on_ray import ray_children
     from stage1_pro.core.ab.outcome import stand
     from stage1_pro.core.ab.results import read_results
     from stage1_pro.core.ab.runner import run_trials
@@ -50,9 +61,13 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     draw_splits(plan)
     write_arms(plan)
-    failures = run_trials(plan, args.jobs, console.say)
+    if args.engine == "ray":
+        with ray_children(args.address, args.jobs, len(list(plan.trials()))) as (jobs, children):
+            failures = run_trials(plan, jobs, console.say, children)
+    else:
+        failures = run_trials(plan, jobs := args.jobs or 1, console.say)
     results, cases = read_results(plan, failures)
-    test = stand(plan, results, cases, failures, args.jobs)
+    test = stand(plan, results, cases, failures, jobs)
     command = spoken(f"python stage1_pro/scripts/43_ab_test.py {shlex.join(sys.argv[1:])}")
     page = write_test(test, plan.folder, command)
     for line in ("", *console_lines(test), *(f"warning: {words}" for words in warnings(test)), *remarks(test)):

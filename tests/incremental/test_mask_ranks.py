@@ -47,7 +47,7 @@ def judged(folder: Path, rank: int, world: int, batch: int, workers: int, patch:
     model = config.task.part("build_model")(config, cases, splits, None)
     data = config.task.part("data_module")(config, model, cases, splits)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, strategy=strategy)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, strategy=strategy, current_epoch=0)
     module = config.task.part("module")(config, model, data)
     spread = replace(config, devices=world, strategy="ddp" if world > 1 else "auto")
 
@@ -72,10 +72,10 @@ def test_neither_batches_nor_workers_nor_ranks_change_a_row(folder: Path, patch:
     assert expected[0] == [str(index) for index in range(len(SIDES))]
     assert len(np.unique(expected[1])) > 3
     others = [judged(folder, 0, 1, *way) for way in ways[1:]]
-    first, second = on_two_ranks(partial(one_rank, folder, ways))
+    first, second = on_two_ranks(partial(one_rank, folder, ways[:2]))
     for other, rows in [*others, *first]:
         assert {name: other[name] for name in figures} == figures
         assert rows[0] == expected[0]
         for own, found in zip(expected[1:], rows[1:], strict=True):
             np.testing.assert_array_equal(found, own)
-    assert [rows for _, rows in second] == [None] * len(ways)
+    assert [rows for _, rows in second] == [None] * 2

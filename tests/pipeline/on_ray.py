@@ -48,7 +48,7 @@ def started(script: str, *words: object, **environment: str) -> Iterator[subproc
 def finished(script: str, *words: object, **environment: str) -> tuple[int, str, str]:
     """Status, output and errors of a script."""
     with started(script, *words, **environment) as process:
-        out, err = process.communicate(timeout=600)
+        out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 

@@ -179,6 +179,15 @@ def test_killed_in_any_phase_and_resumed_it_ends_the_same(moment, staged, tmp_pa
     demand_same(run, staged)
 
 
+def test_killed_again_before_a_checkpoint_could_follow_it_ends_the_same(staged, tmp_path):
+    run = killed(staged, "TRANSITION 1", tmp_path / "once" / "run")
+    with at_each_write(lambda moment: keep(run, "again") if moment == "TRAINING 1" else None):
+        done("20_train", "--resume", run)
+    again = killed(run, "again", tmp_path / "again")
+    done("20_train", "--resume", again)
+    demand_same(again, staged)
+
+
 def test_asked_to_end_it_says_so_and_goes_on_later(flags, staged, script, tmp_path):
     run = tmp_path / "run"
     done("00_make_splits", *flags, "--run", run)

@@ -81,7 +81,7 @@ def test_volumes_that_lie_elsewhere_than_their_masks(tmp_path: Path) -> None:
     whole = (root / "imagesTr" / "v3.nii.gz").read_bytes()
     (root / "imagesTr" / "v3.nii.gz").write_bytes(whole[: len(whole) // 2])
     nibabel.save(nibabel.Nifti1Image(np.zeros((9, 8, 7, 2), np.uint8), np.eye(4)), root / "labelsTr" / "v4.nii.gz")
-    outcome = call("00_make_splits", "--config", config_of(root, patch_size=[4, 4]), "--run", tmp_path / "run")
+    outcome = call("00_make_splits", "--config", config_of(root, patch_size=[8, 8]), "--run", tmp_path / "run")
     refused(
         outcome,
         "1 mask does not fit its image: v1 (other affines)",

@@ -1,5 +1,7 @@
 """Volumes with masks: windows while scoring, and masks that lie where their images lie."""
 
+import gzip
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import yaml
 from chain import done
 from made_masks import settings
+from PIL import Image
 
 from stage1_pro.core.data.masks.files import labels_of, picture_of
 from stage1_pro.core.inference.golden_masks import golden_of_masks
@@ -60,6 +63,9 @@ def run(volumes: Path) -> Path:
 def test_volumes_are_trained_in_patches_and_scored_whole(run: Path) -> None:
     assert pd.read_csv(run / "metrics.csv")["val_dice"].max() > 0.5
     done("40_eval_selective", "--run", run, "--scores_only")
+    assert {"fnr_coverage.png", "mask_overlays.png", "soft_dice.png"} <= {
+        path.name for path in (run / "figures").iterdir()
+    }
     cases = pd.read_csv(run / "cases" / "val_test.csv")
     truth = [ball(int(case[1:]))[1].sum() * 3.0 for case in cases["case_id"]]  # 1 × 1.5 × 2 mm
     np.testing.assert_allclose(cases["true_volume_ball"], truth, rtol=1e-5)
@@ -100,3 +106,40 @@ def test_golden_volumes_tell_a_host_that_does_not_turn_them(run: Path, monkeypat
     off = np.abs(logits[0] - logits[1])[:, 1]
     assert off[0] == 0  # this one lies as it should in its file
     assert (off[1:] > 1e-3).all()
+
+
+def with_bytes(content: bytes, at: int, form: str, *values: float) -> bytes:
+    """A NIfTI file with other values in its header."""
+    changed = bytearray(content)
+    struct.pack_into(form, changed, at, *values)
+    return bytes(changed)
+
+
+def damaged_volumes() -> dict[str, tuple[bytes, str]]:
+    values = ball(0)[0]
+    plain = nibabel.Nifti1Image(values, np.eye(4)).to_bytes()
+    colours = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    return {
+        "colours": (nibabel.Nifti1Image(colours, np.eye(4)).to_bytes(), "colours or complex numbers"),
+        "complex": (nibabel.Nifti1Image(values.astype(np.complex64), np.eye(4)).to_bytes(), "colours or complex"),
+        "a flat affine": (with_bytes(plain, 280, "<12f", *[0.0] * 12), "affine does not say where"),
+        "more voxels than bytes": (with_bytes(plain, 40, "<4h", 3, 30_000, 30_000, 30_000), "truncated or damaged"),
+        "nothing within gzip": (gzip.compress(b""), "truncated or damaged"),
+        "half of it": (gzip.compress(plain)[: len(plain) // 3], "truncated or damaged"),
+        "five dimensions": (nibabel.Nifti1Image(values[..., None, None], np.eye(4)).to_bytes(), "not this many: 5"),
+        "a metre a voxel": (with_bytes(plain, 280, "<12f", *(np.eye(4) * 1e4)[:3].ravel()), "too many pixels"),
+        "two channels": (nibabel.Nifti1Image(np.stack([values] * 2, 3), np.eye(4)).to_bytes(), "other dimensions or"),
+    }
+
+
+def test_damaged_volumes_are_deferred_with_the_reason(run: Path, tmp_path: Path) -> None:
+    made = damaged_volumes()
+    for name, (content, _) in made.items():
+        (tmp_path / f"{name}.nii").write_bytes(content)
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "flat.png")
+    paths = [*(tmp_path / f"{name}.nii" for name in made), tmp_path / "flat.png"]
+    predictor = mask_scorer(Run(run), "cpu")
+    outputs = next(predictor.outputs(paths, batch_size=len(paths)))
+    assert np.isnan(outputs.logits).all()
+    for position, words in enumerate([*(words for _, words in made.values()), "other dimensions or channels"]):
+        assert words in outputs.unreadable[position], (paths[position], outputs.unreadable[position])

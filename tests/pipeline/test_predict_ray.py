@@ -130,10 +130,10 @@ class TestOnRay:
         bundle, table, expected = whole
         words = bundle, table, tmp_path / "out", "--rows_per_part", 20, "--actors", 2
         with started("61_predict_ray", *words) as process:
-            until(lambda: (tmp_path / "out" / "job.json").exists(), 120)
-            until(lambda: len(list((tmp_path / "out").glob("done-*"))) >= after, 120)
+            until(lambda: (tmp_path / "out" / "job.json").exists(), 300)
+            until(lambda: len(list((tmp_path / "out").glob("done-*"))) >= after, 300)
             process.send_signal(number)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=120)
         assert process.returncode == (130 if number == signal.SIGINT else -number)
         if number == signal.SIGINT:
             assert "the same command goes on where it stopped" in out

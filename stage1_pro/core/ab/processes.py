@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from stage1_pro.core.cluster.session import cores as _cores
 from stage1_pro.core.commands import spoken
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -16,14 +17,34 @@ class Stopped(Exception):
     """No new process may start: the A/B test is being interrupted."""
 
 
+THREADS = "OMP_NUM_THREADS"
+
+
+def threads_of(side_by_side: int, cores: int) -> str | None:
+    """OMP_NUM_THREADS of a process of which so many share the cores; None: as many threads as it likes."""
+    return os.environ.get(THREADS) or (str(max(1, cores // side_by_side)) if side_by_side > 1 else None)
+
+
+def environment(threads: str | None) -> dict[str, str]:
+    """The environment of a process with this OMP_NUM_THREADS, or without one."""
+    others = {name: value for name, value in os.environ.items() if name != THREADS}
+    return others if threads is None else {**others, THREADS: threads}
+
+
 class Children:
     """The processes of an A/B test. side_by_side: how many of them share the machine."""
 
     def __init__(self, side_by_side: int):
         self._running: set[subprocess.Popen] = set()
-        self._lock, self._stopped = threading.Lock(), False
-        threads = max(1, _cores() // side_by_side)
-        self._environment = {**({"OMP_NUM_THREADS": str(threads)} if side_by_side > 1 else {}), **os.environ}
+        self._lock, self._stopped, self._folder = threading.Lock(), False, None
+        self._environment = environment(threads_of(side_by_side, _cores()))
+
+    @classmethod
+    def elsewhere(cls, threads: str | None, folder: str) -> "Children":
+        """Processes of a test that runs in `folder` of another machine. threads: as `threads_of` says there."""
+        made = cls(1)
+        made._environment, made._folder = environment(threads), folder
+        return made
 
     def call(self, words: Sequence[str], log: Path) -> int:
         """Run a script with its arguments, output appended to `log`; returns its status, negative for a signal.
@@ -42,6 +63,7 @@ class Children:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=self._environment,
+                    cwd=self._folder,
                     process_group=0,  # Ctrl-C reaches this process alone, which then asks its children to end
                 )
                 self._running.add(process)
@@ -58,7 +80,3 @@ class Children:
             self._stopped = True
             for process in self._running:
                 process.terminate()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,10 +4,11 @@ What a run directory holds says what it lacks, so that the same command goes on 
 finished by hand. val_calib is looked at once a run: a run whose look left no policy is not tried again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.ab.plan import Plan, Trial, changed_settings
@@ -20,12 +21,21 @@ from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import read_splits
 
 
-def run_trials(plan: Plan, jobs: int, say: Callable[[str], None]) -> dict[str, str]:
+class Caller(Protocol):
+    """Runs scripts as processes: `Children` on this machine, `RayChildren` on a cluster."""
+
+    def call(self, words: Sequence[str], log: Path) -> int: ...
+    def stop(self) -> None: ...
+
+
+def run_trials(plan: Plan, jobs: int, say: Callable[[str], None], children: Caller | None = None) -> dict[str, str]:
     """Run what has not ended yet, `jobs` trials at a time. Returns the names of those that failed, and why.
 
-    A trial that fails takes no other with it. Raises Interrupted once all processes have ended.
+    children: runs their scripts; None: processes of this machine. A trial that fails takes no other with it. Raises
+    Interrupted once all processes have ended.
     """
-    trials, children, failures = list(plan.trials()), Children(jobs), {}
+    trials, failures = list(plan.trials()), {}
+    children = children or Children(jobs)
     with ThreadPoolExecutor(jobs) as pool, _stopping(children, pool):
         futures = {pool.submit(bring_to_end, trial, plan, children): trial.name for trial in trials}
         for number, future in enumerate(as_completed(futures), 1):
@@ -48,7 +58,7 @@ def _failure(future: "Future[str]") -> str | None:
 
 
 @contextmanager
-def _stopping(children: Children, pool: ThreadPoolExecutor) -> Iterator[None]:
+def _stopping(children: Caller, pool: ThreadPoolExecutor) -> Iterator[None]:
     """Within the block an interruption ends the processes too, and is raised when they have ended."""
     try:
         yield
@@ -58,7 +68,7 @@ def _stopping(children: Children, pool: ThreadPoolExecutor) -> Iterator[None]:
         raise
 
 
-def bring_to_end(trial: Trial, plan: Plan, children: Children) -> str:
+def bring_to_end(trial: Trial, plan: Plan, children: Caller) -> str:
     """Run the scripts that this trial lacks; returns how it ended. Raises UserError where one of them fails."""
     run, log = prepared(trial, plan), plan.log_path(trial)
     log.parent.mkdir(parents=True, exist_ok=True)

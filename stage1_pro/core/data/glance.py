@@ -9,7 +9,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.splitting import evidence_warning
-from stage1_pro.core.errors import first_few
+from stage1_pro.core.errors import counted, first_few
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power
 from stage1_pro.core.records.splits import SPLITS, Splits
 
@@ -35,7 +35,7 @@ def describe(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> None:
     at_hand = splits.metadata["evidence"]["val_calib_positive_groups"]
     target, delta = config.certified_level(), 1 - config.fnr_confidence
     say(
-        f"val_calib: {at_hand} independent positives; target_fnr_exit "
+        f"val_calib: {counted(at_hand, 'independent positive')}; target_fnr_exit "
         f"{config.target_words()} needs {minimum_positives(target, delta)} exits without a miss, and about "
         f"{positives_for_power(target / 4, target, delta)} if a quarter of that rate is missed (80 % power)"
     )

@@ -173,10 +173,11 @@ def evidence_warning(splits: Splits, config: Stage1ProConfig) -> str | None:
     needed = minimum_positives(config.certified_level(), 1 - config.fnr_confidence)
     if at_hand >= needed:
         return None
-    unit = "independent positives (one a group)" if splits.metadata["group_column"] else "positives"
+    grouped = splits.metadata["group_column"]
+    have = counted(at_hand, "independent positive" if grouped else "positive") + " (one a group)" * bool(grouped)
     where = "" if by_group is None else f" in its largest '{config.certificate_groups}'"
     return (
-        f"val_calib has {at_hand} {unit}{where}, and target_fnr_exit {config.target_words()} at confidence "
+        f"val_calib has {have}{where}, and target_fnr_exit {config.target_words()} at confidence "
         f"{config.fnr_confidence:g} needs at least {needed} even without one miss: nothing will be certified. "
         "Add positives, raise val_calib_ratio, or raise target_fnr_exit."
     )

@@ -246,12 +246,12 @@ class _Cases(Dataset):
             if (picture.grid.shape and len(picture.grid.shape) != self.preprocessing.dims) or (
                 len(picture.values) != self.preprocessing.channels
             ):
-                raise BadImage("channels")
+                raise BadImage("other_kind")
             if not np.isfinite(picture.values).all():
                 raise BadImage("not_finite")
+            inputs: Any = self.preprocessing.inputs(picture)
         except BadImage as bad:
             return Prepared(torch.empty(0), Grid((), ()), reason=str(bad))
-        inputs: Any = self.preprocessing.inputs(picture)
         codes = None if labels is None else torch.from_numpy(self.facts.coded(labels))
         return Prepared(torch.from_numpy(inputs), picture.grid, codes)
 

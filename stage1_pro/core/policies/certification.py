@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stage1_pro.core.errors import NothingCertified, UserError
+from stage1_pro.core.errors import NothingCertified, UserError, counted
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
@@ -234,8 +234,8 @@ WEIGHTS_WORDS = (
 
 
 MISS_WORDS = (
-    " Of masks, answered negative means missed: a case whose true mask has at least {min_voxels} voxels of the "
-    "positive class, and whose mask has fewer{rule}."
+    " Of masks, answered negative means missed: a case whose true mask has at least {least} of the positive "
+    "class, and whose mask has fewer{rule}."
 )
 MISSED = {
     "dice": ", or a Dice below {dice:g} with the true mask",
@@ -251,7 +251,8 @@ def miss_words(miss_rule: Mapping[str, Any]) -> str:
     >>> miss_words({"rule": "empty", "dice": 0.5, "overlap": 0.1, "min_voxels": 1})[-25:]
     'and whose mask has fewer.'
     """
-    return MISS_WORDS.format(**{**miss_rule, "rule": MISSED[miss_rule["rule"]].format(**miss_rule)})
+    least, rule = counted(miss_rule["min_voxels"], "voxel"), MISSED[miss_rule["rule"]].format(**miss_rule)
+    return MISS_WORDS.format(least=least, rule=rule)
 
 
 def promise(

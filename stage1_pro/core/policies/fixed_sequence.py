@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stage1_pro.core.errors import counted
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
 from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, minimum_positives, p_value
 from stage1_pro.core.metrics.exits import ExitCounts
@@ -104,8 +105,8 @@ def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) 
     misses, exited = int(walk.calib.misses[shown]), int(walk.calib.exited_positives[shown])
     lines = [
         head,
-        f"  val_calib holds {at_hand} independent positives; the best candidate tested ({names[shown]}) lets "
-        f"{exited} of them exit with {misses} missed: FNR on exits <= {bound_text(walk.upper_bounds[shown])}.",
+        f"  val_calib holds {counted(at_hand, 'independent positive')}; the best candidate tested ({names[shown]}) "
+        f"lets {exited} of them exit with {misses} missed: FNR on exits <= {bound_text(walk.upper_bounds[shown])}.",
         _needed(misses, exited, at_hand, target_fnr, delta),
         "  Remedies: more calibration positives; a larger --target_fnr_exit or a smaller --fnr_confidence (run again "
         "with either); a better model.",

@@ -163,13 +163,12 @@ def _volume(content: bytes, exact: bool = False) -> tuple[np.ndarray, Grid]:
         plain = gzip.GzipFile(fileobj=BytesIO(content)).read() if content[:2] == _GZIP else content
         kind = nibabel.Nifti2Image if plain[4:8] in (b"n+2\0", b"ni2\0") else nibabel.Nifti1Image
         stored: Any = kind.from_bytes(plain)
+        _demand_numbers(stored, len(plain))
         canonical = nibabel.as_closest_canonical(stored)
         values = np.asarray(canonical.dataobj, dtype=np.float64 if exact else np.float32)
-    except MemoryError:
-        raise
     except (OSError, EOFError, zlib.error, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise BadImage("damaged", "NIfTI") from error
-    except nibabel.spatialimages.HeaderDataError as error:
+    except (nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError) as error:
         raise BadImage("damaged", "NIfTI") from error
     if values.ndim == 4:
         values = np.moveaxis(values, 3, 0)
@@ -177,15 +176,28 @@ def _volume(content: bytes, exact: bool = False) -> tuple[np.ndarray, Grid]:
         values = values[None]
     else:
         raise BadImage("dimensions", str(values.ndim))
-    spacing = tuple(float(size) for size in canonical.header.get_zooms()[:3])
+    spacing = tuple(nibabel.affines.voxel_sizes(canonical.affine).tolist())
     return np.ascontiguousarray(values), Grid(values.shape[1:], spacing, canonical.affine, stored.affine)
+
+
+def _demand_numbers(stored: Any, length: int) -> None:
+    """Raise BadImage for a header that promises more than the file's bytes, no real numbers, or no place in space."""
+    if stored.get_data_dtype().kind not in "iuf":
+        raise BadImage("voxels")
+    if int(np.prod(stored.shape, dtype=np.float64)) * stored.get_data_dtype().itemsize > length:
+        raise BadImage("damaged", "NIfTI")
+    turn = stored.affine[:3, :3]
+    if not np.isfinite(stored.affine).all() or np.linalg.matrix_rank(turn) < 3:
+        raise BadImage("affine")
 
 
 def _nibabel() -> Any:
     try:
         import nibabel  # pyright: ignore[reportMissingImports]
+        import nibabel.affines  # pyright: ignore[reportMissingImports]
         import nibabel.filebasedimages  # pyright: ignore[reportMissingImports]
         import nibabel.spatialimages  # pyright: ignore[reportMissingImports]
+        import nibabel.wrapstruct  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("volumes are read by nibabel, which is not installed: pip install 'stage1-pro[seg]'.") from None
     return nibabel

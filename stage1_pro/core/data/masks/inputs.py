@@ -1,5 +1,6 @@
 """From a case's files to what the network sees: spacing, intensity, and the way back to the case's own grid."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -8,10 +9,13 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.data.masks.files import Grid, Picture
 
 LEAST_DEVIATION = 1e-6
 LINEAR = {2: "bilinear", 3: "trilinear"}
+MOST_VOXELS = 1 << 30
+"""Of a case on the network's grid: 4 GiB a channel."""
 SAME_SPACING = 1e-3
 """Relative difference of spacings that is no difference."""
 
@@ -63,13 +67,16 @@ class MaskPreprocessing:
         return ((wide - mean) / np.maximum(deviation, LEAST_DEVIATION)).astype(np.float32)
 
     def shape_of(self, grid: Grid) -> tuple[int, ...]:
-        """Size of a case on the network's grid."""
+        """Size of a case on the network's grid. Raises BadImage where its spacing makes it too large for any."""
         if self.spacing is None:
             return grid.shape
         sizes = zip(grid.shape, grid.spacing, self.spacing, strict=True)
-        return tuple(
+        shape = tuple(
             max(1, round(size * own / wanted)) if _differs(own, wanted) else size for size, own, wanted in sizes
         )
+        if math.prod(shape) > MOST_VOXELS:
+            raise BadImage("too_large", " × ".join(map(str, shape)))
+        return shape
 
     def resampled(self, values: np.ndarray, grid: Grid) -> np.ndarray:
         """Return an image (C, *S) on the network's grid, linear between its voxels."""

@@ -12,6 +12,7 @@ from stage1_pro.core.report.common.style import render
 from stage1_pro.core.report.run.calibration_figure import draw_sweep
 from stage1_pro.core.report.run.evaluation_figures import (
     draw_fnr_coverage,
+    draw_fnr_uncertified,
     draw_gate_reliability,
     draw_reliability,
     draw_risk_coverage,
@@ -108,6 +109,21 @@ MASK_CHARTS = (
         has_masks,
     ),
 )
+
+
+UNCERTIFIED_CHARTS = (
+    *MASK_CHARTS,
+    Chart(
+        "fnr_coverage",
+        "test",
+        "FNR on exits against coverage",
+        "How many positives would be missed among those that exit at each coverage.",
+        3.3,
+        draw_fnr_uncertified,
+        lambda evidence: bool((evidence.labels == 1).any()),
+    ),
+)
+"""Of a run with masks that has no policy."""
 
 
 CHARTS = (

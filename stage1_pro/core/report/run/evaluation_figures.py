@@ -53,6 +53,17 @@ def draw_fnr_coverage(figure: Figure, evidence: Evidence) -> None:
     style.legend(figure, axes)
 
 
+def draw_fnr_uncertified(figure: Figure, evidence: Evidence) -> None:
+    """The same of a run without a policy: no threshold is marked."""
+    axes = figure.subplots()
+    _fnr_curve(axes, evidence)
+    style.target_line(axes, evidence.policy["target_fnr_exit"])
+    style.coverage_axis(axes)
+    positive = evidence.labels == 1
+    style.fnr_axis(axes, evidence.policy["target_fnr_exit"], float(np.mean(evidence.answers[positive] == 0)))
+    style.legend(figure, axes)
+
+
 def _fnr_curve(axes: Axes, evidence: Evidence) -> None:
     counted = evidence.scores, evidence.answers, evidence.labels
     curve = fnr_coverage_curve(*counted, max_points=CURVE_POINTS)

@@ -178,7 +178,8 @@ class IncrementalStageController(pl.Callback):
             self._write(trainer)
             if self.state.name == machine.DONE:
                 return
-            self._save(trainer)
+        # also where a kill came between this state and its checkpoint: after the next write it would be two behind
+        self._save(trainer)
         self.state = machine.entered(self.state)
         self._start_from(module, {"best": scoring, "last": last, "scratch": self._untrained})
         self._open_stage(trainer, module, data)
