@@ -8,7 +8,7 @@ from typing import Any
 
 import mlflow  # pyright: ignore[reportMissingImports]
 import pandas as pd
-from mlflow.pyfunc import PythonModel  # pyright: ignore[reportMissingImports]
+from mlflow.pyfunc import PythonModel  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
 
 from stage1_pro import Stage1Predictor
 from stage1_pro.core.inference.decisions import decisions_of
@@ -40,4 +40,4 @@ def _row(record: Any) -> dict[str, Any]:
     return row if sets is None else {**row, "prediction_set": "|".join(sets)}
 
 
-mlflow.models.set_model(RegisteredBundle())
+mlflow.models.set_model(RegisteredBundle())  # pyright: ignore[reportPrivateImportUsage]
