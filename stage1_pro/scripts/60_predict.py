@@ -45,7 +45,7 @@ class Args:
     """Images decoded before they go through the model, 1 or more; null: the bundle's forward_batch. The forward passes
     of a bundle with forward_batch always have that size, so this changes the time and no decision."""
     num_workers: str = "auto"
-    """Processes that decode images; 0: this one; auto: 0 for a few hundred images, else by the number of cores."""
+    """Processes that decode images; 0: this one; auto: as many as suits a few images, which are timed first."""
     device: str = "auto"
     """Device: auto, cpu, cuda, …"""
     audit_share: float | None = None

@@ -201,8 +201,8 @@ def test_control_naive_threshold() -> None:
 def test_control_best_of_twenty_checkpoints_by_val_calib() -> None:
     """Equally good checkpoints with errors of their own: the luckiest on val_calib is chosen."""
     rng, chosen = np.random.default_rng(0), []
+    labels = np.broadcast_to(np.arange(4000) < 4000 * MAIN.positive_share, (2, 4000))
     for _ in range(CONTROL_DRAWS // 5):
-        labels = rng.random((2, 4000)) < MAIN.positive_share
         splits = [[scores(MAIN.logits(rng, split), split) for split in labels] for _ in range(20)]
         tried = [calibrate_softmax(select, calib, RISK) for select, calib in splits]
         covered = [c.every.coverage[c.walk.answer] if c.walk.answer is not None else -1.0 for c in tried]
@@ -236,7 +236,7 @@ NOISE_FEATURES = 100
 
 def features(rng: np.random.Generator, cases: int) -> tuple[np.ndarray, np.ndarray]:
     """One feature that says what z of MAIN says, and many that say nothing."""
-    z, labels = MAIN.draw(rng, cases)
+    z, labels = MAIN.stratified(rng, cases)
     return np.column_stack([z, rng.standard_normal((cases, NOISE_FEATURES))]), labels
 
 

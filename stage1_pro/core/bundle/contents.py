@@ -75,7 +75,9 @@ def verify_bundle(path: str | Path) -> BundleContents:
     ('softmax', 'model_best.pth')
     """
     path = Path(path)
-    if not path.is_dir():
+    if (path / "scores").is_dir():
+        raise UserError(f"{path} is a run. Name its bundle, {path / 'bundle'}, which 50_export_bundle.py writes.")
+    if not path.is_dir() or not os.path.lexists(path / MANIFEST):  # never "remove it": who knows what it is
         raise UserError(f"{path} is not a bundle folder. Export one with 50_export_bundle.py.")
     if (path / MANIFEST).is_symlink():
         raise UserError(f"{path}: {MANIFEST} is a link; a bundle holds plain files only. Export it again.")

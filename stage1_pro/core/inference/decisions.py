@@ -20,13 +20,9 @@ from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.inference.groups import ImageGroup, digest_words
 from stage1_pro.core.inference.jobs import ROWS, Job, already_there, job_record
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
+from stage1_pro.core.inference.processes import workers_for
 from stage1_pro.core.inference.records import Decision
 from stage1_pro.core.inference.tables import Output, Tally, write_table
-
-WORTH_WORKERS = 512
-"""Images below which starting processes costs more than they save."""
-
-MOST_WORKERS = 16
 
 
 class MoreColumns(Protocol):
@@ -124,7 +120,7 @@ def decide_into(
     UserError where `out` exists and is not to be overwritten, and where its parts belong to another bundle, to other
     images or other columns.
     """
-    processes = workers_for(workers, len(paths), predictor.device.type)
+    processes = workers_for(workers, predictor, list(map(copies.path, paths)))
     options: dict[str, Any] = {"batch_size": batch_size, "workers": processes, "copies": copies}
     items = paths if groups is None else groups
     named = [] if certificate_groups is None else [artifacts.digest_json(list(certificate_groups))]
@@ -254,17 +250,6 @@ def _streamed(
                 f"a process that decodes images was ended from outside after {done} of {len(paths)} images; most often "
                 f"memory ran out. Run the same command again with --num_workers {workers // 2}."
             ) from None
-
-
-def workers_for(asked: int | str, images: int, device: str) -> int:
-    """Processes that decode: `asked`, or for "auto" what suits the number of images, the cores and the device."""
-    if asked != "auto":
-        return int(asked)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if images < WORTH_WORKERS:
-        return 0
-    return min(MOST_WORKERS, cores // 2 if device == "cpu" else cores)  # on the CPU the model takes the other half
 
 
 def _grouped(frames: Iterator[pd.DataFrame], sizes: Iterable[int]) -> Iterator[pd.DataFrame]:

@@ -166,7 +166,7 @@ def uniform_boundary(calib_positives: int, target_fnr: float, delta: float) -> B
     return windows(calib_positives, target_fnr, delta)[0]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def windows(calib_positives: int, target_fnr: float, delta: float) -> tuple[Boundary, ...]:
     """Return boundaries that spend delta between lo and hi exited positives, widest first; the first is uniform.
 

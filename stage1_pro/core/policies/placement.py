@@ -14,6 +14,7 @@ would bring; without it the prediction is optimistic by .1 to .3 of utility.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import expit
@@ -197,11 +198,14 @@ def one_sided_scores(confidence: FloatArray, answers: IntArray) -> FloatArray:
     return np.where((answers == 1) & np.isfinite(confidence), 1.0, confidence)
 
 
+@lru_cache(maxsize=2)
 def resampled(positives: int, size: int, seed: int) -> IntArray:
-    """(60, positives + 1) how often each positive is drawn into a calibration set of this size; the first column is
-    that of the pseudo-positive."""
+    """(60, positives + 1) how often each positive is drawn into a calibration set of this size, read-only; the first
+    column is that of the pseudo-positive."""
     rng = rng_of(seed, "placement")
-    return rng.multinomial(size, rng.dirichlet(np.ones(positives + 1), RESAMPLES))
+    drawn = rng.multinomial(size, rng.dirichlet(np.ones(positives + 1), RESAMPLES))
+    drawn.flags.writeable = False
+    return drawn
 
 
 def with_pseudo_positive(positives: FloatArray) -> FloatArray:

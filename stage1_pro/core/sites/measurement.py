@@ -151,12 +151,12 @@ def say_outcome(evaluation: dict[str, Any], target: Path) -> None:
     """Say what was found, where it is, and what it means for a certificate on the same cases."""
     promise, facts = evaluation["promise"], evaluation["measured"]
     say(promise["words"])
-    say(
-        "on record: these positives have been looked at, and a certificate on them counts that. 38_recalibrate.py "
-        "shows the old and the new bundle on a test split of the site, which spends nothing."
-    )
+    ways = "38_recalibrate.py shows the old and the new bundle on a test split of the site, which spends nothing."
+    if not evaluation["negatives"]:
+        ways = "38_recalibrate.py certifies the bundle anew; it takes negatives of the site too."
+    say(f"on record: these positives have been looked at, and a certificate on them counts that. {ways}")
     say(f"report {target / PAGE}, decisions {target / DECISIONS}")
-    if promise["verdict"] != "agrees":
+    if promise["verdict"] != "agrees" and evaluation["negatives"]:
         config = shlex.quote(facts["on"]) if Path(facts["on"]).suffix.lower() in CONFIGS else "SITE.yaml"
         bundle = shlex.quote(facts["bundle"])
         say(f"next   python stage1_pro/scripts/38_recalibrate.py {bundle} --config {config}")
