@@ -24,6 +24,7 @@ BENCHMARKS = {
     "farthest_first": "200 of 50,000 cases by farthest-first admission against scikit-activeml's CoreSet",
     "controller": "an epoch of training by stages on live images: what the stages add to it",
     "cases": "what 00 costs an image at 200,000 images and at 10,000",
+    "loading": "60 --num_workers auto against the best number by hand, on crops and photographs",
     "startup": "how long --help takes, and what the scripts import",
 }
 

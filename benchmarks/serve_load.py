@@ -33,9 +33,9 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: str) -> Iterator[Server]:
+def serving(bundle: str, *options: str) -> Iterator[Server]:
     """The server of a bundle within the block; it ends with it."""
-    command = [sys.executable, str(SERVER), bundle, "--port", "0"]
+    command = [sys.executable, str(SERVER), bundle, "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

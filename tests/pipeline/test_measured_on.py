@@ -112,10 +112,15 @@ def test_positives_alone_tell_the_promise_and_nothing_of_false_alarms(measured_o
     assert alone["promise"]["verdict"] == "contradicts"
     assert "CONTRADICTS the promise: of its cases, all positive," in told
     assert "FPR, precision and calibration are not measured: they need negatives" in told
+    assert "it takes negatives of the site too" in told
+    assert "next " not in told
     exits = {name: one["value"] for name, one in alone["exits"].items() if name not in ("coverage", "right_exits")}
     assert [name for name, value in exits.items() if value is not None] == ["fnr_on_exits"]
     assert alone["accuracy"]["value"] is alone["selective"]["augrc"]["value"] is alone["calibration"]["ece"] is None
     assert sorted(path.stem for path in (out / "figures").iterdir()) == ["fnr_coverage", "score_histogram"]
+    page = (out / "report.html").read_text()
+    assert [words for words in ("FPR on exits<", "AUGRC<", "ECE<", "Utility<") if words in page] == []
+    assert f"of {alone['cases']} positives exit and are answered rightly" in page
     config = yaml_of(tmp_path)
     config.write_text(config.read_text().replace(f"{tmp_path}/labels.csv", str(table)))
     told = chain.call("38_recalibrate", exported_once / "bundle", "--config", config, "--out", tmp_path / "site")

@@ -91,6 +91,17 @@ def test_an_image_that_a_camera_replaces_is_decided_anew(decide, pictures: Path,
     assert after["probability"].iloc[1] == before["probability"].iloc[1]
 
 
+def test_a_bucket_is_not_listed_for_a_few_of_its_files(decide, images: Path, monkeypatch) -> None:
+    system = fsspec.filesystem("memory")
+    for name in ("0.png", "1.png"):
+        system.pipe(f"/inbox60/{name}", (images / f"00{name}").read_bytes())
+    with monkeypatch.context() as patched:
+        patched.setattr(type(system), "find", lambda *_, **__: pytest.fail("listed"))
+        _, rows = decide("memory://inbox60/0.png", "memory://inbox60/1.png", images / "002.png")
+    assert rows["answer"].ne("").all()
+    system.rm("/inbox60", recursive=True)
+
+
 def test_what_is_not_delivered_is_a_row_with_its_reason(decide, pictures: Path, web: Site) -> None:
     decide(web.url)  # copies of before must not stand in for what is not delivered now
     (pictures / "5.png").unlink()

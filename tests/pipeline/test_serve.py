@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -178,6 +179,8 @@ def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tm
         refusal = server.ask("/v1/decide", small, **bearer)
         assert (refusal.status, refusal.code, refusal.headers["retry-after"]) == (503, "draining", "1")
         assert server.ask("/livez").status == 200
+        pid = server.process.pid
+        assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""  # which could stay behind
         assert [request.finish().status for request in flying] == [200] * 40
         unfinished.rest = b""
         late = unfinished.finish()  # its body never comes
@@ -191,11 +194,62 @@ def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tm
     assert len([json.loads(line) for line in lines]) == 41  # the whole line of before, and not the torn one
 
 
+def test_a_full_disk_is_an_error_that_defers_and_leaves_whole_lines(bundle, files, tmp_path):
+    log, small = tmp_path / "decisions.jsonl", files[0].read_bytes()
+    with Server(bundle, "--log", log) as server:
+        assert server.ask("/v1/decide", small).status == 200
+        whole, pid, of = log.read_bytes(), server.process.pid, resource.RLIMIT_FSIZE
+        resource.prlimit(pid, of, (len(whole) + 50, resource.RLIM_INFINITY))  # room for a part of a line
+        answer = server.ask("/v1/decide", small)
+        assert (answer.status, answer.code) == (500, "internal")
+        assert log.read_bytes() == whole
+        resource.prlimit(pid, of, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert server.ask("/v1/decide", small).status == 200
+        assert len(log.read_bytes().splitlines()) == 2
+
+
+def test_while_the_model_loads_the_server_says_so(bundle, files):
+    command = [sys.executable, str(SCRIPT), str(bundle), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        loading = Server.__new__(Server)
+        loading.port = int(process.stdout.readline().rpartition(":")[2])
+        eventually(lambda: answers(loading.port))
+        answer = loading.ask("/v1/decide", files[0].read_bytes())
+        assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "starting", "1")
+        assert (loading.ask("/livez").status, loading.ask("/readyz").status) == (200, 503)
+        process.terminate()
+        assert "ready" not in process.stdout.read()  # it must not be, where it is about to end
+        assert process.wait() == 0
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_second_ctrl_c_waits_for_nothing(bundle, files):
+    with Server(bundle, "--deadline_s", 300) as server:
+        unfinished = Slow(server, files[0].read_bytes())
+        eventually(lambda: b"stage1_inflight_images 1.0" in server.ask("/metrics").content)
+        server.process.send_signal(signal.SIGINT)
+        eventually(lambda: server.ask("/readyz").status == 503)
+        assert server.process.poll() is None  # one alone waits for what is in flight
+        server.process.send_signal(signal.SIGINT)
+        status, _, err = server.end()
+        assert status == 130
+        assert len(err.splitlines()) == 1
+        assert "Interrupted" in err
+        unfinished.connection.close()
+
+
 def test_a_server_that_must_not_start_does_not(bundle, script, monkeypatch):
     refused(
         script("70_serve", bundle, "--wait_ms", -1, "--max_bytes", 0), "--wait_ms -1: allowed 0 to", "--max_bytes 0"
     )
     refused(script("70_serve", bundle, "--log", bundle / "none" / "d.jsonl"), "is not a folder")
+    refused(script("70_serve", bundle.parent), f"is a run. Name its bundle, {bundle},")
+    refused(script("70_serve", bundle, "--require_signature", bundle / "config.json"), "is not signed")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -62,6 +62,18 @@ def test_a_case_never_helps_to_fit_what_judges_it() -> None:
     assert not np.array_equal(first[fold == 0], second[fold == 0])
 
 
+def test_the_making_of_targets_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("stage1_pro.core.console.EVERY", 0)
+    features, labels, groups = cases()
+    config = merge_configs([("test", {"phase": 3, "batch_size": 100, "epochs": 2})])
+    out_of_fold_correct(features.numpy(), labels, group_folds(labels, groups, 0), config, torch.device("cpu"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(", ")[0] for line in lines] == [
+        f"  targets of the gate: {step} of 6" for step in range(1, 6)
+    ] + ["  targets of the gate: 6"]
+    assert all(line.endswith(" left") for line in lines[:-1])
+
+
 def test_refit_is_scikit_learn_folded_into_the_head() -> None:
     model = gated_model(2)
     features, labels, groups = cases(1, 240, model.features)

@@ -1,6 +1,7 @@
 """The wheel by itself: what is in it, and that `stage1` works where there is no repository."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -47,6 +48,10 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel: Path) -> N
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
         entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "stage1 = stage1_pro.__main__:main" in archive.read(entry_points).decode()
+        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
+    extras = {path.stem.partition("-")[2] for path in REPOSITORY.glob("requirements-*.txt")} - {"demo", "dev"}
+    assert set(re.findall(r"^Provides-Extra: (\w+)$", metadata, re.MULTILINE)) == extras >= {"serve", "onnx", "mlflow"}
+    assert re.search(r"^Requires-Dist: uvicorn\S*; extra == .serve.$", metadata, re.MULTILINE)
     package = REPOSITORY / "stage1_pro"
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     expected = {path.relative_to(REPOSITORY).as_posix() for path in files}

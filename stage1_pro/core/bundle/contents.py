@@ -75,7 +75,9 @@ def verify_bundle(path: str | Path) -> BundleContents:
     ('softmax', 'model_best.pth')
     """
     path = Path(path)
-    if not path.is_dir():
+    if (path / "scores").is_dir():
+        raise UserError(f"{path} is a run. Name its bundle, {path / 'bundle'}, which 50_export_bundle.py writes.")
+    if not path.is_dir() or not os.path.lexists(path / MANIFEST):  # never "remove it": who knows what it is
         raise UserError(f"{path} is not a bundle folder. Export one with 50_export_bundle.py.")
     if (path / MANIFEST).is_symlink():
         raise UserError(f"{path}: {MANIFEST} is a link; a bundle holds plain files only. Export it again.")
@@ -106,6 +108,8 @@ def verify_bundle(path: str | Path) -> BundleContents:
         problems.append(f"{MANIFEST} and eval.json give different figures")
     if views_of(manifest) != views_of(policy):
         problems.append(f"{MANIFEST} and {policy_file.name} decide by other groups or views")
+    if manifest.get("certificate_groups") != policy.get("certificate_groups"):
+        problems.append(f"{MANIFEST} and {policy_file.name} name different certificate_groups")
     if manifest["class_names"] != splits.class_names:
         problems.append(f"{MANIFEST} and {splits_path.name} name different classes")
     raise_problems(f"{path}: the parts do not belong together:", problems, AGAIN)

@@ -24,6 +24,8 @@ from stage1_pro.core.data.image_files import HEAD, HIDDEN, NOTHING, SUFFIXES, Ba
 from stage1_pro.core.errors import UserError
 
 THREADS = 16
+FEW = 64
+"""Images to decide that are asked for one by one: a bucket may have to list millions of names for a few of them."""
 LONGEST = 200
 """Bytes of a name that every file system takes, with room for what a temporary file adds."""
 CHECK = "Check the address, the credentials and the network."
@@ -196,7 +198,7 @@ class Mirror:
         """The same where it is worth it; nothing of a server that cannot list, since its files may be there all the
         same: fetching them says what is wrong."""
         try:
-            return self._listed() if len(wanted) > 1 else {}
+            return self._listed() if len(wanted) > (FEW if self.lenient else 1) else {}
         except UserError:
             return {}
 

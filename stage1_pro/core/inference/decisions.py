@@ -20,13 +20,9 @@ from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.inference.groups import ImageGroup, digest_words
 from stage1_pro.core.inference.jobs import ROWS, Job, already_there, job_record
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
+from stage1_pro.core.inference.processes import workers_for
 from stage1_pro.core.inference.records import Decision
 from stage1_pro.core.inference.tables import Output, Tally, write_table
-
-WORTH_WORKERS = 512
-"""Images below which starting processes costs more than they save."""
-
-MOST_WORKERS = 16
 
 
 class MoreColumns(Protocol):
@@ -110,26 +106,31 @@ def decide_into(
     overwrite: bool = False,
     more: MoreColumns | None = None,
     groups: Sequence[ImageGroup] | None = None,
+    certificate_groups: Sequence[str] | None = None,
     copies: Copies = NO_COPIES,
 ) -> Tally:
     """Decide every file and write the table of `decisions_of` to `out`; return the counts.
 
-    groups: of these files, for a bundle that decides groups; the table is then that of `group_decisions_of`; copies: of
-    those that are URLs.
+    groups: of these files, for a bundle that decides groups; the table is then that of `group_decisions_of`;
+    certificate_groups: of each file, for a bundle that certifies each camera or site by itself; copies: of those that
+    are URLs.
 
     A regular file appears only when it is whole; a job that is killed leaves its parts, and the same call goes on with
     them. What is no regular file gets the rows as they come. workers: a number, or "auto"; more: adds columns. Raises
     UserError where `out` exists and is not to be overwritten, and where its parts belong to another bundle, to other
     images or other columns.
     """
-    processes = workers_for(workers, len(paths), predictor.device.type)
+    processes = workers_for(workers, predictor, list(map(copies.path, paths)))
     options: dict[str, Any] = {"batch_size": batch_size, "workers": processes, "copies": copies}
     items = paths if groups is None else groups
+    named = [] if certificate_groups is None else [artifacts.digest_json(list(certificate_groups))]
     tally = Tally(unit="images" if groups is None else "groups")
 
     def rows_of(positions: Iterable[int]) -> Iterator[pd.DataFrame]:
         if groups is None:
-            return decisions_of(predictor, [paths[at] for at in positions], **options)
+            own = list(positions)
+            held = None if certificate_groups is None else [certificate_groups[at] for at in own]
+            return decisions_of(predictor, [paths[at] for at in own], **options, certificate_groups=held)
         return group_decisions_of(predictor, [groups[at] for at in positions], **options)
 
     if out.path is None or not out.regular:
@@ -140,7 +141,7 @@ def decide_into(
         return tally
     job = Job(out.path, paths if groups is None else [group.name for group in groups])
     demand_free(out, overwrite)
-    inputs = map(copies.path, paths if groups is None else digest_words(groups))
+    inputs = [*map(copies.path, paths if groups is None else digest_words(groups)), *named]
     with job.begun(job_record(bundle, inputs, predictor.device.type, more.record if more else None)) as begun:
         missing = job.missing()
         if missing and job.out.exists() and not overwrite:
@@ -184,16 +185,21 @@ def decisions_of(
     *,
     batch_size: int | None,
     workers: int,
+    certificate_groups: Sequence[str] | None = None,
     copies: Copies = NO_COPIES,
 ) -> Iterator[pd.DataFrame]:
     """Decide every file, batch after batch: columns id (its path, as `shown` writes it), answer, probability, decision,
     score, reason, and prediction_set (the classes that remain possible) where the policy has such sets.
+    certificate_groups: of each file, for a policy that certifies each by itself; then they are a column too.
 
     An unreadable file has no answer and is deferred. Raises UserError where a process that decodes was killed.
     """
     done = 0
     for outputs in _streamed(predictor, paths, batch_size, workers, copies):
-        yield decision_rows(predictor.records(outputs), list(map(shown, paths[done : done + len(outputs)])))
+        own = slice(done, done + len(outputs))
+        named = None if certificate_groups is None else certificate_groups[own]
+        rows = decision_rows(predictor.records(outputs, named), list(map(shown, paths[own])))
+        yield rows if named is None else rows.assign(certificate_group=named)
         done += len(outputs)
 
 
@@ -244,17 +250,6 @@ def _streamed(
                 f"a process that decodes images was ended from outside after {done} of {len(paths)} images; most often "
                 f"memory ran out. Run the same command again with --num_workers {workers // 2}."
             ) from None
-
-
-def workers_for(asked: int | str, images: int, device: str) -> int:
-    """Processes that decode: `asked`, or for "auto" what suits the number of images, the cores and the device."""
-    if asked != "auto":
-        return int(asked)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if images < WORTH_WORKERS:
-        return 0
-    return min(MOST_WORKERS, cores // 2 if device == "cpu" else cores)  # on the CPU the model takes the other half
 
 
 def _grouped(frames: Iterator[pd.DataFrame], sizes: Iterable[int]) -> Iterator[pd.DataFrame]:

@@ -1,6 +1,7 @@
 """The process: a socket, an event loop, signals, and an end without anything left behind."""
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +30,7 @@ def listening(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         if found is not None:
             found.close()
-        raise UserError(f"--host {host} --port {port}: {error}. Name another one.") from None
+        raise UserError(f"--host {host} --port {port}: {str(error).rstrip('.')}. Name another one.") from None
     return found
 
 
@@ -48,7 +49,8 @@ def serve(service: Service, bound: socket.socket, on_ready: Callable[[], None]) 
             failures.append(error)
             server.should_exit = True
         else:
-            on_ready()
+            if service.state == "ready":  # a signal may have come first
+                on_ready()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -91,7 +93,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.interrupted and sig == signal.SIGINT:
-            self.force_exit = True
+            self.should_exit = self.force_exit = True
+            logging.getLogger("uvicorn.error").disabled = True  # it would print the trace of what is cut off
         self.interrupted = self.interrupted or sig == signal.SIGINT
         self._loop.call_soon_threadsafe(self._drain)
 

@@ -60,6 +60,7 @@ def mask_evidence(
     scores: of val_test; decisions: of the policy on them, in the same order; roots: NAME=PATH of each source whose
     images have moved.
     """
+    assert scores.masks is not None
     predictor = mask_scorer(run, "auto")
     frame = own_cases(run, roots).frame.iloc[run.splits.indices("val_test")]
     frame = frame.set_index("case_id").loc[scores.case_id.tolist()].reset_index()
@@ -79,9 +80,11 @@ def mask_evidence(
                 rows.append(_shape_figures(truth, np.where(truth < 0, 0, mask), case.grid.spacing, predictor))
                 titles = [title for title, at in chosen.items() if at == position]
                 if titles or position in wanted:
-                    view, words = _view(case.inputs.numpy(), truth, mask), _words(scores, decisions, position)
-                    overlays |= {title: Overlay(f"{title}: {words}", *view) for title in titles}
+                    view = _view(case.inputs.numpy(), truth, mask)
+                    dice = float(scores.masks.dice[position])
+                    overlays |= {title: Overlay(f"{title}: {dice:.2f}", *view) for title in titles}
                     if position in wanted:
+                        words = _words(dice, float(decisions.scores[position]))
                         pictures[position] = picture(str(scores.case_id[position]), words, *view)
                 position += 1
     sums = MaskSums.of_rows(np.stack(found))
@@ -175,9 +178,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _words(scores: Scores, decisions: ExitDecisions, position: int) -> str:
-    assert scores.masks is not None
-    dice, sure = scores.masks.dice[position], decisions.scores[position]
+def _words(dice: float, sure: float) -> str:
     found = f"Dice {dice:.2f}" if np.isfinite(dice) else "no mask at all"
     return f"{found}, confidence {sure:.2f}" if np.isfinite(sure) else found
 

@@ -97,8 +97,11 @@ TEST_TABLES = (
 
 
 def figure_tables(evaluation: dict[str, Any]) -> list[tuple[str, list[Row]]]:
-    """(title, rows) of the figures of eval.json."""
-    return [(title, list(rows(evaluation))) for title, rows in TEST_TABLES]
+    """(title, rows) of the figures of eval.json; of positives alone without what they cannot tell."""
+    told = [(title, list(rows(evaluation))) for title, rows in TEST_TABLES]
+    if not evaluation["negatives"]:
+        told = [(title, [row for row in rows if row.value != UNDEFINED]) for title, rows in told]
+    return [(title, rows) for title, rows in told if rows]
 
 
 def confusions(evaluation: dict[str, Any]) -> list[tuple[str, list[list[int]]]]:

@@ -1,0 +1,48 @@
+"""60 --num_workers auto: as many processes as the images and the machine call for."""
+
+import doctest
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stage1_pro import Stage1Predictor
+from stage1_pro.core.inference import processes
+from stage1_pro.core.inference.processes import MOST_WORKERS, Pace, fastest, workers_for
+
+CROPS, PHOTOS = Pace(decoding=0.0006, model=0.003), Pace(decoding=0.012, model=0.003)
+
+
+@pytest.mark.parametrize(
+    ("pace", "images", "cores", "threads", "expected"),
+    [
+        (CROPS, 5000, 2, 2, {1}),  # a second process would take the model's time
+        (PHOTOS, 5000, 2, 2, {2}),
+        (PHOTOS, 5000, 16, 16, {4, 5}),  # 12 ms / 4 is what the model takes too
+        (PHOTOS, 5000, 4, 0, {4}),  # a model on a GPU leaves the cores alone
+        (Pace(0.012, 0.00001), 10**6, 64, 0, {MOST_WORKERS}),
+        (CROPS, 130, 2, 2, {0}),  # over before a process has started
+        (Pace(0.0, 0.01), 10**6, 8, 8, {0, 1}),
+    ],
+)
+def test_processes_suit_the_pace(pace, images, cores, threads, expected):
+    assert fastest(images, pace, cores, threads) in expected
+
+
+def test_auto_looks_at_the_images(bundle: Path, images: Path, tmp_path: Path) -> None:
+    predictor = Stage1Predictor.load(bundle, "cpu")
+    large, broken = tmp_path / "large.png", tmp_path / "broken.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(large)
+    broken.write_bytes(b"nothing")
+    if len(os.sched_getaffinity(0)) > 1:
+        assert workers_for("auto", predictor, [str(large)] * 300) >= 1
+    assert workers_for("auto", predictor, [str(large)] * 20) == 0
+    assert workers_for("auto", predictor, [str(broken)] * 300) == 0
+    assert workers_for("3", predictor, [str(broken)]) == 3
+
+
+def test_the_example_in_the_docstring():
+    assert doctest.testmod(processes).failed == 0
