@@ -7,7 +7,7 @@ import numpy as np
 from population import Population
 
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.certification import Ranked, calibrate_threshold
+from stage1_pro.core.policies.certification import Ranked, calibrate
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.softmax import softmax_scores
 
@@ -28,7 +28,8 @@ def ours(
 
     With the symmetric rule, which is MAPIE's task: a threshold on the score of either answer.
     """
-    answer = calibrate_threshold(select, calib, thresholds, RISK, rule, []).walk.answer
+    parameters = [{"threshold": threshold} for threshold in thresholds.tolist()]
+    answer = calibrate(select, calib, thresholds, parameters, RISK, rule, []).walk.answer
     return None if answer is None else float(thresholds[answer])
 
 

@@ -58,7 +58,8 @@ def converted_bundle(run: Run, target: Path, roots: Sequence[str] | None = None,
             "the golden inputs": _paired(torch, onnx, list(golden_images()), "golden inputs", 0),
             "val_select": _paired(torch, onnx, list(cases["path"]), "val_select", workers),
         }
-        worst = max(_alike(torch, pair, where) for where, pair in pairs.items())
+        covered = {"val_select": cases["certificate_group"].to_numpy() if "certificate_group" in cases else None}
+        worst = max(_alike(torch, pair, where, covered.get(where)) for where, pair in pairs.items())
         say(f"both decide {counted(len(cases), 'case')} of val_select alike; logits within {worst:.1g}")
         converted = Converted(file, run.model_digest, len(cases), worst)
         return export_bundle(run, target, lambda: golden_file(torch), converted=converted, **wishes)
@@ -95,11 +96,16 @@ def _outputs(predictor: Stage1Predictor, images: list[Any], title: str, workers:
     return RawOutputs(np.concatenate([part.logits for part in parts]), np.concatenate(gates) if gates else None, {})
 
 
-def _alike(predictor: Stage1Predictor, pair: Pair, where: str) -> float:
-    """The largest difference of a logit. Raises UserError above TOLERANCE, and for a decision that differs."""
+def _alike(predictor: Stage1Predictor, pair: Pair, where: str, covered: np.ndarray | None) -> float:
+    """The largest difference of a logit. Raises UserError above TOLERANCE, and for a decision that differs.
+
+    covered: (N,) the certificate group of each case, None where it has none.
+    """
     torch, onnx = pair
     worst = float(np.abs(torch.logits - onnx.logits).max())
-    decided, again = predictor.decide(torch), predictor.decide(onnx)
+    named = "" if covered is None else covered  # an image without a group defers; its logits are compared all the same
+    groups = None if predictor.certificate_groups is None else named
+    decided, again = predictor.decide(torch, groups), predictor.decide(onnx, groups)
     flips = np.count_nonzero(
         (decided.exits != again.exits) | (decided.exits & (decided.predictions != again.predictions))
     )

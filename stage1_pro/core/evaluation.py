@@ -1,5 +1,6 @@
 """Labelled cases decided by a certified policy and measured: the test split of a run, or another set."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import IntArray
+from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.summary import evaluate
 from stage1_pro.core.policies.base import ExitDecisions
@@ -72,6 +74,7 @@ def measured(
     )
     if not figures["negatives"]:
         figures = without_negatives(figures)
+    by_group = _by_certificate_group(scores, decisions, policy, config.bootstrap_confidence)
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "created_at": utc_now(),
@@ -86,11 +89,54 @@ def measured(
             "unit": "group" if figures["groups"] < figures["cases"] else "case",
         },
         "promise": agreement(
-            figures["exits"], policy["target_fnr_exit"], config.bootstrap_confidence, what, not figures["negatives"]
+            figures["exits"],
+            policy["target_fnr_exit"],
+            config.bootstrap_confidence,
+            what,
+            not figures["negatives"],
+            by_group,
         ),
+        **({"by_certificate_group": by_group} if by_group else {}),
         **({} if scores.lengths is None else _of_groups(scores.lengths, scores.labels, decisions)),
         **figures,
     }
+
+
+def _by_certificate_group(
+    scores: Scores, decisions: ExitDecisions, policy: dict[str, Any], confidence: float
+) -> list[dict[str, Any]]:
+    """Exits of each certificate group; none where a policy has one certificate for all cases.
+
+    The intervals of all certified groups together hold with this confidence.
+    """
+    if scores.certificate_group is None or "groups" not in policy:
+        return []
+    names, counted, rows = scores.certificate_group.astype(str), one_case_per_group(scores), []
+    certified = set(policy["groups"]) & set(names.tolist())
+    each = 1 - (1 - confidence) / max(1, len(certified))
+    for name in np.unique(names).tolist():
+        own = names == name
+        every, evidence = (
+            count_decisions(decisions.exits[kept], decisions.predictions[kept], scores.labels[kept])
+            for kept in (own, own & counted)
+        )
+        misses, exited = int(evidence.misses[0]), int(evidence.exited_positives[0])
+        low, high = (float(end) for end in fnr_interval(misses, exited, each))
+        rows.append(
+            {
+                "name": name,
+                "certified": name in certified,
+                "cases": every.cases,
+                "positives": every.positives,
+                "coverage": share(every.coverage[0]),
+                "exited_positives": exited,
+                "misses": misses,
+                "low": low,
+                "high": high,
+                "verdict": _verdict(low, high, policy["target_fnr_exit"]) if name in certified else None,
+            }
+        )
+    return rows
 
 
 OF_POSITIVES = ("fnr_on_exits", "coverage", "right_exits")
@@ -156,15 +202,41 @@ VERDICTS = {
 """By the exact two-sided interval of FNR on exits: all of it at or below the target, on both sides, all above."""
 
 
+OF_GROUPS = {
+    "agrees": "agree with the promise",
+    "too_few": "have too few positives to tell",
+    "contradicts": "CONTRADICT it",
+}
+
+
+def _verdict(low: float, high: float, target: float) -> str:
+    return "agrees" if high <= target else "contradicts" if low > target else "too_few"
+
+
+def _of_certified(by_group: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """The verdict on a promise for each group, which the worst of them decides, and a sentence on them."""
+    found = {name: [row["name"] for row in by_group if row["verdict"] == name] for name in VERDICTS}
+    verdict = next((name for name in ("contradicts", "too_few", "agrees") if found[name]), "too_few")
+    told = [f"{len(found[name])} {words}" for name, words in OF_GROUPS.items() if found[name]]
+    named = f" ({', '.join(found['contradicts'])})" if found["contradicts"] else ""
+    return verdict, f" Of the certified groups {', '.join(told) or 'none has a case here'}{named}."
+
+
 def agreement(
-    exits: dict[str, Any], target: float, confidence: float, what: str = "test split", positives_only: bool = False
+    exits: dict[str, Any],
+    target: float,
+    confidence: float,
+    what: str = "test split",
+    positives_only: bool = False,
+    by_group: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Say whether labelled cases agree with a target that was certified, in one sentence: `promise` of eval.json.
 
-    exits: their figures, as `evaluate` makes them; confidence: of their intervals; what: the cases in words.
+    exits: their figures, as `evaluate` makes them; confidence: of their intervals; what: the cases in words; by_group:
+    rows of the certificate groups, where each has a promise of its own.
     """
     fnr = exits["fnr_on_exits"]
-    verdict = "agrees" if fnr["high"] <= target else "contradicts" if fnr["low"] > target else "too_few"
+    verdict, of_groups = _of_certified(by_group) if by_group else (_verdict(fnr["low"], fnr["high"], target), "")
     words, held = VERDICTS[verdict]
     seen = f"{fnr['misses']} of {fnr['exited_positives']} exited positives missed"
     coverage, right, missed, alarms = (
@@ -179,7 +251,7 @@ def agreement(
         "verdict": verdict,
         "held": held,
         "words": f"The {what} {words}: {shares}; {seen}, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
-        f"{confidence:g} against a target of {target:g}.{more}",
+        f"{confidence:g} against a target of {target:g}.{of_groups}{more}",
     }
 
 

@@ -15,6 +15,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.weight_tables import weights_of
 from stage1_pro.core.errors import NothingCertified, NotWorthIt, UserError, raise_problems
+from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.metrics.margins import fnr_after_ratio, margins
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.certification import Calibration, demand_binary
@@ -312,7 +313,7 @@ def _end_notes(found: Calibration | Transductive, wishes: Wishes) -> list[str]:
         return [
             "no threshold beyond val_select's cheapest was tried: without --prices looser ones are, as another look"
         ]
-    last = found.demand_certified() == len(found.parameters) - 1
+    last = found.reached_end
     return [
         "the certification ends at val_select's cheapest threshold: more coverage would cost more"
         if last
@@ -326,6 +327,16 @@ def _draw(run: Run, policy: dict[str, Any]) -> None:
     sweep_figure(policy, run.figures_path / "threshold_sweep.png")
 
 
+def group_lines(policy: dict[str, Any]) -> Iterator[str]:
+    """What a policy file says of each certificate group, a line each; none where one certificate holds for all."""
+    for name, group in policy.get("groups", {}).items():
+        bound = bound_text(group["fnr_upper_bound"])
+        missed = f"{group['misses']} of {group['exited_positives']} exited positives missed"
+        yield f"  {name}: coverage {group['coverage']:.1%}, {missed}, bound at this threshold alone {bound}"
+    for name, one in policy.get("groups_deferred", {}).items():
+        yield f"  {name}: every case defers: {one['why']}"
+
+
 def _say_policy(policy: dict[str, Any]) -> None:
     """Say what was certified, the promise in words, and what it is worth."""
     figures, left = policy["val_calib_metrics"], policy["remaining_confidence"]
@@ -334,6 +345,8 @@ def _say_policy(policy: dict[str, Any]) -> None:
         say(f"certified: {sought} at confidence {left:g}; {evidence_words(policy)}")
     else:
         say(f"no confidence remains for {sought}; {evidence_words(policy)}")
+    for line in group_lines(policy):
+        say(line)
     say(f"on val_calib: {exit_figures(figures)}")
     say(policy["guarantee"]["words"])
     if left and (margin := margin_words(policy)):

@@ -5,6 +5,7 @@ reads   a bundle; image files, folders of images, and URLs of both, such as s3:/
 writes  one row an image: id, answer, probability, decision (exit or defer), score, reason, and with an SCRC policy
         prediction_set, the classes that remain possible; with --audit_share or --monitor, and where the certificate of
         the bundle has an end, also group, time, audit, audit_probability, certificate, bundle; where the
+        bundle certifies each camera or site by itself also certificate_group; where the
         bundle draws masks also masks/, beside OUT. With a bundle that decides groups of images (decide_by: group) one
         row a group: its name as id, and also frames (images that it has) and views (those that were looked at)
 
@@ -59,6 +60,10 @@ class Args:
     """Cases that depend on each other: 'folder' for one group a folder, or a .csv or .parquet file with the columns id
     and group. A group is audited as a whole. null: each case stands for itself. A bundle that decides groups takes it
     for the images of each (null: folder), with a column order where it looks at a part of a group."""
+    certificate_groups: str | None = None
+    """With a bundle that certifies each camera or site by itself, that of each image: 'folder' for the name of the
+    folder that it lies in, a .csv or .parquet file with the columns id and the one that the bundle names, or the name
+    of one for all images. Images of another one, or of none, defer and are counted."""
     monitor: str | None = None
     """Folder or monitor.json of 65_monitor.py: every row then says whether the certificate is in force."""
     require_signature: str | None = None
@@ -77,6 +82,7 @@ def main(args: Args) -> None:
     from stage1_pro.core.data.image_files import shown
     from stage1_pro.core.data.store import cache_folder
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
+    from stage1_pro.core.inference.certificate_groups import certificate_groups_of
     from stage1_pro.core.inference.closing import closing_lines
     from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images, task_of
     from stage1_pro.core.inference.groups import group_words, groups_of_images
@@ -101,6 +107,7 @@ def main(args: Args) -> None:
             options["groups"] = groups = groups_of_images(images.paths, args.groups, views)
             ids, depends = [group.name for group in groups], None
             console.say(group_words(groups, views))
+        options["certificate_groups"] = certificate_groups_of(ids, args.certificate_groups, contents.policy)
         options["more"] = columns(args, contents, ids, depends)
         predictor = task.part("predictor").load(args.bundle, args.device)
         if task.has_masks:

@@ -2,7 +2,8 @@
 
     python stage1_pro/scripts/61_predict_ray.py runs/demo/bundle images.parquet decisions --actors 2
 reads   a bundle; INPUT, a Parquet file or a folder of them, one image a row: column path (local, s3://, gs://, az://)
-        or bytes (the content of the file), and optionally id and group
+        or bytes (the content of the file), and optionally id and group; certificate_group with a bundle that certifies
+        each camera or site by itself
 writes  OUTDIR (a folder, s3://, gs://, az://): part-000000.parquet …, each with the rows of 60_predict.py for so many
         rows of INPUT, done-000000.json once that part is whole, and job.json
 

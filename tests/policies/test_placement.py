@@ -9,7 +9,7 @@ from scipy.stats import binom
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies import placement as subject
-from stage1_pro.core.policies.placement import Placement, Prices, one_sided_scores, place_answers
+from stage1_pro.core.policies.placement import Part, Placement, Prices, one_sided_scores, place_answers
 
 SEED = 7
 
@@ -178,3 +178,25 @@ def test_one_sided_scores_let_every_answer_1_exit_and_nothing_that_is_not_finite
     scores = one_sided_scores(confidence, np.array([1, 1, 0, 1, 0]))
     assert scores[:3].tolist() == [1.0, 1.0, 0.97]
     assert np.isnan(scores[3:]).all()
+
+
+def test_parts_with_certificates_of_their_own_are_worth_what_each_is_at_its_part_of_delta() -> None:
+    """Two cameras of equal size and one that holds too few positives, where every case defers."""
+    draws = [population(seed, cases, 0.3) for seed, cases in ((1, 800), (2, 800), (3, 100))]
+    z, labels = (np.concatenate(column) for column in zip(*draws, strict=True))
+    camera = np.repeat([0, 1, 2], [800, 800, 100])
+    parts = [Part(camera == at, count) for at, count in enumerate((200, 200, 5))]
+    found = place_answers(z, labels, np.ones(1700, bool), 0, Risk(0.05, 0.95), Prices(), SEED, parts)
+    cuts = -found.shifts
+    for at, cut in enumerate(cuts):
+        alone = [alone_at(z[camera == one], labels[camera == one], cut) for one in (0, 1)]
+        assert found.utility[at] == pytest.approx(sum(alone) * 800 / 1700, abs=0.02)
+    pooled = place_answers(z, labels, np.ones(1700, bool), 405, Risk(0.05, 0.95), Prices(), SEED)
+    assert (found.coverage <= pooled.coverage + 0.02).all()
+
+
+def alone_at(z: np.ndarray, labels: np.ndarray, cut: float) -> float:
+    """Predicted utility of one camera by itself, its answers moved to the cut, at half of delta."""
+    return float(
+        place_answers(z - cut, labels, np.ones(len(z), bool), 200, Risk(0.05, 0.975), Prices(), SEED).utility[0]
+    )

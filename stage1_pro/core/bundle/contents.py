@@ -108,6 +108,8 @@ def verify_bundle(path: str | Path) -> BundleContents:
         problems.append(f"{MANIFEST} and eval.json give different figures")
     if views_of(manifest) != views_of(policy):
         problems.append(f"{MANIFEST} and {policy_file.name} decide by other groups or views")
+    if manifest.get("certificate_groups") != policy.get("certificate_groups"):
+        problems.append(f"{MANIFEST} and {policy_file.name} name different certificate_groups")
     if manifest["class_names"] != splits.class_names:
         problems.append(f"{MANIFEST} and {splits_path.name} name different classes")
     raise_problems(f"{path}: the parts do not belong together:", problems, AGAIN)

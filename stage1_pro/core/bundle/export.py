@@ -21,6 +21,7 @@ from stage1_pro.core.bundle.contents import (
 )
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.evaluation import read_evaluation
+from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.models.licenses import LICENSES, derivative_notice
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced, evidence_words
@@ -174,6 +175,7 @@ def _manifest(run: Run, evaluation: dict[str, Any], folder: Path, converted: Con
         **({"task": task.name} if task.has_masks else {}),
         **({} if run.config.forward_shape is None else {"forward_batch": run.config.forward_shape}),
         **(views.record() if (views := run.config.group_views) else {}),
+        **({"certificate_groups": run.config.certificate_groups} if run.config.certificate_groups else {}),
         "class_names": run.splits.class_names,
         "positive_class": run.splits.positive_class,
         "provenance": {**environment, "run_id": run.name},
@@ -228,6 +230,35 @@ def _group_contract(run: Run) -> str:
 6. A case is a group of images, and gets one decision: take {views.words} in their order, the mean of
    logit_1 - logit_0 over them (float64) as z, and decide the logits (-z/2, z/2) in float32. A group of which such an
    image cannot be read defers. Nothing is promised of a single image, or of another number of them."""
+
+
+def _covered_contract(policy: dict[str, Any]) -> str:
+    """The line about certificate groups, where each has a certificate of its own."""
+    if "groups" not in policy:
+        return ""
+    column = policy["certificate_groups"]
+    return f"""
+6. Every case comes with its `{column}`. Its threshold is the one under `groups` of the policy file; a case whose
+   `{column}` is not listed there, or not known, defers, also with an answer that would exit elsewhere. The threshold
+   beside `groups` is the strictest of them, and decides nothing."""
+
+
+def _other(policy: dict[str, Any]) -> str:
+    return "other " if "groups" in policy else ""
+
+
+def _certificates(policy: dict[str, Any]) -> str:
+    """A table of the certificate groups, where each has a certificate of its own."""
+    if "groups" not in policy:
+        return ""
+    rows = [
+        f"| {name} | {group['misses']} of {group['exited_positives']} | {bound_text(group['fnr_upper_bound'])} | "
+        f"{group['coverage']:.1%} |"
+        for name, group in policy["groups"].items()
+    ]
+    rows += [f"| {name} | defers: {one['why']} | | |" for name, one in policy["groups_deferred"].items()]
+    head = f"| {policy['certificate_groups']} | exited positives missed | bound | coverage |\n|---|---|---|---|\n"
+    return "\n" + head + "\n".join(rows) + "\n\n"
 
 
 def _on_conversion(converted: Converted | None) -> str:
@@ -366,7 +397,7 @@ that must not be missed. {exit_rule_words(policy, names)}
 Method: {policy["guarantee"]["method"]} ({policy["guarantee"]["source"]}).
 On the calibration split {evidence_words(policy)}.
 {margin_words(policy)}
-{_weighed(policy)}{_looks(policy)}
+{_certificates(policy)}{_weighed(policy)}{_looks(policy)}
 {_end(expires)}{"" if run.config.task.has_masks else AUDITED}
 {_on_conversion(converted)}
 {evaluation["promise"]["words"]}
@@ -375,11 +406,11 @@ On the calibration split {evidence_words(policy)}.
 ## What it does not promise
 - Nothing about images of another kind than the calibration images: another camera, another season, other
   look-alikes. Calibrate anew when the source changes. {PREVALENCE}
-- Nothing about a single case, about subgroups, or about the cases that are deferred.
+- Nothing about a single case, about {_other(policy)}subgroups, or about the cases that are deferred.
 - Nothing about false alarms: they are reported in eval.json, not bounded.
 
 ## Contract for the host
-{_contract(run, on_host)}{_group_contract(run)}
+{_contract(run, on_host)}{_group_contract(run)}{_covered_contract(policy)}
 
 ## Licence of the weights
 {derivative_notice(license)}

@@ -13,7 +13,7 @@ from stage1_pro.core.bundle.contents import GOLDEN, verify_bundle
 from stage1_pro.core.cluster.folder import Folder
 from stage1_pro.core.cluster.images import sources
 from stage1_pro.core.cluster.parts import mark, marker_name, part_name
-from stage1_pro.core.cluster.table import BYTES, GROUP, ID, PATH, InputTable
+from stage1_pro.core.cluster.table import BYTES, CERTIFICATE_GROUP, GROUP, ID, PATH, InputTable
 from stage1_pro.core.data.image_files import shown
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.decisions import MoreColumns, decision_rows
@@ -102,12 +102,17 @@ def decided(work: Work, predictor: Stage1Predictor, at: range) -> pd.DataFrame:
     nothing = [None] * len(at)
     paths, contents = columns.get(PATH, nothing), columns.get(BYTES, nothing)
     frames, done = [], 0
-    ids = names(at, columns.get(ID, nothing), paths)
+    ids, named = names(at, columns.get(ID, nothing), paths), None
+    if predictor.certificate_groups is not None:
+        named = [str(name or "").strip() for name in columns.get(CERTIFICATE_GROUP, nothing)]
     for images in sources(paths, contents, work.base):
         for outputs in predictor.outputs(images, workers=work.workers):
-            frames.append(decision_rows(predictor.records(outputs), ids[done : done + len(outputs)]))
+            own = slice(done, done + len(outputs))
+            frames.append(decision_rows(predictor.records(outputs, named and named[own]), ids[own]))
             done += len(outputs)
     rows = pd.concat(frames, ignore_index=True)
+    if named is not None:
+        rows[CERTIFICATE_GROUP] = named
     if work.more is None:
         return rows
     groups = [None if name in (None, "") else str(name) for name in columns.get(GROUP, nothing)]

@@ -12,7 +12,7 @@ from stage1_pro.core.cluster.actor import PartDecider, Work
 from stage1_pro.core.cluster.folder import Folder
 from stage1_pro.core.cluster.parts import alone, counted_parts, opened_job, remove_leftovers, whole_parts
 from stage1_pro.core.cluster.session import Resources, connected, threads_each
-from stage1_pro.core.cluster.table import InputTable
+from stage1_pro.core.cluster.table import CERTIFICATE_GROUP, InputTable
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.errors import Interrupted, UserError, counted
 from stage1_pro.core.inference.decisions import MoreColumns
@@ -44,6 +44,12 @@ def decide_table(
     demand_images(contents)
     if contents.manifest.get("decide_by") == "group":
         raise UserError(f"{contents.path} decides groups of images, which only 60_predict.py --groups takes.")
+    column = contents.manifest.get("certificate_groups")
+    if column is not None and CERTIFICATE_GROUP not in table.columns:
+        raise UserError(
+            f"{contents.path} certifies each '{column}' by itself: name that of every image in a column "
+            f"{CERTIFICATE_GROUP} of {table.name}."
+        )
     out = Folder.at(outdir)
     record = record_of(contents.path, table.digest, device, rows_per_part, more.record if more else None)
     bundle = {entry.name: entry.read_bytes() for entry in sorted(contents.path.iterdir())}

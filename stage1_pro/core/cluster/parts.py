@@ -40,6 +40,7 @@ def mark(rows: pd.DataFrame, content: bytes) -> bytes:
             "exits": dict(tally.exits),
             "unreadable": tally.unreadable,
             "audited": tally.audited,
+            **({"uncovered": dict(tally.uncovered)} if tally.uncovered else {}),
             "bytes": len(content),
             "sha256": artifacts.digest_bytes(content),
         },
@@ -57,6 +58,7 @@ def counted_parts(out: Folder, parts: Iterable[int], tally: Tally) -> None:
         tally.exits += Counter(marker["exits"])
         tally.unreadable += marker["unreadable"]
         tally.audited += marker["audited"]
+        tally.uncovered += Counter(marker.get("uncovered", {}))
 
 
 def whole_parts(out: Folder, count: int) -> set[int]:

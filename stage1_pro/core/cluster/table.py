@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-PATH, BYTES, ID, GROUP = "path", "bytes", "id", "group"
+PATH, BYTES, ID, GROUP, CERTIFICATE_GROUP = COLUMNS = "path", "bytes", "id", "group", "certificate_group"
 BATCH = 1024
 VERSIONS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified", "updated")
 """What file systems call the version of a file, in the order of how much it says."""
@@ -33,8 +33,8 @@ class TableFile:
 
 @dataclass(frozen=True, slots=True)
 class InputTable:
-    """The rows of all files, in the order of their names. store: the file system; columns: those of PATH, BYTES, ID and
-    GROUP that are there; digest: of the files' names, sizes and versions."""
+    """The rows of all files, in the order of their names. store: the file system; columns: those of COLUMNS that are
+    there; digest: of the files' names, sizes and versions."""
 
     name: str
     store: Any
@@ -101,7 +101,7 @@ def open_table(name: str) -> InputTable:
                 TableFile(info["name"], tuple(facts.row_group(n).num_rows for n in range(facts.num_row_groups)))
             )
             kinds[info["name"]] = {field.name: field.type for field in source.schema_arrow}
-    columns = tuple(column for column in (PATH, BYTES, ID, GROUP) if column in kinds[files[0].path])
+    columns = tuple(column for column in COLUMNS if column in kinds[files[0].path])
     raise_problems(f"{name}:", list(_problems(kinds, columns)), "Write the table anew with these columns.")
     table = InputTable(name, store, tuple(files), columns, _digest(found))
     if not len(table):
@@ -121,7 +121,7 @@ def _problems(kinds: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> Ite
         found = ", ".join(next(iter(kinds.values()))) or "none"
         yield f"no column path and no column bytes, but {found}; one is needed"
     for file, found in kinds.items():
-        if tuple(column for column in (PATH, BYTES, ID, GROUP) if column in found) != columns:
+        if tuple(column for column in COLUMNS if column in found) != columns:
             yield f"{file} has other columns than the first file"
             continue
         for column, (word, tests) in words.items():

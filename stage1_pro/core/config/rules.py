@@ -301,6 +301,21 @@ RULES = (
         "$.decide_by is group, and dataset_params.task is {data.task}: set decide_by: case",
     ),
     Rule(
+        lambda f: f.c.certificate_groups is not None and f.data.task != "classification",
+        "$.certificate_groups is {c.certificate_groups}, and dataset_params.task is {data.task}: leave it out, one "
+        "certificate holds for the mix of all cases",
+    ),
+    Rule(
+        lambda f: f.c.certificate_groups is not None and f.c.decide_by == "group",
+        "$.certificate_groups is {c.certificate_groups}, and decide_by is group: one decision for several images has "
+        "one certificate for the mix of all groups. Leave certificate_groups out, or set decide_by: case",
+    ),
+    Rule(
+        lambda f: (f.c.certificate_groups or "").lower() in ("path", "label", "case_id", "group", "split"),
+        "$.certificate_groups is {c.certificate_groups}, which says something else of a case (group: which cases "
+        "depend on each other): name a column of cameras, sites or countries, each with many cases",
+    ),
+    Rule(
         lambda f: f.c.decide_by != "group" and {"views", "view_rule"} & set(f.changed),
         "$.views and view_rule are settings of decide_by: group: set that, or leave them out",
     ),

@@ -217,6 +217,10 @@ class Stage1ProConfig:
     """Cost of an exited negative answered positive, in deferrals, 2 or more (at 1 everything would exit)."""
     miss_price: float = 0.0
     """Cost of an exited positive answered negative, in deferrals, 0 or more; target_fnr_exit holds misses already."""
+    certificate_groups: str | None = None
+    """Column of the label table that names the camera, site or country of each case, each of which gets a certificate
+    of its own: FNR on exits then stays within target_fnr_exit in every one of them. Each needs calibration positives of
+    its own, and a case of another one, or of none, defers. null: one certificate for the mix of all cases."""
     decide_by: Literal["case", "group"] = "case"
     """What gets a decision: case (every image) or group (all images of one `group` together, such as the frames of a
     track, by the mean of their log-odds)."""

@@ -16,7 +16,7 @@ from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.given_splits import VALIDATION, WORDS, divided, division_notes, pooled_sources, split_words
 from stage1_pro.core.data.image_files import BadImage, content_digest, read_file
-from stage1_pro.core.data.label_tables import ORDER
+from stage1_pro.core.data.label_tables import CERTIFICATE_GROUP, ORDER
 from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.records.splits import SPLITS
@@ -36,7 +36,8 @@ class CaseTable:
     where it is for us to draw) and `content` (digest of the image file). In a binary task the
     positive class is number 1. questions: what must be answered before splits are drawn of these cases; a run that has
     its splits has answered them. merged: names of groups that were joined since they share an identical image. Where
-    dataset_params.order names a column, the frame has it as `order`, NaN where it holds no number.
+    dataset_params.order names a column, the frame has it as `order`, NaN where it holds no number; where
+    certificate_groups does, as `certificate_group`, "" where a case has none.
     """
 
     frame: pd.DataFrame
@@ -76,30 +77,46 @@ class CaseTable:
 
 
 def rows_digest(frame: pd.DataFrame) -> str:
-    names = ["case_id", "label", "group", "content", *(["order"] if "order" in frame else [])]
+    names = [
+        "case_id",
+        "label",
+        "group",
+        "content",
+        *(name for name in ("order", "certificate_group") if name in frame),
+    ]
     columns = [frame[name].astype(str).tolist() for name in names]
     return artifacts.digest_bytes("\n".join(map("\t".join, zip(*columns, strict=True))).encode())
 
 
 def labelled_cases(config: Stage1ProConfig, *, decode: bool) -> CaseTable:
     """The case table of a classification, as `load_cases` reads it."""
-    return load_cases(config.dataset_params, decode=decode)
+    return load_cases(config.dataset_params, decode=decode, certificate_groups=config.certificate_groups)
 
 
-def load_cases(params: DatasetParams, *, decode: bool, partial: bool = False) -> CaseTable:
+def load_cases(
+    params: DatasetParams, *, decode: bool, partial: bool = False, certificate_groups: str | None = None
+) -> CaseTable:
     """Read every source and check it; all problems come in one UserError.
 
     decode: also decode each image, which finds the damaged ones. Without it files are only hashed,
-    enough to recognise a table that was checked before. partial: the classes are known, and some may have no cases.
+    enough to recognise a table that was checked before. partial: the classes are known, and some may have no cases;
+    certificate_groups: column that the frame has as `certificate_group`.
     """
     if not params.sources:
         raise UserError(
             "dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does."
         )
-    read = [read_source(source, params) for source in params.sources]
+    settings = {ORDER: params.order, CERTIFICATE_GROUP: certificate_groups}
+    more = {name: column for name, column in settings.items() if column is not None}
+    read = [read_source(source, params, more) for source in params.sources]
     frame = pd.concat([source.frame for source in read])
     warnings = tuple(warning for source in read for warning in source.warnings)
     notes = tuple(note for source in read for note in source.notes)
+    if certificate_groups is not None:
+        frame["certificate_group"] = frame.pop(CERTIFICATE_GROUP).str.strip()
+        without = frame["case_id"][frame["certificate_group"] == ""]
+        words = f"has no '{certificate_groups}' and always defers", f"have no '{certificate_groups}' and always defer"
+        warnings += tuple(listed(without, f"case {words[0]}", f"cases {words[1]}"))
     if params.order is not None:
         frame["order"] = pd.to_numeric(frame.pop(ORDER), errors="coerce").astype(np.float64)
     frame["split"] = split_words(frame["split"])

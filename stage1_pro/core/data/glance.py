@@ -1,6 +1,6 @@
 """The cases of a run in one glance: classes, groups, splits, and what their positives can certify."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.splitting import evidence_warning
-from stage1_pro.core.errors import counted
+from stage1_pro.core.errors import counted, first_few
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power
 from stage1_pro.core.records.splits import SPLITS, Splits
 
@@ -40,9 +40,23 @@ def describe(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> None:
         f"{positives_for_power(target / 4, target, delta)} if a quarter of that rate is missed (80 % power)"
     )
     say(carries(at_hand, delta))
+    for line in _group_lines(splits.metadata["evidence"].get("certificate_groups", {}), target, delta, config):
+        say(line)
     warning = evidence_warning(splits, config)
     if warning:
         say(f"warning: {warning}")
+
+
+def _group_lines(positives: dict[str, int], target: float, delta: float, config: Stage1ProConfig) -> Iterator[str]:
+    """Say of each certificate group what it holds and needs at an equal part of delta."""
+    if not positives:
+        return
+    needed = minimum_positives(target, delta / len(positives))
+    told = [f"{name} {count}" for name, count in positives.items()]
+    yield (
+        f"each of {len(positives)} values of '{config.certificate_groups}' needs {needed} exits of positives without a "
+        f"miss, or always defers; val_calib holds, independent: {first_few(told)}"
+    )
 
 
 def carries(positives: int, delta: float) -> str:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -14,8 +15,15 @@ from stage1_pro.core.data.table_files import DELIMITERS, delimited_rows
 from stage1_pro.core.errors import UserError, counted, first_few
 
 COLUMNS = ("path", "label", "case_id", "group", "split")
-ORDER = "$order"
-"""The column that dataset_params.order names, under a name that no table has."""
+ORDER, CERTIFICATE_GROUP = "$order", "$certificate_group"
+"""Columns that settings name, under names that no table has."""
+SETTINGS = {
+    ORDER: ("dataset_params.order", "orders the images of a group"),
+    CERTIFICATE_GROUP: ("certificate_groups", "names the camera or site that has a certificate of its own"),
+}
+"""By such a name: the setting, and what the column does."""
+More = Mapping[str, str]
+"""Such a name → the column that its setting names."""
 OTHER_NAMES = {
     "path": ("filename", "file_name", "filepath", "file_path", "file", "image", "image_path", "img"),
     "label": ("class", "class_name", "target", "category"),
@@ -41,20 +49,21 @@ class LabelTable:
     problems: list[str] = field(default_factory=list)
 
 
-def read_table(path: Path, source: Source, order: str | None = None) -> LabelTable:
+def read_table(path: Path, source: Source, more: More = MappingProxyType({})) -> LabelTable:
     """Return the rows of a delimited table with or without a header. Raises UserError for one that has no meaning.
 
-    path: the file; source: the one of the config that it belongs to; order: a column that is kept as ORDER beside ours.
+    path: the file; source: the one of the config that it belongs to; more: columns that are kept beside ours.
     Commas, semicolons, tabs and | part the columns.
     """
     rows = delimited_rows(artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels."), path)
     frame = pd.DataFrame(rows.cells, index=pd.Index(rows.lines), dtype=object)
     head = [cell.lower() for cell in rows.cells[0]]
-    names, found = our_columns(head, source, path, order)
+    names, found = our_columns(head, source, path, more)
     if names is not None:
         frame = frame.iloc[1:].set_axis(names, axis=1)
-    elif order is not None:
-        raise UserError(f"{path}: has no header, and dataset_params.order names its column '{order}'. Add a header.")
+    elif more:
+        named = " and ".join(f"{SETTINGS[name][0]} its column '{column}'" for name, column in more.items())
+        raise UserError(f"{path}: has no header, and the config names as {named}. Add a header.")
     else:
         _demand_no_header(rows.cells, source, path)
         frame = _without_row_numbers(frame, path, found)
@@ -70,7 +79,7 @@ def read_table(path: Path, source: Source, order: str | None = None) -> LabelTab
 
 
 def our_columns(
-    head: list[str], source: Source, path: Path, order: str | None = None
+    head: list[str], source: Source, path: Path, more: More = MappingProxyType({})
 ) -> tuple[list[str] | None, LabelTable]:
     """Return our names for the columns of a header, None where it is none, and what is said of them.
 
@@ -90,23 +99,25 @@ def our_columns(
     _demand_no_near_miss(named, source, path)
     taken = [f"{ours} from '{theirs}'" for ours, theirs in zip(named, head, strict=True) if ours != theirs and ours]
     found.notes += [f"{path}: {', '.join(taken)}"] if taken else []
-    if order is not None:
-        named = _with_order(named, order, path)
-    ignored = [name for name in named if name and name not in (*COLUMNS, ORDER)]
+    named = _with_more(named, head, more, path)
+    ignored = [name for name in named if name and name not in (*COLUMNS, *SETTINGS)]
     found.warnings += _not_read(ignored, path)
     if "group" not in named and "group" not in (source.columns or {}):
         found.questions += _likely_groups(ignored, source, path)
     return named, found
 
 
-def _with_order(named: list[str], order: str, path: Path) -> list[str]:
-    """The header with ORDER for the column that orders the images of a group."""
+def _with_more(named: list[str], head: list[str], more: More, path: Path) -> list[str]:
+    """The header with the names of settings for the columns that these name."""
     others = [name for name in named if name and name not in COLUMNS]
-    if order.lower() not in others:
-        hint = schemas.did_you_mean(order.lower(), others)
-        words = f"{path}: has no column '{order}' (dataset_params.order), which orders the images of a group"
-        raise UserError(f"{words}{hint}.")
-    return [ORDER if name == order.lower() else name for name in named]
+    for name, column in more.items():
+        setting, what = SETTINGS[name]
+        if column.lower() not in others:
+            taken = dict(zip(head, named, strict=True)).get(column.lower())
+            why = f", since it is read as {taken}" if taken else schemas.did_you_mean(column.lower(), others)
+            raise UserError(f"{path}: has no column '{column}' ({setting}), which {what}{why}.")
+        named = [name if cell == column.lower() else cell for cell in named]
+    return named
 
 
 def _our_names(head: list[str], given: Mapping[str, str | None], source: Source, path: Path) -> list[str]:
@@ -192,7 +203,7 @@ def tidied(frame: pd.DataFrame, path: Path, found: LabelTable, unit: str = "line
     """Return the rows under COLUMNS, each once; what is left out is said. frame: indexed by unit of the file."""
     if frame.empty:
         raise UserError(f"{path}: holds no cases. {WHOLE}.")
-    columns = [*COLUMNS, *([ORDER] if ORDER in frame.columns else [])]
+    columns = [*COLUMNS, *(name for name in SETTINGS if name in frame.columns)]
     frame = frame[[name for name in columns if name in frame.columns]].reindex(columns=columns, fill_value="")
     nameless = frame.index[frame["path"] == ""]
     if len(nameless):

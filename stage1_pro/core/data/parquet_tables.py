@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from stage1_pro.core.config.settings import Source
 from stage1_pro.core.console import bar
-from stage1_pro.core.data.label_tables import COLUMNS, WHOLE, LabelTable, our_columns, tidied
+from stage1_pro.core.data.label_tables import COLUMNS, WHOLE, LabelTable, More, our_columns, tidied
 from stage1_pro.core.data.store import kept
 from stage1_pro.core.errors import UserError
 
@@ -27,22 +28,29 @@ def is_parquet(path: Path) -> bool:
         return False
 
 
-def read_parquet(path: Path, source: Source, folder: Path, names: dict[str, list[str]] | None = None) -> LabelTable:
+def read_parquet(
+    path: Path,
+    source: Source,
+    folder: Path,
+    names: dict[str, list[str]] | None = None,
+    more: More = MappingProxyType({}),
+) -> LabelTable:
     """Return the rows of a Parquet file. Raises UserError for one without our columns, or that is damaged.
 
     A path is a string; or it is binary, or a struct with a field `bytes`, which hold the content of an image. Contents
-    are copied to files below `folder`. names: column → names of its classes, where the file itself does not tell them.
+    are copied to files below `folder`. names: column → names of its classes, where the file itself does not tell them;
+    more: columns that are kept beside ours.
     """
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
-        ours, found = our_columns([name.lower() for name in schema.names], source, path)
+        ours, found = our_columns([name.lower() for name in schema.names], source, path, more)
         if ours is None:
             raise UserError(
                 f"{path}: the columns {','.join(schema.names)} hold no path and label. {WHOLE}; "
                 f"sources[{source.name}].columns names others."
             )
-        columns = {name: theirs for name, theirs in zip(ours, schema.names, strict=True) if name in COLUMNS}
+        columns = {name: theirs for name, theirs in zip(ours, schema.names, strict=True) if name in (*COLUMNS, *more)}
         labels = {**(names or {}), **_class_names(schema)}.get(columns["label"])
         parts = []
         with bar(f"reading {path.name}", brief=True) as progress:

@@ -1,6 +1,7 @@
 """One source of labelled images: a table, or folders of classes, as rows that name local files."""
 
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -8,7 +9,7 @@ from stage1_pro.core.config.settings import DatasetParams, Source
 from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.hub import hub_folder, hub_tables, is_hub
 from stage1_pro.core.data.image_files import Listing, is_url, list_images, shown
-from stage1_pro.core.data.label_tables import COLUMNS, ORDER, LabelTable, read_table
+from stage1_pro.core.data.label_tables import COLUMNS, SETTINGS, LabelTable, More, read_table
 from stage1_pro.core.data.moved import MovedSource
 from stage1_pro.core.data.parquet_tables import is_parquet, read_parquet
 from stage1_pro.core.data.remote import mirrored_file, mirrored_paths, mirrored_tree, parent_url
@@ -19,14 +20,15 @@ NO_CLASSES = frozenset(["images", "image", "imgs", "img", "masks", "mask", "labe
 """Folders, in lower case, that hold the parts of a data set and not its classes."""
 
 
-def read_source(source: Source, params: DatasetParams) -> LabelTable:
-    """One source; ids and groups carry its name where there are several."""
-    read, root = _read(source, params)
-    if params.order is not None and ORDER not in read.frame:
-        raise UserError(
-            f"sources[{source.name}] has no column '{params.order}' (dataset_params.order): it is read from a CSV that "
-            "`labels` names."
-        )
+def read_source(source: Source, params: DatasetParams, more: More = MappingProxyType({})) -> LabelTable:
+    """One source; ids and groups carry its name where there are several. more: columns that are kept beside ours."""
+    read, root = _read(source, params, more)
+    for name, column in more.items():
+        if name not in read.frame:
+            raise UserError(
+                f"sources[{source.name}] has no column '{column}' ({SETTINGS[name][0]}): it is read from a table that "
+                "`labels` names."
+            )
     frame = read.frame
     if isinstance(source, MovedSource):
         frame["path"] = pd.Series([_relative(path, Path(source.was)) for path in frame["path"]], frame.index, object)
@@ -44,14 +46,14 @@ def read_source(source: Source, params: DatasetParams) -> LabelTable:
     return read
 
 
-def _read(source: Source, params: DatasetParams) -> tuple[LabelTable, Path]:
+def _read(source: Source, params: DatasetParams, more: More) -> tuple[LabelTable, Path]:
     """The rows of a source, and the folder that relative paths in them start from."""
     store, root, labels = cache_folder(params.cache_folder), source.root, source.labels
     if is_hub(root) or is_hub(labels):
         return _read_hub(source, params, store)
     if labels:
         path = mirrored_file(labels, store) if is_url(labels) else Path(labels)
-        read = read_parquet(path, source, store) if is_parquet(path) else read_table(path, source, params.order)
+        read = read_parquet(path, source, store, more=more) if is_parquet(path) else read_table(path, source, more)
         start = root or (parent_url(labels) if is_url(labels) else None)
         if is_url(start):
             read.frame["path"] = [_joined(str(start), name) for name in read.frame["path"]]

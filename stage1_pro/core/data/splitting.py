@@ -119,12 +119,19 @@ def _evidence(cases: CaseTable, split: np.ndarray, config: Stage1ProConfig) -> d
     of_groups = positive.groupby(calib["group"]).mean()
     least = 0.5 if config.group_views is not None else np.finfo(float).tiny  # decided together, the majority counts
     return {
+        **({"certificate_groups": _by_certificate_group(calib[positive])} if "certificate_group" in calib else {}),
         "val_calib_positives": int(positive.sum()),
         "val_calib_positive_groups": int((of_groups >= least).sum()),
         "positives_needed": minimum_positives(config.certified_level(), 1 - config.fnr_confidence),
         "target_fnr_exit": config.target_fnr_exit,
         "fnr_confidence": config.fnr_confidence,
     }
+
+
+def _by_certificate_group(positives: pd.DataFrame) -> dict[str, int]:
+    """How many positives of val_calib count in each certificate group: one of each group of cases."""
+    counts = positives[positives["certificate_group"] != ""].groupby("certificate_group")["group"].nunique()
+    return {str(name): int(count) for name, count in counts.items()}
 
 
 def _problems(counts: dict[str, dict[str, int]], trains: bool) -> list[str]:
@@ -160,14 +167,17 @@ def _few_groups(cases: CaseTable, counts: dict[str, dict[str, int]], trains: boo
 
 def evidence_warning(splits: Splits, config: Stage1ProConfig) -> str | None:
     """Words for a val_calib that can never certify the config's target; None where it can."""
-    at_hand = splits.metadata["evidence"]["val_calib_positive_groups"]
+    evidence = splits.metadata["evidence"]
+    by_group = evidence.get("certificate_groups")
+    at_hand = evidence["val_calib_positive_groups"] if by_group is None else max(by_group.values(), default=0)
     needed = minimum_positives(config.certified_level(), 1 - config.fnr_confidence)
     if at_hand >= needed:
         return None
     grouped = splits.metadata["group_column"]
     have = counted(at_hand, "independent positive" if grouped else "positive") + " (one a group)" * bool(grouped)
+    where = "" if by_group is None else f" in its largest '{config.certificate_groups}'"
     return (
-        f"val_calib has {have}, and target_fnr_exit {config.target_words()} at confidence "
+        f"val_calib has {have}{where}, and target_fnr_exit {config.target_words()} at confidence "
         f"{config.fnr_confidence:g} needs at least {needed} even without one miss: nothing will be certified. "
         "Add positives, raise val_calib_ratio, or raise target_fnr_exit."
     )

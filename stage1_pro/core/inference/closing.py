@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.errors import first_few
 from stage1_pro.core.inference.tables import Tally
 
 MEASURES = (
@@ -29,8 +30,16 @@ def _counted(tally: Tally) -> list[str]:
     deferred = tally.images - exits
     answers = ", ".join(f"{count} '{name}'" for name, count in tally.exits.most_common())
     share = f" ({deferred / tally.images:.1%} go to stage 2)" if deferred else ""
-    found = [f"{tally.images} {tally.unit}: {exits} exit, {deferred} deferred{share}"]
+    found = [f"{tally.images} {tally.unit}: {exits} exit, {deferred} deferred{share}", *_uncovered(tally)]
     return [*found, f"exits     {answers}"] if answers else found
+
+
+def _uncovered(tally: Tally) -> list[str]:
+    """Whose cases defer since no certificate covers them, those with the most cases first."""
+    if not tally.uncovered:
+        return []
+    named = [f"{count} {repr(name) if name else 'without one'}" for name, count in tally.uncovered.most_common()]
+    return [f"uncovered {tally.uncovered.total()} of certificate groups without a certificate: {first_few(named)}"]
 
 
 def _measured(exits: dict[str, Any]) -> list[str]:

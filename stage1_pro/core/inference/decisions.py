@@ -106,12 +106,14 @@ def decide_into(
     overwrite: bool = False,
     more: MoreColumns | None = None,
     groups: Sequence[ImageGroup] | None = None,
+    certificate_groups: Sequence[str] | None = None,
     copies: Copies = NO_COPIES,
 ) -> Tally:
     """Decide every file and write the table of `decisions_of` to `out`; return the counts.
 
-    groups: of these files, for a bundle that decides groups; the table is then that of `group_decisions_of`; copies: of
-    those that are URLs.
+    groups: of these files, for a bundle that decides groups; the table is then that of `group_decisions_of`;
+    certificate_groups: of each file, for a bundle that certifies each camera or site by itself; copies: of those that
+    are URLs.
 
     A regular file appears only when it is whole; a job that is killed leaves its parts, and the same call goes on with
     them. What is no regular file gets the rows as they come. workers: a number, or "auto"; more: adds columns. Raises
@@ -121,11 +123,14 @@ def decide_into(
     processes = workers_for(workers, predictor, list(map(copies.path, paths)))
     options: dict[str, Any] = {"batch_size": batch_size, "workers": processes, "copies": copies}
     items = paths if groups is None else groups
+    named = [] if certificate_groups is None else [artifacts.digest_json(list(certificate_groups))]
     tally = Tally(unit="images" if groups is None else "groups")
 
     def rows_of(positions: Iterable[int]) -> Iterator[pd.DataFrame]:
         if groups is None:
-            return decisions_of(predictor, [paths[at] for at in positions], **options)
+            own = list(positions)
+            held = None if certificate_groups is None else [certificate_groups[at] for at in own]
+            return decisions_of(predictor, [paths[at] for at in own], **options, certificate_groups=held)
         return group_decisions_of(predictor, [groups[at] for at in positions], **options)
 
     if out.path is None or not out.regular:
@@ -136,7 +141,7 @@ def decide_into(
         return tally
     job = Job(out.path, paths if groups is None else [group.name for group in groups])
     demand_free(out, overwrite)
-    inputs = map(copies.path, paths if groups is None else digest_words(groups))
+    inputs = [*map(copies.path, paths if groups is None else digest_words(groups)), *named]
     with job.begun(job_record(bundle, inputs, predictor.device.type, more.record if more else None)) as begun:
         missing = job.missing()
         if missing and job.out.exists() and not overwrite:
@@ -180,16 +185,21 @@ def decisions_of(
     *,
     batch_size: int | None,
     workers: int,
+    certificate_groups: Sequence[str] | None = None,
     copies: Copies = NO_COPIES,
 ) -> Iterator[pd.DataFrame]:
     """Decide every file, batch after batch: columns id (its path, as `shown` writes it), answer, probability, decision,
     score, reason, and prediction_set (the classes that remain possible) where the policy has such sets.
+    certificate_groups: of each file, for a policy that certifies each by itself; then they are a column too.
 
     An unreadable file has no answer and is deferred. Raises UserError where a process that decodes was killed.
     """
     done = 0
     for outputs in _streamed(predictor, paths, batch_size, workers, copies):
-        yield decision_rows(predictor.records(outputs), list(map(shown, paths[done : done + len(outputs)])))
+        own = slice(done, done + len(outputs))
+        named = None if certificate_groups is None else certificate_groups[own]
+        rows = decision_rows(predictor.records(outputs, named), list(map(shown, paths[own])))
+        yield rows if named is None else rows.assign(certificate_group=named)
         done += len(outputs)
 
 

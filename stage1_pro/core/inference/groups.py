@@ -65,7 +65,7 @@ def digest_words(groups: Iterable[ImageGroup]) -> Iterable[str]:
 def _from_table(table: Path, paths: list[str], ids: list[str], views: Views) -> pd.DataFrame:
     if table.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"--groups {table}: 'folder', or a .csv or .parquet file with the columns id, group and order.")
-    rows = _read(table)
+    rows = read_rows(table, "Name a file with the columns id, group and order, or 'folder'.")
     needed = ("id", "group", *(("order",) if views.count is not None else ()))
     raise_problems(f"{table}:", [f"no column {name}" for name in needed if name not in rows.columns],
                    f"It needs the columns {', '.join(needed)}.")  # fmt: skip
@@ -95,8 +95,9 @@ def _problems(frame: pd.DataFrame, twice: pd.Series, views: Views) -> Iterable[s
         yield f"{counted(len(tied), 'image')} with an order that another one of the group has: {first_few(tied)}"
 
 
-def _read(table: Path) -> pd.DataFrame:
-    content = artifacts.read_bytes(table, "Name a file with the columns id, group and order, or 'folder'.")
+def read_rows(table: Path, mend: str) -> pd.DataFrame:
+    """Return a .parquet file, or one of commas, as a table. Raises UserError where there is none, with this mend."""
+    content = artifacts.read_bytes(table, mend)
     try:
         if table.suffix.lower() == ".parquet":
             return pd.read_parquet(BytesIO(content))

@@ -125,8 +125,9 @@ class MaskPredictor:
             yield RawOutputs(logits, None, reasons)
             done += len(batch)
 
-    def records(self, outputs: RawOutputs) -> list[Decision]:
-        """Decide the logits of cases: one Decision each. Raises ValueError without a policy."""
+    def records(self, outputs: RawOutputs, groups: None = None) -> list[Decision]:
+        """Decide the logits of cases: one Decision each. groups: masks have one certificate for all. Raises ValueError
+        without a policy."""
         if self.policy is None:
             raise ValueError("this predictor has no exit policy")
         return decision_records(self.policy.decide(outputs), outputs.unreadable, self.class_names)

@@ -13,7 +13,7 @@ from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.policies.certification import independence
 from stage1_pro.core.policies.dirichlet import class_margin
-from stage1_pro.core.policies.placement import Prices, place_answers
+from stage1_pro.core.policies.placement import Part, Prices, place_answers
 from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.splits import Splits
@@ -52,6 +52,7 @@ def placed_shift(
         Risk(config.certified_level(), config.fnr_confidence),
         Prices(config.false_alarm_price, config.miss_price),
         config.seed,
+        _parts(splits, frame),
     )
     for warning in placement.warnings():
         say(f"warning: {warning}")
@@ -62,3 +63,12 @@ def placed_shift(
         f"{found['certified']:.0%} of redrawn calibration sets"
     )
     return placement.shift
+
+
+def _parts(splits: Splits, frame: pd.DataFrame) -> list[Part] | None:
+    """The certificate groups of val_select's cases, None where one certificate holds for all."""
+    positives = splits.metadata["evidence"].get("certificate_groups")
+    if positives is None:
+        return None
+    names = frame["certificate_group"].to_numpy(str)
+    return [Part(names == name, count) for name, count in sorted(positives.items())]

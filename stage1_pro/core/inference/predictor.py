@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # an inference host has no runs
     from stage1_pro.core.records.run import Run
 
 Progress = Callable[[int, int], None]
+Groups = Sequence[str] | np.ndarray | str | None
+"""Certificate groups, one a case or one for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +83,7 @@ class Stage1Predictor:
         self.model = model.to(self.device).eval() if isinstance(model, Stage1Model) else model
         self.policy, self.forward_batch, self.precision = policy, forward_batch, precision
         self.views: Views | None = getattr(policy, "views", None)
+        self.certificate_groups: str | None = getattr(policy, "column", None)
         self.images = images or preparing_of(model.spec.preprocessing, self.device)
         # TF32 would move logits by a thousandth; scores are promised to a ten-thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -120,11 +123,12 @@ class Stage1Predictor:
         """Names of the classes, in the order of the logits' columns."""
         return self.model.class_names
 
-    def predict(self, images: Any, *, workers: int = 0) -> list[Decision]:
+    def predict(self, images: Any, *, groups: Groups = None, workers: int = 0) -> list[Decision]:
         """Decide images: one Decision each, in the order given.
 
         images: a path, the bytes of an image file, a PIL image, a uint8 array (H, W, 3) in RGB, or a list or tuple of
-        such; workers: processes that decode, 0 for this one. An image that cannot be read is deferred, and its reason
+        such; groups: with a bundle that certifies each camera or site by itself the one of each image, or of all of
+        them; workers: processes that decode, 0 for this one. An image that cannot be read is deferred, and its reason
         says why. Raises TypeError for anything else than these, and ValueError without a policy.
 
         >>> from stage1_pro import Stage1Predictor
@@ -141,7 +145,12 @@ class Stage1Predictor:
                 f"this bundle decides groups of images, by {self.views.words}, and promises nothing of one image: call "
                 "predict_groups"
             )
-        return [record for part in self.outputs(images, workers=workers) for record in self.records(part)]
+        found, done = [], 0
+        named = groups if groups is None or isinstance(groups, str) else list(groups)
+        for part in self.outputs(images, workers=workers):
+            found += self.records(part, named if not isinstance(named, list) else named[done : done + len(part)])
+            done += len(part)
+        return found
 
     def predict_groups(self, groups: Sequence[Sequence[Any]], *, workers: int = 0) -> list[Decision]:
         """Decide groups of images: one Decision each, in the order given.
@@ -173,9 +182,9 @@ class Stage1Predictor:
         fused = fuse(logits, np.repeat(np.arange(len(ends)), sizes), None, Views())
         return decision_records(self.decide(fused), reasons, self.class_names)
 
-    def records(self, outputs: RawOutputs) -> list[Decision]:
-        """Decide raw outputs: one Decision an image. Raises ValueError without a policy."""
-        return decision_records(self.decide(outputs), outputs.unreadable, self.class_names)
+    def records(self, outputs: RawOutputs, groups: Groups = None) -> list[Decision]:
+        """Decide raw outputs: one Decision an image. groups: as of `decide`. Raises ValueError without a policy."""
+        return decision_records(self.decide(outputs, groups), outputs.unreadable, self.class_names)
 
     @torch.inference_mode()
     def outputs(self, images: Any, *, batch_size: int | None = None, workers: int = 0) -> Iterator[RawOutputs]:
@@ -217,15 +226,18 @@ class Stage1Predictor:
             progress(done, len(paths))
         return torch.cat(parts)
 
-    def decide(self, outputs: Outputs) -> ExitDecisions:
+    def decide(self, outputs: Outputs, groups: Groups = None) -> ExitDecisions:
         """Decide raw outputs, those of groups joined by `metrics.views.fuse`.
 
-        Returns `exits` (N,) bool, `predictions` (N,) int, `scores` and `probabilities` (N,) float64.
+        groups: with a policy that certifies each camera or site by itself the one of each case, (N,) str, or of all of
+        them; "" where it is not known, and such a case defers.
 
+        Returns `exits` (N,) bool, `predictions` (N,) int, `scores` and `probabilities` (N,) float64;
         prediction_sets: (N, C) bool with an SCRC policy, else None. Cases with NaN logits are deferred. Raises
         ValueError without a policy.
         """
-        return self._demand_policy().decide(outputs)
+        named = [groups] * len(outputs.logits) if isinstance(groups, str) else groups
+        return self._demand_policy().decide(outputs, named)
 
     def _demand_policy(self) -> ExitPolicy:
         if self.policy is None:
@@ -285,6 +297,7 @@ class Stage1Predictor:
             answer_shift=self.model.answer_shift,
             content=hashes(cases["content"]),
             order=cases["order"].to_numpy() if "order" in cases else None,
+            certificate_group=cases["certificate_group"].to_numpy() if "certificate_group" in cases else None,
         )
 
     def _forward(self, images: Tensor, readable: np.ndarray, reasons: dict[int, str]) -> RawOutputs:

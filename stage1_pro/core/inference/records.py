@@ -10,6 +10,7 @@ from stage1_pro.core.policies.base import ExitDecisions
 NO_ANSWER = ""
 REACHED, BELOW = "score reaches the certified threshold", "score below the certified threshold"
 OPEN_SET = "the prediction set holds more than one class"
+UNCOVERED = "no certificate covers its certificate group"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ def _reasons(decisions: ExitDecisions) -> np.ndarray:
     reasons = np.where(decisions.exits, REACHED, BELOW)
     if decisions.prediction_sets is not None:
         reasons = np.where(decisions.prediction_sets.sum(axis=1) > 1, OPEN_SET, reasons)
+    if decisions.covered is not None:
+        reasons = np.where(decisions.covered, reasons, UNCOVERED)
     return reasons.astype(object)
 
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.records import UNCOVERED
 
 STANDARD_OUTPUT = "-"
 
@@ -20,11 +21,13 @@ STANDARD_OUTPUT = "-"
 @dataclass(slots=True)
 class Tally:
     """Counts of decisions, of images or, as unit says, of groups. exits: answer → those that exit with it; unreadable:
-    those that could not be read; audited: those whose labels are wanted; certificate: what the rows say of it."""
+    those that could not be read; uncovered: those of groups without a certificate, by group; audited: those whose
+    labels are wanted; certificate: what the rows say of it."""
 
     images: int = 0
     exits: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
+    uncovered: Counter[str] = field(default_factory=Counter)
     audited: int = 0
     certificate: str | None = None
     unit: str = "images"
@@ -35,6 +38,8 @@ class Tally:
             self.images += len(rows)
             self.exits.update(rows.loc[rows["decision"] == "exit", "answer"])
             self.unreadable += int((rows["answer"] == "").sum())
+            if "certificate_group" in rows:
+                self.uncovered.update(rows.loc[rows["reason"] == UNCOVERED, "certificate_group"])
             if "audit" in rows:
                 self.audited += int((rows["audit"] == True).sum())  # noqa: E712 (None: nothing is audited)
                 self.certificate = rows["certificate"].iloc[0]

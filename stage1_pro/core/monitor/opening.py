@@ -24,8 +24,10 @@ from stage1_pro.core.inference.records import Decision
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.monitor.audit import SALT_VARIABLE, Audit, doubtful_probability, read_salt, salt_digest
 from stage1_pro.core.monitor.files import MONITOR
+from stage1_pro.core.monitor.reading import Reader
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, NONE, Settings
 from stage1_pro.core.monitor.tables import Decisions
+from stage1_pro.core.policies.grouped import GroupedExitPolicy
 from stage1_pro.core.policies.words import promised_fnr
 
 CHOSEN = {
@@ -52,6 +54,17 @@ def bundle_digest(contents: BundleContents) -> str:
     return artifacts.digest_file(contents.path / MANIFEST)
 
 
+def certified_groups(contents: BundleContents) -> tuple[str, ...]:
+    """Names of the groups that have a certificate each, sorted; () where one holds for all cases."""
+    policy = contents.policy
+    return tuple(policy.names.tolist()) if isinstance(policy, GroupedExitPolicy) else ()
+
+
+def reader_of(contents: BundleContents, now: int) -> Reader:
+    """What the values of files of decisions and labels of this bundle mean, at this moment."""
+    return Reader(bundle_digest(contents), tuple(contents.manifest["class_names"]), now, certified_groups(contents))
+
+
 def first_settings(contents: BundleContents, decisions: Decisions, chosen: Mapping[str, Any]) -> Settings:
     """The settings of a new monitor: target and confidence of the bundle's policy, and what the user chose.
 
@@ -70,6 +83,8 @@ def first_settings(contents: BundleContents, decisions: Decisions, chosen: Mappi
         given["least"] = given["audit_share"]  # of positive answers, on which the bets rest
     expires = contents.manifest.get("expires") or {}
     after, date = expires.get("audited_positives"), expires.get("date")
+    if streams := certified_groups(contents):
+        given["streams"] = streams
     return Settings(
         bundle_digest(contents),
         promised_fnr(policy),

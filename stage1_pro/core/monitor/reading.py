@@ -36,6 +36,8 @@ DECISIONS = {
     "bundle": TEXT,
 }
 """Columns of a decision that a monitor reads, as 60 and 70 write them."""
+CERTIFIED = "certificate_group"
+"""The column of what has a certificate of its own, where the bundle certifies cameras or sites by themselves."""
 LABELS = {"id": TEXT, "label": TEXT, "label_time": TEXT}
 """Columns of a label. A fourth one, source, is for people."""
 FIRST = ("id", "label", "decision", "bundle")
@@ -46,11 +48,13 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 @dataclass(frozen=True, slots=True)
 class Reader:
     """What the values of the files mean. bundle: SHA-256 of bundle.json; class_names: the positive one last; now:
-    seconds since 1970, after which nothing can have been decided or labelled yet."""
+    seconds since 1970, after which nothing can have been decided or labelled yet; streams: names of the groups that
+    have a certificate each, () where one holds for all cases."""
 
     bundle: str
     class_names: tuple[str, ...]
     now: int
+    streams: tuple[str, ...] = ()
 
     def decisions(self, files: Sequence[str]) -> tuple[Decisions, int]:
         """The decisions of this bundle in these files, and how many of other bundles are left out.
@@ -60,7 +64,7 @@ class Reader:
         parts, problems, others, read = [], [], 0, 0
         for file in files:
             try:
-                table = _columns(Path(file), DECISIONS)
+                table = _columns(Path(file), {**DECISIONS, **({CERTIFIED: TEXT} if self.streams else {})})
             except UserError as problem:
                 problems.append(str(problem))
                 continue
@@ -112,8 +116,14 @@ class Reader:
             _numbers(table["probability"]),
             np.array(audited == True, dtype=bool),  # noqa: E712 (null is no audit)
             _numbers(table["audit_probability"]),
-            np.zeros(len(ids), dtype=np.int64),
+            self._stream_of(table),
         ), [*told, *_without_id(table["id"])]
+
+    def _stream_of(self, table: Table) -> np.ndarray:
+        """(N,) position of each case's certified group among the streams, -1 for another; 0 where all are one."""
+        if not self.streams:
+            return np.zeros(len(table), dtype=np.int64)
+        return pd.Index(self.streams).get_indexer(pd.Index(_texts(table[CERTIFIED]))).astype(np.int64)
 
     def _times(self, column: Any, name: str) -> tuple[np.ndarray, list[str]]:
         """(N,) seconds since 1970, UTC; a time without an offset is UTC."""

@@ -16,8 +16,14 @@ from stage1_pro.core.errors import CertificateExpired, PromiseAlarm, UserError, 
 from stage1_pro.core.monitor.audit import Audit, demand_groups
 from stage1_pro.core.monitor.days import awaited, open_days
 from stage1_pro.core.monitor.files import MONITOR, locked, read_monitor, write_monitor
-from stage1_pro.core.monitor.opening import CHOSEN, bundle_digest, demand_settings, digest_or_none, first_settings
-from stage1_pro.core.monitor.reading import Reader
+from stage1_pro.core.monitor.opening import (
+    CHOSEN,
+    certified_groups,
+    demand_settings,
+    digest_or_none,
+    first_settings,
+    reader_of,
+)
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, day_text, time_text
 from stage1_pro.core.monitor.tables import Decisions
 from stage1_pro.core.monitor.update import update
@@ -57,7 +63,7 @@ def read_on(
     if folder.resolve().is_relative_to(contents.path.resolve()):
         raise UserError(f"--out {folder} lies in the bundle, whose set of files is closed. Name a folder beside it.")
     said = {**dict.fromkeys(CHOSEN), **(chosen or {}), "salt_digest": digest_or_none(salt)}
-    reader = Reader(bundle_digest(contents), tuple(contents.manifest["class_names"]), now)
+    reader = reader_of(contents, now)
     with locked(folder):
         monitor = read_monitor(folder) if (folder / MONITOR).exists() else None
         if monitor is not None:
@@ -209,10 +215,12 @@ def plan_lines(contents: BundleContents, share: float | None) -> Iterator[str]:
     policy = artifacts.read_json(policy_file, policy_file.stem)
     target, delta = promised_fnr(policy), round(1 - policy["fnr_confidence"], 12)
     prevalence = prevalence_among_exits(contents)
-    found = delays(PromiseTest(target, delta))
+    groups = certified_groups(contents)
+    found = delays(PromiseTest(target, delta / max(1, len(groups))))
+    each = f" in each of {counted(len(groups), 'group')}, which are watched one by one" if groups else ""
     yield (
-        f"plan      FNR on exits <= {target:g} is promised. When it rises, half of the deployments alarm after so many "
-        "audited exited positives:"
+        f"plan      FNR on exits <= {target:g} is promised{each}. When it rises, half of the deployments alarm after "
+        "so many audited exited positives:"
     )
     for delay in found:
         yield f"          to {delay.rate:.3g}: {_wait(delay)}"

@@ -1,5 +1,6 @@
 """What every exit policy takes and gives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,16 +22,20 @@ class Outputs(Protocol):
 class ExitDecisions:
     """exits: (N,) bool; predictions: (N,) int answers; scores: (N,) float64, what the threshold is
     compared with; probabilities: (N,) float64 of the answers, calibrated where the policy does so;
-    prediction_sets: (N, C) bool for policies that have them."""
+    prediction_sets: (N, C) bool for policies that have them; covered: (N,) bool, cases of groups that have a
+    certificate, None for a policy with one certificate for all cases."""
 
     exits: BoolArray
     predictions: IntArray
     scores: FloatArray
     probabilities: FloatArray
     prediction_sets: BoolArray | None = None
+    covered: BoolArray | None = None
 
 
 class ExitPolicy(Protocol):
     """A certified rule: raw outputs in, decisions out. The same outputs always give the same decisions."""
 
-    def decide(self, outputs: Outputs) -> ExitDecisions: ...
+    def decide(self, outputs: Outputs, groups: Sequence[str] | np.ndarray | None = None) -> ExitDecisions:
+        """groups: (N,) str, the certificate group of each case; of a policy with a certificate for each group."""
+        ...

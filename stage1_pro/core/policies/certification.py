@@ -56,6 +56,40 @@ class Ranked:
         return count_exits(self.scores[kept], self.answers[kept], self.labels[kept], candidates)
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A policy whose maps val_select has fixed, so that only its thresholds are left to certify.
+
+    ranked: a split as the policy ranks it; candidates: (val_select's ranking, how many positives val_calib counts,
+    risk) → thresholds (J,), or (J, F) of F each, in the order of growing coverage; names: of these in a sweep; end: the
+    last candidate that may be certified.
+    """
+
+    ranked: Callable[[Scores], Any]
+    candidates: Callable[[Any, int, Risk], FloatArray]
+    names: tuple[str, ...]
+    rule: ExitRule
+    end: End | None = None
+
+    def proposed(self, select: Countable, positives: int, risk: Risk) -> tuple[FloatArray, list[dict[str, float]]]:
+        """Candidates, and each of them as a row of the sweep names it."""
+        found = ended(select, self.candidates(select, positives, risk), self.end)
+        rows = found.reshape(len(found), len(self.names)).tolist()
+        return found, [dict(zip(self.names, row, strict=True)) for row in rows]
+
+    def calibrate(self, select: Scores, calib: Scores, risk: Risk, warnings: list[str]) -> "Calibration":
+        """Certify one of the candidates of `select` on `calib`."""
+        chosen_on = self.ranked(select)
+        # of val_calib only the number of its positives is known here; from the next line on it is read
+        proposed = self.proposed(chosen_on, counted_positives(calib), risk)
+        return calibrate(chosen_on, self.ranked(calib), *proposed, risk, self.rule, warnings)
+
+    def predicted(self, select: Scores, positives: int, risk: Risk) -> "Predicted":
+        """Predict what is certified. positives: how many val_calib counts, all that is used of it."""
+        ranked = self.ranked(select)
+        return predicted(ranked, self.proposed(ranked, positives, risk)[0], positives, risk, self.rule)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
     """The evidence of one calibration. Candidates stand in the order in which they were tested.
@@ -87,6 +121,19 @@ class Calibration:
             raise NothingCertified(refusal(self.walk, self.risk.target_fnr, self.risk.confidence, names))
         return self.walk.answer
 
+    @property
+    def reached_end(self) -> bool:
+        """Whether the last candidate is the certified one."""
+        return self.walk.answer == len(self.parameters) - 1
+
+    def chosen(self) -> dict[str, float]:
+        """The certified thresholds by name. Raises NothingCertified."""
+        return self.parameters[self.demand_certified()]
+
+    def summary(self) -> dict[str, Any]:
+        """The row of the certified candidate. Raises NothingCertified."""
+        return self.row(self.demand_certified())
+
     def row(self, index: int) -> dict[str, Any]:
         """One candidate: coverage, FPR and accuracy over all calibration cases, the rest as certified."""
         counted, every = self.walk.calib, self.every
@@ -97,7 +144,7 @@ class Calibration:
             "exited_positives": int(counted.exited_positives[index]),
             "misses": int(counted.misses[index]),
             "fnr_on_exits": share(counted.fnr[index]),
-            "fnr_upper_bound": float(self.walk.upper_bounds[index]),
+            "fnr_upper_bound": self.walk.upper_bound(index),
             "fpr_on_exits": share(every.fpr[index]),
             "accuracy_on_exits": share(every.accuracy[index]),
             "p_value": float(self.walk.p_values[index]),
@@ -127,13 +174,17 @@ class Calibration:
                 "fnr_upper_bound": row["fnr_upper_bound"],
                 "p_value": row["p_value"],
             },
-            "diagnostics": {
-                "candidates": len(self.parameters),
-                "start": {"index": self.walk.start, "coverage": float(self.every.coverage[self.walk.start])},
-                **self.found.facts,
-                "naive": self._naive(),
-                "warnings": self.warnings,
-            },
+            "diagnostics": self.diagnostics(),
+        }
+
+    def diagnostics(self) -> dict[str, Any]:
+        """How the certificate was found, and what a threshold without one would do."""
+        return {
+            "candidates": len(self.parameters),
+            "start": {"index": self.walk.start, "coverage": float(self.every.coverage[self.walk.start])},
+            **self.found.facts,
+            "naive": self._naive(),
+            "warnings": self.warnings,
         }
 
     def _naive(self) -> dict[str, Any]:
@@ -154,6 +205,11 @@ GROUP_WORDS = (
     " Cases of one group are not independent, so one positive drawn from each group was counted. The promise is this: "
     "draw one positive from each new group that holds one; among those that exit, at most that share is answered 0. It "
     "is not a promise about every case of a group."
+)
+
+
+CERTIFIED_WORDS = (
+    " It holds in every one of these groups of '{column}', in all of them at once: {names}. A case of any other defers."
 )
 
 
@@ -207,14 +263,15 @@ def promise(
     earlier: Sequence[float] = (),
     miss_rule: Mapping[str, Any] | None = None,
     views: Views | None = None,
+    certified: tuple[str, Sequence[str]] | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return the `guarantee` of a policy file.
 
     method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts; earlier:
     confidences of the other looks at the same positives, which leave less than the nominal confidence; miss_rule: of
-    masks, as a policy file records it; views: where groups get one decision each; weights: known ones, as a policy file
-    records them.
+    masks, as a policy file records it; views: where groups get one decision each; certified: the column of cameras or
+    sites, and the names of those that have a certificate each; weights: known ones, as a policy file records them.
     """
     left = remaining_confidence([*earlier, risk.confidence])
     words = (GUARANTEE + ALL_DRAWS if left else NO_CONFIDENCE).format(confidence=left, target=risk.target_fnr)
@@ -222,6 +279,8 @@ def promise(
         words += WEIGHTS_WORDS.format(**weights)
     if miss_rule is not None:
         words += miss_words(miss_rule)
+    if certified is not None:
+        words += CERTIFIED_WORDS.format(column=certified[0], names=", ".join(certified[1]))
     if grouped:
         words += GROUP_WORDS
     if views is not None:
@@ -235,14 +294,6 @@ def promise(
         "method": METHODS[method],
         "source": "Angelopoulos et al., arXiv 2110.01052",
     }
-
-
-def calibrate_threshold(
-    select: Ranked, calib: Ranked, thresholds: FloatArray, risk: Risk, rule: ExitRule, warnings: list[str]
-) -> Calibration:
-    """Certify one threshold of a score. thresholds: (J,) candidates from val_select, high to low."""
-    parameters = [{"threshold": float(threshold)} for threshold in thresholds]
-    return calibrate(select, calib, thresholds, parameters, risk, rule, warnings)
 
 
 def calibrate(
@@ -358,7 +409,10 @@ def _representatives(split: Scores, members: IntArray) -> IntArray:
     draws = [blake2b(str(case).encode(), digest_size=8).digest() for case in split.case_id[members]]
     members = members[np.argsort(np.array(draws, dtype="S8"), kind="stable")]
     lowest_last = members[::-1]  # of each group the last one is kept
-    return np.array(list(dict(zip(split.group[lowest_last].tolist(), lowest_last, strict=True)).values()), np.int64)
+    unit = split.group[lowest_last].tolist()
+    if split.certificate_group is not None:  # each of them is certified by itself, also where a patient visits two
+        unit = zip(split.certificate_group[lowest_last].tolist(), unit, strict=True)
+    return np.array(list(dict(zip(unit, lowest_last, strict=True)).values()), np.int64)
 
 
 def demand_binary(split: Scores) -> None:

@@ -25,6 +25,8 @@ METHODS = {
     "boundary": "Nested boundary: every threshold is tested at once, against a bound on misses that a random walk at "
     "the target crosses with probability at most 1 - fnr_confidence",
     "walk": "Learn-then-Test: split fixed-sequence testing with exact binomial p-values",
+    "groups": "One certificate for each group at an equal part of 1 - fnr_confidence (Bonferroni), by exact binomial "
+    "tests on its own cases; groups that val_select predicts to fail always defer and have no part",
 }
 """`guarantee.method` of a policy file."""
 

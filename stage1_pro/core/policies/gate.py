@@ -11,25 +11,23 @@ from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.certification import (
     Calibration,
-    Countable,
     End,
+    Family,
     Ranked,
-    calibrate_threshold,
     counted_positives,
     demand_binary,
-    ended,
-    predicted,
 )
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.fpr_guard import guarded
 from stage1_pro.core.policies.gate_maps import FittedCalibrator, calibrated, demand_matching, fit_calibrator
+from stage1_pro.core.policies.group_certificates import certify_family
 from stage1_pro.core.policies.softmax import (
     SATURATED_SHARE,
     answer_probabilities,
     answers,
     calibrate_softmax,
     saturation_warnings,
-    softmax_candidates,
+    softmax_family,
     softmax_ranked,
 )
 from stage1_pro.core.records.scores import Scores
@@ -53,7 +51,7 @@ class GateExitPolicy:
         rule, shift = data.get("exit_rule", "symmetric"), data.get("answer_shift", 0.0)
         return cls(data["gate_threshold"], data["calibrator_params"], rule, shift)
 
-    def decide(self, outputs: Outputs) -> ExitDecisions:
+    def decide(self, outputs: Outputs, groups: Any = None) -> ExitDecisions:
         answered = answers(outputs.logits)
         scores = EXIT_RULES[self.exit_rule].exit_scores(gate_scores(self.calibrator_params, outputs), answered)
         probabilities = answer_probabilities(outputs.logits, answered, self.answer_shift)
@@ -76,15 +74,16 @@ class GateCalibration:
         """The gate's part of gateparams.json. Demands a certified threshold."""
         record, risk, rule = self.calibration.record(), self.calibration.risk, self.calibration.rule_name
         softmax = calibrate_softmax(self.select, self.calib, risk, rule)
+        beside = record["diagnostics"].get("baselines", {})
         diagnostics = {
             **record["diagnostics"],
-            "baselines": {"softmax": baseline_row(softmax, "softmax")},
+            "baselines": {**beside, "softmax": baseline_row(softmax, "softmax")},
             "notes": self.notes,
         }
         return {
             **record,
             "diagnostics": diagnostics,
-            "gate_threshold": self.calibration.parameters[self.calibration.demand_certified()]["threshold"],
+            "gate_threshold": self.calibration.chosen()["threshold"],
             "calibrator_type": self.kind,
             "calibrator_params": self.params,
         }
@@ -94,7 +93,7 @@ def baseline_row(calibration: Calibration, name: str) -> dict[str, Any]:
     """What another policy certifies on the same cases, logged without becoming a policy."""
     if not calibration.certified:
         return {"certified": False, "note": f"nothing could be certified with the {name} policy"}
-    row = calibration.row(calibration.demand_certified())
+    row = calibration.summary()
     unused = ("p_value", "fpr_on_exits", "accuracy_on_exits")
     kept = {name: value for name, value in row.items() if name not in unused}
     return {**kept, "note": f"the {name} policy on the same scores, for comparison only"}
@@ -119,12 +118,15 @@ def calibrate_gate(
     # fixed on val_select; of val_calib only the number of its positives is known here
     rule = EXIT_RULES[exit_rule]
     fitted = fit_gate(kind, select, answers(select.logits), counted_positives(calib), risk, rule)
-    chosen_on = _ranked(fitted, select, rule)
-    thresholds = ended(chosen_on, rule.candidates(chosen_on.scores, chosen_on.answers, 0.0), end)
-    # from here on val_calib is read
-    certified_on = _ranked(fitted, calib, rule)
-    calibration = calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, fitted.warnings)
-    notes = [*tilt_notes(fitted), advice(select, chosen_on, thresholds, counted_positives(calib), risk, rule)]
+    family = Family(
+        lambda split: _ranked(fitted, split, rule),
+        lambda ranked, _, __: rule.candidates(ranked.scores, ranked.answers, 0.0),
+        ("threshold",),
+        rule,
+        end,
+    )
+    calibration = certify_family(family, select, calib, risk, fitted.warnings)
+    notes = [*tilt_notes(fitted), advice(family, select, counted_positives(calib), risk)]
     return GateCalibration(calibration, select, calib, kind, fitted.params, notes)
 
 
@@ -189,13 +191,10 @@ def tilt_notes(fitted: FittedCalibrator) -> list[str]:
     ]
 
 
-def advice(
-    select: Scores, ranked: Countable, candidates: FloatArray, positives: int, risk: Risk, rule: ExitRule
-) -> str:
-    """Say what val_select predicts for a policy's candidates beside the softmax policy's."""
-    own = predicted(ranked, candidates, positives, risk, rule)
-    softmax = softmax_ranked(select, rule)
-    gain = own.right_exits - predicted(softmax, softmax_candidates(softmax, rule), positives, risk, rule).right_exits
+def advice(family: Family, select: Scores, positives: int, risk: Risk) -> str:
+    """Say what val_select predicts for a policy's thresholds beside the softmax policy's."""
+    own, softmax = (one.predicted(select, positives, risk) for one in (family, softmax_family(family.rule)))
+    gain = own.right_exits - softmax.right_exits
     if not own.coverage:
         return "val_select predicts that nothing will be certified with this policy."
     if gain > 0:

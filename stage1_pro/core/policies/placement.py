@@ -21,7 +21,7 @@ from scipy.special import expit
 
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
-from stage1_pro.core.metrics.binomial import p_value
+from stage1_pro.core.metrics.binomial import minimum_positives, p_value
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.seeds import rng_of
 
@@ -37,6 +37,15 @@ class Prices:
 
     false_alarm: float = 5.0
     miss: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Cases that get a certificate of their own, such as those of a camera. members: (N,) bool, of val_select;
+    calib_positives: how many positives val_calib counts there."""
+
+    members: BoolArray
+    calib_positives: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,27 +114,70 @@ def place_answers(
     risk: Risk,
     prices: Prices,
     seed: int,
+    parts: Sequence[Part] | None = None,
 ) -> Placement:
     """Choose b on val_select for a certificate of this risk.
 
     z: (N,) log-odds of the positive class, of all cases; labels: (N,); independent: (N,) bool, the cases that count as
     evidence; calib_positives: how many positives val_calib counts. Largest mean utility wins among the candidates
-    that are certified in any redrawn set; ties go to fewer misses, then to the larger u. Raises UserError without
-    positives.
+    that are certified in any redrawn set; ties go to fewer misses, then to the larger u. parts: groups that have a
+    certificate each, at an equal part of delta; then calib_positives is not used. Raises UserError without positives.
 
         placement = place_answers(z, labels, np.ones(len(z), bool), 300, Risk(0.05, 0.95), Prices(), seed=42)
         z + placement.shift >= 0  # answers 1
     """
     finite = np.isfinite(z)
-    cases = _Cases.of(z[finite], labels[finite], len(z))
     positives = np.sort(z[finite & independent & (labels == 1)])
     if not positives.size:
         raise UserError(
             "val_select holds no positives with a finite score, so answers cannot be placed. Begin a new run with "
             "other splits, or set answer_placement: none."
         )
+    cuts = np.array([0.0, *candidate_cuts(np.sort(z[finite]), positives)])
+    whole = [Part(np.ones(len(z), dtype=bool), calib_positives)]
+    tested, each = _sharing(whole if parts is None else parts, risk)
+    figures = np.zeros((len(cuts), 4))
+    for part in tested:
+        own = part.members
+        found = _in_part(z[own], labels[own], independent[own], part.calib_positives, each, seed, cuts)
+        figures += own.mean() * found
+    coverage, alarms, misses, certified = figures.T
+    utility = coverage - prices.false_alarm * alarms - prices.miss * misses
+    chosen = _best(utility, misses, cuts, certified)
+    return Placement(-cuts, utility, coverage, alarms, misses, certified, chosen, len(positives))
+
+
+def _sharing(parts: Sequence[Part], risk: Risk) -> tuple[list[Part], Risk]:
+    """The parts that hold enough positives for an equal part of delta, as many as can be, and that risk of each.
+
+    >>> few, many = (Part(np.ones(9, dtype=bool), count) for count in (3, 400))
+    >>> tested, each = _sharing([few, many], Risk(0.05, 0.9))
+    >>> len(tested), round(each.delta, 3)
+    (1, 0.1)
+    """
+    ordered = sorted(parts, key=lambda part: -part.calib_positives)
+    for count in range(len(ordered), 1, -1):
+        each = Risk(risk.target_fnr, 1 - risk.delta / count)
+        if ordered[count - 1].calib_positives >= minimum_positives(each.target_fnr, each.delta):
+            return ordered[:count], each
+    return ordered[:1], risk
+
+
+def _in_part(
+    z: FloatArray,
+    labels: IntArray,
+    independent: BoolArray,
+    calib_positives: int,
+    risk: Risk,
+    seed: int,
+    cuts: FloatArray,
+) -> FloatArray:
+    """(K, 4) mean coverage, false alarms, misses and share certified at each cut, per case of these."""
+    finite = np.isfinite(z)
+    cases, positives = _Cases.of(z[finite], labels[finite], len(z)), np.sort(z[finite & independent & (labels == 1)])
+    if not positives.size:
+        return np.zeros((len(cuts), 4))
     drawn = resampled(len(positives), calib_positives, seed)
-    cuts = np.array([0.0, *candidate_cuts(cases.z, positives)])
     everyone = with_pseudo_positive(positives)
     below = np.searchsorted(everyone, cuts, side="left")
     missed = np.cumsum(drawn, axis=1)  # by thresholds that let more and more answers 0 exit
@@ -135,10 +187,7 @@ def place_answers(
         _figures(cases, cut, everyone[:end], missed[:, :end], most)
         for cut, end, most in zip(cuts, below, allowed, strict=True)
     ]
-    coverage, alarms, misses, certified = np.array(figures).T
-    utility = coverage - prices.false_alarm * alarms - prices.miss * misses
-    chosen = _best(utility, misses, cuts, certified)
-    return Placement(-cuts, utility, coverage, alarms, misses, certified, chosen, len(positives))
+    return np.array(figures)
 
 
 def one_sided_scores(confidence: FloatArray, answers: IntArray) -> FloatArray:

@@ -20,18 +20,18 @@ from stage1_pro.core.policies.candidate_pairs import RankedPairs, chain_pairs
 from stage1_pro.core.policies.certification import (
     Calibration,
     End,
+    Family,
     any_case_per_group,
-    calibrate,
     counted_positives,
     demand_binary,
-    ended,
 )
 from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, keeping_answers, log_odds
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.fixed_sequence import power_aware_start
 from stage1_pro.core.policies.gate import advice, baseline_row, calibrate_gate, demand_gate, fit_gate, tilt_notes
 from stage1_pro.core.policies.gate_maps import calibrated, demand_matching
-from stage1_pro.core.policies.scrc_transductive import Transductive, calibrate_transductive, selection_of
+from stage1_pro.core.policies.group_certificates import certify_family
+from stage1_pro.core.policies.scrc_transductive import Selection, Transductive, calibrate_transductive, selection_of
 from stage1_pro.core.policies.softmax import answer_probabilities, calibrate_softmax
 from stage1_pro.core.records.scores import Scores
 
@@ -64,7 +64,7 @@ class SCRCExitPolicy:
         rule, shift = data.get("exit_rule", "symmetric"), data.get("answer_shift", 0.0)
         return cls(data["lambda1"], data["lambda2"], *maps, rule, shift)
 
-    def decide(self, outputs: Outputs) -> ExitDecisions:
+    def decide(self, outputs: Outputs, groups: Any = None) -> ExitDecisions:
         demand_gate(outputs)
         rule, maps = EXIT_RULES[self.exit_rule], (self.dirichlet_params, self.calibrator_params)
         predictions, confidence, gate = ranked_by(rule, *maps, outputs)
@@ -116,11 +116,12 @@ class SCRCCalibration:
         """SCRC's part of scrcparams.json. Raises NothingCertified where there is no pair."""
         record = self.outcome.record()
         if isinstance(self.outcome, Calibration):
-            record |= self.outcome.parameters[self.outcome.demand_certified()]
+            record |= self.outcome.chosen()
+        baselines = {**record["diagnostics"].get("baselines", {}), **self._baselines()}
         return {
             **record,
             "exit_rule": self.rule.name,
-            "diagnostics": {**record["diagnostics"], "baselines": self._baselines(), "notes": self.notes},
+            "diagnostics": {**record["diagnostics"], "baselines": baselines, "notes": self.notes},
             "fnr_bound": self.risk.target_fnr,
             "scrc_variant": self.variant,
             "lambda1_convention": CONVENTION,
@@ -168,13 +169,16 @@ def calibrate_scrc(
         probabilities = keeping_answers(probabilities)
     predictions, _ = answered(probabilities, select)
     fitted = fit_gate(kind, select, predictions, positives, risk, rule)
-    chosen_on = _ranked(rule, probabilities, fitted.params, select)
-    pairs = ended(chosen_on, chain_pairs(chosen_on, positives, risk, rule), end)
-    warnings = [*fitted.warnings, *_alike_warnings(chosen_on)]
-    # from here on val_calib is read
-    certified_on = _ranked(rule, probabilities, fitted.params, calib)
-    outcome = VARIANTS[variant](chosen_on, certified_on, calib, pairs, risk, rule, warnings)
-    notes = [*tilt_notes(fitted), *NOTES[variant](select, chosen_on, pairs, positives, risk, rule)]
+    family = Family(
+        lambda split: _ranked(rule, probabilities, fitted.params, split),
+        lambda ranked, counted, at: chain_pairs(ranked, counted, at, rule),
+        ("lambda1", "lambda2"),
+        rule,
+        end,
+    )
+    warnings = [*fitted.warnings, *_alike_warnings(family.ranked(select))]
+    outcome = VARIANTS[variant](family, select, calib, risk, warnings)
+    notes = [*tilt_notes(fitted), *NOTES[variant](family, select, positives, risk)]
     return SCRCCalibration(outcome, select, calib, risk, rule, variant, kind, probabilities, fitted.params, notes)
 
 
@@ -183,30 +187,22 @@ def _ranked(rule: ExitRule, dirichlet: dict[str, Any], calibrator: dict[str, Any
     return RankedPairs.of(split, gate, confidence, predictions)
 
 
-def _inductive(
-    select: RankedPairs,
-    calib: RankedPairs,
-    _: Scores,
-    pairs: FloatArray,
-    risk: Risk,
-    rule: ExitRule,
-    warnings: list[str],
-) -> Calibration:
-    parameters = [{"lambda1": float(lambda1), "lambda2": float(lambda2)} for lambda1, lambda2 in pairs]
-    return calibrate(select, calib, pairs, parameters, risk, rule, warnings)
+def _transductive(family: Family, select: Scores, calib: Scores, risk: Risk, warnings: list[str]) -> Transductive:
+    if calib.certificate_group is not None:
+        raise UserError(
+            "SCRC-T promises an expectation over all cases, and none for each certificate group: calibrate with "
+            "--scrc_variant SCRC-I."
+        )
+    selection = _selected(family, select, counted_positives(calib), risk)
+    return calibrate_transductive(family.ranked(calib), any_case_per_group(calib), selection, risk, warnings)
 
 
-def _transductive(
-    select: RankedPairs,
-    calib: RankedPairs,
-    split: Scores,
-    pairs: FloatArray,
-    risk: Risk,
-    _: ExitRule,
-    warnings: list[str],
-) -> Transductive:
-    selection = selection_of(select, _start(select, pairs, counted_positives(split), risk), risk.delta)
-    return calibrate_transductive(calib, any_case_per_group(split), selection, risk, warnings)
+def _selected(family: Family, select: Scores, positives: int, risk: Risk) -> Selection:
+    """What val_select selects, where SCRC-I's walk would start. positives: all that is used of val_calib."""
+    ranked = family.ranked(select)
+    return selection_of(
+        ranked, _start(ranked, family.proposed(ranked, positives, risk)[0], positives, risk), risk.delta
+    )
 
 
 def _start(select: RankedPairs, pairs: FloatArray, positives: int, risk: Risk) -> float:
@@ -217,7 +213,7 @@ def _start(select: RankedPairs, pairs: FloatArray, positives: int, risk: Risk) -
     return float(pairs[power_aware_start(counts, positives, risk.target_fnr), 0])
 
 
-VARIANTS: dict[str, Callable[..., Calibration | Transductive]] = {"SCRC-I": _inductive, "SCRC-T": _transductive}
+VARIANTS: dict[str, Callable[..., Calibration | Transductive]] = {"SCRC-I": certify_family, "SCRC-T": _transductive}
 
 
 def _alike_warnings(select: RankedPairs) -> list[str]:
@@ -231,21 +227,18 @@ def _alike_warnings(select: RankedPairs) -> list[str]:
     ]
 
 
-def _chain_notes(
-    select: Scores, ranked: RankedPairs, pairs: FloatArray, positives: int, risk: Risk, rule: ExitRule
-) -> list[str]:
+def _chain_notes(family: Family, select: Scores, positives: int, risk: Risk) -> list[str]:
     """How far the second threshold is used at all, and what the walk promises beside softmax."""
+    pairs, _ = family.proposed(family.ranked(select), positives, risk)
     off = int(np.count_nonzero(pairs[:, 1] > 0.5))
     return [
         f"{off} of {len(pairs)} candidates use the second threshold; the others are the gate's own.",
-        advice(select, ranked, pairs, positives, risk, rule),
+        advice(family, select, positives, risk),
     ]
 
 
-def _selection_notes(
-    _: Scores, ranked: RankedPairs, pairs: FloatArray, positives: int, risk: Risk, __: ExitRule
-) -> list[str]:
-    level = selection_of(ranked, _start(ranked, pairs, positives, risk), risk.delta).level
+def _selection_notes(family: Family, select: Scores, positives: int, risk: Risk) -> list[str]:
+    level = _selected(family, select, positives, risk).level
     return [f"SCRC-T selects {level:.1%} of the cases, where SCRC-I's walk would start: SCRC-I may cover more."]
 
 

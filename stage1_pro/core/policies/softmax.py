@@ -10,8 +10,9 @@ from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.views import Views, views_of
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.certification import Calibration, End, Ranked, calibrate_threshold, demand_binary, ended
+from stage1_pro.core.policies.certification import Calibration, End, Family, Ranked, demand_binary
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
+from stage1_pro.core.policies.group_certificates import certify_family
 from stage1_pro.core.records.scores import Scores
 
 FLOOR = 0.5
@@ -40,7 +41,7 @@ class SoftmaxExitPolicy:
         shift = data.get("answer_shift", 0.0)
         return cls(data["exit_threshold"], data.get("exit_rule", "symmetric"), shift, views_of(data))
 
-    def decide(self, outputs: Outputs) -> ExitDecisions:
+    def decide(self, outputs: Outputs, groups: Any = None) -> ExitDecisions:
         if self.views is not None and getattr(outputs, "lengths", None) is None:
             raise ValueError(ONE_A_GROUP)
         answered = answers(outputs.logits)
@@ -52,17 +53,28 @@ class SoftmaxExitPolicy:
 def calibrate_softmax(
     select: Scores, calib: Scores, risk: Risk, exit_rule: str = "symmetric", end: End | None = None
 ) -> Calibration:
-    """Certify a softmax threshold: candidates and their order from `select`, the certificate from `calib`.
+    """Certify a softmax threshold, for each certificate group where the scores name some.
 
-    end: the last candidate that may be certified.
+    Candidates and their order come from `select`, the certificate from `calib`. end: the last candidate that may be
+    certified.
     """
     for split in (select, calib):
         demand_binary(split)
     rule = EXIT_RULES[exit_rule]
-    chosen_on, certified_on = softmax_ranked(select, rule), softmax_ranked(calib, rule)
-    thresholds = ended(chosen_on, softmax_candidates(chosen_on, rule), end)
-    warnings = saturation_warnings(softmax_scores(select.logits)[np.isin(chosen_on.answers, rule.compares)])
-    return calibrate_threshold(chosen_on, certified_on, thresholds, risk, rule, warnings)
+    compared = np.isin(select.counted(answers(select.logits)), rule.compares)
+    warnings = saturation_warnings(softmax_scores(select.logits)[compared])
+    return certify_family(softmax_family(rule, end), select, calib, risk, warnings)
+
+
+def softmax_family(rule: ExitRule, end: End | None = None) -> Family:
+    """Return the softmax policy as what is certified of it: a threshold."""
+    return Family(
+        lambda split: softmax_ranked(split, rule),
+        lambda ranked, _, __: softmax_candidates(ranked, rule),
+        ("threshold",),
+        rule,
+        end,
+    )
 
 
 def softmax_ranked(split: Scores, rule: ExitRule = EXIT_RULES["symmetric"]) -> Ranked:
@@ -78,8 +90,7 @@ def softmax_candidates(ranked: Ranked, rule: ExitRule) -> FloatArray:
 
 def softmax_fields(calibration: Calibration) -> dict[str, Any]:
     """Return the softmax policy's part of thresholds.json. Raises NothingCertified where no threshold was."""
-    threshold = calibration.parameters[calibration.demand_certified()]["threshold"]
-    return {**calibration.record(), "exit_threshold": threshold}
+    return {**calibration.record(), "exit_threshold": calibration.chosen()["threshold"]}
 
 
 def softmax_scores(logits: np.ndarray) -> FloatArray:

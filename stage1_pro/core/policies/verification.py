@@ -28,11 +28,14 @@ from stage1_pro.core.policies.certification import (
     split_metrics,
 )
 from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE
+from stage1_pro.core.policies.grouped import THRESHOLDS
 from stage1_pro.core.policies.nested_boundary import crossing
 from stage1_pro.core.policies.scrc_transductive import Selection, allowed_losses, cut, promise_in_expectation
 from stage1_pro.core.policies.usefulness import worth
 from stage1_pro.core.records.scores import Scores
 
+SLACK = 1e-12
+"""Rounding of a sum of equal parts of delta."""
 MEND = "Calibrate the run with our script."
 DEMANDED = (
     *("schema_version", "run_id", "created_at", "target_fnr_exit", "fnr_confidence", "guarantee", "exited_positives"),
@@ -49,8 +52,6 @@ OF_METRICS = (
 SPENT = ("earlier_confidences", "remaining_confidence")
 """The other looks at the same positives, and what all of them leave of the confidence."""
 OF_ROWS = ("coverage", "misses", "exited_positives")
-CHOSEN = {"exit_threshold": "threshold", "gate_threshold": "threshold", "lambda1": "lambda1", "lambda2": "lambda2"}
-"""Fields that hold the chosen parameters, and what a row of the sweep calls them."""
 GROUP_WORDS_OF_2026 = (
     " Cases of one group are not independent, so one positive drawn from each group was counted: the promise is about "
     "a case drawn at random from a new group."
@@ -149,6 +150,8 @@ def kind_of(policy: dict[str, Any]) -> Kind:
     """Return how a policy file says that it rests on its evidence."""
     if in_expectation(policy):
         return KINDS["expectation"]
+    if "groups" in policy:
+        return KINDS["groups"]
     if policy.get("exit_rule") == "one_sided":
         return KINDS["one_sided"]
     return KINDS["boundary" if "boundary" in policy.get("diagnostics", {}) else "walk"]
@@ -175,8 +178,11 @@ def demand_consistent(policy: dict[str, Any], where: Path) -> None:
 
 
 def promised(policy: dict[str, Any], where: Path) -> dict[str, str]:
-    """Return the guarantee that the numbers of a whole policy file carry. where: its path, for messages."""
-    file = PolicyFile.of(policy, where)
+    """Return the guarantee that the numbers of a policy file carry, which is whole but for it.
+
+    where: its path, for messages.
+    """
+    file = PolicyFile.of({"guarantee": {}, **policy}, where)
     return file.kind.promised(file)
 
 
@@ -200,6 +206,7 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
     facts["fnr_on_exits"] = share(counts.fnr[0])
     wrong = [f"$.{name}" for name, value in facts.items() if policy[name] != value]
     wrong += [f"$.val_calib_metrics.{name}" for name in metrics.keys() & recorded if metrics[name] != recorded[name]]
+    wrong += list(_demand_groups(policy, decisions, calib, kept)) if "groups" in policy else []
     wrong += ["$.answer_shift"] if policy.get("answer_shift", 0.0) != calib.answer_shift else []
     if wrong:
         raise UserError(f"{where}: val_calib gives other values of {', '.join(wrong)}: file or scores were altered.")
@@ -256,7 +263,7 @@ def _names_one_model(file: PolicyFile) -> Iterator[str]:
 def _holds_the_last_certified_row(file: PolicyFile) -> Iterator[str]:
     row = file.chosen
     expected = {name: file[name] for name in ("misses", "exited_positives", "coverage")}
-    expected |= {name: file[field] for field, name in CHOSEN.items() if field in file.content}
+    expected |= {name: file[field] for field, name in THRESHOLDS.items() if field in file.content}
     if "fnr_upper_bound" in row or not in_expectation(file.content):
         expected["fnr_upper_bound"] = file["fnr_upper_bound"]
     if any(row.get(name) != value for name, value in expected.items()):
@@ -270,6 +277,11 @@ def _is_worth_what_it_says(file: PolicyFile) -> Iterator[str]:
     utility, useless = worth(file["val_calib_metrics"], file["prices"], masks=file.miss_rule is not None)
     if file["val_calib_metrics"].get("utility") != utility or file.content.get("useless", "") != useless:
         yield "$.val_calib_metrics.utility or $.useless is not what its counts are worth at $.prices"
+
+
+def _names_its_groups(file: PolicyFile) -> Iterator[str]:
+    if ("groups" in file.content) != ("certificate_groups" in file.content):
+        yield "of $.certificate_groups and $.groups one stands without the other"
 
 
 def _states_its_margins(file: PolicyFile) -> Iterator[str]:
@@ -297,13 +309,13 @@ def _counts_what_was_kept(file: PolicyFile) -> Iterator[str]:
 
 
 EVERY: tuple[Check, ...] = (
+    _names_its_groups,
     _states_its_margins,
     _counts_what_was_kept,
     _says_what_its_numbers_do,
     _states_what_remains,
     _promises_the_target,
     _names_one_model,
-    _holds_the_last_certified_row,
     _is_worth_what_it_says,
 )
 
@@ -354,6 +366,8 @@ def _is_within_its_boundary(file: PolicyFile) -> Iterator[str]:
 
 def _promised(file: PolicyFile) -> dict[str, str]:
     facts: dict[str, Any] = {"earlier": file.earlier, "miss_rule": file.miss_rule, "views": views_of(file.content)}
+    if "groups" in file.content:
+        facts["certified"] = file["certificate_groups"], sorted(file["groups"])
     facts["weights"] = file.content.get("weights")
     return promise(file.risk, file.kind.name, grouped=file.grouped, **facts)
 
@@ -399,8 +413,59 @@ def _expectation_words(policy: dict[str, Any]) -> str:
     )
 
 
+# ---- checks of a certificate for each group
+
+
+def group_file(policy: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return one group's part of a policy file as a file of its own: what is the same for all groups, and its own."""
+    shared = {key: value for key, value in policy.items() if key not in ("groups", "groups_deferred", *THRESHOLDS)}
+    own = dict(policy["groups"][name])
+    delta = own.pop("delta")
+    chosen = {field: own.pop(short) for field, short in THRESHOLDS.items() if field in policy}
+    return {**shared, **own, **chosen, "fnr_confidence": 1 - delta}
+
+
+def _certifies_each_group(file: PolicyFile) -> Iterator[str]:
+    """Each group is what a policy file of its own would be, and together they spend delta."""
+    for name in sorted(file["groups"]):
+        own = PolicyFile.of(group_file(file.content, name), Path(f"$.groups.{name}"))
+        yield from (f"$.groups.{name}: {problem}" for check in own.kind.checks for problem in check(own))
+    parts = [*file["groups"].values(), *file["groups_deferred"].values()]
+    if sum(part["delta"] for part in parts) > file.risk.delta + SLACK:
+        yield f"$.groups and $.groups_deferred spend more than the {file.risk.delta:.4g} of $.fnr_confidence"
+
+
+def _sums_its_groups(file: PolicyFile) -> Iterator[str]:
+    groups = file["groups"].values()
+    expected: dict[str, Any] = {name: sum(group[name] for group in groups) for name in ("misses", "exited_positives")}
+    expected["fnr_upper_bound"] = max(group["fnr_upper_bound"] for group in groups)
+    expected |= {field: max(group[short] for group in groups) for field, short in THRESHOLDS.items()
+                 if field in file.content}  # fmt: skip
+    yield from (f"$.{name} is not that of $.groups" for name, value in expected.items() if file[name] != value)
+    if file.certified.any():
+        yield "$.sweep_results is of one threshold for all groups, and none of these is certified"
+
+
+def _groups_words(policy: dict[str, Any]) -> str:
+    every, passed = len(policy["groups"]) + len(policy["groups_deferred"]), len(policy["groups"])
+    missed = f"{policy['misses']} of {policy['exited_positives']} exited positives missed"
+    return f"{passed} of {every} groups of '{policy['certificate_groups']}' certified, in these {missed}"
+
+
+def _demand_groups(policy: dict[str, Any], decisions: ExitDecisions, calib: Scores, kept: BoolArray) -> Iterator[str]:
+    """Groups whose counts val_calib does not give again."""
+    assert calib.certificate_group is not None
+    names = calib.certificate_group.astype(str)
+    for name, group in policy["groups"].items():
+        own = kept & (names == name)
+        counts = count_decisions(decisions.exits[own], decisions.predictions[own], calib.labels[own])
+        if (int(counts.misses[0]), int(counts.exited_positives[0])) != (group["misses"], group["exited_positives"]):
+            yield f"$.groups.{name}"
+
+
 def _certificate(name: str, check: Check) -> Kind:
-    return Kind(name, (_carries_its_certificate, check), _promised, one_case_per_group, _certificate_words)
+    checks = (_carries_its_certificate, check, _holds_the_last_certified_row)
+    return Kind(name, checks, _promised, one_case_per_group, _certificate_words)
 
 
 KINDS = {
@@ -410,8 +475,12 @@ KINDS = {
         _certificate("boundary", _is_within_its_boundary),
         _certificate("walk", _is_a_walk),
         Kind(
-            *("expectation", (_keeps_the_conformal_rule,), _promised_in_expectation, any_case_per_group),
-            *(_expectation_words, ("transductive",)),
+            *("expectation", (_keeps_the_conformal_rule, _holds_the_last_certified_row), _promised_in_expectation),
+            *(any_case_per_group, _expectation_words, ("transductive",)),
+        ),
+        Kind(
+            *("groups", (_certifies_each_group, _sums_its_groups), _promised, one_case_per_group, _groups_words),
+            ("certificate_groups", "groups_deferred"),
         ),
     )
 }

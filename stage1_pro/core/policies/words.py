@@ -13,6 +13,10 @@ EXIT_RULE_WORDS = {
     "symmetric": "An answer of either kind exits where its score reaches the threshold; the other cases defer.",
 }
 """By `exit_rule` of a policy file; one without it is symmetric."""
+COVERED_WORDS = (
+    "Each certified “{column}” has a threshold of its own, and every case of another one, or of none, defers, whatever "
+    "its answer."
+)
 
 
 def exit_rule_words(policy: dict[str, Any], class_names: Sequence[str]) -> str:
@@ -21,7 +25,10 @@ def exit_rule_words(policy: dict[str, Any], class_names: Sequence[str]) -> str:
     exit_rule_words({"exit_rule": "one_sided"}, ["blue", "red"])  # Every answer “red” exits. An answer “blue” …
     """
     negative, positive = class_names
-    return EXIT_RULE_WORDS[policy.get("exit_rule", "symmetric")].format(negative=negative, positive=positive)
+    words = EXIT_RULE_WORDS[policy.get("exit_rule", "symmetric")].format(negative=negative, positive=positive)
+    if "groups" not in policy:
+        return words
+    return f"{words} {COVERED_WORDS.format(column=policy['certificate_groups'])}"
 
 
 def promised_fnr(policy: dict[str, Any]) -> float:

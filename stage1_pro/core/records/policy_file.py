@@ -47,6 +47,7 @@ def policy_header(run: "Run", risk: Risk, earlier: Sequence[float] = (), look: s
         "model_digest": run.model_digest,
         "splits_digest": run.splits.digest,
         **(views.record() if (views := run.config.group_views) else {}),
+        **({"certificate_groups": run.config.certificate_groups} if run.config.certificate_groups else {}),
     }
 
 
@@ -73,6 +74,8 @@ def read_policy(run: "Run") -> dict[str, Any]:
     for key, expected in (("model_digest", run.model_digest), ("splits_digest", run.splits.digest)):
         if policy.get(key) != expected:
             raise UserError(f"{path}: $.{key} is of another model or other splits. Train and calibrate a new run.")
+    if policy.get("certificate_groups") != run.config.certificate_groups:
+        raise UserError(f"{path}: $.certificate_groups is not the run's own. Restore the policy file.")
     if views_of(policy) != run.config.group_views:
         raise UserError(f"{path}: $.decide_by, views or view_rule is not the run's own. Restore the policy file.")
     return policy

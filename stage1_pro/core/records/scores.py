@@ -51,6 +51,9 @@ class Scores:
     lengths: np.ndarray | None = None
     """(N,) int64, images of each group, where a row is a group (see `group_scores.in_groups`), else None."""
     masks: "MaskScores | None" = None
+    certificate_group: np.ndarray | None = None
+    """(N,) str, the camera or site whose certificate covers each case, "" for none, where the config names a column of
+    them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,6 +101,8 @@ class Scores:
             columns["gate_logit"] = pa.array(self.gate_logit[order], pa.float32())
         if self.order is not None:
             columns["order"] = pa.array(self.order[order], pa.float64())
+        if self.certificate_group is not None:
+            columns["certificate_group"] = pa.array(self.certificate_group[order].astype(str), pa.string())
         if self.content is not None:
             columns["content"] = pa.array(self.content[order], pa.uint64())
         if self.masks is not None:
@@ -151,6 +156,7 @@ def _from_table(table) -> Scores:
         answer_shift=float(metadata.get("answer_shift", 0.0)),
         content=column["content"].astype(np.uint64) if "content" in column else None,
         order=column["order"].astype(np.float64) if "order" in column else None,
+        certificate_group=column.get("certificate_group"),
         masks=MaskScores(column["missed"].astype(np.int8), column["dice"], column["uncertainty"])
         if "missed" in column
         else None,

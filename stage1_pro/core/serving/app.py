@@ -28,7 +28,7 @@ _ROUTING = {404: "not_found", 405: "method_not_allowed"}
 _INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 _PAGE_POLICY = f"default-src 'none'; {_INLINE}; connect-src 'self'; img-src blob:; frame-ancestors 'none'"
 _FACTS = "class_names positive_class active_exit_policy preprocessing forward_batch eval created_at expires"
-_OF_GROUPS = ("decide_by", "views", "view_rule")
+_OF_GROUPS = ("decide_by", "views", "view_rule", "certificate_groups")
 
 
 def create_app(service: Service, lifespan: Lifespan) -> FastAPI:

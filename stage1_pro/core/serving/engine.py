@@ -28,6 +28,7 @@ class Expired(Exception):
 class _Prepared:
     image: "Tensor"
     expires: float
+    certificate_group: str | None
     done: "asyncio.Future[Any]"
 
 
@@ -63,12 +64,12 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._passes = asyncio.create_task(self._run())
 
-    async def decide(self, content: bytes, expires: float) -> Decision:
+    async def decide(self, content: bytes, expires: float, certificate_group: str | None = None) -> Decision:
         """Decide the bytes of one image. expires: time.monotonic() after which nobody waits.
 
-        Raises BadImage, and Expired.
+        certificate_group: "" where it is not known; None with a bundle of one certificate. Raises BadImage, Expired.
         """
-        return await self._passed(content, expires)
+        return await self._passed(content, expires, certificate_group)
 
     async def decide_group(self, contents: Sequence[bytes], expires: float) -> Decision:
         """Decide the bytes of the images of one group that are looked at, in their order. Raises as `decide` does."""
@@ -81,10 +82,10 @@ class Engine:
         (decision,) = self.predictor.group_records(np.stack(logits), [len(logits)], {})
         return decision
 
-    async def _passed(self, content: bytes, expires: float) -> Any:
+    async def _passed(self, content: bytes, expires: float, certificate_group: str | None = None) -> Any:
         """What a pass makes of one image: its Decision, or its logits where a group decides."""
         image = await self._loop.run_in_executor(self._decoders, self._prepare, content, expires)
-        job = _Prepared(image, expires, self._loop.create_future())
+        job = _Prepared(image, expires, certificate_group, self._loop.create_future())
         self._waiting.put_nowait(job)
         return await job.done
 
@@ -128,7 +129,7 @@ class Engine:
     async def _decide(self, jobs: list[_Prepared]) -> None:
         self.metrics.forward_images.observe(len(jobs))
         try:
-            decisions = await self._loop.run_in_executor(self._model, self._computed, [job.image for job in jobs])
+            decisions = await self._loop.run_in_executor(self._model, self._computed, jobs)
         except Exception as error:  # each of them is answered; the next pass may succeed
             for job in jobs:
                 job.done.set_exception(error)
@@ -136,6 +137,10 @@ class Engine:
         for job, decision in zip(jobs, decisions, strict=True):
             job.done.set_result(decision)
 
-    def _computed(self, images: "list[Tensor]") -> list[Any]:
-        outputs = self.predictor.outputs_of(images)
-        return self.predictor.records(outputs) if self.predictor.views is None else list(outputs.logits)
+    def _computed(self, jobs: Sequence[_Prepared]) -> list[Any]:
+        outputs = self.predictor.outputs_of([job.image for job in jobs])
+        if self.predictor.views is not None:
+            return list(outputs.logits)
+        if self.predictor.certificate_groups is None:
+            return self.predictor.records(outputs)
+        return self.predictor.records(outputs, [job.certificate_group or "" for job in jobs])

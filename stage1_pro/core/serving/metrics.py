@@ -15,6 +15,9 @@ class Metrics:
         registry = self.registry
         self.responses = Counter("stage1_responses", "By path and HTTP status", ["path", "status"], registry=registry)
         self.decisions = Counter("stage1_decisions", "By kind and answer", ["decision", "answer"], registry=registry)
+        self.uncovered = Counter(
+            "stage1_uncovered", "Decisions on cases of certificate groups without a certificate", registry=registry
+        )
         self.refusals = Counter("stage1_refusals", "Without a decision, by code", ["code"], registry=registry)
         self.seconds = Histogram(
             "stage1_request_seconds", "Time to the response", ["path"], buckets=SECONDS, registry=registry

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stage1_pro.core.schemas import schema
-from stage1_pro.core.serving.reading import IMAGES, WORD
+from stage1_pro.core.serving.reading import IMAGES, NAMES, WORD
 from stage1_pro.core.serving.refusals import STATUS
 
 FORM_BYTES = 64 * 1024
@@ -49,11 +49,11 @@ def _form(*, many: bool) -> dict[str, Any]:
         return {"type": "array", "items": node} if many else node
 
     image = {**field(_BINARY), "minItems": 1} if many else _IMAGE  # a form cannot tell no names from an empty list
-    properties = {IMAGES: image, "id": field(_WORD), "group": field(_WORD)}
+    properties = {IMAGES: image, **{name: field(_WORD) for name in NAMES}}
     return {"schema": {"type": "object", "required": [IMAGES], "properties": properties}}
 
 
-_NAMES = [{"name": name, "in": "query", "required": False, "schema": _WORD} for name in ("id", "group")]
+_NAMES = [{"name": name, "in": "query", "required": False, "schema": _WORD} for name in NAMES]
 _REFUSALS = (400, 401, 413, 500, 503)
 _ROWS = {
     "type": "object",

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -18,7 +18,10 @@ WORD = r"^[^\u0000-\u001f\u007f-\u009f]{1,256}$"
 """What an id or a group may be: at most 256 characters, none of them a control character."""
 
 IMAGES = "image"
-"""The form's field of an image; `id` and `group` stand beside it, in the same order."""
+"""The form's field of an image; NAMES stand beside it, in the same order."""
+
+NAMES = ("id", "group", "certificate_group")
+"""What a client may say of an image."""
 
 Uploads = TypeVar("Uploads", list[Upload], GroupUpload)
 _WORD = re.compile(WORD)
@@ -83,7 +86,7 @@ async def read_one(request: Request, body: Body, limits: Limits) -> list[Upload]
     if not is_form(request):
         content = await Request(request.scope, body.receive).body()
         named = request.query_params
-        uploads = [Upload(content, *_named(named.get("id"), named.get("group"), limits))]
+        uploads = [Upload(content, *_named([named.get(name) for name in NAMES], limits))]
     else:
         uploads = await read_form(request, body, limits)
     if len(uploads) > 1:
@@ -98,14 +101,14 @@ async def read_form(request: Request, body: Body, limits: Limits) -> list[Upload
     contents, found = await _form_parts(request, body, limits)
     names = [_column(values, field, len(contents)) for field, values in found.items()]
     named = zip(contents, *names, strict=True)
-    return [Upload(content, *_named(id, group, limits)) for content, id, group in named]
+    return [Upload(content, *_named(words, limits)) for content, *words in named]
 
 
 async def _form_parts(request: Request, body: Body, limits: Limits) -> tuple[list[bytes], dict[str, list[Any]]]:
-    """The images of a form in their order, and the values of its fields id and group. Raises Refusal."""
+    """The images of a form in their order, and the values of its fields NAMES. Raises Refusal."""
     if not is_form(request):
         raise Refusal("bad_request", "send multipart/form-data with one field 'image' for each image file")
-    if stray := [name for name in ("id", "group") if name in request.query_params]:
+    if stray := [name for name in NAMES if name in request.query_params]:
         raise Refusal("bad_request", f"{' and '.join(stray)} in the query, and a form brings its own: name them there")
     async with Request(request.scope, body.receive).form() as form:
         files = form.getlist(IMAGES)
@@ -114,7 +117,7 @@ async def _form_parts(request: Request, body: Body, limits: Limits) -> tuple[lis
         if len(files) > limits.batch_images:
             raise Refusal("too_many_images", f"{len(files)} images; a request may hold {limits.batch_images}")
         contents = [await file.read() if isinstance(file, UploadFile) else file.encode() for file in files]
-        names = {field: form.getlist(field) for field in ("id", "group")}
+        names = {field: form.getlist(field) for field in NAMES}
     if oversize := next((len(content) for content in contents if len(content) > limits.max_bytes), None):
         raise Refusal("too_large", f"an image of {oversize} bytes; allowed {limits.max_bytes}")
     return contents, names
@@ -129,8 +132,8 @@ async def read_group(request: Request, body: Body, limits: Limits) -> GroupUploa
         (one,) = await read_one(request, body, limits)
         return GroupUpload((one.content,), one.id, one.group)
     contents, names = await _form_parts(request, body, limits)
-    id, group = (_one(values, field) for field, values in names.items())
-    return GroupUpload(tuple(contents), *_named(id, group, limits))
+    id, group, _ = _named([_one(values, field) for field, values in names.items()], limits)
+    return GroupUpload(tuple(contents), id, group)
 
 
 def _one(values: list[Any], field: str) -> str | None:
@@ -155,17 +158,18 @@ def _words(values: list[Any], field: str) -> list[str]:
     return values
 
 
-def _named(id: str | None, group: str | None, limits: Limits) -> tuple[str, str | None]:
-    """The client's id and group; an image without an id gets a random one, so that its label finds it later.
+def _named(words: Sequence[str | None], limits: Limits) -> tuple[str, str | None, str | None]:
+    """The client's NAMES; an image without an id gets a random one, so that its label finds it later.
 
     Where ids are demanded a random one would let a client that asks again draw again.
     """
+    id, group, certificate_group = words
     if id is None and limits.named:
         raise Refusal("bad_request", "this server audits: name an 'id' for each image, the same when you ask again")
-    for field, value in (("id", id), ("group", group)):
+    for field, value in zip(NAMES, words, strict=True):
         if value is not None and not _WORD.match(value):
             raise Refusal("bad_request", f"'{field}' must be 1 to 256 characters without control characters")
-    return str(uuid4()) if id is None else id, group
+    return str(uuid4()) if id is None else id, group, certificate_group
 
 
 def _declared_length(request: Request) -> int | None:

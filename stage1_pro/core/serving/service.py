@@ -11,7 +11,7 @@ from typing import Any, Literal
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
 from stage1_pro.core.data.image_files import BadImage
-from stage1_pro.core.inference.records import Decision
+from stage1_pro.core.inference.records import UNCOVERED, Decision
 from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.serving.engine import Engine, Expired
 from stage1_pro.core.serving.log import DecisionLog
@@ -28,11 +28,12 @@ _NOT_READY = {"starting": "the model is being loaded", "draining": "the server i
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One image as a client sent it; id, group: the client's words."""
+    """One image as a client sent it; id, group, certificate_group: the client's words."""
 
     content: bytes
     id: str
     group: str | None
+    certificate_group: str | None = None
 
 
 def utc_now() -> datetime:
@@ -67,6 +68,7 @@ class Service:
         self.watch: Watch = watch or Unwatched()
         self.bundle = digest_file(contents.path / MANIFEST)
         self.views = views_of(contents.manifest)
+        self.certificate_groups: str | None = contents.manifest.get("certificate_groups")
         self.metrics = Metrics()
         self.state: State = "starting"
         self.inflight = 0
@@ -167,6 +169,9 @@ class Service:
         row = row_of(decision, id=upload.id, group=upload.group, now=self.now(), bundle=self.bundle, watch=self.watch)
         if isinstance(upload, GroupUpload):
             row |= {"frames": len(upload.contents), "views": len(self._seen(upload))}
+        elif self.certificate_groups is not None:
+            row |= {"certificate_group": upload.certificate_group}
+            self.metrics.uncovered.inc(decision.reason == UNCOVERED)
         if self.log is not None:
             self.log.write([row])
         self.metrics.decisions.labels(decision.decision, decision.answer).inc()
@@ -177,7 +182,8 @@ class Service:
     async def _decision(self, upload: Upload | GroupUpload, expires: float) -> Decision:
         assert self.engine is not None
         if isinstance(upload, Upload):
-            return await self.engine.decide(upload.content, expires)
+            named = None if self.certificate_groups is None else upload.certificate_group or ""
+            return await self.engine.decide(upload.content, expires, named)
         return await self.engine.decide_group([upload.contents[at] for at in self._seen(upload)], expires)
 
     def _seen(self, upload: GroupUpload) -> list[int]:

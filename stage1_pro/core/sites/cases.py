@@ -25,6 +25,7 @@ OF_THE_SITE = (
     "target_fnr_exit",
     "fnr_confidence",
     "robust_to",
+    "certificate_groups",
     "false_alarm_price",
     "miss_price",
     "seed",
@@ -103,7 +104,9 @@ def read_site(
     policy = artifacts.read_json(policy_file, policy_file.stem)
     config = _site_config(contents, policy, layers)
     where = ", ".join(name for name, _ in layers)
-    cases = load_cases(moved_config(config, roots).dataset_params, decode=True, partial=True)
+    moved = moved_config(config, roots)
+    options: dict[str, Any] = {"partial": True, "certificate_groups": config.certificate_groups}
+    cases = load_cases(moved.dataset_params, decode=True, **options)
     raise_problems(f"{where}:", cases.questions)
     empty = [name for code, name in enumerate(cases.class_names) if not (cases.frame["label"] == code).any()]
     if empty and certifies:

@@ -25,8 +25,7 @@ from stage1_pro.core.metrics.hashing import drawn, hash64
 from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.monitor.audit import Audit, resample
 from stage1_pro.core.monitor.files import MONITOR, locked, read_monitor
-from stage1_pro.core.monitor.opening import bundle_digest, demand_settings, digest_or_none
-from stage1_pro.core.monitor.reading import Reader
+from stage1_pro.core.monitor.opening import demand_settings, digest_or_none, reader_of
 from stage1_pro.core.monitor.state import Monitor, day_text, time_text
 from stage1_pro.core.monitor.tables import DAY, Decisions, Labels
 from stage1_pro.core.records.provenance import utc_now
@@ -87,13 +86,18 @@ def audited_site(
             f"{contents.path} decides groups, and audits name no images of a group: certify it anew with --config and "
             "labelled images."
         )
+    if contents.manifest.get("certificate_groups") is not None:
+        raise UserError(
+            f"{contents.path} certifies each '{contents.manifest['certificate_groups']}' by itself, and the labels of "
+            "audits are too few for each of them: certify it anew with --config and labelled images."
+        )
     if not (request.folder / MONITOR).exists():
         raise UserError(f"--from_audit {request.folder}: no {MONITOR} there. Name the folder of 65_monitor.py.")
     with locked(request.folder):
         monitor = read_monitor(request.folder)
         said = {"salt_digest": digest_or_none(request.salt)}
         demand_settings(monitor.settings, contents, said, request.folder / MONITOR)
-        reader = Reader(bundle_digest(contents), tuple(contents.manifest["class_names"]), request.now)
+        reader = reader_of(contents, request.now)
         rows, _ = reader.decisions(request.decisions)
         labels, _ = reader.labels(request.labels)
         until = _end(monitor)

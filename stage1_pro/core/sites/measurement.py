@@ -54,6 +54,7 @@ def measure(site: Site, target: Path, on: str, device: str, pictures: bool = Tru
     target: the folder, whole or not at all; on: the labelled set, as the user named it; pictures: show some cases in
     the report. Returns what eval.json says.
     """
+    _demand_certificate_groups(site)
     _say_what_is_measured(site)
     with artifacts.new_folder(target) as folder:
         scores = _scored(site, device)
@@ -88,6 +89,16 @@ def measure(site: Site, target: Path, on: str, device: str, pictures: bool = Tru
         shown = Measurement(decided, decisions, site.policy, evaluation, site.contents.manifest, site.config)
         write_measurement(folder, shown, paths)
     return evaluation
+
+
+def _demand_certificate_groups(site: Site) -> None:
+    """Raise UserError where the bundle certifies each camera by itself, and the set does not name them."""
+    column = site.policy.get("certificate_groups")
+    if column is not None and site.config.certificate_groups is None:
+        raise UserError(
+            f"{site.contents.path} certifies each '{column}' by itself: name the column of the set that holds them in "
+            "its config, as certificate_groups."
+        )
 
 
 def _say_what_is_measured(site: Site) -> None:

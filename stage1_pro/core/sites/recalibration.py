@@ -204,5 +204,7 @@ def _old_promise(run: Run, site: Site) -> str:
     moved = np.array([-0.5, 0.5]) * (old - scores.answer_shift)  # all that differs between the two models
     logits = (scores.logits.astype(np.float64) + moved).astype(np.float32)
     scores = replace(scores, logits=logits, answer_shift=old)
+    if "groups" in site.policy and scores.certificate_group is None:
+        return f"not measured: it certifies each '{site.policy['certificate_groups']}', and the site names none."
     found = measured(scores, site.contents.policy.decide(scores), site.policy, site.config)
     return found["promise"]["words"]

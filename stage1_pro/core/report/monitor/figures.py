@@ -35,15 +35,17 @@ def draw_wealth(figure: Figure, monitor: Monitor) -> None:
 
 
 def draw_bounds(figure: Figure, monitor: Monitor) -> None:
-    """U and L of the first stream, and what was seen."""
+    """U and L of the stream with the most evidence against the promise, and what was seen."""
     axes = figure.subplots()
-    name, target = monitor.streams[0].name, monitor.settings.target_fnr
+    test, target = monitor.settings.test, monitor.settings.target_fnr
+    name = max(monitor.streams, key=lambda stream: test.log_wealth(stream.wealth)).name
+    of = "" if len(monitor.streams) == 1 else f", {name}"
     upper, lower = _stream(monitor, name, "upper"), _stream(monitor, name, "lower")
     seen, missed = _stream(monitor, name, "exited_positives"), _stream(monitor, name, "misses")
     days = _days(monitor)
     axes.fill_between(days, lower, upper, color=style.BLUE, alpha=0.15, linewidth=0, label="not ruled out")
     rate = np.divide(missed, seen, out=np.full(seen.shape, np.nan), where=seen > 0)
-    _line(axes, monitor, rate, style.BLUE, "since the start")
+    _line(axes, monitor, rate, style.BLUE, f"since the start{of}")
     recent = recent_rate(seen, missed)
     if np.isfinite(recent).any():
         _line(axes, monitor, recent, style.PINK, f"last {LAST}")

@@ -42,13 +42,18 @@ def _sweep_pairs(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _sweep_fnr(axes: Axes, policy: dict[str, Any]) -> None:
-    """The candidates in the order in which they were tested, whatever their parameters are."""
+    """The candidates in the order in which they were tested, whatever their parameters are.
+
+    Where each certificate group has a threshold of its own, the lines are of one threshold for all of them.
+    """
     rows, target = policy["sweep_results"], policy["target_fnr_exit"]
     coverage, bound, fnr = (_column(rows, name) for name in ("coverage", "fnr_upper_bound", "fnr_on_exits"))
     certified = np.array([row.get("certified", False) for row in rows], dtype=bool)
-    axes.plot(coverage, fnr, color=style.BLUE, label="FNR on exits")
+    words = "one threshold" if "groups" in policy else "FNR on exits"
+    axes.plot(coverage, fnr, color=style.BLUE, label=words)
     if np.isfinite(bound).any():  # a promise in expectation has no bound at each candidate
         axes.plot(coverage, bound, color=style.MUTED, linewidth=1.2, label="pointwise bound")
+    if certified.any() and np.isfinite(bound).any():
         axes.plot(coverage[certified], bound[certified], "o", color=style.GREEN, markersize=3.2, label="certified")
     style.target_line(axes, target)
     for mark in _sweep_marks(policy):
@@ -66,7 +71,12 @@ def _sweep_marks(policy: dict[str, Any]) -> list[tuple[tuple[float, float], str,
     if walked and start is not None:
         row = rows[start["index"]]
         marks.append(((row["coverage"], row["fnr_upper_bound"]), ">", style.INK, "start of the walk"))
-    marks.append(((policy["coverage"], policy["fnr_upper_bound"]), "D", style.GREEN, "chosen"))
+    if "groups" in policy:
+        chosen = [(group["coverage"], group["fnr_upper_bound"]) for group in policy["groups"].values()]
+        # matplotlib leaves a label that begins with an underscore out of the legend
+        marks += [(place, "D", style.GREEN, "_" * bool(number) + "each group") for number, place in enumerate(chosen)]
+    else:
+        marks.append(((policy["coverage"], policy["fnr_upper_bound"]), "D", style.GREEN, "chosen"))
     if naive.get("fnr_upper_bound") is not None and not naive.get("certified"):
         marks.append(((naive["coverage"], naive["fnr_upper_bound"]), "X", style.RED, "naive (not certified)"))
     return marks
