@@ -21,7 +21,7 @@ def test_a_test_split_that_has_no_utility_has_no_cost(
         "config": {"false_alarm_price": 5.0, "miss_price": 0.0},
     }
     monkeypatch.setattr(closing.artifacts, "read_json", lambda path, kind: files[kind])
-    tally: Any = SimpleNamespace(exits=Counter({"disc": 3}), images=4, unit="images")
+    tally: Any = SimpleNamespace(exits=Counter({"disc": 3}), images=4, unit="images", uncovered=Counter())
     lines = closing.closing_lines(tally, tmp_path)
     assert any(line.startswith("cost ") for line in lines) == costs
     assert any("FPR on exits undefined" in line for line in lines)
