@@ -144,7 +144,7 @@ class Calibration:
             "exited_positives": int(counted.exited_positives[index]),
             "misses": int(counted.misses[index]),
             "fnr_on_exits": share(counted.fnr[index]),
-            "fnr_upper_bound": float(self.walk.upper_bounds[index]),
+            "fnr_upper_bound": self.walk.upper_bound(index),
             "fpr_on_exits": share(every.fpr[index]),
             "accuracy_on_exits": share(every.accuracy[index]),
             "p_value": float(self.walk.p_values[index]),

@@ -34,19 +34,28 @@ ALL_DRAWS = (
 class Walk:
     """What certification returns: the evidence for every candidate, and which ones it certified.
 
-    p_values, upper_bounds: (J,) on val_calib; certified: (J,) bool; start: where the walk began.
+    p_values: (J,) on val_calib; certified: (J,) bool; start: where the walk began; delta: of a single test.
     """
 
     calib: ExitCounts
     start: int
     p_values: FloatArray
-    upper_bounds: FloatArray
     certified: BoolArray
+    delta: float
 
     @property
     def answer(self) -> int | None:
         """Index of the last certified candidate; None where nothing was certified."""
         return int(np.flatnonzero(self.certified)[-1]) if self.certified.any() else None
+
+    @property
+    def upper_bounds(self) -> FloatArray:
+        """(J,) exact upper bounds on FNR on exits, each for its candidate alone; inverted where they are asked for."""
+        return fnr_upper_bound(self.calib.misses, self.calib.exited_positives, self.delta)
+
+    def upper_bound(self, index: int) -> float:
+        """The upper bound of one candidate."""
+        return float(fnr_upper_bound(self.calib.misses[index], self.calib.exited_positives[index], self.delta))
 
 
 def certify(select: ExitCounts, calib: ExitCounts, target_fnr: float, delta: float) -> Walk:
@@ -57,14 +66,13 @@ def certify(select: ExitCounts, calib: ExitCounts, target_fnr: float, delta: flo
     val_calib only its number of positives enters the start of the walk.
     """
     if not select.exited.size:
-        nothing = np.zeros(0)
-        return Walk(calib, 0, nothing, nothing, nothing.astype(bool))
+        return Walk(calib, 0, np.zeros(0), np.zeros(0, dtype=bool), delta)
     start = power_aware_start(select, calib.positives, target_fnr)
     p = p_value(calib.misses, calib.exited_positives, target_fnr)
     passed = p[start:] <= delta
     certified = np.zeros(p.shape, dtype=bool)
     certified[start:] = np.logical_and.accumulate(passed)
-    return Walk(calib, start, p, fnr_upper_bound(calib.misses, calib.exited_positives, delta), certified)
+    return Walk(calib, start, p, certified, delta)
 
 
 def power_aware_start(select: ExitCounts, calib_positives: int, target_fnr: float) -> int:
@@ -106,7 +114,7 @@ def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) 
     lines = [
         head,
         f"  val_calib holds {counted(at_hand, 'independent positive')}; the best candidate tested ({names[shown]}) "
-        f"lets {exited} of them exit with {misses} missed: FNR on exits <= {bound_text(walk.upper_bounds[shown])}.",
+        f"lets {exited} of them exit with {misses} missed: FNR on exits <= {bound_text(walk.upper_bound(shown))}.",
         _needed(misses, exited, at_hand, target_fnr, delta),
         "  Remedies: more calibration positives; a larger --target_fnr_exit or a smaller --fnr_confidence (run again "
         "with either); a better model.",
@@ -120,8 +128,9 @@ def _telling_candidate(walk: Walk, target_fnr: float) -> int:
     Where a candidate that the walk never reached is below, it is luck and not evidence: then the
     first one tested, where the walk ended.
     """
-    best = int(np.argmin(walk.upper_bounds))
-    return best if walk.upper_bounds[best] > target_fnr else walk.start
+    bounds = walk.upper_bounds
+    best = int(np.argmin(bounds))
+    return best if bounds[best] > target_fnr else walk.start
 
 
 def _needed(misses: int, exited: int, at_hand: int, target_fnr: float, delta: float) -> str:

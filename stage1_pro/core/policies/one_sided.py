@@ -9,7 +9,7 @@ order, and no correction for the number of candidates.
 
 import numpy as np
 
-from stage1_pro.core.metrics.binomial import fnr_upper_bound, p_value
+from stage1_pro.core.metrics.binomial import p_value
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.policies.fixed_sequence import Walk
 
@@ -26,7 +26,7 @@ def certify_one_sided(calib: ExitCounts, target_fnr: float, delta: float) -> Wal
     assert (hits == hits[:1]).all(), "the positives answered 1 that exit differ between candidates"
     assert (np.diff(calib.misses) >= 0).all(), "candidates do not stand in the order of growing coverage"
     p = p_value(calib.misses, calib.exited_positives, target_fnr)
-    return Walk(calib, 0, p, fnr_upper_bound(calib.misses, calib.exited_positives, delta), _until_last(p <= delta))
+    return Walk(calib, 0, p, _until_last(p <= delta), delta)
 
 
 def _until_last(passed: np.ndarray) -> np.ndarray:
