@@ -254,5 +254,5 @@ def test_predicting_nothing(bundle, script, tmp_path):
     refused(script("60_predict", bundle, tmp_path / "nope.png"), "no such image or folder")
     (tmp_path / "empty").mkdir()
     refused(script("60_predict", bundle, tmp_path / "empty"), "no images there")
-    refused(script("60_predict", tmp_path / "empty", tmp_path), "bundle.json")
+    refused(script("60_predict", tmp_path / "empty", tmp_path), "empty is not a bundle folder", "50_export_bundle.py")
     refused(script("60_predict", bundle, tmp_path, "--fromat", "csv"), "did you mean '--format'?")

@@ -137,7 +137,7 @@ def test_mistakes_are_told_and_nothing_is_written(bundle, tmp_path, script):
     refused(script(EVALUATE, "--bundle", bundle, "--on", tmp_path / "none.csv"), "no such file or folder")
     refused(script(EVALUATE, "--bundle", bundle, "--on", table, "--out", bundle / "new"), "a closed set")
     refused(script(EVALUATE, "--bundle", bundle, "--on", table, "--out", tmp_path), "nothing is overwritten")
-    refused(script(EVALUATE, "--bundle", tmp_path, "--on", table, "--out", "x"), "bundle.json does not exist")
+    refused(script(EVALUATE, "--bundle", tmp_path, "--on", table, "--out", "x"), "is not a bundle folder")
     refused(script(EVALUATE, "--device", "cpu"), "--device is of a measurement")
     (tmp_path / "blue.csv").write_text("\n".join(f"{index:03d}.png,blue" for index in range(0, 8, 2)))
     refused(script(EVALUATE, "--bundle", bundle, "--on", tmp_path / "blue.csv", "--out", out), "none of the 4 cases")

@@ -69,7 +69,7 @@ def test_a_bug_is_never_taken_for_a_bad_image(predictor, images):
     def broken(image: Image.Image) -> torch.Tensor:
         raise OSError("a bug in a transform")
 
-    predictor.transform = broken
+    predictor.images.transform = broken
     with pytest.raises(OSError, match="a bug in a transform"):
         predictor.predict(images / "000.png")
 

@@ -1,6 +1,7 @@
 """Stage1Model: a backbone and its heads, and the one file that holds a trained one."""
 
 import io
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,8 +172,17 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def dump_tensors(content: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()  # a path would put its own name into the archive
-    torch.save(content, buffer)
+    torch.save(_interned(content), buffer)
     return buffer.getvalue()
+
+
+def _interned(value: Any) -> Any:
+    """The same with one object for equal strings: pickle writes an object once, and then refers to it."""
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_interned(key): _interned(part) for key, part in value.items()}
+    return type(value)(map(_interned, value)) if type(value) in (list, tuple) else value
 
 
 def read_tensors(path: Path, way_out: str = "Restore it from a copy.") -> dict[str, Any]:
