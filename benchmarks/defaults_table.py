@@ -132,11 +132,14 @@ def _grid(rows: pd.DataFrame) -> str:
         ("all tasks, average of the weights", short[short["ema"] == True]),  # noqa: E712
         ("all tasks, the weights themselves", short[short["ema"] == False]),  # noqa: E712
     ):
+        if part.empty:
+            continue
         table = part.pivot_table(index=["epochs", "smoothing"], columns="lr", values="right_exits")
         head = ("epochs", "smoothing", *(f"rate {rate:g}" for rate in table.columns))
         lines: list[tuple[str, ...]] = [head]
         for (epochs, smoothing), values in zip(table.index, table.to_numpy(), strict=True):
-            lines.append((f"{epochs:g}", f"{smoothing:g}", *(f"{value:.4f}" for value in values)))
+            told = ("not run" if np.isnan(value) else f"{value:.4f}" for value in values)
+            lines.append((f"{epochs:g}", f"{smoothing:g}", *told))
         parts.append(f"Right exits, {title}:\n\n{_markdown(lines)}")
     return "\n\n".join(parts)
 
