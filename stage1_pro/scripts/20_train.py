@@ -47,10 +47,9 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
 
 def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Begin a run or take one up, and bring it to its scores."""
-    from stage1_pro.core.config.extras import demand_extras_of
     from stage1_pro.core.config.load import merge_configs
     from stage1_pro.core.training.start import (
-        demand_decoder,
+        demand_machine,
         is_first_process,
         prepared_run,
         run_to_resume,
@@ -66,14 +65,12 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         run, config, cases, source = run_to_resume(args.resume, others, layers, args.root)
         if later_end:
             config = extended(run, later_end)
-        demand_extras_of(config)
-        demand_decoder(config)
+        demand_machine(config)
     else:
         config = merge_configs(layers)
         if config.incremental_params.dry_run:
             return show_plan(args, layers)
-        demand_extras_of(config)
-        demand_decoder(config)
+        demand_machine(config)
         run, cases = prepared_run(args.run, config)
         source = source_run(args.init_from, run, config) if args.init_from else None
     if is_first_process():
@@ -106,7 +103,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     """Resolve and check everything that training would use, print it, and write nothing."""
     from stage1_pro.core.config.load import merge_configs
     from stage1_pro.core.training.start import (
-        demand_decoder,
+        demand_machine,
         demand_protected,
         prepared_run,
         preview,
@@ -115,7 +112,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     )
 
     config = merge_configs(layers)
-    demand_decoder(config)
+    demand_machine(config)
     if args.run:
         run, cases = prepared_run(args.run, config)
         splits = run.splits

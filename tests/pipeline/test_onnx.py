@@ -204,6 +204,7 @@ def test_without_the_extra_training_does_not_begin(config, tmp_path, script, mon
     flags = ["--config", config, "--phase", "2", "--scoring_backend", "onnx", "--run", tmp_path / "run"]
     done("00_make_splits", *flags)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    refused(script("20_train", *flags), "onnxscript not installed: pip install 'stage1-pro[onnx]'")
+    for more in ([], ["--dry_run"]):
+        refused(script("20_train", *flags, *more), "onnxscript not installed: pip install 'stage1-pro[onnx]'")
     assert not (tmp_path / "run" / "config.json").exists()
     refused(script("00_make_splits", "--config", config, "--quantize", "static"), "set scoring_backend: onnx")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config.extras import demand_extras_of
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.config.rules import BINARY
 from stage1_pro.core.config.settings import Stage1ProConfig
@@ -164,8 +165,9 @@ def demand_protected(model_path: str, splits: Splits) -> None:
         )
 
 
-def demand_decoder(config: Stage1ProConfig) -> None:
-    """Raise UserError where the config decodes on a GPU, and this machine cannot."""
+def demand_machine(config: Stage1ProConfig) -> None:
+    """Raise UserError where this machine lacks what the config needs: an extra, or a GPU that decodes."""
+    demand_extras_of(config)
     if config.dataset_params.decode == "gpu":
         from stage1_pro.core.data.on_device import demand_gpu  # imports torch, which drawing splits need not wait for
         from stage1_pro.core.devices import fastest_device
