@@ -7,6 +7,16 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
+STAGES = {
+    "enabled": True,
+    "initial_cases": 6,
+    "add_cases": 4,
+    "max_stages": 3,
+    "max_epochs_per_stage": 3,
+    "lr_floor_action": "end_stage",
+    "selection_threshold": 1.0,
+}
+"""incremental_params of a training with masks that takes seconds."""
 
 
 def disc_case(index: int, side: int = SIDE, empty: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -84,7 +84,7 @@ def main(args: Args) -> None:
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.certificate_groups import certificate_groups_of
     from stage1_pro.core.inference.closing import closing_lines
-    from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images, task_of
+    from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images
     from stage1_pro.core.inference.groups import group_words, groups_of_images
     from stage1_pro.core.inference.tables import masks_beside, output_of
     from stage1_pro.core.metrics.views import views_of
@@ -98,8 +98,8 @@ def main(args: Args) -> None:
     with out.talk_elsewhere():
         if args.require_signature:  # before a byte of it is parsed
             demand_signed(args.bundle, args.require_signature, "--require_signature")
-        task = task_of(args.bundle)
         contents = verify_bundle(args.bundle)
+        task = contents.task
         images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
         views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
@@ -109,7 +109,7 @@ def main(args: Args) -> None:
             console.say(group_words(groups, views))
         options["certificate_groups"] = certificate_groups_of(ids, args.certificate_groups, contents.policy)
         options["more"] = columns(args, contents, ids, depends)
-        predictor = task.part("predictor").load(args.bundle, args.device)
+        predictor = task.part("predictor").of_verified(contents, args.device)
         if task.has_masks:
             predictor.draw_into(masks := masks_beside(out), images.paths, list(map(copies.path, images.paths)))
         tally = decide_into(predictor, Path(args.bundle), images.paths, out, copies=copies, **options)

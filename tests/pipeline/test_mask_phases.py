@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 from chain import done, keep, killed, train_run
-from made_masks import settings, write_cases
+from made_masks import STAGES, settings, write_cases
 from shared_folders import made_once
 from test_incremental import at_each_write, state_of
 from two_ranks import WORLD, on_two_ranks
@@ -16,15 +16,6 @@ from two_ranks import WORLD, on_two_ranks
 pytest.importorskip("monai", reason="the extra seg is not installed")
 pytestmark = pytest.mark.slow  # tests/pipeline/test_mask_runs.py has three moments of one process
 
-STAGES = {
-    "enabled": True,
-    "initial_cases": 6,
-    "add_cases": 4,
-    "max_stages": 3,
-    "max_epochs_per_stage": 3,
-    "lr_floor_action": "end_stage",
-    "selection_threshold": 1.0,
-}
 MOMENTS = ["TRAINING 1", "stage 1 epoch 2", "SCORING 1", "SCORING 1 saved", "stage 1 scored", "TRANSITION 1"]
 MOMENTS += ["TRANSITION 1 saved", "TRAINING 2", "SCORING 2", "TRANSITION 2", "TRAINING 3", "DONE 1"]
 SAME = ("stages.csv", "selections.csv", "stage_suspects.csv", "model_best.pth")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from chain import call, copy, done, killed, train_run
-from made_masks import disc_case, settings, write_cases
+from made_masks import STAGES, disc_case, settings, write_cases
 from PIL import Image
 from shared_folders import made_once
 
@@ -215,23 +215,15 @@ def test_weights_of_another_task_are_refused(
     assert "a run of task classification, and" in refused.err
 
 
-STAGES = {
-    "enabled": True,
-    "initial_cases": 6,
-    "add_cases": 4,
-    "max_stages": 3,
-    "max_epochs_per_stage": 3,
-    "early_stopping_patience": 3,
-    "lr_floor_action": "end_stage",
-    "selection_threshold": 1.0,
-}
 COMPARED = ("state.json", "stages.csv", "selections.csv", "model_best.pth")
 
 
 @pytest.fixture(scope="module")
 def staged_config(masks_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
-        made = yaml.safe_load(masks_config.read_text()) | {"incremental_params": STAGES}
+        made = yaml.safe_load(masks_config.read_text()) | {
+            "incremental_params": {**STAGES, "early_stopping_patience": 3}
+        }
         (folder / "stages.yaml").write_text(yaml.safe_dump(made))
 
     return made_once(tmp_path_factory, "mask-stages", make) / "stages.yaml"

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from stage1_pro.core.cluster.session import cores as _cores
 from stage1_pro.core.commands import spoken
+from stage1_pro.core.records.provenance import cores as _cores
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

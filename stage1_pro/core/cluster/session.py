@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from stage1_pro.core.config.extras import demand_extra
 from stage1_pro.core.errors import UserError, first_line
+from stage1_pro.core.records.provenance import cores
 
 ADDRESS = "RAY_ADDRESS"
 """Environment variable that names a running cluster."""
@@ -36,10 +37,6 @@ def threads_each() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"{THREADS} is {text!r}; allowed 1 or more. Set it anew, or unset it for 1.")
     return int(text)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

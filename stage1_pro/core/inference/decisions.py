@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.bundle.contents import MANIFEST, verify_bundle
-from stage1_pro.core.config.tasks import TASKS, Task
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.image_files import BadImage, Listing, is_url, list_images, shown
 from stage1_pro.core.data.remote import CHECK, images_behind
@@ -34,14 +32,6 @@ class MoreColumns(Protocol):
     def added(self, rows: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
         """The rows with more columns. record: as the job began with it."""
         ...
-
-
-def task_of(bundle: str) -> Task:
-    """The row of the task table that a bundle names. Raises UserError where it is no bundle."""
-    path = Path(bundle) / MANIFEST
-    if not path.is_file():
-        verify_bundle(bundle)  # says what it is instead
-    return TASKS[artifacts.read_json(path, "bundle").get("task", "classification")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def check_golden(contents: BundleContents, device: str = "auto", predictor: Any 
             expected = arrays["logits"], arrays.get("gate_logit", None)
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a whole file of golden inputs ({error}). Export the bundle again.") from None
-    found = _outputs(predictor or contents.task.part("predictor").load(contents.path, device), cases)
+    found = _outputs(predictor or contents.task.part("predictor").of_verified(contents, device), cases)
     worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
     allowed = tolerance(contents)
     if worst > allowed:

@@ -73,7 +73,11 @@ class MaskPredictor:
     @classmethod
     def load(cls, bundle: str | Path, device: str = "auto") -> "MaskPredictor":
         """Load the network and the policy of a bundle, after every file of it has been verified."""
-        contents = verify_bundle(bundle)
+        return cls.of_verified(verify_bundle(bundle), device)
+
+    @classmethod
+    def of_verified(cls, contents: BundleContents, device: str = "auto") -> "MaskPredictor":
+        """The same of a bundle whose files `verify_bundle` has read."""
         return cls(cls.checked_model(contents), contents.policy, device)
 
     @staticmethod

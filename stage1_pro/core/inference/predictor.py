@@ -101,7 +101,11 @@ class Stage1Predictor:
         device: auto (a GPU where there is one), cpu, cuda, cuda:1, … Raises UserError where the bundle is not whole or
         the device is not there.
         """
-        contents = verify_bundle(bundle)
+        return cls.of_verified(verify_bundle(bundle), device)
+
+    @classmethod
+    def of_verified(cls, contents: BundleContents, device: str = "auto") -> "Stage1Predictor":
+        """The same of a bundle whose files `verify_bundle` has read."""
         demand_images(contents)
         model = cls.checked_model(contents)
         batch, precision = contents.manifest.get("forward_batch"), contents.manifest.get("scoring_precision", "float32")

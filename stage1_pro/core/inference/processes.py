@@ -1,6 +1,5 @@
 """How many processes decode images beside the model: as many as a look at a few of them says."""
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ import torch
 
 from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.inference.predictor import Stage1Predictor
+from stage1_pro.core.records.provenance import cores
 
 WORTH_A_LOOK = 128
 """Images below which a look costs more than processes save."""
@@ -40,13 +40,13 @@ def workers_for(asked: int | str, predictor: Any, paths: Sequence[str]) -> int:
     """Processes that decode: `asked`, or for "auto" those that come through these images first."""
     if asked != "auto":
         return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(paths) < WORTH_A_LOOK or cores == 1:
+    here = cores()
+    if len(paths) < WORTH_A_LOOK or here == 1:
         return 0
     if not isinstance(predictor, Stage1Predictor):  # a case with a mask may be a volume: too much for a look
-        return min(MOST_WORKERS, cores // 2)
+        return min(MOST_WORKERS, here // 2)
     threads = torch.get_num_threads() if predictor.device.type == "cpu" else 0
-    return fastest(len(paths), pace_of(predictor, paths), cores, threads)
+    return fastest(len(paths), pace_of(predictor, paths), here, threads)
 
 
 def fastest(images: int, pace: Pace, cores: int, threads: int) -> int:

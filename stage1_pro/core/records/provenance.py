@@ -45,8 +45,13 @@ def environment(seed: int) -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "git_commit": commit,
         "git_dirty": None if commit is None else bool(status),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": cores(),
     }
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def utc_now() -> str:

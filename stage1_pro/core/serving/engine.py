@@ -1,7 +1,6 @@
 """From bytes to decisions: decoding in threads, forward passes filled with whatever waits."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stage1_pro.core.inference.records import Decision
+from stage1_pro.core.records.provenance import cores
 from stage1_pro.core.serving.metrics import Metrics
 from stage1_pro.core.serving.settings import Limits
 
@@ -57,8 +57,7 @@ class Engine:
         own = predictor.model.spec.preprocessing.images
         self.predictor, self.limits, self.busy, self.metrics = predictor, limits, busy, metrics
         self.contract = replace(own, max_pixels=min(own.max_pixels, limits.max_pixels))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._decoders = _threads(cores, each_with=1)  # a team of threads for each decoder would only contend
+        self._decoders = _threads(cores(), each_with=1)  # a team of threads for each decoder would only contend
         self._model = _threads(1, each_with=_computing_threads())
         self._waiting: asyncio.Queue[_Prepared] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()

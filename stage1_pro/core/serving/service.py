@@ -86,7 +86,7 @@ class Service:
         from stage1_pro.core.inference.golden import check_golden
         from stage1_pro.core.inference.predictor import Stage1Predictor
 
-        predictor = Stage1Predictor.load(self.contents.path, self.device)
+        predictor = Stage1Predictor.of_verified(self.contents, self.device)
         check_golden(self.contents, predictor=predictor)
         return predictor
 

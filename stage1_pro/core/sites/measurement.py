@@ -121,7 +121,7 @@ def _say_what_is_measured(site: Site) -> None:
 def _scored(site: Site, device: str) -> Scores:
     """Scores of the unseen cases; the digest of these cases stands where a run's scores name its splits."""
     frame = site.cases.frame[site.unseen]
-    predictor = Stage1Predictor.load(site.contents.path, device)
+    predictor = Stage1Predictor.of_verified(site.contents, device)
     with bar("scoring") as progress:
         return predictor.score(
             frame,
