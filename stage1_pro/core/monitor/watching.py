@@ -138,10 +138,21 @@ def reading_lines(reading: Reading, folder: Path) -> Iterator[str]:
             f"warning   {counted(lost, 'audited case')} of closed days without a label in time: a positive answer "
             "counts as a hit in the alarm, a negative one as a miss in the upper end of FNR on exits"
         )
+    if monitor.overdue and not monitor.alarmed:
+        yield f"warning   {overdue_words(monitor)}"
     for name in ("confidence", "signed"):
         day = getattr(monitor.drift, name).alarm_day
         if day is not None:
             yield f"drift     the {SCORES[name]} drifts since {day_text(day)} or before (advisory)"
+
+
+def overdue_words(monitor: Monitor) -> str:
+    """What a monitor says that has seen more than it was started for."""
+    return (
+        f"more audited exited positives than were planned ({monitor.settings.planned:,}): a change from now on is "
+        "noticed late, and hardly moves the rate since the start. Certify anew with 38_recalibrate.py --from_audit, "
+        "and start a new monitor for the new bundle"
+    )
 
 
 SCORES = {"confidence": "confidence of the answers", "signed": "probability of the positive class"}
