@@ -52,13 +52,14 @@ def read_on(
     labels: Sequence[str],
     now: int,
     *,
+    clock: int,
     salt: bytes | None = None,
     chosen: Mapping[str, Any] | None = None,
 ) -> Reading:
     """Read files into the monitor of a folder, which begins with the first reading, and write its next revision.
 
-    now: seconds since 1970; salt: checks every row where it is at hand; chosen: keys of opening.CHOSEN. Raises
-    UserError, and writes nothing, where anything does not fit.
+    now: moment of the reading, and clock: of the machine, seconds since 1970; salt: checks every row where it is at
+    hand; chosen: keys of opening.CHOSEN. Raises UserError, and writes nothing, where anything does not fit.
     """
     if folder.resolve().is_relative_to(contents.path.resolve()):
         raise UserError(f"--out {folder} lies in the bundle, whose set of files is closed. Name a folder beside it.")
@@ -68,14 +69,14 @@ def read_on(
         monitor = read_monitor(folder) if (folder / MONITOR).exists() else None
         if monitor is not None:
             demand_settings(monitor.settings, contents, said, folder / MONITOR)
-        rows, others = reader.decisions(decisions)
-        given, blank = reader.labels(labels)
+        (rows, others), (given, blank) = reader.both(decisions, labels)
         _demand_groups(rows)
         before = monitor or Monitor.start(first_settings(contents, rows, said), read_calib_scores(contents.path))
         audit = None if salt is None else Audit(before.settings.audit_share, salt)
         after = update(before, rows, given, now, audit)
         if monitor is None and not len(given):
             _demand_time_for_labels(after)
+        _demand_past(before, after, clock)
         write_monitor(folder, after)
         artifacts.write_csv(folder / TO_LABEL, _wanted(after), ("id", "time", "label", "label_time"))
     return Reading(after, monitor is None, others, blank)
@@ -97,6 +98,20 @@ def _demand_time_for_labels(monitor: Monitor) -> None:
             "begins so closes their days for good. Give their labels with --labels, or a longer "
             "--max_label_delay_days. Nothing was written."
         )
+
+
+def _demand_past(before: Monitor, after: Monitor, clock: int) -> None:
+    """Raise UserError where a reading that is dated ahead, as by a wrong year, would give up labels for good."""
+    lost = unlabelled(after) - unlabelled(before)
+    if after.as_of <= clock or not lost:
+        return
+    way_out = "give --as_of a moment that has passed"
+    if before.as_of > clock:
+        way_out = "an earlier reading was dated so; start a new monitor with another --out"
+    raise UserError(
+        f"as of {time_text(after.as_of)}, which lies ahead of the clock, {counted(lost, 'audited case')} would be "
+        f"given up without a label, for good: {way_out}. Nothing was written."
+    )
 
 
 def unlabelled(monitor: Monitor) -> int:
