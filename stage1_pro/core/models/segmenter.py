@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import MissRule, SegmentationParams
+from stage1_pro.core.config.sections import MissRule, SegmentationParams
 from stage1_pro.core.data.masks.batches import network_size
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts

@@ -12,7 +12,8 @@ from hashlib import blake2b
 import numpy as np
 import pandas as pd
 
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.cases import (
     CaseTable,
