@@ -61,7 +61,8 @@ class MaskSums:
         finite = np.where(np.isfinite(rows), rows, 0)  # counts of a case that is not finite are of no use
         sums, rest = _blocks(rows, classes), rows[:, 6 * classes :].T
         counts, whole = _blocks(finite.astype(np.int64), classes), finite[:, 6 * classes :].T.astype(np.int64)
-        return cls(*counts[:4], *sums[4:], *whole[:4], *rest[4:9], whole[9])
+        fields = [*counts[:4], *sums[4:], *whole[:4], *rest[4:9], whole[9]]
+        return cls(*fields)
 
     def dice(self) -> FloatArray:
         """(N, F) Dice of each class, NaN where neither mask has it."""
