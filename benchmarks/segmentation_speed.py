@@ -21,7 +21,9 @@ from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
-from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, case_row, named_network
+from stage1_pro.core.models.mask_networks import MaskSpec, named_network
+from stage1_pro.core.models.mask_rows import case_row
+from stage1_pro.core.models.segmenter import MaskModel
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.training.fit import fit_on
 from stage1_pro.core.training.start import new_run

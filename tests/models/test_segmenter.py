@@ -11,7 +11,9 @@ from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.losses.dice import MaskLoss
 from stage1_pro.core.metrics.masks import MaskSums
-from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, case_row, encoder_of, named_network
+from stage1_pro.core.models.mask_networks import MaskSpec, encoder_of, named_network
+from stage1_pro.core.models.mask_rows import case_row
+from stage1_pro.core.models.segmenter import MaskModel
 from stage1_pro.core.models.segmenter import load_mask_model as load
 from stage1_pro.core.models.segmenter import save_mask_model as save
 

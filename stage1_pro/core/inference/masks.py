@@ -31,7 +31,8 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import RawOutputs, chosen_device
 from stage1_pro.core.inference.records import Decision, decision_records
 from stage1_pro.core.metrics.masks import MaskSums, least_overlap, missed, uncertainty
-from stage1_pro.core.models.segmenter import MaskModel, answered, case_row, load_mask_model
+from stage1_pro.core.models.mask_rows import answered, case_row
+from stage1_pro.core.models.segmenter import MaskModel, load_mask_model
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.records.scores import MaskScores, Scores, hashes
 

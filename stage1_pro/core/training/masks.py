@@ -16,14 +16,8 @@ from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.inference.scoring import write_scores
 from stage1_pro.core.models.licenses import RANDOM, demanded_license
-from stage1_pro.core.models.segmenter import (
-    MaskModel,
-    MaskSpec,
-    encoder_of,
-    load_mask_model,
-    named_network,
-    save_mask_model,
-)
+from stage1_pro.core.models.mask_networks import MaskSpec, encoder_of, named_network
+from stage1_pro.core.models.segmenter import MaskModel, load_mask_model, save_mask_model
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.seeds import rng_of

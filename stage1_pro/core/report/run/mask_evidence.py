@@ -12,7 +12,7 @@ from stage1_pro.core.data.run_cases import own_cases
 from stage1_pro.core.inference.masks import MaskPredictor, mask_scorer
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.masks import MaskSums, components, hd95
-from stage1_pro.core.models.segmenter import answered, case_row
+from stage1_pro.core.models.mask_rows import answered, case_row
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
