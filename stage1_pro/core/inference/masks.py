@@ -247,13 +247,13 @@ class _Cases(Dataset):
         try:
             picture = picture_of(_contents(self.paths[position]))
             labels = None if self.masks is None else labels_of(read_file(self.masks[position]))[0]
-            if (picture.grid.shape and len(picture.grid.shape) != self.preprocessing.dims) or (
-                len(picture.values) != self.preprocessing.channels
-            ):
+            made = self.preprocessing
+            kind = len(picture.grid.shape), len(picture.values), picture.joint
+            if kind != (made.dims, made.channels, made.joint):
                 raise BadImage("other_kind")
             if not np.isfinite(picture.values).all():
                 raise BadImage("not_finite")
-            inputs: Any = self.preprocessing.inputs(picture)
+            inputs: Any = made.inputs(picture)
         except BadImage as bad:
             return Prepared(torch.empty(0), Grid((), ()), reason=str(bad))
         codes = None if labels is None else torch.from_numpy(self.facts.coded(labels))

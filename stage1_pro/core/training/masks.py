@@ -13,7 +13,7 @@ from stage1_pro.core.data.masks.datamodule import MaskDataModule
 from stage1_pro.core.data.masks.files import labels_of, picture_of, read_contents
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.inference.scoring import write_scores
 from stage1_pro.core.models.licenses import RANDOM, demanded_license
 from stage1_pro.core.models.segmenter import (
@@ -96,14 +96,17 @@ def _ct_scale(train, facts: MaskFacts, seed: int) -> dict[str, float]:
 def _take_weights(model: MaskModel, other: Run) -> None:
     """Start from the weights of another run of masks, which must have the same network."""
     source = load_mask_model(other.model_path)
-    same = (source.spec.arch, source.spec.options, source.facts.class_names, source.spec.preprocessing.channels)
-    if same != (model.spec.arch, model.spec.options, model.facts.class_names, model.spec.preprocessing.channels):
-        raise UserError(
-            f"--init_from {other.path}: its network is {source.spec.arch} {source.spec.options}, this run's is "
-            f"{model.spec.arch} {model.spec.options}."
-        )
+    theirs, ours = _network_words(source), _network_words(model)
+    if theirs != ours:
+        raise UserError(f"--init_from {other.path}: its network is {theirs}, this run's is {ours}.")
     model.load_state_dict(source.state_dict())
     model.spec = replace(model.spec, license=source.spec.license)
+
+
+def _network_words(model: MaskModel) -> str:
+    """What two networks must have in common for one to take the other's weights."""
+    spec, classes = model.spec, ", ".join(model.facts.class_names)
+    return f"{spec.arch} {spec.options} for {counted(spec.preprocessing.channels, 'channel')} and {classes}"
 
 
 def masks_of(config: Stage1ProConfig, model: MaskModel, cases: CaseTable, splits: Splits) -> MaskDataModule:

@@ -111,7 +111,7 @@ def _chosen(scores: Scores, decisions: ExitDecisions) -> dict[str, int]:
     chosen = {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
     exits = decisions.exits[order]
     for title, members in (("missed", exits & (scores.masks.missed[order] == 1)), ("deferred", ~exits)):
-        if members.any():
+        if members.any() and exits.any():  # where nothing exits, the worst case is the worst that defers
             chosen[title] = int(order[np.flatnonzero(members)[0]])
     return chosen
 

@@ -20,8 +20,12 @@ def draw_overlays(figure: Figure, evidence: Evidence) -> None:
     for axes, overlay in zip(grid, overlays, strict=False):
         axes.imshow(overlay.image, cmap="gray", interpolation="nearest", extent=_extent(overlay.truth))
         for codes, colour, dashes in ((overlay.truth, style.GREEN, "solid"), (overlay.mask, style.PINK, "dashed")):
+            # with a border around it, so that outlines close at the edge and a case may be one pixel wide
+            places = [np.arange(-1, size + 1) for size in reversed(codes.shape)]
             for code in [code for code in np.unique(codes) if code > 0]:
-                axes.contour(codes == code, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=dashes)
+                inside = np.pad(codes == code, 1)
+                axes.contour(*places, inside, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=dashes)
+        axes.set(xlim=_extent(overlay.truth)[:2], ylim=_extent(overlay.truth)[2:])
         axes.set_title(overlay.title, fontsize=9)
     for axes in grid:
         axes.set_axis_off()
