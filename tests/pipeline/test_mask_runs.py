@@ -147,6 +147,26 @@ def test_new_images_get_decisions_and_masks_on_their_own_grid(
     assert not (tmp_path / "masks" / "broken.png").exists()
 
 
+def test_no_masks_but_its_own_are_written_over(exported: Path, tmp_path: Path) -> None:
+    data = write_cases(tmp_path / "data", 3)
+    true = {path.name: path.read_bytes() for path in (data / "masks").iterdir()}
+    decide = ["60_predict", exported / "bundle", data / "images", "--out"]
+    refused = call(*decide, data / "decisions.csv", "--overwrite")
+    assert (refused.status, "masks would be written over them" in refused.err) == (2, True)
+    assert {path.name: path.read_bytes() for path in (data / "masks").iterdir()} == true
+    assert not (data / "decisions.csv").exists()
+
+    first, second = tmp_path / "out" / "first.csv", tmp_path / "out" / "second.csv"
+    done(*decide, first)
+    refused = call(*decide, second)
+    assert (refused.status, "holds the masks of first.csv" in refused.err) == (2, True)
+    done(*decide, first, "--overwrite")
+    first.unlink()
+    refused = call(*decide, first)
+    assert (refused.status, "of an earlier first.csv: add --overwrite" in refused.err) == (2, True)
+    done(*decide, first, "--overwrite")
+
+
 def test_odd_images_are_decided_like_plain_ones_or_not_at_all(exported: Path, tmp_path: Path) -> None:
     images = tmp_path / "odd"
     images.mkdir()
@@ -168,7 +188,7 @@ def test_odd_images_are_decided_like_plain_ones_or_not_at_all(exported: Path, tm
     assert rows["answer"].tolist()[5] != ""  # a case below any window is padded
     assert rows["decision"].tolist()[6:] == ["defer"] * 2
     assert rows["reason"].str.contains("other dimensions or channels").tolist()[6:] == [True] * 2
-    drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "masks").iterdir())]
+    drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "masks").glob("*.png"))]
     assert [mask.shape for mask in drawn] == [(32, 32)] * 5 + [(3, 2)]
     assert all((mask == drawn[0]).all() for mask in drawn[1:5])
 

@@ -68,6 +68,7 @@ class MaskPredictor:
         self.device = chosen_device(device)
         self.model, self.params, self.policy = model.to(self.device).eval(), model.params, policy
         self.files: dict[str, Path] = {}
+        self.begun: Callable[[], object] | None = None
         # TF32 would move probabilities by a thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -98,12 +99,19 @@ class MaskPredictor:
         """Names of the answers: without and with the positive class."""
         return self.model.class_names
 
-    def draw_into(self, folder: Path, names: Sequence[str], paths: Sequence[str] | None = None) -> None:
+    def draw_into(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        paths: Sequence[str] | None = None,
+        begun: Callable[[], object] = lambda: None,
+    ) -> None:
         """Write the mask of each of these cases into a folder, as the case's own file name says.
 
-        names: of the cases; paths: where they are read, None where the names say it.
+        names: of the cases; paths: where they are read, None where the names say it; begun: called before the first.
         """
         suffix = ".png" if self.model.spec.preprocessing.dims == 2 else ".nii.gz"
+        self.begun = begun
         self.files = {
             path: folder / f"{name}{suffix}" for path, name in zip(paths or names, mask_names(names), strict=True)
         }
@@ -148,6 +156,9 @@ class MaskPredictor:
 
     def _draw(self, path: Source, logits: Tensor, grid: Grid) -> None:
         if isinstance(path, str) and path in self.files:
+            if self.begun is not None:
+                self.begun()
+                self.begun = None
             write_mask(self.files[path], answered(logits).cpu().numpy().astype(np.uint8), grid)
 
     @torch.inference_mode()
