@@ -105,6 +105,14 @@ def test_all_problems_come_at_once(folder: Path) -> None:
         assert words in text, text
 
 
+def test_numbers_of_objects_are_told_from_classes(folder: Path) -> None:
+    for file in (folder / "masks").iterdir():
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(mask * np.arange(1, 33, dtype=np.uint8)).save(file)
+    words = "name all classes in class_names, or set ignore_label; where values number the objects, write one value"
+    assert words in refusal(folder)
+
+
 def test_a_positive_class_must_exist_and_be_named_where_there_are_several(folder: Path) -> None:
     wrong = refusal(folder, positive_class="disk", class_names=None)
     assert "positive_class is 'disk'; classes: foreground, or any" in wrong
