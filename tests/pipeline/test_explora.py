@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -88,6 +89,8 @@ def test_the_same_images_are_protected_with_and_without_a_run(adapted, trained, 
     """Without a run the splits are drawn as 00 would."""
     outcome = script("10_explora_pretrain", *flags, "--run", trained, "--out", tmp_path / "out", "--force")
     assert outcome.status == 0, outcome.err
+    words = shlex.split(outcome.out.splitlines()[-1].partition("20_train.py ")[2])  # the next line, as it is printed
+    assert f"backbone    local-dir:{tmp_path / 'out'}" in done("20_train", *words, "--dry_run").out
     with_run, without = (json.loads((path / "pretraining.json").read_text()) for path in (tmp_path / "out", adapted))
     assert with_run["pool_digest"] == without["pool_digest"]
     assert with_run["splits_digest"] == without["splits_digest"]

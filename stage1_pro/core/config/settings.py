@@ -36,7 +36,9 @@ class DatasetParams:
     """Where the cases come from and how they are split and fed."""
 
     sources: tuple[Source, ...] = ()
-    """Labelled image sets: a list of {name, root, labels, columns}."""
+    """Labelled image sets: a list of {name, root, labels, columns}. root: folder of the images, with one folder a
+    class, or labels: a table of path and label below it; columns: the table's own names, as {group: patient_id}
+    (docs/data.md)."""
     class_names: tuple[str, ...] | None = None
     """Class names in label order; null: the sorted labels that occur."""
     positive_class: str | tuple[str, ...] | None = None
@@ -159,7 +161,8 @@ class IncrementalParams:
     max_epochs_per_stage: int = 150
     """Epochs of a stage at most, 1 or more; warm-up and cosine decay of the learning rate span them."""
     early_stopping_patience: int = 20
-    """Epochs without a better monitor on val_select that are a plateau and end the stage, 1 or more."""
+    """Epochs without a better value of what chooses the checkpoint (checkpoint_by) that are a plateau and end the
+    stage, 1 or more."""
     early_stopping_min_delta: float = 0.0
     """Improvement of the monitor, in its own unit, that counts as better, 0 or more."""
     min_lr_to_continue: float = 1e-5
@@ -268,7 +271,7 @@ class Stage1ProConfig:
     checkpoint_by: Literal["auto", "val_accuracy", "val_augrc", "val_loss", "val_gate_augrc", "val_dice"] = "auto"
     """Column of metrics.csv that chooses the checkpoint and ends training; auto: the phase's own."""
     early_stop_patience: int = 3
-    """Epochs without a better monitor before training stops, 1 or more."""
+    """Epochs without a better value of what chooses the checkpoint (checkpoint_by) before training stops, 1 or more."""
     optimizer: Literal["adamw", "sam", "fsam"] = "adamw"
     """Optimizer: adamw, or from phase 5 sam or fsam, which look for flat minima: AdamW on the gradient at perturbed
     weights, with two passes a step."""

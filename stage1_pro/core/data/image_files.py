@@ -206,6 +206,14 @@ def list_images(root: str | os.PathLike[str], also: tuple[str, ...] = ()) -> Lis
     return Listing(tuple(paths), hidden, others)
 
 
+def holds_images(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an image at any depth; the first one is enough."""
+    return any(
+        kind == "file" and (PurePath(path).suffix.lower() in SUFFIXES or _holds_image(path))
+        for path, kind in _walk(os.fspath(root), ())
+    )
+
+
 def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
     """(path, kind) of what lies below a folder: each "file", and each "hidden" or "locked" entry, by name.
 
