@@ -36,8 +36,8 @@ def removed_then(name: str, script: str):
 def next_words(out: str) -> list[str]:
     """The words of the last line, which names the next command."""
     line = out.splitlines()[-1]
-    assert re.match(r"next +python stage1_pro/scripts/", line), line
-    return shlex.split(line.partition("stage1_pro/scripts/")[2])
+    assert re.match(r"next +\S+ \S+/scripts/", line), line
+    return shlex.split(line.partition("/scripts/")[2])
 
 
 def follow(out: str, *scripts: str) -> str:
@@ -71,6 +71,14 @@ def test_next_lines_lead_from_another_site_to_its_own_bundle(bundle, tmp_path):
     shutil.rmtree(site)  # on another machine there are no images to name
     said = done("50_export_bundle", "--verify", tmp_path / "runs" / "site" / "bundle").out
     assert said.splitlines()[-1].endswith("FOLDER, a folder of your images, or several, or files")
+
+
+def test_a_calibration_that_ended_before_its_last_line_names_what_follows(calibrated):
+    told = call("25_threshold_sweep", "--run", calibrated)
+    refused(told, "is calibrated already")
+    way = re.search(r"Go on with (\S+)\.py (.*)\. Another look", told.err)
+    assert way is not None
+    done(way[1], *shlex.split(way[2]))
 
 
 BROKEN = {
