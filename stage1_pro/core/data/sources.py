@@ -72,8 +72,10 @@ def _read(source: Source, params: DatasetParams, more: More) -> tuple[LabelTable
 
 
 def _no_folder(path: Path) -> str:
+    if not path.exists():
+        return "not there" + ("" if path.is_absolute() else f", looked for in {Path.cwd()}")
     if not path.is_file():
-        return "not a folder" if path.exists() else "not there"
+        return "not a folder"
     if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
         return "an archive: unpack it"
     return "a file: a table of path,label goes into labels, not into root"
