@@ -164,7 +164,7 @@ class IncrementalParams:
     """Epochs without a better value of what chooses the checkpoint (checkpoint_by) that are a plateau and end the
     stage, 1 or more."""
     early_stopping_min_delta: float = 0.0
-    """Improvement of the monitor, in its own unit, that counts as better, 0 or more."""
+    """Improvement of what chooses the checkpoint, in its own unit, that counts as better, 0 or more."""
     min_lr_to_continue: float = 1e-5
     """Learning rate below which a stage has no use in going on, 0 to below the largest peak rate; compared with the
     largest rate of all parameter groups, after warm-up."""
