@@ -283,6 +283,9 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "a.png").chmod(0)
     assert outcome(tmp_path / "a.png") == "no_access"
+    (tmp_path / "folder").mkdir(mode=0)
+    with pytest.raises(BadImage, match="permission denied: a folder, with all that is in it"):
+        decode(tmp_path / "folder")
 
 
 def test_a_failing_disk_is_told_from_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,10 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     except ValueError:  # a null byte
         raise BadImage("missing") from None
     except OSError as error:
-        raise file_problem(error) from None
+        problem = file_problem(error)
+        if problem.code == "no_access" and os.path.isdir(path):
+            raise BadImage("no_access", "a folder, with all that is in it") from None
+        raise problem from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise BadImage("not_a_file")
