@@ -63,7 +63,8 @@ def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> 
         parser.usage = f"%(prog)s [--config FILE …] [--SETTING VALUE …] {own}"
         parser.add_class_arguments(Stage1ProConfig, None)
         _leave_out_of_help(parser)
-        parser.parse_args(["--help"])  # prints it and exits
+        parser.print_help()  # without the defaults, which parsing would work out first
+        parser.exit()
     files, own_words, settings = _sort_out(argv, arguments)
     # files before flags, wherever they stand: the parser would apply them as they come, and undo a flag in silence
     layers: list[tuple[str, Any]] = [(file, Path(file)) for file in files]
@@ -102,12 +103,14 @@ def _interrupt(number: int, _frame: Any) -> None:
 def _parser(doc: str | None):
     # jsonargparse is imported late: what fails before it need not wait for it
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
+    from docstring_parser import DocstringStyle
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         """Types and defaults from the dataclass, the description as the script's docstring has it."""
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the string under a field is its help
+    # the string under a field is its help; one named style, since trying all of them takes longer
+    set_parsing_settings(docstring_parse_style=DocstringStyle.REST, docstring_parse_attribute_docstrings=True)
     return ArgumentParser(
         prog=current(),
         description=described(doc or ""),
@@ -120,10 +123,14 @@ def _parser(doc: str | None):
 def _add_arguments(parser, arguments: type) -> None:
     """One option per field; booleans are bare flags. metadata {'nargs': …} and what else argparse
     takes: how many values, positional where the field has no default."""
-    from docstring_parser import parse_from_object
+    from docstring_parser import DocstringStyle, parse_from_object
 
     kinds = reversed(arguments.__mro__[:-1])  # a dataclass of options may extend another
-    helps = {item.arg_name: item.description for kind in kinds for item in parse_from_object(kind).params}
+    helps = {
+        item.arg_name: item.description
+        for kind in kinds
+        for item in parse_from_object(kind, DocstringStyle.REST).params
+    }
     for field in fields(arguments):
         common = {"help": spoken(helps.get(field.name) or "")}
         if "nargs" in field.metadata:

@@ -9,14 +9,8 @@ import pytest
 from stage1_pro.core import schemas
 from stage1_pro.core.config.load import merge_configs, read_config_file, save_config, to_dict
 from stage1_pro.core.config.phases import PHASES
-from stage1_pro.core.config.settings import (
-    DatasetParams,
-    IncrementalParams,
-    MissRule,
-    SegmentationParams,
-    Source,
-    Stage1ProConfig,
-)
+from stage1_pro.core.config.sections import DatasetParams, IncrementalParams, MissRule, SegmentationParams, Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from stage1_pro.core.config.load import merge_configs
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.run_cases import cases_of
 from stage1_pro.core.data.splitting import evidence_warning, make_splits

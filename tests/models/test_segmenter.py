@@ -11,7 +11,9 @@ from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.losses.dice import MaskLoss
 from stage1_pro.core.metrics.masks import MaskSums
-from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, case_row, encoder_of, named_network
+from stage1_pro.core.models.mask_networks import MaskSpec, encoder_of, named_network
+from stage1_pro.core.models.mask_rows import case_row
+from stage1_pro.core.models.segmenter import MaskModel
 from stage1_pro.core.models.segmenter import load_mask_model as load
 from stage1_pro.core.models.segmenter import save_mask_model as save
 
@@ -53,16 +55,35 @@ def test_figures_are_of_the_whole_case_and_not_means_of_its_parts() -> None:
     assert np.mean([dice(slice(i, i + 1)) for i in range(4)]) == pytest.approx(0.7222222, abs=1e-7)
     rows = [case_row(logits[:, i : i + 1], truth[i : i + 1], (1,)) for i in range(4)]
     whole = case_row(logits, truth, (1,))
-    counts = [*range(3), *range(5, 8)]
+    counts = [*range(4), *range(6, 10)]
     assert torch.equal(torch.stack(rows).sum(dim=0)[counts], whole[counts])  # disjoint tiles add up
 
 
-def test_many_voxels_are_counted_exactly_and_ignored_ones_not_at_all() -> None:
+def test_many_voxels_are_counted_exactly_and_ignored_ones_not_against_the_truth() -> None:
     labels = torch.ones(70_000, dtype=torch.long)
     labels[:100] = -1
     logits = torch.stack([torch.zeros(70_000), torch.full((70_000,), 30.0)]).half()
     row = case_row(logits, labels, (1,))
-    assert row[:5].tolist() == [69_900.0] * 5
+    assert row[:6].tolist() == [69_900.0] * 3 + [70_000.0] * 3
+
+
+def test_what_is_ignored_changes_neither_answer_nor_confidence() -> None:
+    torch.manual_seed(2)
+    logits, labels = 3 * torch.randn(3, 12, 12), torch.randint(0, 3, (12, 12))
+    marked = labels.clone()
+    marked[:, 5:] = -1
+    whole, part, none = (
+        MaskSums.of_rows(case_row(logits, truth, (1,))[None].numpy())
+        for truth in (labels, marked, torch.full_like(labels, -1))
+    )
+    cut = MaskSums.of_rows(case_row(logits[..., :5], labels[:, :5], (1,))[None].numpy())
+    for sums in (part, none):
+        assert sums.case_logits(3).tolist() == whole.case_logits(3).tolist()
+        assert sums.soft_dice() == whole.soft_dice()
+        assert sums.mean_entropy() == whole.mean_entropy()
+    assert part.case_dice() == cut.case_dice() != whole.case_dice()
+    assert part.positive_dice() == cut.positive_dice()
+    assert (none.case_dice(), none.positive_true) == (1, 0)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from stage1_pro.core.config.settings import DatasetParams, Source
+from stage1_pro.core.config.sections import DatasetParams, Source
 from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.hub import hub_folder, hub_tables, is_hub
 from stage1_pro.core.data.image_files import Listing, is_url, list_images, shown

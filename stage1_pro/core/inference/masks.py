@@ -31,7 +31,8 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import RawOutputs, chosen_device
 from stage1_pro.core.inference.records import Decision, decision_records
 from stage1_pro.core.metrics.masks import MaskSums, least_overlap, missed, uncertainty
-from stage1_pro.core.models.segmenter import MaskModel, answered, case_row, load_mask_model
+from stage1_pro.core.models.mask_rows import answered, case_row
+from stage1_pro.core.models.segmenter import MaskModel, load_mask_model
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.records.scores import MaskScores, Scores, hashes
 
@@ -67,6 +68,7 @@ class MaskPredictor:
         self.device = chosen_device(device)
         self.model, self.params, self.policy = model.to(self.device).eval(), model.params, policy
         self.files: dict[str, Path] = {}
+        self.begun: Callable[[], object] | None = None
         # TF32 would move probabilities by a thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -97,12 +99,19 @@ class MaskPredictor:
         """Names of the answers: without and with the positive class."""
         return self.model.class_names
 
-    def draw_into(self, folder: Path, names: Sequence[str], paths: Sequence[str] | None = None) -> None:
+    def draw_into(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        paths: Sequence[str] | None = None,
+        begun: Callable[[], object] = lambda: None,
+    ) -> None:
         """Write the mask of each of these cases into a folder, as the case's own file name says.
 
-        names: of the cases; paths: where they are read, None where the names say it.
+        names: of the cases; paths: where they are read, None where the names say it; begun: called before the first.
         """
         suffix = ".png" if self.model.spec.preprocessing.dims == 2 else ".nii.gz"
+        self.begun = begun
         self.files = {
             path: folder / f"{name}{suffix}" for path, name in zip(paths or names, mask_names(names), strict=True)
         }
@@ -147,6 +156,9 @@ class MaskPredictor:
 
     def _draw(self, path: Source, logits: Tensor, grid: Grid) -> None:
         if isinstance(path, str) and path in self.files:
+            if self.begun is not None:
+                self.begun()
+                self.begun = None
             write_mask(self.files[path], answered(logits).cpu().numpy().astype(np.uint8), grid)
 
     @torch.inference_mode()
@@ -247,13 +259,13 @@ class _Cases(Dataset):
         try:
             picture = picture_of(_contents(self.paths[position]))
             labels = None if self.masks is None else labels_of(read_file(self.masks[position]))[0]
-            if (picture.grid.shape and len(picture.grid.shape) != self.preprocessing.dims) or (
-                len(picture.values) != self.preprocessing.channels
-            ):
+            made = self.preprocessing
+            kind = len(picture.grid.shape), len(picture.values), picture.joint
+            if kind != (made.dims, made.channels, made.joint):
                 raise BadImage("other_kind")
             if not np.isfinite(picture.values).all():
                 raise BadImage("not_finite")
-            inputs: Any = self.preprocessing.inputs(picture)
+            inputs: Any = made.inputs(picture)
         except BadImage as bad:
             return Prepared(torch.empty(0), Grid((), ()), reason=str(bad))
         codes = None if labels is None else torch.from_numpy(self.facts.coded(labels))

@@ -105,11 +105,6 @@ def output_of(name: str | None, format: str | None) -> Output:
     return Output(Path(name), format or "csv", regular=False)
 
 
-def masks_beside(out: Output) -> Path:
-    """The folder for masks that go with decisions: masks/ beside their file, or here."""
-    return (out.path.parent if out.path is not None and out.regular else Path()) / "masks"
-
-
 def write_table(parts: Iterable[pd.DataFrame], stream: BinaryIO, format: str) -> None:
     """Write the parts as one table, each as soon as it comes."""
     WRITERS[format](parts, stream)

@@ -185,7 +185,8 @@ def outcome(monitor: Monitor, page: Path) -> UserError | None:
             f"the certificate has expired{_expiry(monitor)}. Certify anew with 38_recalibrate.py. {page}"
         )
     assert monitor.certificate == ALARM
-    days = [f"{day_text(s.alarm.day)} ({s.name})" for s in monitor.streams if s.alarm]
+    several = len(monitor.streams) > 1
+    days = [day_text(s.alarm.day) + (f" ({s.name})" if several else "") for s in monitor.streams if s.alarm]
     return PromiseAlarm(
         f"ALARM: at some time FNR on exits was above {target:g}, seen at {', '.join(days)}. Such an alarm is false at "
         f"most once in {1 / monitor.settings.delta:.4g} deployments. It stays: look at the misses, certify anew with "

@@ -11,7 +11,7 @@ from stage1_pro.core.losses.dice import MaskLoss
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.metrics.masks import MaskSums, uncertainty
 from stage1_pro.core.metrics.selective import augrc
-from stage1_pro.core.models.segmenter import case_row
+from stage1_pro.core.models.mask_rows import case_row
 from stage1_pro.core.training.modules.base import Stage1Module
 
 
