@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import warnings
-from argparse import RawDescriptionHelpFormatter
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import Any
 
 import yaml
 
-from stage1_pro.core.commands import current, described, spoken
+from stage1_pro.core.commands import current, described, runnable, spoken
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.config.written import parse_yaml, takes_text
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.schemas import did_you_mean, schema
 
+OF_SECTIONS = ("_ActionConfigLoad", "_ActionHelpClassPath")
+"""Kinds of jsonargparse's own options: a file for a section, help on a class."""
 SIGNAL_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -60,6 +62,7 @@ def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> 
         own = " ".join(sorted(f"[--{field.name}]" for field in fields(arguments)))
         parser.usage = f"%(prog)s [--config FILE …] [--SETTING VALUE …] {own}"
         parser.add_class_arguments(Stage1ProConfig, None)
+        _leave_out_of_help(parser)
         parser.print_help()  # without the defaults, which parsing would work out first
         parser.exit()
     files, own_words, settings = _sort_out(argv, arguments)
@@ -69,6 +72,13 @@ def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> 
     return _instantiate(parser, own_words, arguments), layers
 
 
+def _leave_out_of_help(parser) -> None:
+    """Drop what jsonargparse offers for each section and the command line here does not take."""
+    for action in parser._actions:
+        if type(action).__name__ in OF_SECTIONS:
+            action.help = SUPPRESS
+
+
 def exit_with(job: Callable[[], None]) -> None:
     """Run the job of a command, and end with the status of its outcome and one message where it failed."""
     for number in SIGNAL_STATUS:
@@ -76,7 +86,7 @@ def exit_with(job: Callable[[], None]) -> None:
     try:
         job()
     except (UserError, Interrupted) as outcome:
-        print(f"{current()}: {spoken(str(outcome))}", file=sys.stderr, flush=True)
+        print(f"{current()}: {runnable(str(outcome))}", file=sys.stderr, flush=True)
         sys.exit(outcome.exit_status)
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

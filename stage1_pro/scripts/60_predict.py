@@ -128,9 +128,7 @@ def main(args: Args) -> None:
         if masks is not None:
             console.say(f"masks     {masks}")
     if tally.unreadable:
-        raise SomeInputsUnreadable(
-            f"{tally.unreadable} of {tally.images} {tally.unit} could not be read; they are deferred, see their reason."
-        )
+        raise SomeInputsUnreadable(tally.unreadable_words)
 
 
 def columns(args: Args, contents: "BundleContents", ids: Sequence[str], groups: str | None) -> "Columns | None":

@@ -25,7 +25,9 @@ class DatasetParams:
     """Where the cases come from and how they are split and fed."""
 
     sources: tuple[Source, ...] = ()
-    """Labelled image sets: a list of {name, root, labels, columns}."""
+    """Labelled image sets: a list of {name, root, labels, columns}. root: folder of the images, with one folder a
+    class, or labels: a table of path and label below it; columns: the table's own names, as {group: patient_id}
+    (docs/data.md)."""
     class_names: tuple[str, ...] | None = None
     """Class names in label order; null: the sorted labels that occur."""
     positive_class: str | tuple[str, ...] | None = None
@@ -148,9 +150,10 @@ class IncrementalParams:
     max_epochs_per_stage: int = 150
     """Epochs of a stage at most, 1 or more; warm-up and cosine decay of the learning rate span them."""
     early_stopping_patience: int = 20
-    """Epochs without a better monitor on val_select that are a plateau and end the stage, 1 or more."""
+    """Epochs without a better value of what chooses the checkpoint (checkpoint_by) that are a plateau and end the
+    stage, 1 or more."""
     early_stopping_min_delta: float = 0.0
-    """Improvement of the monitor, in its own unit, that counts as better, 0 or more."""
+    """Improvement of what chooses the checkpoint, in its own unit, that counts as better, 0 or more."""
     min_lr_to_continue: float = 1e-5
     """Learning rate below which a stage has no use in going on, 0 to below the largest peak rate; compared with the
     largest rate of all parameter groups, after warm-up."""

@@ -93,7 +93,7 @@ class Stage1ProConfig:
     checkpoint_by: Literal["auto", "val_accuracy", "val_augrc", "val_loss", "val_gate_augrc", "val_dice"] = "auto"
     """Column of metrics.csv that chooses the checkpoint and ends training; auto: the phase's own."""
     early_stop_patience: int = 3
-    """Epochs without a better monitor before training stops, 1 or more."""
+    """Epochs without a better value of what chooses the checkpoint (checkpoint_by) before training stops, 1 or more."""
     optimizer: Literal["adamw", "sam", "fsam"] = "adamw"
     """Optimizer: adamw, or from phase 5 sam or fsam, which look for flat minima: AdamW on the gradient at perturbed
     weights, with two passes a step."""

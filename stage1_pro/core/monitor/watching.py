@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +232,12 @@ def plan_lines(contents: BundleContents, share: float | None) -> Iterator[str]:
     for chosen in SHARES if share is None else (share,):
         exits = ", ".join(f"{_exits(delay, prevalence, chosen)} (to {delay.rate:.3g})" for delay in found)
         yield f"          --audit_share {chosen:g}: {exits}"
+
+
+def first_reading(bundle: Path, folder: Path, share: float) -> str:
+    """The line that names the command which begins a monitor."""
+    words = [str(bundle), "--out", str(folder), "--audit_share", f"{share:g}"]
+    return f"next   python stage1_pro/scripts/65_monitor.py {shlex.join(words)}"
 
 
 def _wait(delay: Delay) -> str:
