@@ -6,10 +6,11 @@ writes  under --out: generated images, runs, devices.json; the table to the scre
 
 Each row is what a user would start: 20_train.py with --devices 1 and with --devices 2, 60_predict.py in one process and
 in two, each with half of the images, 61_predict_ray.py with an actor and with two. Images per second are those of the
-training steps, the median of the epochs but the first; of 60, those of the whole command, of 61 those between the
-first part and the last. `equal` trains the
-same stages with the same cases a step, so that admissions and scores can be compared, and again with two devices,
-killed in the middle and resumed; `equal masks` does so with masks.
+training steps, the median of the epochs but the first; of 60, those of the whole command; of 61, those between the
+first part and the last. A training is stopped after the epochs that are measured. `equal` trains the same stages with
+the same cases a step, so that admissions and scores can be compared, and again with two devices, killed in the middle
+and resumed; `equal masks` does so with masks, for fewer steps, since the steps of a network that starts from nothing
+enlarge each rounding error.
 """
 
 import argparse
@@ -22,13 +23,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "stage1_pro" / "scripts"
@@ -64,10 +68,11 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     stages = {f"incremental_params.{name}": value for name, value in few.items()}
     yield Row("live fine-tuning, 256 px", "256", live)
     yield Row("live fine-tuning, 640 × 480 px", "640", live)
-    yield Row(f"live fine-tuning, {args.large}, 256 px", "256", {**live, "model_path": f"random:{args.large}"}, 2)
+    large = {**live, "model_path": f"random:{args.large}", "batch_size": 2 * args.batch}
+    yield Row(f"live fine-tuning, {args.large}, 256 px", "256", large, 2)
     yield Row("phase 3 on cached features", "256", {"phase": 3, "exit_policy": "gate"}, 10)
     yield Row("phase 6 on cached features", "256", {"phase": 6, "exit_policy": "scrc"}, 10)
-    yield Row("stages with masks", "masks", {**MASKS, **stages, "model_path": args.network})
+    yield Row("stages with masks", "masks", {**MASKS, **stages, "model_path": args.network}, 10)
 
 
 def main() -> None:
@@ -157,8 +162,10 @@ def trained(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"name": row.name}
     for devices in (1, 2):
         run = args.out / "runs" / f"{re.sub('[^a-z0-9]+', '-', row.name)}-{devices}"
-        seconds = train(run, row, args, {"devices": devices, "epochs": row.epochs})
-        speed, waited = epochs_of(run)
+        settings = {"devices": devices, "epochs": row.epochs}
+        seconds = stop_when(lambda run=run: len(epochs_of(run)) >= row.epochs, run, row, args, settings)
+        epochs = epochs_of(run).iloc[1:]
+        speed, waited = (float(epochs[name].median()) for name in ("images_per_second", "data_wait_share"))
         found[f"{devices}"] = {"images_per_second": speed, "data_wait_share": waited, "seconds": seconds}
     return found
 
@@ -169,6 +176,26 @@ def train(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any
     started = time.monotonic()
     script("20_train.py", *settings_of(run, row, args, settings))
     return time.monotonic() - started
+
+
+def stop_when(
+    enough: Callable[[], bool], run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]
+) -> float | None:
+    """Train anew, and kill every process once enough was seen. Wall-clock seconds until then, None if it ended."""
+    split(run, row, args, settings)
+    started = time.monotonic()
+    command = [sys.executable, str(SCRIPTS / "20_train.py"), *settings_of(run, row, args, settings)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment(), start_new_session=True)
+    while process.poll() is None and not enough():
+        time.sleep(0.05)
+    seconds = time.monotonic() - started
+    if process.poll() is not None:
+        if process.returncode:
+            raise RuntimeError(f"20_train.py ended with {process.returncode}")
+        return None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return seconds
 
 
 def split(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -210,12 +237,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
 
 
-def epochs_of(run: Path) -> tuple[float, float]:
-    """Median images per second and share of waiting, of the epochs but the first."""
+def epochs_of(run: Path) -> "pd.DataFrame":
+    """The rows of metrics.csv so far."""
     import pandas as pd
 
-    epochs = pd.read_csv(run / "metrics.csv").iloc[1:]
-    return float(epochs["images_per_second"].median()), float(epochs["data_wait_share"].median())
+    path = run / "metrics.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
 # ---- equality, kill and resume
@@ -226,13 +253,15 @@ def equality(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def equality_of_masks(args: argparse.Namespace) -> dict[str, Any]:
-    return equal_stages(Row("equal masks", "masks", {**MASKS, "model_path": args.network}), args)
+    # as many cases a stage as are asked for, so that they come out even on two
+    few = {"incremental_params.max_epochs_per_stage": 2, "incremental_params.selection_threshold": 0}
+    return equal_stages(Row("equal masks", "masks", {**MASKS, **few, "model_path": args.network}), args)
 
 
 def equal_stages(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     """Stages on one device, on two, and on two with a kill and a resume: picks and scores compared."""
     stages = {f"incremental_params.{name}": value for name, value in STAGES.items()}
-    row = replace(row, settings={**row.settings, **stages, "precision": "32"})
+    row = replace(row, settings={**stages, "precision": "32", **row.settings})
     halves = {"devices": 2, "batch_size": args.batch // 4}
     runs = [args.out / "runs" / f"{row.name.replace(' ', '-')}-{name}" for name in ("one", "two", "killed")]
     train(runs[0], row, args, {"devices": 1, "batch_size": args.batch // 2})
@@ -251,18 +280,11 @@ def equal_stages(row: Row, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def kill_and_resume(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> bool:
-    """Kill every process once the first stage has ended, resume, and say whether it was still running."""
-    split(run, row, args, settings)
-    command = [sys.executable, str(SCRIPTS / "20_train.py"), *settings_of(run, row, args, settings)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment(), start_new_session=True)
-    while process.poll() is None and not (run / "stages.csv").exists():
-        time.sleep(0.05)
-    was_running = process.poll() is None
-    if was_running:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        script("20_train.py", "--resume", run)
-    return was_running
+    """Kill a training once its first stage has ended, resume it, and say whether it was still running."""
+    if stop_when((run / "stages.csv").exists, run, row, args, settings) is None:
+        return False
+    script("20_train.py", "--resume", run)
+    return True
 
 
 def admitted(run: Path) -> list[Any]:
