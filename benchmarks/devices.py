@@ -51,6 +51,7 @@ class Row:
 
 
 LIVE = {"freeze_backbone": False, "feature_cache": "off", "lr_backbone": 1e-5}
+MOST_TO_TRAIN = {f"dataset_params.{split}_ratio": 0.01 for split in ("val_select", "val_calib", "val_test")}
 STAGES = {"enabled": True, "initial_cases": 64, "add_cases": 64, "max_stages": 3, "max_epochs_per_stage": 6}
 MASKS = {
     "phase": 1,
@@ -68,7 +69,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     stages = {f"incremental_params.{name}": value for name, value in few.items()}
     yield Row("live fine-tuning, 256 px", "256", live)
     yield Row("live fine-tuning, 640 × 480 px", "640", live)
-    large = {**live, "model_path": f"random:{args.large}", "batch_size": 2 * args.batch}
+    large = {**live, "model_path": f"random:{args.large}", "batch_size": 2 * args.batch, **MOST_TO_TRAIN}
     yield Row(f"live fine-tuning, {args.large}, 256 px", "256", large, 2)
     yield Row("phase 3 on cached features", "256", {"phase": 3, "exit_policy": "gate"}, 10)
     yield Row("phase 6 on cached features", "256", {"phase": 6, "exit_policy": "scrc"}, 10)
@@ -209,7 +210,7 @@ def script(name: str, *words: Any) -> None:
 
 
 def settings_of(run: Path, row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> list[str]:
-    base = {
+    base: dict[str, Any] = {
         "model_path": f"random:{args.model}",
         "phase": 2,
         "batch_size": args.batch,
@@ -331,7 +332,7 @@ def made_bundle(args: argparse.Namespace) -> Path:
     row = Row("prediction", "256", {"phase": 2, "dataset_params.val_calib_ratio": 0.4})
     if not (run / "bundle").exists():
         train(run, row, args, {"devices": 1, "epochs": 10})
-        for words in (["calibrate", "--run", run, "--even_if_useless"], ["export", "--run", run]):
+        for words in (["calibrate", "--run", run], ["evaluate", "--run", run], ["export", "--run", run]):
             subprocess.run([sys.executable, "-m", "stage1_pro", *map(str, words)], env=environment(), check=True)
     return run / "bundle"
 

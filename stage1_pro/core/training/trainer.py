@@ -118,5 +118,6 @@ def quiet_lightning() -> None:
         ".*LeafSpec.*",
         ".*sync_dist=True.*",  # validation figures are computed from all ranks' cases already
         ".*AccumulateGrad node's stream.*",
+        ".*persistent_workers=True.*reload_dataloaders_every_n_epochs.*",  # ours stay the same within a stage
     ):
         warnings.filterwarnings("ignore", message=message)
