@@ -24,6 +24,9 @@ from stage1_pro.core.serving.service import GroupUpload, Service, Upload
 from stage1_pro.core.serving.settings import BATCH_BODIES, Limits
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+DECIDING = frozenset({"/v1/decide", "/v1/decide/batch"})
+"""Paths that ask for decisions."""
+
 Handler = Callable[[Request], Awaitable[Response]]
 _logger = logging.getLogger(__name__)
 _ROUTING = {404: "not_found", 405: "method_not_allowed"}
@@ -239,7 +242,7 @@ class Watched:
             return _refused(self.service, error)
 
     async def _without_room(self, refusal: Refusal, request: Request) -> Response:
-        """Under four times the load that a server can take, three of four responses are this one."""
+        """The protocol has answered most of these already: see RefusingProtocol."""
         try:
             _demand_token(self.service, request)
         except Refusal as unauthorized:
