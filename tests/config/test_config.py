@@ -9,14 +9,8 @@ import pytest
 from stage1_pro.core import schemas
 from stage1_pro.core.config.load import merge_configs, read_config_file, save_config, to_dict
 from stage1_pro.core.config.phases import PHASES
-from stage1_pro.core.config.settings import (
-    DatasetParams,
-    IncrementalParams,
-    MissRule,
-    SegmentationParams,
-    Source,
-    Stage1ProConfig,
-)
+from stage1_pro.core.config.sections import DatasetParams, IncrementalParams, MissRule, SegmentationParams, Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -245,6 +239,10 @@ def test_target_fnr_exit_is_above_zero_up_to_a_tenth(value: object) -> None:
         ({"epochs": 10, "warmup_epochs": 11}, "$.warmup_epochs is 11; allowed 0 to epochs (10)"),
         ({"dataset_params": None}, "$.dataset_params is null"),
         ({"dataset_params": {"sources": {"name": "a"}}}, "$.dataset_params.sources"),
+        (
+            {"positve_class": "a"},
+            "positve_class is not a known setting (did you mean 'dataset_params.positive_class'?)",
+        ),
         ({"dataset_params": {"sources": [{"nam": "a"}]}}, "sources.nam is not a known setting (did you mean 'name'?)"),
         ({"dataset_params": {"sources": [{"name": "a"}, {"name": "a"}]}}, "two sources have the same name"),
         ({"dataset_params": {"sources": [{"labels": "a"}, {"labels": "b"}]}}, "two sources have the same name"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stage1_pro.core.config.settings import DatasetParams, Source
+from stage1_pro.core.config.sections import DatasetParams, Source
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.errors import UserError
 

@@ -16,14 +16,8 @@ import yaml
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
-from stage1_pro.core.config.settings import (
-    DatasetParams,
-    IncrementalParams,
-    MissRule,
-    SegmentationParams,
-    Source,
-    Stage1ProConfig,
-)
+from stage1_pro.core.config.sections import DatasetParams, IncrementalParams, MissRule, SegmentationParams, Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.config.tasks import TASKS
 from stage1_pro.core.config.written import parse_yaml
 from stage1_pro.core.errors import UserError, counted, raise_problems
@@ -164,7 +158,11 @@ def _meant(key: str, known: Mapping[str, Any]) -> str:
     """A hint: the settings of nearly this name, and those of exactly this name in a section."""
     sections = [f"{name}.{key}" for name, node in known.items() if key in node.get("properties", {})]
     if not sections:
-        return schemas.did_you_mean(key, list(known))
+        # a misspelt name may be one of a section, too
+        inside = {inner: f"{name}.{inner}" for name, node in known.items() for inner in node.get("properties", {})}
+        names = {**inside, **{name: name for name in known}}
+        close = difflib.get_close_matches(key, list(names), n=1)
+        return f" (did you mean '{names[close[0]]}'?)" if close else ""
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.8)
     return f" (did you mean {' or '.join(repr(name) for name in (*sections, *close))}?)"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,15 @@ class Reader:
             problems.append(f"all {read} decisions are of other bundles than this one ({self.bundle[:12]}…)")
         raise_problems("these decisions cannot be read:", problems, "Nothing was written.")
         return joined(parts, Decisions), others
+
+    def certificate_groups(self, files: Sequence[str]) -> tuple[str, ...]:
+        """The streams and all other certified groups that these files name, sorted; those of a file that cannot be
+        read are left out."""
+        found = set(self.streams)
+        for file in files:
+            with suppress(UserError):  # `decisions` says what is wrong with the file
+                found.update(_columns(Path(file), {CERTIFIED: TEXT})[CERTIFIED].unique().to_pylist())
+        return tuple(sorted(found - {None, ""}))
 
     def labels(self, files: Sequence[str]) -> tuple[Labels, int]:
         """The labels in these files, and how many rows have none yet. Raises UserError with the problems of all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,8 @@ def outcome(monitor: Monitor, page: Path) -> UserError | None:
             f"the certificate has expired{_expiry(monitor)}. Certify anew with 38_recalibrate.py. {page}"
         )
     assert monitor.certificate == ALARM
-    days = [f"{day_text(s.alarm.day)} ({s.name})" for s in monitor.streams if s.alarm]
+    several = len(monitor.streams) > 1
+    days = [day_text(s.alarm.day) + (f" ({s.name})" if several else "") for s in monitor.streams if s.alarm]
     return PromiseAlarm(
         f"ALARM: at some time FNR on exits was above {target:g}, seen at {', '.join(days)}. Such an alarm is false at "
         f"most once in {1 / monitor.settings.delta:.4g} deployments. It stays: look at the misses, certify anew with "
@@ -230,6 +232,12 @@ def plan_lines(contents: BundleContents, share: float | None) -> Iterator[str]:
     for chosen in SHARES if share is None else (share,):
         exits = ", ".join(f"{_exits(delay, prevalence, chosen)} (to {delay.rate:.3g})" for delay in found)
         yield f"          --audit_share {chosen:g}: {exits}"
+
+
+def first_reading(bundle: Path, folder: Path, share: float) -> str:
+    """The line that names the command which begins a monitor."""
+    words = [str(bundle), "--out", str(folder), "--audit_share", f"{share:g}"]
+    return f"next   python stage1_pro/scripts/65_monitor.py {shlex.join(words)}"
 
 
 def _wait(delay: Delay) -> str:
