@@ -87,10 +87,15 @@ def _leave_out_of_help(parser) -> None:
             action.help = SUPPRESS
 
 
+def share_cores() -> None:
+    """Let threads of forward passes wait for SPINS where the environment says nothing, before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
 def exit_with(job: Callable[[], None]) -> None:
     """Run the job of a command, and end with the status of its outcome and one message where it failed."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported, which is later
+    share_cores()
     for number in SIGNAL_STATUS:
         signal.signal(number, _interrupt)
     try:

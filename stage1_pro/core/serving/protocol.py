@@ -49,6 +49,7 @@ class RefusingProtocol(HttpToolsProtocol):
         if refusal is None:
             super().on_message_complete()
             return
+        assert self.parser is not None
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self.transport.write(_response(refusal, keep_alive))
         self.service.metrics.refused_at_once(self.url.decode("ascii"), refusal)
@@ -57,6 +58,7 @@ class RefusingProtocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def _refused_at_once(self) -> Refusal | None:
+        assert self.parser is not None
         waits = self.cycle is not None and not self.cycle.response_complete
         asks = self.url in self.deciding and self.parser.get_method() == b"POST"
         if waits or not asks or self.expect_100_continue or self.service.token is not None:
