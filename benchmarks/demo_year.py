@@ -9,10 +9,12 @@ lines are shown. The truth is known here, so that each month's FNR on exits can 
 """
 
 import argparse
+import io
 import os
 import shlex
-import subprocess
+import signal
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from stage1_pro.__main__ import main as command
 from stage1_pro.core.data.run_cases import cases_of
 from stage1_pro.core.records.run import Run
 
@@ -89,15 +92,30 @@ def draw_month(number: int, folder: Path, cases: pd.DataFrame, names: list[str],
 
 
 def stage1(*words: object, lines: int = 3, allowed: tuple[int, ...] = (0,)) -> int:
-    """Run a command of stage1, show it and its last lines, and return its status."""
+    """Run a command of stage1, show it and its last lines, and return its status.
+
+    In this process: a new one for each of the 26 commands would spend most of its time on imports.
+    """
     told = [str(word) for word in words]
     print(f"\n$ stage1 {shlex.join(told)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "stage1_pro", *told], capture_output=True, text=True, env=os.environ)
-    for line in [*done.stdout.splitlines()[-lines:], *done.stderr.splitlines()[-2:]]:
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    argv, sys.argv = sys.argv, ["stage1", *told]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            command("python -m stage1_pro")
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        sys.argv = argv
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for line in [*out.getvalue().splitlines()[-lines:], *err.getvalue().splitlines()[-2:]]:
         print(f"  {line}")
-    if done.returncode not in allowed:
-        sys.exit(f"status {done.returncode}")
-    return done.returncode
+    if status not in allowed:
+        sys.exit(f"status {status}")
+    return status
 
 
 def main() -> None:
@@ -156,4 +174,6 @@ def certified_anew(months: list[Month], bundle: Path, watch: Path, out: Path) ->
 
 
 if __name__ == "__main__":
+    # months are small, and threads that wait for each other cost more than they bring
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

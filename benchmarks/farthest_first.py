@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from result import Result, fastest
 
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 from stage1_pro.core.incremental.acquisition import CaseMetrics, admit
 
 CASES, FEATURES, PICKS = 50_000, 128, 200

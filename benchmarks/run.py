@@ -23,7 +23,7 @@ BENCHMARKS = {
     "scrc": "a million cases: 200 × 100 pairs against one argsort, SCRC-T against SCRC-I",
     "farthest_first": "200 of 50,000 cases by farthest-first admission against scikit-activeml's CoreSet",
     "controller": "an epoch of training by stages on live images: what the stages add to it",
-    "cases": "what 00 costs an image at 200,000 images and at 10,000",
+    "cases": "what an image costs 00, and 20 once its features are cached, at 200,000 images and at 10,000",
     "loading": "60 --num_workers auto against the best number by hand, on crops and photographs",
     "startup": "how long --help takes, and what the scripts import",
 }

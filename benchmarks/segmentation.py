@@ -3,7 +3,7 @@
     python benchmarks/segmentation.py nuclei --data nuclei_128px.zip --out out
     python benchmarks/segmentation.py hippocampus --data hippocampus_msd.zip --out out
     python benchmarks/segmentation.py admission --data nuclei_128px.zip --out out --seeds 6 --jobs 8
-    python benchmarks/segmentation.py speed --data hippocampus_msd.zip --out out --workers 8
+    python benchmarks/segmentation.py speed --data hippocampus_msd.zip --out out --workers 8      (or nuclei_128px.zip)
 Every run goes through the scripts that users call. Finished runs are not repeated, so a killed benchmark goes on.
 Writes OUT/<what>.json and prints the table.
 """
@@ -129,15 +129,15 @@ def speed(data: Path, args: argparse.Namespace) -> int:
     from run import print_table
     from segmentation_speed import measure
 
-    params = {
+    volumes = {
         "sources": [{"name": "hippocampus", "root": str(data)}],
         "class_names": ["background", "anterior", "posterior"],
         "positive_class": "any",
         "num_workers": args.workers,
     }
-    rows = list(
-        measure({"dataset_params": params, "batch_size": 4, **dict(plain_setting(pair) for pair in args.set)}, args)
-    )
+    flat = (data / "cases.csv").exists()
+    settings = of_nuclei(data, args.workers) if flat else {"dataset_params": volumes, "batch_size": 4}
+    rows = list(measure({**settings, **dict(plain_setting(pair) for pair in args.set)}, args))
     print_table(rows)
     return 0 if all(row.passed for row in rows) else 1
 

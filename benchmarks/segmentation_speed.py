@@ -1,4 +1,4 @@
-"""What the project adds to the time that MONAI takes by itself: training on volumes, and scoring them in windows.
+"""What the project adds to the time that MONAI takes by itself: training on images or volumes, and scoring in windows.
 
 Called by segmentation.py. Training: the project's own (Lightning, moving average, checkpoints, its loader) against a
 plain loop with MONAI's CacheDataset, transforms and DiceCELoss; the same network, batches, cases, clipping and number
@@ -21,7 +21,9 @@ from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
-from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, case_row, named_network
+from stage1_pro.core.models.mask_networks import MaskSpec, named_network
+from stage1_pro.core.models.mask_rows import case_row
+from stage1_pro.core.models.segmenter import MaskModel
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.training.fit import fit_on
 from stage1_pro.core.training.start import new_run
@@ -34,9 +36,12 @@ TURN = 0.26
 
 
 def measure(settings: dict[str, Any], args: argparse.Namespace) -> Iterator[Result]:
-    """settings: of a run on volumes; args: epochs, rounds, side (voxels of the volume that is scored), patch."""
-    yield training(settings, args)
-    yield from scoring(args)
+    """settings: of a run on images or volumes; args: epochs, rounds, and of scoring, which volumes alone need windows
+    for, side (voxels of the volume) and patch."""
+    found = training(settings, args)
+    yield found
+    if found.name.startswith("3D"):
+        yield from scoring(args)
 
 
 # ---- training
@@ -45,14 +50,15 @@ def measure(settings: dict[str, Any], args: argparse.Namespace) -> Iterator[Resu
 def training(settings: dict[str, Any], args: argparse.Namespace) -> Result:
     settings = {**settings, "epochs": args.epochs, "early_stop_patience": args.epochs}
     config = merge_configs([("segmentation.yaml", yaml.safe_load(CONFIG.read_text())), ("speed", settings)])
-    own, by_hand = [], []
+    own, by_hand, dims = [], [], 0
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             run, cases = new_run(f"{folder}/run", config)
+            dims = cases.masks.dims
             own.append(project(run, config, cases))
             by_hand.append(plain_loop(run, config, cases))
     note = f"{max(own):.1f} against {max(by_hand):.1f} cases a second, batch {config.batch_size}"
-    return Result("3D training / MONAI loop", max(own) / max(by_hand), TRAINING, "at least", note)
+    return Result(f"{dims}D training / MONAI loop", max(own) / max(by_hand), TRAINING, "at least", note)
 
 
 def project(run: Run, config: Stage1ProConfig, cases: Any) -> float:
@@ -74,7 +80,7 @@ def plain_loop(run: Run, config: Stage1ProConfig, cases: Any) -> float:
     frame = cases.frame.iloc[run.splits.indices("train")]
     files = [{"image": image, "label": mask} for image, mask in zip(frame["path"], frame["mask"], strict=True)]
     loader = DataLoader(
-        CacheDataset(files, transforms(model.spec.divisor), progress=False),
+        CacheDataset(files, transforms(model.spec.preprocessing.dims, model.spec.divisor), progress=False),
         batch_size=config.batch_size,
         shuffle=True,
         num_workers=config.dataset_params.num_workers,
@@ -99,21 +105,23 @@ def plain_loop(run: Run, config: Stage1ProConfig, cases: Any) -> float:
     return fastest
 
 
-def transforms(divisor: int) -> Any:
-    """What the project does to a case, by MONAI."""
+def transforms(dims: int, divisor: int) -> Any:
+    """What the project does to a case, by MONAI: images are flipped and turned by quarters, volumes in plane."""
     from monai import transforms as monai  # pyright: ignore[reportMissingImports]
 
     both = ["image", "label"]
+    flips = [monai.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(2)]
     return monai.Compose(
         [
             monai.LoadImaged(both, ensure_channel_first=True),
-            monai.Orientationd(both, axcodes="RAS", labels=None),
+            *([monai.Orientationd(both, axcodes="RAS", labels=None)] if dims == 3 else []),
             monai.NormalizeIntensityd("image"),
+            *([*flips, monai.RandRotate90d(both, prob=0.75)] if dims == 2 else []),
             monai.RandAffined(
                 both,
                 prob=1.0,
-                rotate_range=(0, 0, TURN),
-                scale_range=(0.15,) * 3,
+                rotate_range=(0, 0, TURN) if dims == 3 else None,
+                scale_range=(0.15,) * dims,
                 mode=("bilinear", "nearest"),
                 padding_mode="reflection",
             ),

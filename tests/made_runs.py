@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams, Source, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams, Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.policies.gate import calibrate_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.softmax import calibrate_softmax

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
-from stage1_pro.core.commands import spoken
+from stage1_pro.core.commands import runnable
 from stage1_pro.core.errors import Interrupted
 
 BEGUN = ("config.json", "pretraining.json")
@@ -18,7 +18,7 @@ EVERY = 10.0
 
 def say(line: str = "") -> None:
     """One line for people, in the words of the command in use; whoever reads a pipe gets it at once."""
-    print(spoken(line), flush=True)
+    print(runnable(line), flush=True)
 
 
 def say_next(run_path: Path, script: str | None, words: list[str] | None = None) -> None:
@@ -45,8 +45,8 @@ def resumable(run_path: Path, script: str = "20_train.py") -> Iterator[None]:
     except (Interrupted, OSError) as stopped:
         if isinstance(stopped, OSError) and not any((run_path / name).exists() for name in BEGUN):
             raise
-        line = f"resume with: python stage1_pro/scripts/{script} --resume {run_path}"
-        print(spoken(line), file=sys.stderr, flush=True)
+        line = f"resume with: python stage1_pro/scripts/{script} --resume {shlex.quote(str(run_path))}"
+        print(runnable(line), file=sys.stderr, flush=True)
         raise
 
 

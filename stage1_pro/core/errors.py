@@ -69,13 +69,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else noun + 's'}"
 
 
+def one_line(name: str) -> str:
+    """Return a name with escapes for what would break a line, such as \\n.
+
+    >>> one_line("Maß\\n5")
+    'Maß\\\\n5'
+    """
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
 def first_few(names: Iterable[object], most: int = SHOWN_PROBLEMS) -> str:
     """Return names with commas between them, at most ten.
 
     >>> first_few(range(12), most=3)
     '0, 1, 2, …'
     """
-    shown = list(islice(map(str, names), most + 1))
+    shown = [one_line(str(name)) for name in islice(names, most + 1)]
     return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
 
 

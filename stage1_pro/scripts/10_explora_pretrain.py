@@ -2,8 +2,8 @@
 
     python stage1_pro/scripts/10_explora_pretrain.py --config configs/explora.yaml --images data/demo/images --out out/a
 reads   --images (folder, or CSV with a column path), the labelled images of --run or dataset_params.sources
-writes  OUT/backbone.safetensors, backbone.json (for model_path local-dir:OUT), pretraining.csv, pretraining.png,
-        pretraining.json, checkpoints/
+writes  OUT/backbone.safetensors, backbone.json (for model_path local-dir:OUT), train.yaml (settings for 20_train.py),
+        pretraining.csv, pretraining.png, pretraining.json, checkpoints/
 
 Images that val_calib or val_test hold are left out by content. Nothing is exported where the probe ends below step 0
 (status 3), unless --force is given. Of the training settings it takes model_path, dataset_params, batch_size,
@@ -35,6 +35,8 @@ class Args(Pretraining):
 
 
 def main(args: Args, layers: list[tuple[str, Any]]) -> None:
+    import shlex
+
     from stage1_pro.core.pretraining.task import changed, new_task, task_to_resume
 
     if args.resume:
@@ -56,9 +58,7 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
         if is_first_process():
             training.finish(task, adaptation, args.force)
             console.say(f"backbone    {task.folder}: for model_path local-dir:{task.folder}")
-            size = adaptation.spec.preprocessing.size
-            words = f"--model_path local-dir:{task.folder} --dataset_params.image_size {size}"
-            console.say(f"next  python stage1_pro/scripts/20_train.py --config … {words}")
+            console.say(f"next  python stage1_pro/scripts/20_train.py {shlex.join(training.words_to_train(task))}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
 
     model = config.task.part("build_model")(config, cases, splits, source)
     demand_trainer(config)
-    training.print_plan(config, model)
+    training.print_plan(config, model, cases)
     if stages.enabled and source is not None:
         training.first_admission(config, model, cases, splits, scoring_trainer(config))
 

@@ -38,16 +38,16 @@ class Args:
     """Folder of 65_monitor.py: certify on the cases that it audited, the older half of the window choosing, the newer
     half certifying. Attempt j has 1 - 6 delta / (pi j)^2 as its confidence, so that all attempts have 1 - delta."""
     decisions: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "FILE"})
-    """With from_audit: files of the decisions."""
+    """With --from_audit: files of the decisions."""
     labels: list[str] | None = field(default=None, metadata={"nargs": "+", "metavar": "FILE"})
-    """With from_audit: files of labels, of every audited case of the window, those that deferred too."""
+    """With --from_audit: files of labels, of every audited case of the window, those that deferred too."""
     since: str | None = None
-    """With from_audit: start of the window, as in 2026-08-01, after the change. Fix it without a look at the labels:
+    """With --from_audit: start of the window, as in 2026-08-01, after the change. Fix it without a look at the labels:
     picked by them, false certificates are seven times as frequent."""
     images: str = "."
-    """With from_audit: folder that the ids are files in, where they are no absolute paths."""
+    """With --from_audit: folder that the ids are files in, where they are no absolute paths."""
     audit_salt: str | None = None
-    """With from_audit: key file with the audit salt; null: the environment variable STAGE1_AUDIT_SALT."""
+    """With --from_audit: key file with the audit salt; null: the environment variable STAGE1_AUDIT_SALT."""
     even_if_useless: bool = False
     """Write the policy even where its exits are worth no more than deferring every case, or than answering positive
     throughout; the report marks it."""
@@ -62,6 +62,7 @@ def main(args: Args) -> None:
 
     from stage1_pro.core.bundle.contents import verify_bundle
     from stage1_pro.core.errors import UserError
+    from stage1_pro.core.inference.closing import say_first_use
     from stage1_pro.core.sites.cases import new_place, read_site
     from stage1_pro.core.sites.recalibration import assigned, certify, evaluated_bundle, going_on, scored_run
 
@@ -82,7 +83,7 @@ def main(args: Args) -> None:
         certify(run, site, args.even_if_useless)
         bundle = evaluated_bundle(run, site, not args.no_pictures)
     console.say(f"bundle {bundle.path}: the model of {args.bundle}, certified on this site")
-    console.say(f"next   python stage1_pro/scripts/60_predict.py {bundle.path} IMAGES…")
+    say_first_use(bundle)
 
 
 def from_audit(args: Args) -> None:
@@ -93,7 +94,10 @@ def from_audit(args: Args) -> None:
 
     from stage1_pro.core.bundle.contents import verify_bundle
     from stage1_pro.core.errors import raise_problems
+    from stage1_pro.core.monitor.files import read_monitor
     from stage1_pro.core.monitor.opening import salt_of, seconds
+    from stage1_pro.core.monitor.watching import first_reading
+    from stage1_pro.core.records.paths import unused
     from stage1_pro.core.sites.cases import new_place, read_site
     from stage1_pro.core.sites.from_audit import Request, audited_site, record_attempt
     from stage1_pro.core.sites.recalibration import assigned, certify, evaluated_bundle, going_on, scored_run
@@ -122,7 +126,8 @@ def from_audit(args: Args) -> None:
             certify(run, site, args.even_if_useless)
             bundle = evaluated_bundle(run, site, not args.no_pictures)
     console.say(f"bundle {bundle.path}: the model of {args.bundle}, certified on what was audited")
-    console.say(f"next   python stage1_pro/scripts/65_monitor.py {bundle.path} --out NEW --audit_share SHARE")
+    share = read_monitor(request.folder).settings.audit_share
+    console.say(first_reading(bundle.path, unused(request.folder), share))
 
 
 if __name__ == "__main__":

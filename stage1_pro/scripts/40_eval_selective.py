@@ -11,7 +11,8 @@ writes  OUT/comparison.html, comparison.json, figures/*.png
 
     python stage1_pro/scripts/40_eval_selective.py --bundle runs/demo/bundle --on site.yaml --out runs/site-look
 reads   the bundle, the labelled images of another site
-writes  OUT/report.html, eval.json, decisions.csv, scores.parquet, figures/*.png; a row in the ledger of calibrations
+writes  OUT/report.html, eval.json, decisions.csv, scores.parquet, figures/*.png, and site.yaml for 38 where a table or
+        a folder was named; a row in the ledger of calibrations
 
 Differences are from the first run. A run for which nothing was certified takes part without exits.
 """

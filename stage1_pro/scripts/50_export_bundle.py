@@ -63,9 +63,10 @@ class Args:
     tracking_uri: str | None = None
     """MLflow's store for --register; null: the one that the run was tracked with."""
     key: str | None = None
-    """With verify: public key file; the bundle must be signed by its owner."""
+    """With --verify: public key file; the bundle must be signed by its owner."""
     golden: bool = False
-    """With verify: also decide the bundle's synthetic images, and check that this machine gets the recorded outputs."""
+    """With --verify: also decide the bundle's synthetic images, and check that this machine gets the recorded
+    outputs."""
 
 
 def main(args: Args) -> None:
@@ -77,7 +78,9 @@ def main(args: Args) -> None:
     console.say(
         f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"
     )
-    console.say(f"next   python stage1_pro/scripts/60_predict.py {contents.path} IMAGES…")
+    from stage1_pro.core.inference.closing import say_first_use
+
+    say_first_use(contents)
 
 
 def demand_sense(args: Args) -> None:

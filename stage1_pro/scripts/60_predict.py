@@ -6,8 +6,9 @@ writes  one row an image: id, answer, probability, decision (exit or defer), sco
         prediction_set, the classes that remain possible; with --audit_share or --monitor, and where the certificate of
         the bundle has an end, also group, time, audit, audit_probability, certificate, bundle; where the
         bundle certifies each camera or site by itself also certificate_group; where the
-        bundle draws masks also masks/, beside OUT. With a bundle that decides groups of images (decide_by: group) one
-        row a group: its name as id, and also frames (images that it has) and views (those that were looked at)
+        bundle draws masks also masks/, beside OUT, which must hold no others. With a bundle that decides groups of
+        images (decide_by: group) one row a group: its name as id, and also frames (images that it has) and views (those
+        that were looked at)
 
 The rows are collected in OUT.parts/, and OUT appears when it is whole; killed at any moment, the same command goes on
 where it stopped. `--out -` is standard output; a device or a pipe gets the rows as they come, a link is followed.
@@ -75,6 +76,7 @@ class Args:
 
 
 def main(args: Args) -> None:
+    from functools import partial
     from pathlib import Path
 
     from stage1_pro.core.bundle.contents import verify_bundle
@@ -86,7 +88,8 @@ def main(args: Args) -> None:
     from stage1_pro.core.inference.closing import closing_lines
     from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images
     from stage1_pro.core.inference.groups import group_words, groups_of_images
-    from stage1_pro.core.inference.tables import masks_beside, output_of
+    from stage1_pro.core.inference.mask_files import mark_masks, masks_beside
+    from stage1_pro.core.inference.tables import output_of
     from stage1_pro.core.metrics.views import views_of
 
     if args.batch_size is not None and args.batch_size < 1:
@@ -100,6 +103,7 @@ def main(args: Args) -> None:
             demand_signed(args.bundle, args.require_signature, "--require_signature")
         contents = verify_bundle(args.bundle)
         task = contents.task
+        masks = masks_beside(out, args.overwrite) if task.has_masks else None
         images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
         views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
@@ -110,8 +114,9 @@ def main(args: Args) -> None:
         options["certificate_groups"] = certificate_groups_of(ids, args.certificate_groups, contents.policy)
         options["more"] = columns(args, contents, ids, depends)
         predictor = task.part("predictor").of_verified(contents, args.device)
-        if task.has_masks:
-            predictor.draw_into(masks := masks_beside(out), images.paths, list(map(copies.path, images.paths)))
+        if masks is not None:
+            begun = partial(mark_masks, masks, out)
+            predictor.draw_into(masks, images.paths, list(map(copies.path, images.paths)), begun)
         tally = decide_into(predictor, Path(args.bundle), images.paths, out, copies=copies, **options)
         if tally.certificate is not None:
             console.say(f"audited   {tally.audited} of {tally.images}; certificate: {tally.certificate}")
@@ -120,12 +125,10 @@ def main(args: Args) -> None:
         for line in closing_lines(tally, Path(args.bundle)):
             console.say(line)
         console.say(f"decisions {args.out or out}")
-        if task.has_masks:
+        if masks is not None:
             console.say(f"masks     {masks}")
     if tally.unreadable:
-        raise SomeInputsUnreadable(
-            f"{tally.unreadable} of {tally.images} {tally.unit} could not be read; they are deferred, see their reason."
-        )
+        raise SomeInputsUnreadable(tally.unreadable_words)
 
 
 def columns(args: Args, contents: "BundleContents", ids: Sequence[str], groups: str | None) -> "Columns | None":

@@ -98,9 +98,7 @@ def main(args: Args) -> None:
         console.say(line)
     console.say(f"decisions {args.outdir.rstrip('/')}/part-*.parquet")
     if tally.unreadable:
-        raise SomeInputsUnreadable(
-            f"{tally.unreadable} of {tally.images} images could not be read; they are deferred, see their reason."
-        )
+        raise SomeInputsUnreadable(tally.unreadable_words)
 
 
 if __name__ == "__main__":

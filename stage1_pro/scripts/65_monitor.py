@@ -53,7 +53,8 @@ def main(args: Args) -> None:
     from stage1_pro.core.bundle.contents import demand_images, verify_bundle
     from stage1_pro.core.errors import raise_problems
     from stage1_pro.core.monitor.opening import salt_of, seconds
-    from stage1_pro.core.monitor.watching import outcome, plan_lines, read_on, reading_lines
+    from stage1_pro.core.monitor.watching import SHARES, first_reading, outcome, plan_lines, read_on, reading_lines
+    from stage1_pro.core.records.paths import unused
 
     raise_problems("these options do not go together:", problems(args), "See --help.")
     contents = verify_bundle(args.bundle)
@@ -61,14 +62,16 @@ def main(args: Args) -> None:
     if args.out is None:
         for line in plan_lines(contents, args.audit_share):
             console.say(line)
-        console.say(f"next   python stage1_pro/scripts/65_monitor.py {args.bundle} --out WATCH --audit_share SHARE")
+        console.say(first_reading(contents.path, unused(contents.path.parent / "watch"), args.audit_share or SHARES[1]))
         return
-    now = int(time.time()) if args.as_of is None else seconds(args.as_of)
+    clock = int(time.time())
+    now = clock if args.as_of is None else seconds(args.as_of)
     chosen = {
         name: getattr(args, name) for name in ("audit", "audit_share", "max_label_delay_days", "group_days", "planned")
     }
     folder, salt = Path(args.out), salt_of(args.audit_salt, os.environ)
-    reading = read_on(contents, folder, args.decisions or [], args.labels or [], now, salt=salt, chosen=chosen)
+    options = {"clock": clock, "salt": salt, "chosen": chosen}
+    reading = read_on(contents, folder, args.decisions or [], args.labels or [], now, **options)
 
     from stage1_pro.core.report.monitor.page import write_page
 

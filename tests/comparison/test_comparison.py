@@ -150,6 +150,14 @@ def test_without_a_certificate_coverage_is_0_and_what_exits_do_is_undefined(case
     assert standing.verdict == "uncertified"
 
 
+def test_no_false_alarm_among_these_cases_is_not_none_at_all(cases):
+    right = contender(cases, 50.0)
+    figures = compared(cases, right).standings[0].figures
+    assert (figures["fpr_on_exits"].value, figures["fpr_on_exits"].low) == (0, 0)
+    assert 0.05 < figures["fpr_on_exits"].high < 0.1  # 3.0 of the 46 that 60 unequal groups are worth, at 90%
+    assert figures["accuracy_on_exits"].low < 1 == figures["accuracy_on_exits"].high
+
+
 def test_fnr_counts_independent_cases_and_its_interval_is_exact(cases):
     decisions = (one := contender(cases, 1.0)).decisions
     counted = decisions.exits & (cases.labels == 1) & cases.independent

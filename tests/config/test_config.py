@@ -9,14 +9,8 @@ import pytest
 from stage1_pro.core import schemas
 from stage1_pro.core.config.load import merge_configs, read_config_file, save_config, to_dict
 from stage1_pro.core.config.phases import PHASES
-from stage1_pro.core.config.settings import (
-    DatasetParams,
-    IncrementalParams,
-    MissRule,
-    SegmentationParams,
-    Source,
-    Stage1ProConfig,
-)
+from stage1_pro.core.config.sections import DatasetParams, IncrementalParams, MissRule, SegmentationParams, Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -156,6 +150,17 @@ def test_later_layers_win_and_leave_the_rest(tmp_path: Path) -> None:
     assert merge_configs(layers).epochs == 4
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "dataset_params: {sources: [{name: a, root: ~/photos}, {name: b, root: a~/b, labels: ~/b.csv}]}"
+    (tmp_path / "my.yaml").write_text(text)
+    sources = merge_configs([("my", Path("~/my.yaml"))]).dataset_params.sources
+    assert [(source.root, source.labels) for source in sources] == [
+        (f"{tmp_path}/photos", None),
+        ("a~/b", f"{tmp_path}/b.csv"),
+    ]
+
+
 def test_a_saved_config_is_accepted_again_unchanged(tmp_path: Path) -> None:
     sources = [{"name": "a", "root": "x", "labels": None}, {"labels": "b.csv", "name": "b"}]
     settings = {"lr_head": 0.1 + 0.2, "devices": 2, "dataset_params": {"sources": sources, "class_names": ["0", "1"]}}
@@ -245,6 +250,10 @@ def test_target_fnr_exit_is_above_zero_up_to_a_tenth(value: object) -> None:
         ({"epochs": 10, "warmup_epochs": 11}, "$.warmup_epochs is 11; allowed 0 to epochs (10)"),
         ({"dataset_params": None}, "$.dataset_params is null"),
         ({"dataset_params": {"sources": {"name": "a"}}}, "$.dataset_params.sources"),
+        (
+            {"positve_class": "a"},
+            "positve_class is not a known setting (did you mean 'dataset_params.positive_class'?)",
+        ),
         ({"dataset_params": {"sources": [{"nam": "a"}]}}, "sources.nam is not a known setting (did you mean 'name'?)"),
         ({"dataset_params": {"sources": [{"name": "a"}, {"name": "a"}]}}, "two sources have the same name"),
         ({"dataset_params": {"sources": [{"labels": "a"}, {"labels": "b"}]}}, "two sources have the same name"),

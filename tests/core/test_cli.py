@@ -1,7 +1,9 @@
 """The command line: what is parsed, what is refused, and with which status a script ends."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from stage1_pro.core import cli
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
+from stage1_pro.core.schemas import schema
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = sorted(str(path) for path in (REPOSITORY / "stage1_pro" / "scripts").glob("[0-9p]*.py"))
@@ -136,6 +139,22 @@ def test_every_help_is_there_and_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", HELP, *SCRIPTS], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{script}|0|True|[]" for script in SCRIPTS]
     assert len(SCRIPTS) >= 7
+
+
+def leaves(node: dict, path: str = "") -> Iterator[str]:
+    for name, below in node["properties"].items():
+        yield from leaves(below, f"{path}{name}.") if "properties" in below else [path + name]
+
+
+def test_help_tells_about_every_setting_of_every_section(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parsed("--help")
+    assert not end.value.code
+    options = capsys.readouterr().out.split("\n  --")[1:]
+    told = {option.split()[0]: re.split(r"\((?:type|default):", option)[0].split()[2:] for option in options}
+    settings = {*leaves(schema("config"))} - {"schema_version", "backbone_license"}
+    assert len(settings) > 100
+    assert {name for name in settings if len(told.get(name, [])) < 2} == set()
 
 
 JOB = """

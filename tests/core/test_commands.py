@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stage1_pro.core import commands
 from stage1_pro.core.commands import COMMANDS, NAMES
 from stage1_pro.core.config.phases import POLICY_TABLE
 
@@ -56,6 +57,27 @@ def test_calibrate_shows_the_options_of_every_policy() -> None:
     headings = [line for line in done.stdout.splitlines() if line.startswith("----")]
     assert headings == [f"---- for a run with exit_policy {name}" for name in POLICY_TABLE]
     assert "--scrc_variant" in done.stdout
+
+
+@pytest.mark.parametrize("launcher", ["script", "stage1", "module"])
+def test_a_next_command_runs_as_it_is_printed(launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another folder, and where `python` on the path is not the interpreter in use."""
+    program = tmp_path / "a b" / "stage1"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nfrom stage1_pro.__main__ import main\nmain()\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS.parents[1]))
+    own = {"script": SCRIPTS / "00_make_splits.py", "stage1": program, "module": SCRIPTS.parent / "__main__.py"}
+    monkeypatch.setattr(sys, "argv", [str(own[launcher])])
+    monkeypatch.setattr(commands, "_in_use", [])
+    if launcher != "script":
+        commands.use("stage1" if launcher == "stage1" else "python -m stage1_pro")
+    line = commands.runnable("next  python stage1_pro/scripts/40_eval_selective.py --help").removeprefix("next  ")
+    done = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0, (line, done.stderr)
+    assert "--scores_only" in done.stdout
 
 
 def test_mistakes_are_told_in_the_words_of_the_command(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_column_of_common_splits(bring, word: str) -> None:
         ),
         (
             table(row="{i:02}.png,{label},,g", count=9) + "\n" + "\n".join(f"{i}.png,a" for i in range(10, 40)),
-            "all 4 cases of b lie in 1 group",
+            "do their jobs:\n  - all 4 cases of b lie in 1 group",
         ),
     ],
 )

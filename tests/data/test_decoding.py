@@ -2,8 +2,10 @@
 
 import io
 import os
+import struct
 import threading
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from PIL import Image, ImageFile
 
 from stage1_pro.core.data.decoding import ImageContract, decode
 from stage1_pro.core.data.image_files import REASONS, BadImage
+from stage1_pro.core.data.tiff_headers import longest_tag
 
 BLACK_WHITE = GREY > 90
 TRIPLE = Image.fromarray(PICTURE)
@@ -280,6 +283,9 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "a.png").chmod(0)
     assert outcome(tmp_path / "a.png") == "no_access"
+    (tmp_path / "folder").mkdir(mode=0)
+    with pytest.raises(BadImage, match="permission denied: a folder, with all that is in it"):
+        decode(tmp_path / "folder")
 
 
 def test_a_failing_disk_is_told_from_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,3 +382,21 @@ def test_a_contract_survives_json_and_one_that_cannot_be_kept_is_refused() -> No
             ImageContract.from_dict({**contract.to_dict(), **change})
     with pytest.raises(TypeError, match="sharpness"):
         ImageContract.from_dict({**contract.to_dict(), "sharpness": 1})
+
+
+def test_a_tag_of_millions_of_numbers_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    """Pillow would make an object of each, and then show the picture."""
+    one, many = (struct.pack("<HHI", 273, 4, count) for count in (1, 2_000_000))
+    content = tiff(GREY).replace(one, many) + bytes(8_000_000)
+    (tmp_path / "bomb.tif").write_bytes(content)
+    for source in (content, tmp_path / "bomb.tif"):
+        tracemalloc.start()
+        with pytest.raises(BadImage) as refusal:
+            decode(source)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert refusal.value.code == "damaged"
+        assert peak < 1_000_000
+    big = struct.pack("<2sHHHQQHHQQ", b"II", 43, 8, 0, 16, 1, 273, 16, 2_000_000, 16)
+    assert longest_tag(io.BytesIO(big)) == 2_000_000
+    assert [longest_tag(io.BytesIO(file[:cut])) for file in (tiff(GREY), big) for cut in (4, 12, 20)] == [0] * 6

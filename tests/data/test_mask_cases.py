@@ -105,6 +105,14 @@ def test_all_problems_come_at_once(folder: Path) -> None:
         assert words in text, text
 
 
+def test_numbers_of_objects_are_told_from_classes(folder: Path) -> None:
+    for file in (folder / "masks").iterdir():
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(mask * np.arange(1, 33, dtype=np.uint8)).save(file)
+    words = "name all classes in class_names, or set ignore_label; where values number the objects, write one value"
+    assert words in refusal(folder)
+
+
 def test_a_positive_class_must_exist_and_be_named_where_there_are_several(folder: Path) -> None:
     wrong = refusal(folder, positive_class="disk", class_names=None)
     assert "positive_class is 'disk'; classes: foreground, or any" in wrong
@@ -153,6 +161,13 @@ def test_a_coloured_mask_says_nothing(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 2, (8, 8, 3), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(BadImage, match="no channel says which class"):
         labels_of((tmp_path / "a.png").read_bytes())
+
+
+def test_pages_are_no_mask(tmp_path: Path) -> None:
+    page = Image.fromarray(np.zeros((8, 8), np.uint8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    with pytest.raises(BadImage, match="more than one frame or page: TIFF"):
+        labels_of((tmp_path / "a.tif").read_bytes())
 
 
 def test_what_is_ignored_is_in_no_patch_as_a_class(folder: Path) -> None:
@@ -258,3 +273,18 @@ def test_channels_in_files_of_their_own_and_what_nnunet_ignores(folder: Path, tm
     named = {"name": "s", "labels": str(tmp_path / "cases.csv")}
     again = cases_in(folder, named, class_names=["background", "disc"], positive_class="disc", ignore_label=2)
     assert again.frame["content"].tolist() == cases.frame["content"].tolist()
+
+
+def test_a_grey_file_is_no_case_of_three_files(folder: Path, tmp_path: Path) -> None:
+    names = [f"{folder}/images/{i:03}.png" for i in range(COUNT)]
+    lines = [f"{';'.join([name] * 3) if i else name},{folder}/masks/{i:03}.png" for i, name in enumerate(names)]
+    (tmp_path / "cases.csv").write_text("path,mask\n" + "\n".join(lines))
+    with pytest.raises(UserError, match=r"1 case is of other channels than most, which have 3: 000 \(3 in one file\)"):
+        cases_in(folder, {"name": "s", "labels": str(tmp_path / "cases.csv")})
+
+
+def test_masks_in_which_nothing_is_decided_are_no_masks(folder: Path) -> None:
+    for index in (2, 5):
+        Image.fromarray(np.full((32, 32), 9, np.uint8)).save(folder / "masks" / f"{index:03}.png")
+    refused = refusal(folder, ignore_label=9)
+    assert "2 masks hold nothing but 9, which is ignored: 002, 005; leave these cases out" in refused

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stage1_pro.core.config.settings import DatasetParams, Source, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams, Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import load_cases
 from stage1_pro.core.data.moved import moved_config, roots_of
 from stage1_pro.core.errors import UserError

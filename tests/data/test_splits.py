@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import pandas as pd
 import pytest
 
 from stage1_pro.core.config.load import merge_configs
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.run_cases import cases_of
 from stage1_pro.core.data.splitting import evidence_warning, make_splits
@@ -142,6 +144,30 @@ def test_too_few_positives_are_told_beforehand_and_enough_are_not() -> None:
     assert "independent positives (one a group)" in str(evidence_warning(grouped, settings()))
 
 
+@pytest.mark.parametrize(
+    ("positives", "target", "ways"),
+    [
+        (400, 0.02, "Add positives, raise val_calib_ratio to 0.38, or raise target_fnr_exit."),
+        (220, 0.02, "Add positives, or raise target_fnr_exit."),
+        (60, 0.1, "Add positives, or raise val_calib_ratio to 0.52."),
+        (10, 0.1, "Add positives."),
+    ],
+)
+def test_only_ways_out_that_lead_out_are_named(positives: int, target: float, ways: str) -> None:
+    cases = table((np.arange(2000) < positives).astype(int))
+
+    def said(target: float, ratio: float) -> str | None:
+        params = {"val_calib_ratio": ratio, "val_select_ratio": 0.1, "val_test_ratio": 0.05}
+        config = merge_configs([("test", {"target_fnr_exit": target, "dataset_params": params})])
+        return evidence_warning(make_splits(cases, config), config)
+
+    assert str(said(target, 0.15)).endswith(f"nothing will be certified. {ways}")
+    if ratio := re.search(r"val_calib_ratio to (\d\.\d+)", ways):
+        assert said(target, float(ratio[1])) is None
+    if "raise target" in ways:
+        assert said(0.1, 0.15) is None
+
+
 def test_given_splits_are_kept_as_they_are() -> None:
     given = np.array(SPLITS, dtype=object)[np.arange(40) // 2 % 4]
     cases = table(np.arange(40) % 2, split=given)
@@ -156,7 +182,7 @@ def test_a_split_without_a_class_is_named_with_the_mend() -> None:
         make_splits(table(np.r_[np.zeros(100, int), 1, 1]), settings())
     for split in ("val_calib", "val_test"):
         assert f"{split} has no case of c1: more cases, more groups, or a larger {split}_ratio" in str(refused.value)
-    with pytest.raises(UserError, match=r"train has no case of c0, c1: .* or smaller validation ratios"):
+    with pytest.raises(UserError, match=r"train has no case of c0, c1: give some of them this split"):
         make_splits(table(np.arange(40) % 2, split=np.array(["val_test"] * 40, dtype=object)), settings())
 
 

@@ -1,5 +1,8 @@
 """Unusual tables as people bring them, each with the cases that it holds, or with what is said of it."""
 
+import gzip
+import io
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +64,14 @@ def grouped(name: str) -> str:
     return f"path,label,{name}\n00.png,a,g\n01.png,b,h\n02.png,a,g\n"
 
 
+def zipped(*names: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return content.getvalue()
+
+
 TABLES: dict[str, tuple[str | bytes, Read | Refused]] = {
     # ---- delimiters and lines
     "commas": (PLAIN, Read()),
@@ -83,6 +94,22 @@ TABLES: dict[str, tuple[str | bytes, Read | Refused]] = {
     "trailing commas, no header": ("00.png,a,,\n01.png,b,,\n02.png,a,,\n", Read()),
     "more cells than columns": (PLAIN + "03.png,a,b\n", refused("1 line with more than the 2 columns", "first one: 5")),
     "fewer cells than columns": (PLAIN + "03.png\n", refused("1 case has no label: 03.png", mended=PLAIN)),
+    "semicolons and commas": (
+        PLAIN + "03.png;a\n04.png|b\n",
+        refused("parted by commas, but by semicolons or | in 2 lines: 5, 6", mended=PLAIN),
+    ),
+    "one comma among semicolons": (
+        with_marks(";").replace("01.png;b", "01.png,b"),
+        refused("parted by semicolons, but by commas in 1 line: 3", mended=PLAIN),
+    ),
+    # ---- no tables
+    "a workbook": (
+        zipped("[Content_Types].xml", "xl/workbook.xml"),
+        refused("an Excel workbook: save its sheet as CSV"),
+    ),
+    "a workbook of old": (b"\xd0\xcf\x11\xe0" + bytes(100), refused("an Excel workbook")),
+    "an archive": (zipped("00.png", "labels.csv"), refused("a ZIP archive: unpack it")),
+    "a compressed table": (gzip.compress(PLAIN.encode()), refused("a gzip file: unpack it", mended=PLAIN)),
     # ---- encodings
     "byte order mark": (b"\xef\xbb\xbf" + PLAIN.encode(), Read()),
     "Latin-1": (

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 from stage1_pro.core.incremental.machine import (
     DONE,
     RUN_STOPS,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.acquisition import CaseMetrics
 from stage1_pro.core.incremental.machine import Pick, Rules, Scored, Stage, State, Suspect, scored

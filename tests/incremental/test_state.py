@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from stage1_pro.core import schemas
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.machine import (

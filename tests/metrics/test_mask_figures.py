@@ -12,7 +12,7 @@ def sums(
     """One case: (I, P, Y) of each foreground class; probabilities are those of a network that is sure."""
     both, predicted, true = zip(*classes, strict=True)
     first = positive or classes[0]
-    row = [*both, *predicted, *true, *predicted, *predicted, *first, first[1], first[1], largest, 0.0, largest, 1000]
+    row = [*both, *predicted, *true, *predicted * 3, *first, *first[1:2] * 3, largest, 0.0, largest, 1000]
     return MaskSums.of_rows(np.array([row], dtype=np.float64))
 
 
@@ -54,7 +54,7 @@ def test_logits_of_a_case_say_answer_and_confidence(predicted: int, largest: flo
 
 
 def test_outputs_that_are_not_finite_are_nothing_to_exit_on() -> None:
-    row = np.full((1, 14), np.nan)
+    row = np.full((1, 16), np.nan)
     broken = MaskSums.of_rows(row)
     assert np.isnan(broken.case_logits(1)[0, 1])
     assert np.isnan(uncertainty(broken, "soft_dice")[0])

@@ -117,6 +117,28 @@ def test_fnr_on_exits_is_exact(cases) -> None:
     assert fnr["p_value"] == pytest.approx(test.pvalue)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_all_cases_agree_on_is_as_sure_as_their_number_allows(cases, grouped: bool) -> None:
+    _, labels, groups = cases
+    certain = np.where(labels[:, None] == [0, 1], 9.0, 0.0)
+    got = figures(certain, labels, groups if grouped else None, decide(certain, 0.8))
+
+    def zero(counted) -> float:
+        units = 90 if grouped else counted.sum()  # 90 tracks, of nearly equal size
+        return binomtest(0, int(units)).proportion_ci(0.95, method="exact").high
+
+    fpr, some = got["exits"]["fpr_on_exits"], 0.25 if grouped else 1e-9
+    assert (fpr["value"], fpr["low"]) == (0, 0)
+    assert fpr["high"] == pytest.approx(zero(labels == 0), rel=some)
+    right = got["exits"]["right_exits"]
+    assert (right["value"], right["high"]) == (1, 1)
+    assert right["low"] == pytest.approx(1 - zero(labels >= 0), rel=some)
+    utility = got["exits"]["utility"]
+    assert 1 - utility["low"] == pytest.approx(5 * (1 - right["low"]))  # each of them may be a false alarm
+    ranked = got["selective"]
+    assert 0 == ranked["augrc"]["low"] < ranked["augrc"]["high"] < ranked["aurc"]["high"] < 0.3
+
+
 def test_edges_are_plain_json(cases) -> None:
     logits, labels, _ = cases
     broken = logits.copy()

@@ -1,19 +1,25 @@
 """Networks for masks: maps of whole cases, stitched windows, and the model file."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from stage1_pro.core.config.sections import MissRule, SegmentationParams
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.losses.dice import MaskLoss
 from stage1_pro.core.metrics.masks import MaskSums
-from stage1_pro.core.models.segmenter import MaskModel, MaskSpec, case_row, encoder_of, named_network
+from stage1_pro.core.models.mask_networks import MaskSpec, encoder_of, named_network
+from stage1_pro.core.models.mask_rows import case_row, worst_overlap
+from stage1_pro.core.models.segmenter import MaskModel
 from stage1_pro.core.models.segmenter import load_mask_model as load
 from stage1_pro.core.models.segmenter import save_mask_model as save
+from stage1_pro.core.training.modules.masks import mask_figures
 
 pytest.importorskip("monai", reason="the extra seg is not installed")
 
@@ -53,16 +59,48 @@ def test_figures_are_of_the_whole_case_and_not_means_of_its_parts() -> None:
     assert np.mean([dice(slice(i, i + 1)) for i in range(4)]) == pytest.approx(0.7222222, abs=1e-7)
     rows = [case_row(logits[:, i : i + 1], truth[i : i + 1], (1,)) for i in range(4)]
     whole = case_row(logits, truth, (1,))
-    counts = [*range(3), *range(5, 8)]
+    counts = [*range(4), *range(6, 10)]
     assert torch.equal(torch.stack(rows).sum(dim=0)[counts], whole[counts])  # disjoint tiles add up
 
 
-def test_many_voxels_are_counted_exactly_and_ignored_ones_not_at_all() -> None:
+def test_many_voxels_are_counted_exactly_and_ignored_ones_not_against_the_truth() -> None:
     labels = torch.ones(70_000, dtype=torch.long)
     labels[:100] = -1
     logits = torch.stack([torch.zeros(70_000), torch.full((70_000,), 30.0)]).half()
     row = case_row(logits, labels, (1,))
-    assert row[:5].tolist() == [69_900.0] * 5
+    assert row[:6].tolist() == [69_900.0] * 3 + [70_000.0] * 3
+
+
+def test_what_is_ignored_changes_neither_answer_nor_confidence() -> None:
+    torch.manual_seed(2)
+    logits, labels = 3 * torch.randn(3, 12, 12), torch.randint(0, 3, (12, 12))
+    marked = labels.clone()
+    marked[:, 5:] = -1
+    whole, part, none = (
+        MaskSums.of_rows(case_row(logits, truth, (1,))[None].numpy())
+        for truth in (labels, marked, torch.full_like(labels, -1))
+    )
+    cut = MaskSums.of_rows(case_row(logits[..., :5], labels[:, :5], (1,))[None].numpy())
+    for sums in (part, none):
+        assert sums.case_logits(3).tolist() == whole.case_logits(3).tolist()
+        assert sums.soft_dice() == whole.soft_dice()
+        assert sums.mean_entropy() == whole.mean_entropy()
+    assert part.case_dice() == cut.case_dice() != whole.case_dice()
+    assert part.positive_dice() == cut.positive_dice()
+    assert (none.case_dice(), none.positive_true) == (1, 0)
+
+
+@pytest.mark.parametrize(("rule", "share"), [("empty", 0.0), ("dice", 0.0), ("lesion", 1.0)])
+def test_the_share_that_is_missed_while_training_is_that_of_the_miss_rule(rule: Any, share: float) -> None:
+    truth = torch.zeros(20, 20, dtype=torch.long)
+    truth[2:8, 2:8] = truth[12:14, 12:14] = 1
+    drawn = truth * (torch.arange(20) < 10)  # one lesion of two
+    logits = torch.stack([1 - drawn, drawn, -drawn.abs()]) * 9.0
+    config = SimpleNamespace(segmentation_params=SegmentationParams(miss_rule=MissRule(rule=rule)))
+    sums = MaskSums.of_rows(case_row(logits, truth, (1,))[None].numpy())
+    module = SimpleNamespace(config=config, model=model_of())
+    figures = mask_figures(sums, np.array([worst_overlap(logits, truth, (1,))]), module)
+    assert figures["val_share_missed"] == share
 
 
 @pytest.mark.parametrize("dims", [2, 3])

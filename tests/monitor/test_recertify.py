@@ -34,6 +34,15 @@ def test_the_window_starts_where_it_was_fixed() -> None:
     assert found.thinned == 0
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_jobs_whose_cases_have_one_time_are_halved_too(jobs: int) -> None:
+    times = np.minimum(np.arange(N) // 1000, jobs - 1) * 86400.0  # the last one is the largest
+    found = resample(GROUPS, times, np.full(N, 0.1), ALL, SALT, since=0)
+    assert found.select.size == found.calib.size == N // 2
+    assert times[found.select].max() <= times[found.calib].min()
+    assert not set(GROUPS[found.select]) & set(GROUPS[found.calib])
+
+
 @pytest.mark.parametrize(
     ("probability", "labelled", "since", "told"),
     [

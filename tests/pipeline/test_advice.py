@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from chain import call, copy, done, evaluate, refused, same_result
+from chain import call, copy, done, draw, evaluate, refused, same_result
 
 
 def truncated(path: Path) -> None:
@@ -30,6 +31,54 @@ def removed_then(name: str, script: str):
         done(script, "--run", run)
 
     return mend
+
+
+def next_words(out: str) -> list[str]:
+    """The words of the last line, which names the next command."""
+    line = out.splitlines()[-1]
+    assert re.match(r"next +\S+ \S+/scripts/", line), line
+    return shlex.split(line.partition("/scripts/")[2])
+
+
+def follow(out: str, *scripts: str) -> str:
+    """Give each next command as it is printed; returns what the last one says."""
+    for script in scripts:
+        name, *words = next_words(out)
+        assert name == f"{script}.py"
+        out = done(script, *words).out
+    return out
+
+
+def test_next_lines_lead_from_training_to_decisions_and_a_monitor(trained, images):
+    out = follow(
+        done("25_threshold_sweep", "--run", trained).out, "40_eval_selective", "50_export_bundle", "60_predict"
+    )
+    assert f"decisions {trained}/decisions.csv" in out
+    assert len((trained / "decisions.csv").read_text().splitlines()) == 1 + len(list(images.glob("*.png")))
+    follow(done("65_monitor", trained / "bundle").out, "65_monitor")
+    assert (trained / "watch" / "monitor.json").is_file()
+
+
+def test_next_lines_lead_from_another_site_to_its_own_bundle(bundle, tmp_path):
+    site, out = tmp_path / "a new site", tmp_path / "runs" / "look at it"
+    site.mkdir()
+    draw(site, seed=5, cast=60.0)
+    said = done("40_eval_selective", "--bundle", bundle, "--on", site / "labels.csv", "--out", out).out
+    name, *words = next_words(said)
+    assert name == "38_recalibrate.py"
+    said = done("38_recalibrate", *words, "--out", tmp_path / "runs" / "site", "--target_fnr_exit", "0.1").out
+    follow(said, "60_predict")
+    shutil.rmtree(site)  # on another machine there are no images to name
+    said = done("50_export_bundle", "--verify", tmp_path / "runs" / "site" / "bundle").out
+    assert said.splitlines()[-1].endswith("FOLDER, a folder of your images, or several, or files")
+
+
+def test_a_calibration_that_ended_before_its_last_line_names_what_follows(calibrated):
+    told = call("25_threshold_sweep", "--run", calibrated)
+    refused(told, "is calibrated already")
+    way = re.search(r"Go on with (\S+)\.py (.*)\. Another look", told.err)
+    assert way is not None
+    done(way[1], *shlex.split(way[2]))
 
 
 BROKEN = {

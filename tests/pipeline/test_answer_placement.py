@@ -94,6 +94,7 @@ def test_three_classes_are_not_placed(images, config, runs, tmp_path) -> None:
     run = runs / "three"
     flags = ["--config", str(config), "--phase", "1", *source, *names, "--run", str(run)]
     done("00_make_splits", *flags)
+    assert "answers as they are trained" in done("20_train", *flags, "--dry_run").out
     assert "answers placed" not in done("20_train", *flags).out
     assert load_model(run / "model_best.pth").answer_shift == 0
     assert Run(run).scores("val_calib").logits.shape[1] == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from chain import copy, done, draw, refused, train_run
+from chain import call, copy, done, draw, refused, train_run
 from serving import Server
 
 from stage1_pro import Stage1Predictor, load_exit_policy
@@ -169,6 +169,55 @@ def test_65_watches_each_camera(exported, yard, decided, script, tmp_path) -> No
     pd.read_csv(out).drop(columns="certificate_group").to_csv(tmp_path / "d.csv", index=False)
     arguments[3] = tmp_path / "d.csv"
     refused(script("65_monitor", bundle, *arguments, "--audit_salt", salt), "no column certificate_group")
+
+
+def test_audits_certify_each_camera_anew_and_one_that_joined(exported, decided, tmp_path) -> None:
+    """roof and attic joined after the certificate; of the attic nobody has labelled a case."""
+    bundle, salt, count = exported / "bundle", decided / "salt", 900
+    (folder := tmp_path / "later").mkdir()
+    draw(folder, count, seed=23)
+    cameras = np.random.default_rng(23).choice(["east", "west", "roof", "attic"], count, p=[0.3, 0.3, 0.3, 0.1])
+    ids = np.array(sorted(map(str, folder.glob("*.png"))))
+    pd.DataFrame({"id": ids, "camera": cameras}).to_csv(tmp_path / "cameras.csv", index=False)
+    audit, files = ["--audit_share", 1, "--audit_salt", salt, "--device", "cpu"], []
+    for day in (1, 2):
+        files.append(tmp_path / f"{day}.csv")
+        words = [
+            *ids[(day - 1) * count // 2 : day * count // 2],
+            "--out",
+            files[-1],
+            "--certificate_groups",
+            tmp_path / "cameras.csv",
+            *audit,
+        ]
+        done("60_predict", bundle, *words, "--time", f"2026-02-0{day}")
+    truth = pd.read_csv(folder / "labels.csv")["label"]
+    labels = pd.DataFrame({"id": ids, "label": truth, "label_time": "2026-02-03"})
+    labels[cameras != "attic"].to_csv(tmp_path / "labels.csv", index=False)
+    words = ["--decisions", *files, "--labels", tmp_path / "labels.csv", "--audit_salt", salt]
+    call("65_monitor", bundle, "--out", tmp_path / "watch", *words, "--as_of", "2026-06-01")
+
+    anew = ["--from_audit", tmp_path / "watch", "--since", "2026-02-01", *words]
+    said = done("38_recalibrate", bundle, *anew, "--out", tmp_path / "runs" / "anew").out
+    assert f"left out  {(cameras == 'attic').sum()} audited cases of 'attic', none of them labelled" in said
+    policy = json.loads((tmp_path / "runs" / "anew" / "thresholds.json").read_text())
+    spent = 1 - policy["fnr_confidence"]
+    assert spent == pytest.approx(0.05 * 6 / np.pi**2)
+    assert [group["delta"] for group in policy["groups"].values()] == pytest.approx([spent / 3] * 3)
+    calib = pd.read_csv(tmp_path / "runs" / "anew.csv").query("split == 'val_calib' and label == 'red'")["camera"]
+    for name, group in policy["groups"].items():
+        assert group["exited_positives"] <= (calib == name).sum()
+    first = ids[(cameras == "roof") & (np.arange(count) % 2 == 0)][0]
+    assert sorted(policy["groups"]) == ["east", "roof", "west"]
+    predictor = Stage1Predictor.load(tmp_path / "runs" / "anew" / "bundle", "cpu")
+    assert [one.reason == UNCOVERED for one in predictor.predict([first] * 2, groups=["attic", "roof"])] == [
+        True,
+        False,
+    ]
+    # half of the roof's labels are none: which ones are missing may depend on what they are
+    labels[(cameras != "attic") & ((cameras != "roof") | (np.arange(count) % 2 == 0))].to_csv(words[4], index=False)
+    told = call("38_recalibrate", bundle, *anew, "--out", tmp_path / "runs" / "part")
+    refused(told, "audited cases of the window without one label", "to_recertify.csv")
 
 
 def test_mistakes_about_cameras_are_told(exported, yard, settings, script, tmp_path) -> None:

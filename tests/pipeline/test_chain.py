@@ -1,6 +1,7 @@
 """The whole chain on real files: what each script leaves behind is what the next one and the host need."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_training_leaves_every_file_of_the_contract_and_names_the_next_script(tr
     assert metrics["train_loss"].iloc[-1] < metrics["train_loss"].iloc[0]
     outcome = script("25_threshold_sweep", "--run", trained)
     assert outcome.status == 0
-    assert outcome.out.splitlines()[-1] == f"next  python stage1_pro/scripts/40_eval_selective.py --run {trained}"
+    assert re.fullmatch(rf"next  \S+ \S+/40_eval_selective.py --run {trained}", outcome.out.splitlines()[-1])
 
 
 def test_scores_hold_every_case_of_their_split_once_sorted(trained):

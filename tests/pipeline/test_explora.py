@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -88,6 +90,8 @@ def test_the_same_images_are_protected_with_and_without_a_run(adapted, trained, 
     """Without a run the splits are drawn as 00 would."""
     outcome = script("10_explora_pretrain", *flags, "--run", trained, "--out", tmp_path / "out", "--force")
     assert outcome.status == 0, outcome.err
+    words = shlex.split(outcome.out.splitlines()[-1].partition("20_train.py ")[2])  # the next line, as it is printed
+    assert f"backbone    local-dir:{tmp_path / 'out'}" in done("20_train", *words, "--dry_run").out
     with_run, without = (json.loads((path / "pretraining.json").read_text()) for path in (tmp_path / "out", adapted))
     assert with_run["pool_digest"] == without["pool_digest"]
     assert with_run["splits_digest"] == without["splits_digest"]
@@ -175,7 +179,7 @@ def test_interrupted_and_resumed_it_ends_where_it_would_have(flags, adapted_once
     at = {"step 4/6": lambda: os.kill(os.getpid(), signal.SIGINT)}  # the checkpoint of step 2 is there
     outcome = script("10_explora_pretrain", *flags, "--out", out, at=at)
     assert outcome.status == 130
-    assert f"resume with: python stage1_pro/scripts/10_explora_pretrain.py --resume {out}" in outcome.err
+    assert re.search(rf"resume with: \S+ \S+/10_explora_pretrain.py --resume {out}$", outcome.err, re.MULTILINE)
     demand_resumable(out, adapted_once)
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,7 @@ def test_asked_to_end_in_the_middle_of_training(number, status, config, script, 
     outcome = script("20_train", *flags(config, run), at={"epoch 4/": lambda: os.kill(os.getpid(), number)})
     assert outcome.status == status
     assert "epoch 5/" not in outcome.out
-    assert f"resume with: python stage1_pro/scripts/20_train.py --resume {run}" in outcome.err
+    assert re.search(rf"resume with: \S+ \S+/20_train.py --resume {run}$", outcome.err, re.MULTILINE)
     assert "Traceback" not in outcome.err
     demand_whole(run)
     resume(run)
@@ -82,7 +83,7 @@ def test_a_full_disk_in_the_middle_of_training_leaves_a_run_that_goes_on(config,
     refused(
         outcome,
         "best.ckpt: No space left on device",
-        f"resume with: python stage1_pro/scripts/20_train.py --resume {run}",
+        f"stage1_pro/scripts/20_train.py --resume {run}",
     )
     demand_whole(run)
     resume(run)

@@ -97,6 +97,8 @@ def test_the_report_shows_cases_and_the_table_holds_them_all(exported: Path) -> 
     page = (exported / "report.html").read_text()
     assert "Masks of the test split" in page
     assert "mask_overlays" in page
+    assert "Calibration of the probabilities" not in page  # the confidence of a mask is none
+    assert not (exported / "figures" / "reliability.png").exists()
     assert (exported / "figures" / "mask_overlays.png").exists()
     shown = set(re.findall(r'<img src="data:image/jpeg;base64,[^"]*" alt="([^:"]*): Dice', page))
     missed, deferred = exited[exited["missed"] == 1], cases[cases["exits"] == 0]
@@ -147,6 +149,26 @@ def test_new_images_get_decisions_and_masks_on_their_own_grid(
     assert not (tmp_path / "masks" / "broken.png").exists()
 
 
+def test_no_masks_but_its_own_are_written_over(exported: Path, tmp_path: Path) -> None:
+    data = write_cases(tmp_path / "data", 3)
+    true = {path.name: path.read_bytes() for path in (data / "masks").iterdir()}
+    decide = ["60_predict", exported / "bundle", data / "images", "--out"]
+    refused = call(*decide, data / "decisions.csv", "--overwrite")
+    assert (refused.status, "masks would be written over them" in refused.err) == (2, True)
+    assert {path.name: path.read_bytes() for path in (data / "masks").iterdir()} == true
+    assert not (data / "decisions.csv").exists()
+
+    first, second = tmp_path / "out" / "first.csv", tmp_path / "out" / "second.csv"
+    done(*decide, first)
+    refused = call(*decide, second)
+    assert (refused.status, "holds the masks of first.csv" in refused.err) == (2, True)
+    done(*decide, first, "--overwrite")
+    first.unlink()
+    refused = call(*decide, first)
+    assert (refused.status, "of an earlier first.csv: add --overwrite" in refused.err) == (2, True)
+    done(*decide, first, "--overwrite")
+
+
 def test_odd_images_are_decided_like_plain_ones_or_not_at_all(exported: Path, tmp_path: Path) -> None:
     images = tmp_path / "odd"
     images.mkdir()
@@ -159,14 +181,16 @@ def test_odd_images_are_decided_like_plain_ones_or_not_at_all(exported: Path, tm
     plain.convert("RGB").save(images / "e.bmp")
     Image.fromarray(pixels[:3, :2]).save(images / "f-tiny.png")
     two = f"{images / 'a-plain.png'};{images / 'b-grey.png'}"
-    decided = call("60_predict", exported / "bundle", images, two, "--out", tmp_path / "d.csv")
+    grey = ";".join([str(images / "b-grey.png")] * 3)  # as many channels, and not the colours of one file
+    decided = call("60_predict", exported / "bundle", images, two, grey, "--out", tmp_path / "d.csv")
     assert decided.status == 4, decided.err
     rows = pd.read_csv(tmp_path / "d.csv", keep_default_na=False)
     assert rows["answer"].tolist()[:5] == ["disc"] * 5
     np.testing.assert_allclose(rows["score"][:5].astype(float), float(rows["score"][0]), rtol=0, atol=1e-6)
     assert rows["answer"].tolist()[5] != ""  # a case below any window is padded
-    assert rows["decision"].tolist()[6] == "defer"
-    drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "masks").iterdir())]
+    assert rows["decision"].tolist()[6:] == ["defer"] * 2
+    assert rows["reason"].str.contains("other dimensions or channels").tolist()[6:] == [True] * 2
+    drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "masks").glob("*.png"))]
     assert [mask.shape for mask in drawn] == [(32, 32)] * 5 + [(3, 2)]
     assert all((mask == drawn[0]).all() for mask in drawn[1:5])
 
@@ -179,6 +203,50 @@ def test_scores_of_a_split_are_those_of_60(exported: Path, masks_config: Path, t
     rows = pd.read_csv(tmp_path / "d.csv")
     confidence = 1 / (1 + np.exp(-scores["logit_1"].abs().astype(float)))
     np.testing.assert_allclose(rows["score"], confidence, rtol=0, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def any_once(tmp_path_factory: pytest.TempPathFactory, make_once: Callable[..., Path]) -> Path:
+    """A run for any of two classes that look alike, exported: who draws a disc cannot know which of them it is."""
+
+    def make(run: Path) -> None:
+        root = write_cases(tmp_path_factory.mktemp("alike") / "discs", 100, empty=10)
+        for index in range(0, 100, 2):
+            file = root / "masks" / f"{index:03}.png"
+            Image.fromarray(2 * np.asarray(Image.open(file))).save(file)
+        made = settings(root, **RATIOS, class_names=["background", "left", "right"], positive_class="any")
+        made |= {"epochs": 8, "lr_head": 1e-2, "segmentation_params": {"miss_rule": {"rule": "dice", "dice": 0.6}}}
+        config = root.parent / "any.yaml"
+        config.write_text(yaml.safe_dump(made))
+        train_run(run, ["--config", str(config)])
+        for script in ("25_threshold_sweep", "40_eval_selective", "50_export_bundle"):
+            done(script, "--run", run)
+        images = sorted((root / "images").iterdir())
+        done("60_predict", run / "bundle", *images, "--out", run.parent / "any.csv")
+
+    return make_once("any", make)
+
+
+def test_any_class_has_sums_of_its_own_from_scores_to_masks(any_once: Path) -> None:
+    policy = json.loads((any_once / "thresholds.json").read_text())
+    assert policy["exited_positives"] > 28
+    assert json.loads((any_once / "bundle" / "bundle.json").read_text())["class_names"][1] == "any class"
+    decided = pd.read_csv(any_once.parent / "any.csv").set_index("id")
+    scores = pd.read_parquet(any_once / "scores" / "val_calib.parquet").set_index("case_id")
+    root = Path(decided.index[0]).parents[1]
+    for case, row in scores.iterrows():
+        truth, mask = (np.asarray(Image.open(folder / "masks" / f"{case}.png")) for folder in (root, any_once.parent))
+        own = [2 * np.sum((truth == c) & (mask == c)) / max(1, np.sum(truth == c) + np.sum(mask == c)) for c in (1, 2)]
+        union = 2 * np.sum((truth > 0) & (mask > 0)) / max(1, np.sum(truth > 0) + np.sum(mask > 0))
+        assert row["label"] == (truth > 0).any()
+        assert row["missed"] == (union < 0.6 if row["label"] else -1), (case, union, own)
+        known = [dice for c, dice in enumerate(own, 1) if (truth == c).any() or (mask == c).any()]
+        assert row["dice"] == pytest.approx(np.mean(known) if known else 1.0)
+        assert decided.loc[str(root / "images" / f"{case}.png"), "answer"] == (
+            "any class" if (mask > 0).any() else "without any class"
+        )
+    positive = scores[scores["label"] == 1]
+    assert positive["dice"].median() < 0.6 < 0.9 < 1 - positive["missed"].mean()
 
 
 def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:

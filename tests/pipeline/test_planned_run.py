@@ -19,10 +19,10 @@ def test_the_plan_names_the_steps_of_the_run_and_writes_nothing(config, tmp_path
     assert [name for name, _ in steps] == [f"{name}.py" for name in names]
     assert all(float(how_long) >= 0 for name, how_long in steps if name[:2] in ("00", "20", "40", "60"))
     # 96 positives of val_calib, and the target .1: the figures of the table in docs/data.md
-    row = next(line.split() for line in out.splitlines() if line.strip().startswith("a quarter"))
-    assert row[3] == "76"
-    assert 0.07 < float(row[2]) < 0.1
-    assert int(row[4]) == pytest.approx(76 * 320 / 96, abs=1)
+    row = next(line.split() for line in out.splitlines() if line.strip().startswith("misses a quarter"))
+    assert row[4] == "76"
+    assert 0.07 < float(row[3]) < 0.1
+    assert int(row[5]) == pytest.approx(76 * 320 / 96, abs=1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25])

@@ -95,7 +95,7 @@ class TestOnRay:
         status, out, err = finished("61_predict_ray", *words, 9, "--actors", 2)
         assert (status, err) == (
             4,
-            "61_predict_ray.py: 2 of 40 images could not be read; they are deferred, see their reason.\n",
+            "61_predict_ray.py: 2 of 40 images could not be read: deferred, each with its reason.\n",
         )
         assert "40 images: " in out
         pd.testing.assert_frame_equal(rows_of(tmp_path / "out"), by_60(bundle, paths), check_exact=True)

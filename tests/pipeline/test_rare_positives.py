@@ -16,7 +16,8 @@ from shared_folders import made_once
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.export import export_bundle
-from stage1_pro.core.config.settings import DatasetParams, Source, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams, Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.evaluation import evaluate_run, read_evaluation, trusted_policy
 from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.risk import Risk

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1_pro.core.config.settings import DatasetParams, Source
+from stage1_pro.core.config.sections import DatasetParams, Source
 from stage1_pro.core.data.cases import load_cases
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.pretraining.loader import PassSampler

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError
@@ -126,6 +127,12 @@ def test_a_run_is_never_overwritten() -> None:
     )
     assert "has been trained already" in refused(run.demand_untrained)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_that_may_not_be_written_to_is_told_before_images_are_read() -> None:
+    Path("locked").mkdir(mode=0o555)
+    assert "locked may not be written to. Choose another --run." in refused(lambda: Run.demand_new("locked/runs/a"))
 
 
 def test_a_run_that_cannot_be_made_or_opened() -> None:

@@ -3,6 +3,8 @@
 import copy
 import io
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,6 +14,8 @@ from matplotlib.figure import Figure
 from stage1_pro.core.report.common.style import STYLE, WIDTH
 from stage1_pro.core.report.run.charts import CHARTS, sweep_figure
 from stage1_pro.core.report.run.evidence import gather, read_epochs
+from stage1_pro.core.report.run.mask_evidence import Overlay
+from stage1_pro.core.report.run.mask_figures import draw_overlays
 
 OF_SCORES = [chart for chart in CHARTS if chart.section == "test"]
 
@@ -121,3 +125,17 @@ def test_sharpness_is_shown_where_it_was_measured(evaluated):
         assert chart.shown(sharp)
         assert "gradient norm" in drawn(chart, sharp)
         assert ("cosine with average" in drawn(chart, sharp)) == ("sharpness_cosine" in columns)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 3)])
+def test_a_mask_up_to_the_edge_has_a_whole_outline_however_small_the_image_is(shape: tuple[int, int]) -> None:
+    full = np.ones(shape, dtype=np.int64)
+    evidence: Any = SimpleNamespace(masks=SimpleNamespace(overlays=[Overlay("best", full * 0.5, full, full)]))
+    figure = Figure()
+    draw_overlays(figure, evidence)
+    axes = figure.axes[0]
+    for outline in axes.collections:
+        corners = outline.get_paths()[0].vertices
+        assert np.ptp(corners, axis=0).tolist() == [shape[1], shape[0]]
+    assert len(axes.collections) == 2
+    assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, shape[1] - 0.5), (shape[0] - 0.5, -0.5))

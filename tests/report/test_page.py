@@ -75,6 +75,24 @@ def test_a_policy_of_no_use_has_no_green_badge(nasty_run):
     assert '<span class="verdict good">' not in html
 
 
+@pytest.mark.parametrize(
+    ("figure", "value", "tone", "words"),
+    [
+        ("fpr_on_exits", 0.25, "good", "agrees"),
+        ("fpr_on_exits", 0.31, "unsure", "agrees, but 31% of the negatives that exit are answered positive"),
+        ("fpr_on_exits", None, "good", "agrees"),
+        ("utility", 0.0, "unsure", "agrees, but its exits are worth nothing there at the stated prices"),
+    ],
+)
+def test_a_promise_bought_with_false_alarms_has_no_green_badge(nasty_run, figure, value, tone, words):
+    _, policy, evaluation = nasty_run
+    exits = {**evaluation["exits"], figure: {**evaluation["exits"][figure], "value": value}}
+    found = verdict(policy, {**evaluation, "exits": exits, "promise": {"verdict": "agrees"}})
+    assert (found.tone, found.words) == (tone, f"The test split {words}")
+    contradicted = verdict(policy, {**evaluation, "exits": exits, "promise": {"verdict": "contradicts"}})
+    assert contradicted.tone == "bad"
+
+
 def test_names_are_escaped_everywhere(nasty_run):
     html = nasty_run[0].report_path.read_text()
     elements = Elements(html)
@@ -149,7 +167,7 @@ def test_the_badge_is_green_or_red_only_where_chance_cannot_explain_it(misses, e
     fnr = {"value": misses / exited if exited else None, "low": float(low), "high": float(high)}
     exits = dict.fromkeys(("coverage", "right_exits", "fpr_on_exits"), estimate)
     promise = agreement({**exits, "fnr_on_exits": {**fnr, "misses": misses, "exited_positives": exited}}, 0.05, 0.95)
-    assert verdict({}, {"promise": promise}).tone == tone
+    assert verdict({}, {"promise": promise, "exits": exits}).tone == tone
 
 
 def test_a_bound_is_never_rounded_down():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pytest
 from population import Population, z_threshold
 from scipy.stats import binom
 
@@ -68,6 +69,13 @@ MEASURED: list[Measured] = []
 def certified_threshold(calibration: Calibration) -> float | None:
     answer = calibration.walk.answer
     return None if answer is None else calibration.parameters[answer]["threshold"]
+
+
+def walked_threshold(calibration: Calibration) -> float | None:
+    """What the walk alone certifies."""
+    start, passed = calibration.walk.start, calibration.walk.p_values <= calibration.risk.delta
+    run = int(np.logical_and.accumulate(passed[start:]).sum())
+    return calibration.parameters[start + run - 1]["threshold"] if run else None
 
 
 def naive_threshold(calibration: Calibration) -> float | None:
@@ -144,3 +152,9 @@ def demand_valid(outcomes: Outcomes, risk: Risk) -> None:
     assert measured.false <= measured.allowed, (
         f"{measured.false} false certificates in {draws} draws; {measured.allowed} allowed at delta {risk.delta:g}"
     )
+
+
+def demand_broken(outcomes: Outcomes, risk: Risk) -> None:
+    """What must not be done has to fail the same assertion."""
+    with pytest.raises(AssertionError, match="false certificates"):
+        demand_valid(outcomes, risk)

@@ -66,7 +66,8 @@ def test_stage1_prepares_a_run_outside_the_repository(stage1: Stage1, tmp_path: 
     assert stage1("demo-data", "smoke", "data/smoke").returncode == 0
     done = stage1("splits", "--config", "phase3", "--config", "smoke", "--run", "runs/a")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "next  stage1 train --run runs/a --config phase3 --config smoke"
+    words = "train --run runs/a --config phase3 --config smoke"
+    assert re.fullmatch(rf"next  \S*bin/stage1 {words}", done.stdout.splitlines()[-1])
     untrained = stage1("calibrate", "--run", "runs/a")
     assert untrained.returncode == 2
     assert untrained.stderr == "stage1 calibrate: runs/a is not trained yet. Run stage1 train --run runs/a first.\n"

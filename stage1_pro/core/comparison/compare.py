@@ -20,6 +20,7 @@ from stage1_pro.core.comparison.contender import (
     Contender,
     Estimate,
     SharedCases,
+    edges,
     fnr_on_exits,
     known,
     measured,
@@ -116,7 +117,7 @@ def compare(
     drawn = paired_replicates([contender.decisions for contender in contenders], cases, samples, rng)
     standings = []
     for position, contender in enumerate(contenders):
-        points, replicates = figures[position], drawn[position]
+        points, replicates, at_edge = figures[position], drawn[position], edges(contender, cases, confidence)
         differences = {
             name: Difference.between(
                 points[name] - figures[0][name], replicates[name] - drawn[0][name], confidence, better
@@ -129,7 +130,10 @@ def compare(
                 letter=_letter(position),
                 contender=contender,
                 fnr=fnr_on_exits(contender, cases, confidence),
-                figures={name: Estimate.of(points[name], replicates[name], confidence) for name in MEASURES},
+                figures={
+                    name: Estimate.of(points[name], replicates[name], confidence, at_edge.get(name))
+                    for name in MEASURES
+                },
                 differences=differences,
                 verdict=_verdict(contender, contenders[0], differences),
             )

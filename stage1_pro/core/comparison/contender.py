@@ -10,7 +10,7 @@ from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.bootstrap import Statistic, bootstrap_replicates, percentile_interval, point_values
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
-from stage1_pro.core.metrics.summary import decision_statistics, fnr_evidence
+from stage1_pro.core.metrics.summary import decision_edges, decision_statistics, fnr_evidence
 from stage1_pro.core.policies.base import ExitDecisions
 
 MEASURES = {
@@ -122,15 +122,18 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its bootstrap interval; None where it is undefined, as FPR on exits where none exits."""
+    """A figure with its interval; None where it is undefined, as FPR on exits where none exits."""
 
     value: float | None
     low: float | None
     high: float | None
 
     @classmethod
-    def of(cls, value: float, replicates: FloatArray, confidence: float) -> "Estimate":
-        return cls(*(known(number) for number in (value, *percentile_interval(replicates, confidence))))
+    def of(
+        cls, value: float, replicates: FloatArray, confidence: float, edge: tuple[float, float] | None = None
+    ) -> "Estimate":
+        """edge: the interval where resampling knows nothing; None: that of the replicates."""
+        return cls(*(known(number) for number in (value, *(edge or percentile_interval(replicates, confidence)))))
 
 
 def paired_replicates(
@@ -157,6 +160,13 @@ def paired_replicates(
 def measured(decisions: ExitDecisions, cases: SharedCases) -> dict[str, float]:
     """The figures of decisions by name; NaN where one is undefined."""
     return point_values(decision_statistics(cases.index, cases.labels, decisions, cases.prices), cases.index)
+
+
+def edges(contender: Contender, cases: SharedCases, confidence: float) -> dict[str, tuple[float, float]]:
+    """Intervals of the figures of which resampling knows nothing; that a run without a policy exits none, it knows."""
+    if contender.certificate is None:
+        return {}
+    return decision_edges(cases.index, cases.labels, contender.decisions, cases.prices, confidence)
 
 
 def fnr_on_exits(contender: Contender, cases: SharedCases, confidence: float) -> dict[str, Any]:

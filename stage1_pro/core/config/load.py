@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,8 @@ import yaml
 from stage1_pro.core import artifacts, schemas
 from stage1_pro.core.config.packaged import config_file, config_names
 from stage1_pro.core.config.rules import rule_problems
-from stage1_pro.core.config.settings import (
-    DatasetParams,
-    IncrementalParams,
-    MissRule,
-    SegmentationParams,
-    Source,
-    Stage1ProConfig,
-)
+from stage1_pro.core.config.sections import DatasetParams, IncrementalParams, MissRule, SegmentationParams, Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.config.tasks import TASKS
 from stage1_pro.core.config.written import parse_yaml
 from stage1_pro.core.errors import UserError, counted, raise_problems
@@ -116,7 +111,7 @@ def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     data = dict(raw["dataset_params"])
-    data["sources"] = tuple(Source(**source) for source in data["sources"])
+    data["sources"] = tuple(Source(**_at_home(source)) for source in data["sources"])
     for name in ("class_names", "positive_class", "target_spacing", "patch_size"):
         data[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
     masks = dict(raw["segmentation_params"])
@@ -127,6 +122,11 @@ def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     }
     sections["schedule_restarts"] = tuple(raw["schedule_restarts"])
     return Stage1ProConfig(**{key: value for key, value in {**raw, **sections}.items() if key != "schema_version"})
+
+
+def _at_home(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source whose ~/folder is named in full: within a file no shell does that."""
+    return {key: expanduser(value) if str(value).startswith("~/") else value for key, value in source.items()}
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -164,7 +164,11 @@ def _meant(key: str, known: Mapping[str, Any]) -> str:
     """A hint: the settings of nearly this name, and those of exactly this name in a section."""
     sections = [f"{name}.{key}" for name, node in known.items() if key in node.get("properties", {})]
     if not sections:
-        return schemas.did_you_mean(key, list(known))
+        # a misspelt name may be one of a section, too
+        inside = {inner: f"{name}.{inner}" for name, node in known.items() for inner in node.get("properties", {})}
+        names = {**inside, **{name: name for name in known}}
+        close = difflib.get_close_matches(key, list(names), n=1)
+        return f" (did you mean '{names[close[0]]}'?)" if close else ""
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.8)
     return f" (did you mean {' or '.join(repr(name) for name in (*sections, *close))}?)"
 

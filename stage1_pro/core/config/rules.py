@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from stage1_pro.core.config.phases import OPTIMIZERS, PHASES, POLICY_TABLE, SETTINGS_FROM, OptimizerRow, PolicyRow
-from stage1_pro.core.config.settings import DatasetParams, IncrementalParams, SegmentationParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams, IncrementalParams, SegmentationParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.config.tasks import Task
 
 BINARY = (

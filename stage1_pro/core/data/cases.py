@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
@@ -104,7 +105,9 @@ def load_cases(
     """
     if not params.sources:
         raise UserError(
-            "dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does."
+            "dataset_params.sources is empty. Name your images in a YAML file, and that file with --config: "
+            "dataset_params: {sources: [{root: FOLDER}], positive_class: NAME}, where FOLDER holds one folder per "
+            "class; labels: TABLE in place of root names a table of path,label."
         )
     settings = {ORDER: params.order, CERTIFICATE_GROUP: certificate_groups}
     more = {name: column for name, column in settings.items() if column is not None}

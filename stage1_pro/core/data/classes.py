@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from stage1_pro.core.config.settings import DatasetParams
+from stage1_pro.core.config.sections import DatasetParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.schemas import did_you_mean
 

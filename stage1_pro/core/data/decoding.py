@@ -29,6 +29,7 @@ from PIL import (
 )
 
 from stage1_pro.core.data.image_files import HEAD, BadImage, file_problem, open_file, read_file, sniff
+from stage1_pro.core.data.tiff_headers import MOST_NUMBERS, longest_tag
 
 OPENERS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,  # the first picture where phones append previews and depth maps (MPO)
@@ -210,12 +211,13 @@ def samples(content: bytes, contract: ImageContract = CONTRACT) -> np.ndarray:
         if name is None:
             raise BadImage("no_image")
         _demand_format(name, contract)
-        with _pillow_on(name):
-            image = OPENERS[name](BytesIO(content))
+        image = _opened(name, BytesIO(content))
         _demand_size(image.size, contract)
         with _pillow_on(name):
-            if getattr(image, "is_animated", False):
-                raise BadImage("frames", name)
+            several = getattr(image, "is_animated", False)
+        if several:
+            raise BadImage("frames", name)
+        with _pillow_on(name):
             return np.array(image)
 
 
@@ -260,9 +262,16 @@ def _from_stream(stream: BinaryIO, contract: ImageContract) -> Image.Image:
     if name is None:
         raise BadImage("no_image")
     _demand_format(name, contract)
+    return _to_rgb(_opened(name, stream), contract)
+
+
+def _opened(name: str, stream: BinaryIO) -> ImageFile.ImageFile:
     with _pillow_on(name):
-        image = OPENERS[name](stream)
-    return _to_rgb(image, contract)
+        overlong = name == "TIFF" and longest_tag(stream) > MOST_NUMBERS
+    if overlong:
+        raise BadImage("damaged", "a tag of more numbers than an image can need")
+    with _pillow_on(name):
+        return OPENERS[name](stream)
 
 
 def _demand_format(name: str, contract: ImageContract) -> None:

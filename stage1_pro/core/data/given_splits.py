@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stage1_pro.core.config.settings import Source
+from stage1_pro.core.config.sections import Source
 from stage1_pro.core.records.splits import SPLITS
 
 VALIDATION = "val"

@@ -8,22 +8,21 @@ import pandas as pd
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.data.splitting import evidence_warning
-from stage1_pro.core.errors import counted, first_few
+from stage1_pro.core.data.splitting import LARGEST_TARGET, evidence_warning
+from stage1_pro.core.errors import counted, first_few, one_line
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power
 from stage1_pro.core.records.splits import SPLITS, Splits
 
 MOST_CLASSES = 8
 """Classes with a column of their own; where there are more, the rarer ones share one."""
 WIDEST = 20
-LARGEST_TARGET = 0.1
-"""The largest target that a config may ask for."""
 
 
 def describe(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> None:
     """Say how the cases lie in classes, groups and splits, and whether val_calib can carry the certificate."""
     positive = splits.positive_class
-    say(f"positive: {positive}" + ("" if len(splits.class_names) > 2 else f" (against {splits.class_names[0]})"))
+    against = "" if len(splits.class_names) > 2 else f" (against {one_line(splits.class_names[0])})"
+    say(f"positive: {one_line(positive)}{against}")
     for line in table_lines(_table(cases, splits)):
         say(line)
     if len(splits.class_names) > 2:
@@ -151,4 +150,5 @@ def table_lines(table: pd.DataFrame) -> list[str]:
 
 
 def _short(name: str) -> str:
+    name = one_line(name)
     return name if len(name) <= WIDEST else name[: WIDEST - 1] + "…"

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from stage1_pro.core.config.settings import Source
+from stage1_pro.core.config.sections import Source
 from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.label_tables import LabelTable
 from stage1_pro.core.data.parquet_tables import read_parquet

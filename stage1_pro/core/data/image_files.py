@@ -136,7 +136,10 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     except ValueError:  # a null byte
         raise BadImage("missing") from None
     except OSError as error:
-        raise file_problem(error) from None
+        problem = file_problem(error)
+        if problem.code == "no_access" and os.path.isdir(path):
+            raise BadImage("no_access", "a folder, with all that is in it") from None
+        raise problem from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise BadImage("not_a_file")
@@ -204,6 +207,14 @@ def list_images(root: str | os.PathLike[str], also: tuple[str, ...] = ()) -> Lis
         else:
             others[suffix] += 1
     return Listing(tuple(paths), hidden, others)
+
+
+def holds_images(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an image at any depth; the first one is enough."""
+    return any(
+        kind == "file" and (PurePath(path).suffix.lower() in SUFFIXES or _holds_image(path))
+        for path, kind in _walk(os.fspath(root), ())
+    )
 
 
 def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from stage1_pro.core import artifacts, schemas
-from stage1_pro.core.config.settings import Source
+from stage1_pro.core.config.sections import Source
 from stage1_pro.core.data.image_files import SUFFIXES
 from stage1_pro.core.data.table_files import DELIMITERS, delimited_rows
 from stage1_pro.core.errors import UserError, counted, first_few

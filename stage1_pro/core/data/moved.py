@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stage1_pro.core.config.settings import Source, Stage1ProConfig
+from stage1_pro.core.config.sections import Source
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.schemas import did_you_mean
 

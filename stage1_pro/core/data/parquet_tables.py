@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stage1_pro.core.config.settings import Source
+from stage1_pro.core.config.sections import Source
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.label_tables import COLUMNS, WHOLE, LabelTable, More, our_columns, tidied
 from stage1_pro.core.data.store import kept

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from stage1_pro.core.config.settings import DatasetParams, Source
+from stage1_pro.core.config.sections import DatasetParams, Source
 from stage1_pro.core.data.given_splits import WORDS
 from stage1_pro.core.data.hub import hub_folder, hub_tables, is_hub
 from stage1_pro.core.data.image_files import Listing, is_url, list_images, shown
@@ -65,9 +65,20 @@ def _read(source: Source, params: DatasetParams, more: More) -> tuple[LabelTable
     folder = Path(root or ".")
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is not a folder. Set sources[{source.name}].root to a folder that holds one folder per class."
+            f"{folder} is {_no_folder(folder)}. Set sources[{source.name}].root to a folder that holds one folder per "
+            "class."
         )
     return _read_folders(folder, str(folder), list_images(folder), source, params), folder
+
+
+def _no_folder(path: Path) -> str:
+    if not path.exists():
+        return "not there" + ("" if path.is_absolute() else f", looked for in {Path.cwd()}")
+    if not path.is_file():
+        return "not a folder"
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
+        return "an archive: unpack it"
+    return "a file: a table of path,label goes into labels, not into root"
 
 
 def _read_hub(source: Source, params: DatasetParams, store: Path) -> tuple[LabelTable, Path]:

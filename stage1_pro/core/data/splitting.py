@@ -1,5 +1,7 @@
 """Draw the four splits: by group, stratified by label, a pure function of seed and groups."""
 
+import math
+from collections.abc import Collection, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -16,6 +18,12 @@ from stage1_pro.core.records.splits import SPLITS, USAGE, Splits
 
 DRAWN = ("val_calib", "val_select", "val_test", "train")
 """Order in which a stratum's groups are assigned: the certificate's split first, the rest trains."""
+
+
+LARGEST_TARGET = 0.1
+"""The largest target that a config may ask for."""
+LEAST_TRAINED = 0.2
+"""Share of the cases that training keeps where a larger val_calib is advised."""
 
 
 def make_splits(
@@ -42,7 +50,8 @@ def make_splits(
     evidence = _evidence(cases, split, config)
     demanded = cases.class_names if cases.demanded is None else cases.demanded
     needed = {name: {label: row[label] for label in demanded} for name, row in counts.items()}
-    problems = [*_problems(needed, trains), *_few_groups(cases, needed, trains)]
+    few = _few_groups(cases, needed, trains)
+    problems = [*_problems(needed, trains, few, cases.split_column), *few.values()]
     raise_problems("the splits cannot do their jobs:", problems)
     data: dict[str, Any] = {f"{name}_indices": np.flatnonzero(split == name).tolist() for name in SPLITS}
     calib = cases.frame[split == "val_calib"]
@@ -134,31 +143,33 @@ def _by_certificate_group(positives: pd.DataFrame) -> dict[str, int]:
     return {str(name): int(count) for name, count in counts.items()}
 
 
-def _problems(counts: dict[str, dict[str, int]], trains: bool) -> list[str]:
+def _problems(
+    counts: dict[str, dict[str, int]], trains: bool, few: Collection[str], given: bool = False
+) -> Iterator[str]:
+    """few: classes that no ratio helps; given: the split of each case is."""
     training = sum(counts["train"].values())
     if training and not trains:
-        return [
-            f"train has {training} cases, and nothing is trained here: give them another split, or give none to any"
-        ]
-    return [
-        f"{name} has no case of {', '.join(absent)}: more cases, more groups, or "
-        + (f"a larger {name}_ratio" if name != "train" else "smaller validation ratios")
-        for name, row in counts.items()
-        if (trains or name != "train") and (absent := [label for label, count in row.items() if count == 0])
-    ]
+        yield f"train has {training} cases, and nothing is trained here: give them another split, or give none to any"
+        return
+    for name, row in counts.items():
+        absent = [label for label, count in row.items() if count == 0 and label not in few]
+        if absent and (trains or name != "train"):
+            ratio = f"a larger {name}_ratio" if name != "train" else "smaller validation ratios"
+            way = "give some of them this split" if given else f"more cases, more groups, or {ratio}"
+            yield f"{name} has no case of {', '.join(absent)}: {way}"
 
 
-def _few_groups(cases: CaseTable, counts: dict[str, dict[str, int]], trains: bool) -> list[str]:
-    """The cause, where a class has fewer groups than there are splits: no ratio helps there."""
+def _few_groups(cases: CaseTable, counts: dict[str, dict[str, int]], trains: bool) -> dict[str, str]:
+    """Class → the cause, where it has fewer groups than there are splits: no ratio helps there."""
     frame = cases.frame
     splits = [name for name in SPLITS if trains or name != "train"]
     absent = {name for split in splits for name, count in counts[split].items() if not count}
-    found = []
+    found = {}
     for name in [name for name in cases.class_names if name in absent]:
         rows = frame[frame["label"] == cases.class_names.index(name)]
         groups = rows["group"].nunique()
         if cases.group_column and groups < len(splits) and len(rows) >= len(splits):
-            found.append(
+            found[name] = (
                 f"all {len(rows)} cases of {name} lie in {counted(groups, 'group')}, and splits never cut a group: "
                 f"{len(splits)} groups with {name} are the least, or a finer group column"
             )
@@ -179,5 +190,18 @@ def evidence_warning(splits: Splits, config: Stage1ProConfig) -> str | None:
     return (
         f"val_calib has {have}{where}, and target_fnr_exit {config.target_words()} at confidence "
         f"{config.fnr_confidence:g} needs at least {needed} even without one miss: nothing will be certified. "
-        "Add positives, raise val_calib_ratio, or raise target_fnr_exit."
+        f"{_ways_out(splits, config, at_hand, needed)}."
     )
+
+
+def _ways_out(splits: Splits, config: Stage1ProConfig, at_hand: int, needed: int) -> str:
+    """What would give val_calib enough positives, and nothing that cannot."""
+    ways = ["Add positives"]
+    params, delta = config.dataset_params, 1 - config.fnr_confidence
+    # from so many onwards, since a split holds half a case more or less than its share
+    ratio = math.ceil(100 * params.val_calib_ratio * needed / (at_hand - 0.5)) / 100 if at_hand else 1.0
+    if ratio + params.val_select_ratio + params.val_test_ratio <= 1 - LEAST_TRAINED:
+        ways.append("move some into it" if splits.metadata["split_column"] else f"raise val_calib_ratio to {ratio:g}")
+    if at_hand >= minimum_positives(config.certified_level(LARGEST_TARGET), delta):
+        ways.append("raise target_fnr_exit")
+    return ", or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]

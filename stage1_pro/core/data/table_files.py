@@ -8,6 +8,14 @@ from pathlib import Path
 from stage1_pro.core.errors import UserError, counted, first_few
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
+WORKBOOK = "an Excel workbook: save its sheet as CSV in UTF-8"
+NO_TEXT = (
+    (b"PK\x03\x04", b"xl/workbook.xml", WORKBOOK),
+    (b"PK\x03\x04", b"", "a ZIP archive: unpack it, and name the folder in root, or the table in it in labels"),
+    (b"\xd0\xcf\x11\xe0", b"", WORKBOOK),
+    (b"\x1f\x8b", b"", "a gzip file: unpack it"),
+)
+"""How a file begins, what it holds, and what it then is, with what to do."""
 LOOKED_AT = 50
 """Lines that tell the delimiter."""
 
@@ -25,11 +33,14 @@ class Rows:
 
 def delimited_rows(content: bytes, path: Path) -> Rows:
     """Return the rows of a text file that are not blank. Raises UserError for a file that is no table."""
+    _demand_text(content, path)
     text = _text(content, path)
-    cells, lines = _parsed(text, _delimiter(text), path)
+    delimiter = _delimiter(text)
+    cells, lines = _parsed(text, delimiter, path)
     if not cells:
         raise UserError(f"{path}: no cases could be read (it is empty).")
     width = _width(cells)
+    _demand_one_delimiter(cells, lines, width, delimiter, path)
     ragged = [line for row, line in zip(cells, lines, strict=True) if any(row[width:])]
     if ragged:
         raise UserError(
@@ -37,6 +48,12 @@ def delimited_rows(content: bytes, path: Path) -> Rows:
             f"{first_few(ragged)}. Quote a cell that holds the delimiter."
         )
     return Rows([row[:width] + [""] * (width - len(row)) for row in cells], lines)
+
+
+def _demand_text(content: bytes, path: Path) -> None:
+    for head, inside, words in NO_TEXT:
+        if content.startswith(head) and inside in content:
+            raise UserError(f"{path}: is not a table but {words}.")
 
 
 def _text(content: bytes, path: Path) -> str:
@@ -69,6 +86,24 @@ def _parsed(text: str, delimiter: str, path: Path) -> tuple[list[list[str]], lis
     except csv.Error as error:
         raise UserError(f"{path}: no cases could be read (line {reader.line_num}: {error}).") from None
     return cells, lines
+
+
+def _demand_one_delimiter(cells: list[list[str]], lines: list[int], width: int, delimiter: str, path: Path) -> None:
+    """Raise UserError for lines whose cells are all in the first one, parted by another mark than the other lines'."""
+    others = [mark for mark in DELIMITERS if mark != delimiter]
+    mixed = {
+        line: mark
+        for row, line in zip(cells, lines, strict=True)
+        if width > 1 and not any(row[1:])
+        for mark in others
+        if row[0].count(mark) == width - 1
+    }
+    if mixed:
+        marks = " or ".join(dict.fromkeys(DELIMITERS[mark] for mark in mixed.values()))
+        raise UserError(
+            f"{path}: the columns are parted by {DELIMITERS[delimiter]}, but by {marks} in "
+            f"{counted(len(mixed), 'line')}: {first_few(mixed)}. Write the same mark in every line."
+        )
 
 
 def _width(cells: list[list[str]]) -> int:

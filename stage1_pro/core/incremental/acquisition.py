@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 from stage1_pro.core.incremental.distances import Distances
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.seeds import rng_of

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import IntArray
 from stage1_pro.core.seeds import rng_of

@@ -7,7 +7,7 @@ from a clock, a file or a generator of random numbers, so equal events give equa
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 
 INIT, TRAINING, SCORING, TRANSITION, DONE = STATES = ("INIT", "TRAINING", "SCORING", "TRANSITION", "DONE")
 """Names of the machine's states; files call them `phase`, a word that elsewhere means the phases 1 to 6."""

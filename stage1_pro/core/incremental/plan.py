@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 from stage1_pro.core.incremental.initial import initial_cases
 from stage1_pro.core.incremental.machine import Rules, Scored, State, stopped, walk
 

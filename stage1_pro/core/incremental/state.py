@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import IncrementalParams
+from stage1_pro.core.config.sections import IncrementalParams
 from stage1_pro.core.errors import counted, raise_problems
 from stage1_pro.core.incremental.consistency import contradictions
 from stage1_pro.core.incremental.machine import Pick, Scored, Stage, State, Suspect

@@ -1,10 +1,21 @@
-"""The closing lines of a set of decisions: who exits, what the bundle's test split says of them, what it all costs."""
+"""The closing lines of a set of decisions: who exits, what the bundle's test split says of them, what it all costs.
 
+And those of a new bundle: the command that decides images with it.
+"""
+
+import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.errors import first_few
+from stage1_pro.core.bundle.contents import BundleContents
+from stage1_pro.core.config.load import merge_configs
+from stage1_pro.core.console import say
+from stage1_pro.core.data.image_files import holds_images
+from stage1_pro.core.data.parquet_tables import is_parquet
+from stage1_pro.core.data.sources import read_source
+from stage1_pro.core.errors import UserError, first_few
 from stage1_pro.core.inference.tables import Tally
 
 MEASURES = (
@@ -22,7 +33,33 @@ def closing_lines(tally: Tally, bundle: Path) -> list[str]:
     evaluation = artifacts.read_json(bundle / "eval.json", "eval")
     config = artifacts.read_json(bundle / "config.json", "config")
     exits = evaluation["exits"]
-    return [*_counted(tally), *_measured(exits), *_cost(exits, config, tally.unit), *_report(bundle)]
+    return [*_counted(tally), *_measured(exits), *_cost(exits, config, f"{tally.unit}s"), *_report(bundle)]
+
+
+def say_first_use(contents: BundleContents) -> None:
+    """Say how to decide images with a bundle: those that it was trained or certified with, where they are at hand."""
+    script = f"python stage1_pro/scripts/60_predict.py {shlex.quote(str(contents.path))}"
+    folder = _images_at_hand(contents)
+    if folder is None:
+        say(f"decide images with: {script} FOLDER, a folder of your images, or several, or files")
+    else:
+        out = shlex.quote(str(contents.path.parent / "decisions.csv"))
+        say(f"next   {script} {shlex.quote(str(folder))} --out {out}")
+
+
+def _images_at_hand(contents: BundleContents) -> Path | None:
+    """A folder on this machine that holds images of the bundle's sources."""
+    path = contents.path / contents.manifest["config_file"]
+    params = merge_configs([(str(path), artifacts.read_json(path, "config"))], trains=False).dataset_params
+    for source in params.sources:
+        if source.labels is None and source.root and Path(source.root).is_dir() and holds_images(source.root):
+            return Path(source.root)
+        if source.labels and Path(source.labels).is_file() and not is_parquet(Path(source.labels)):
+            with suppress(UserError):  # the table is not what it was
+                first = Path(read_source(source, params).frame["path"].iloc[0])
+                if first.is_file():
+                    return first.parent
+    return None
 
 
 def _counted(tally: Tally) -> list[str]:
@@ -30,7 +67,7 @@ def _counted(tally: Tally) -> list[str]:
     deferred = tally.images - exits
     answers = ", ".join(f"{count} '{name}'" for name, count in tally.exits.most_common())
     share = f" ({deferred / tally.images:.1%} go to stage 2)" if deferred else ""
-    found = [f"{tally.images} {tally.unit}: {exits} exit, {deferred} deferred{share}", *_uncovered(tally)]
+    found = [f"{tally.total}: {exits} exit, {deferred} deferred{share}", *_uncovered(tally)]
     return [*found, f"exits     {answers}"] if answers else found
 
 

@@ -114,7 +114,7 @@ def decide_into(
     options: dict[str, Any] = {"batch_size": batch_size, "workers": processes, "copies": copies}
     items = paths if groups is None else groups
     named = [] if certificate_groups is None else [artifacts.digest_json(list(certificate_groups))]
-    tally = Tally(unit="images" if groups is None else "groups")
+    tally = Tally(unit="image" if groups is None else "group")
 
     def rows_of(positions: Iterable[int]) -> Iterator[pd.DataFrame]:
         if groups is None:
@@ -136,7 +136,7 @@ def decide_into(
         missing = job.missing()
         if missing and job.out.exists() and not overwrite:
             raise already_there(job.out)
-        _decide_missing(job, missing, lambda positions: _widened(rows_of(positions), more, begun), tally.unit)
+        _decide_missing(job, missing, lambda positions: _widened(rows_of(positions), more, begun), f"{tally.unit}s")
         job.finish(out.format, overwrite, tally)
     job.remove()
     return tally

@@ -30,8 +30,9 @@ from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import RawOutputs, chosen_device
 from stage1_pro.core.inference.records import Decision, decision_records
-from stage1_pro.core.metrics.masks import MaskSums, least_overlap, missed, uncertainty
-from stage1_pro.core.models.segmenter import MaskModel, answered, case_row, load_mask_model
+from stage1_pro.core.metrics.masks import MaskSums, missed, uncertainty
+from stage1_pro.core.models.mask_rows import answered, case_row, worst_overlap
+from stage1_pro.core.models.segmenter import MaskModel, load_mask_model
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.records.scores import MaskScores, Scores, hashes
 
@@ -67,6 +68,7 @@ class MaskPredictor:
         self.device = chosen_device(device)
         self.model, self.params, self.policy = model.to(self.device).eval(), model.params, policy
         self.files: dict[str, Path] = {}
+        self.begun: Callable[[], object] | None = None
         # TF32 would move probabilities by a thousandth
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -97,12 +99,19 @@ class MaskPredictor:
         """Names of the answers: without and with the positive class."""
         return self.model.class_names
 
-    def draw_into(self, folder: Path, names: Sequence[str], paths: Sequence[str] | None = None) -> None:
+    def draw_into(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        paths: Sequence[str] | None = None,
+        begun: Callable[[], object] = lambda: None,
+    ) -> None:
         """Write the mask of each of these cases into a folder, as the case's own file name says.
 
-        names: of the cases; paths: where they are read, None where the names say it.
+        names: of the cases; paths: where they are read, None where the names say it; begun: called before the first.
         """
         suffix = ".png" if self.model.spec.preprocessing.dims == 2 else ".nii.gz"
+        self.begun = begun
         self.files = {
             path: folder / f"{name}{suffix}" for path, name in zip(paths or names, mask_names(names), strict=True)
         }
@@ -147,6 +156,9 @@ class MaskPredictor:
 
     def _draw(self, path: Source, logits: Tensor, grid: Grid) -> None:
         if isinstance(path, str) and path in self.files:
+            if self.begun is not None:
+                self.begun()
+                self.begun = None
             write_mask(self.files[path], answered(logits).cpu().numpy().astype(np.uint8), grid)
 
     @torch.inference_mode()
@@ -175,12 +187,13 @@ class MaskPredictor:
         """Score cases with masks (columns case_id, group, label, path, mask, content). Raises UserError for files that
         cannot be read."""
         rows, overlaps, done = [], [], 0
+        by_lesion = self.params.miss_rule.rule == "lesion"
         for batch in self.prepared(cases, batch_size, workers):
             for case, logits in zip(batch, self.maps(batch), strict=True):
                 assert case.labels is not None
                 labels = case.labels.to(logits.device)
                 rows.append(case_row(logits, labels, self.positives).numpy())
-                overlaps.append(self._overlap(logits, labels))
+                overlaps.append(worst_overlap(logits, labels, self.positives) if by_lesion else 1.0)
             done += len(batch)
             progress(done, len(cases))
         sums = MaskSums.of_rows(np.stack(rows))
@@ -213,13 +226,6 @@ class MaskPredictor:
             yield batch
             done += len(batch)
 
-    def _overlap(self, logits: Tensor, labels: Tensor) -> float:
-        if self.params.miss_rule.rule != "lesion":
-            return 1.0
-        positives = torch.tensor(self.positives, device=logits.device)
-        answer = torch.isin(answered(logits), positives)
-        return least_overlap(torch.isin(labels, positives).cpu().numpy(), answer.cpu().numpy())
-
     def _batches(
         self, paths: Sequence[Source], masks: Sequence[str] | None, batch_size: int, workers: int
     ) -> Iterable[list[Prepared]]:
@@ -247,13 +253,13 @@ class _Cases(Dataset):
         try:
             picture = picture_of(_contents(self.paths[position]))
             labels = None if self.masks is None else labels_of(read_file(self.masks[position]))[0]
-            if (picture.grid.shape and len(picture.grid.shape) != self.preprocessing.dims) or (
-                len(picture.values) != self.preprocessing.channels
-            ):
+            made = self.preprocessing
+            kind = len(picture.grid.shape), len(picture.values), picture.joint
+            if kind != (made.dims, made.channels, made.joint):
                 raise BadImage("other_kind")
             if not np.isfinite(picture.values).all():
                 raise BadImage("not_finite")
-            inputs: Any = self.preprocessing.inputs(picture)
+            inputs: Any = made.inputs(picture)
         except BadImage as bad:
             return Prepared(torch.empty(0), Grid((), ()), reason=str(bad))
         codes = None if labels is None else torch.from_numpy(self.facts.coded(labels))

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.inference.records import UNCOVERED
 
 STANDARD_OUTPUT = "-"
@@ -30,7 +30,17 @@ class Tally:
     uncovered: Counter[str] = field(default_factory=Counter)
     audited: int = 0
     certificate: str | None = None
-    unit: str = "images"
+    unit: str = "image"
+
+    @property
+    def total(self) -> str:
+        """All of them, as 3 images."""
+        return counted(self.images, self.unit)
+
+    @property
+    def unreadable_words(self) -> str:
+        """What is said at the end where some could not be read."""
+        return f"{self.unreadable} of {self.total} could not be read: deferred, each with its reason."
 
     def counting(self, parts: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         """Pass the parts on, and count their rows."""
@@ -93,11 +103,6 @@ def output_of(name: str | None, format: str | None) -> Output:
     if S_ISREG(found.st_mode):
         return Output(path, _format(path, format), regular=True)
     return Output(Path(name), format or "csv", regular=False)
-
-
-def masks_beside(out: Output) -> Path:
-    """The folder for masks that go with decisions: masks/ beside their file, or here."""
-    return (out.path.parent if out.path is not None and out.regular else Path()) / "masks"
 
 
 def write_table(parts: Iterable[pd.DataFrame], stream: BinaryIO, format: str) -> None:

@@ -8,7 +8,9 @@
 SDC is the soft Dice confidence of Borges et al. (arXiv 2402.10665) for one class; its mean over classes, and its value
 for an empty prediction, are ours. Mean voxel entropy mostly counts border voxels and does not rank cases by their Dice.
 
-Sums are taken on the whole map of a case, never a window: windows overlap. They are exact: int64 and float64.
+Sums are taken on the whole map of a case, never a window: windows overlap. They are exact: int64 and float64. What
+nobody has decided is in no sum with the true mask, I, P and Y. It is in those of the network alone, ŷ and p, by which a
+case exits: a new case, which nobody has marked, has the whole of itself to be sure of.
 """
 
 from collections.abc import Sequence
@@ -27,21 +29,24 @@ LEAST = 2.0**-20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskSums:
-    """Sums of N cases over what is decided in each.
+    """Sums of N cases.
 
-    Of the F foreground classes, (N, F): both, predicted and true int64 voxels of I, P, Y; chance Σ p, agreed Σ p ŷ,
-    float64. Of the positive class the same, (N,), with its largest probability. entropy: (N,) sum over voxels in units
-    of log C; largest: (N,) largest foreground probability; voxels: (N,).
+    Of the F foreground classes, (N, F): both, predicted and true int64 voxels of I, P, Y where the truth is decided;
+    drawn Σ ŷ int64, chance Σ p and agreed Σ p ŷ float64 of the whole case. Of the positive class the same, (N,), with
+    its largest probability. entropy: (N,) sum over voxels in units of log C; largest: (N,) largest foreground
+    probability; voxels: (N,); all three of the whole case.
     """
 
     both: IntArray
     predicted: IntArray
     true: IntArray
+    drawn: IntArray
     chance: FloatArray
     agreed: FloatArray
     positive_both: IntArray
     positive_predicted: IntArray
     positive_true: IntArray
+    positive_drawn: IntArray
     positive_chance: FloatArray
     positive_agreed: FloatArray
     positive_largest: FloatArray
@@ -51,29 +56,13 @@ class MaskSums:
 
     @classmethod
     def of_rows(cls, rows: np.ndarray) -> "MaskSums":
-        """rows: (N, 5 F + 9) float64 as `row_names` names them; counts in them are exact up to 2**53."""
-        classes = (rows.shape[1] - 9) // 5
-        blocks = [rows[:, at * classes : (at + 1) * classes] for at in range(5)]
-        rest = rows[:, 5 * classes :].T
+        """rows: (N, 6 F + 10) float64, the fields in their order; counts in them are exact up to 2**53."""
+        classes = (rows.shape[1] - 10) // 6
         finite = np.where(np.isfinite(rows), rows, 0)  # counts of a case that is not finite are of no use
-        whole = [finite[:, at * classes : (at + 1) * classes].astype(np.int64) for at in range(3)]
-        counts = finite[:, 5 * classes :].T.astype(np.int64)
-        return cls(
-            whole[0],
-            whole[1],
-            whole[2],
-            blocks[3],
-            blocks[4],
-            counts[0],
-            counts[1],
-            counts[2],
-            rest[3],
-            rest[4],
-            rest[5],
-            entropy=rest[6],
-            largest=rest[7],
-            voxels=counts[8],
-        )
+        sums, rest = _blocks(rows, classes), rows[:, 6 * classes :].T
+        counts, whole = _blocks(finite.astype(np.int64), classes), finite[:, 6 * classes :].T.astype(np.int64)
+        fields = [*counts[:4], *sums[4:], *whole[:4], *rest[4:9], whole[9]]
+        return cls(*fields)
 
     def dice(self) -> FloatArray:
         """(N, F) Dice of each class, NaN where neither mask has it."""
@@ -82,7 +71,7 @@ class MaskSums:
     def case_dice(self) -> FloatArray:
         """(N,) mean over the classes that either mask has; 1 where there is none.
 
-        >>> sums = MaskSums.of_rows(np.array([[8, 11, 10, 0, 0, 8, 11, 10, 0, 0, 0, 0, 0, 64.0]]))
+        >>> sums = MaskSums.of_rows(np.array([[8, 11, 10, 11, 0, 0, 8, 11, 10, 11, 0, 0, 0, 0, 0, 64.0]]))
         >>> round(float(sums.case_dice()[0]), 7)
         0.7619048
         """
@@ -95,8 +84,8 @@ class MaskSums:
 
     def soft_dice(self) -> FloatArray:
         """(N,) SDC: how sure the network is of its own mask. NaN where its outputs are not finite."""
-        each = np.where(self.predicted > 0, ratio(2 * self.agreed, self.chance + self.predicted), np.nan)
-        found = np.where((self.predicted == 0).all(axis=1), 1 - self.largest, _mean(each, np.nan))
+        each = np.where(self.drawn > 0, ratio(2 * self.agreed, self.chance + self.drawn), np.nan)
+        found = np.where((self.drawn == 0).all(axis=1), 1 - self.largest, _mean(each, np.nan))
         return np.where(self.finite, found, np.nan)
 
     def mean_entropy(self) -> FloatArray:
@@ -110,12 +99,12 @@ class MaskSums:
 
     def answers(self, least: int) -> IntArray:
         """(N,) 1 where the mask has at least this many voxels of the positive class."""
-        return (self.positive_predicted >= least).astype(np.int64)
+        return (self.positive_drawn >= least).astype(np.int64)
 
     def positive_confidence(self, least: int) -> FloatArray:
         """(N,) of the answer: SDC of the positive class, or 1 less its largest probability; clipped, NaN stays."""
-        drawn = ratio(2 * self.positive_agreed, self.positive_chance + self.positive_predicted)
-        confidence = np.where(self.answers(least) == 1, drawn, 1 - self.positive_largest)
+        sure = ratio(2 * self.positive_agreed, self.positive_chance + self.positive_drawn)
+        confidence = np.where(self.answers(least) == 1, sure, 1 - self.positive_largest)
         return np.where(self.finite, np.clip(confidence, LEAST, 1 - LEAST), np.nan)
 
     def case_logits(self, least: int) -> np.ndarray:
@@ -194,6 +183,11 @@ def missed(sums: MaskSums, overlap: ArrayLike, rule: str, dice: float, least_sha
 def uncertainty(sums: MaskSums, kind: str) -> FloatArray:
     """(N,) what ranks cases by doubt, 0 to 1: soft_dice (1 - SDC) or entropy (mean over voxels)."""
     return 1 - sums.soft_dice() if kind == "soft_dice" else np.where(sums.finite, sums.mean_entropy(), np.nan)
+
+
+def _blocks(rows: np.ndarray, classes: int) -> list[np.ndarray]:
+    """The six figures of classes, (N, F) each, at the begin of rows."""
+    return [rows[:, at * classes : (at + 1) * classes] for at in range(6)]
 
 
 def _mean(each: FloatArray, empty: float) -> FloatArray:

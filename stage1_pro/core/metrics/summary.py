@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from stage1_pro.core.metrics import calibration
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.binomial import fnr_interval, fnr_upper_bound, p_value
 from stage1_pro.core.metrics.bootstrap import Statistic, bootstrap_intervals, group_index, point_values, ranking, ratios
+from stage1_pro.core.metrics.edges import Share, unanimous_intervals
 from stage1_pro.core.metrics.exits import ExitCounts, count_decisions
 from stage1_pro.core.metrics.selective import augrc, coverage_at_risk, risk_at_coverage, risk_coverage_curve
 
@@ -58,8 +60,8 @@ def evaluate(
     """All figures of decisions on labelled cases, as plain JSON: what is undefined is None.
 
     logits: (N, C) float; labels: (N,) int, 1 is positive; groups: (N,) or None. Intervals are
-    bootstrap percentiles over groups at `confidence`, but for FNR on exits exact ones, since
-    without a miss every resample has none either. Selective metrics rank by decisions.scores with
+    bootstrap percentiles over groups at `confidence`, but for FNR on exits exact ones, and for what
+    all cases agree on those of `edges`. Selective metrics rank by decisions.scores with
     0/1 loss; calibration is that of softmax(logits) over the cases whose logits are finite, at the
     log-odds before `shift` was added to place the answers. prices: of a false alarm and of a miss on exits, in
     deferrals; utility is coverage less both, a case. supported: (N,) labels that the probabilities are judged by; None:
@@ -70,6 +72,7 @@ def evaluate(
     index = group_index(groups, labels.size)
     statistics = decision_statistics(index, labels, decisions, prices)
     intervals = bootstrap_intervals(statistics, index, samples, confidence, rng)
+    intervals |= decision_edges(index, labels, decisions, prices, confidence)
     estimates = {
         name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
         for name, value in point_values(statistics, index).items()
@@ -118,19 +121,37 @@ def decision_statistics(
     index: IntArray, labels: IntArray, decisions: Decisions, prices: tuple[float, float] = (5.0, 0.0)
 ) -> list[Statistic]:
     """Every bootstrapped figure of decisions, by name. index: (N,) from group_index; labels: (N,)."""
+    shares = {name: (share.part, share.whole) for name, share in _shares(labels, decisions, prices).items()}
+    return [ratios(index, shares), ranking(index, decisions.scores, decisions.predictions != labels)]
+
+
+def decision_edges(
+    index: IntArray, labels: IntArray, decisions: Decisions, prices: tuple[float, float], confidence: float
+) -> dict[str, tuple[float, float]]:
+    """Return the intervals of those figures of decision_statistics of which resampling knows nothing, by name."""
+    found = unanimous_intervals(index, _shares(labels, decisions, prices), confidence)
+    if labels.size and (decisions.predictions == labels).all():
+        wrong = 1 - found["accuracy"][0]
+        # where the wrong answers to come would rank is unknown too: at worst they are the most confident ones
+        worst = wrong * (1 - math.log(wrong))
+        found |= {"augrc": (0.0, wrong), "aurc": (0.0, worst), "e_aurc": (0.0, worst)}
+    return found
+
+
+def _shares(labels: IntArray, decisions: Decisions, prices: tuple[float, float]) -> dict[str, Share]:
     exits, positive, answered = decisions.exits, labels == 1, decisions.predictions == 1
     correct, every = decisions.predictions == labels, np.ones(labels.size)
     false_alarms, misses = exits & answered & ~positive, exits & ~answered & positive
-    shares = {
-        "accuracy": (correct, every),
-        "coverage": (exits, every),
-        "right_exits": (exits & correct, every),
-        "utility": (exits - prices[0] * false_alarms - prices[1] * misses, every),
-        "fpr_on_exits": (false_alarms, exits & ~positive),
-        "precision_on_exits": (exits & answered & positive, exits & answered),
-        "accuracy_on_exits": (exits & correct, exits),
+    worth = exits - prices[0] * false_alarms - prices[1] * misses
+    return {
+        "accuracy": Share(correct, every),
+        "coverage": Share(exits, every),
+        "right_exits": Share(exits & correct, every),
+        "utility": Share(worth, every, least=min(0.0, 1 - max(prices)), most=1.0),
+        "fpr_on_exits": Share(false_alarms, exits & ~positive),
+        "precision_on_exits": Share(exits & answered & positive, exits & answered),
+        "accuracy_on_exits": Share(exits & correct, exits),
     }
-    return [ratios(index, shares), ranking(index, decisions.scores, ~correct)]
 
 
 def fnr_evidence(counts: ExitCounts, target_fnr: float, delta: float, confidence: float) -> dict[str, float]:

@@ -1,14 +1,8 @@
-"""MaskModel: a network from MONAI, the maps that it makes of whole cases, and the one file that holds a trained one.
-
-`model_path` names it: monai:unet, monai:dynunet or monai:segresnet, with options as in
-monai:unet:channels=16-32-64,res_units=2; or in 2D a U-Net around a backbone of timm, named as for classifiers
-(timm:NAME, random:NAME, file:PATH:NAME), whose decoder is segmentation-models-pytorch's.
-"""
+"""MaskModel: a network for masks, the maps that it makes of whole cases, and the one file that holds a trained one."""
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,185 +11,18 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import MissRule, SegmentationParams
+from stage1_pro.core.config.sections import MissRule, SegmentationParams
 from stage1_pro.core.data.masks.batches import network_size
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.models.backbone import load_backbone
-from stage1_pro.core.models.licenses import RANDOM
+from stage1_pro.core.models.mask_networks import MaskSpec, demand_monai
 from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
-from stage1_pro.core.schemas import did_you_mean
 
 FORMAT = 1
 TASK = "segmentation"
 ON_CPU_FROM = 1 << 30
 """Bytes of a stitched map from which on it is kept in main memory."""
-ENCODER_DIVISOR = 32
-"""Of a U-Net around a backbone of timm, which halves its input five times."""
-ENCODED = "encoder-unet"
-Options = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """options: their defaults, whole numbers or several of them; build: (dims, channels, classes, dropout, options)."""
-
-    options: Options
-    build: Callable[[int, int, int, float, Options], nn.Module]
-
-    def divisor(self, options: Options) -> int:
-        """Of the sizes that the network takes."""
-        if "encoder" in options:
-            return ENCODER_DIVISOR
-        return 2 ** (len(options.get("channels", options.get("blocks", ()))) - 1)
-
-
-def _unet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
-    from monai.networks.nets.unet import UNet  # pyright: ignore[reportMissingImports]
-
-    return UNet(
-        spatial_dims=dims,
-        in_channels=channels,
-        out_channels=classes,
-        channels=options["channels"],
-        strides=(2,) * (len(options["channels"]) - 1),
-        num_res_units=options["res_units"],
-        norm=("instance", {"affine": True}),
-        dropout=dropout,
-    )
-
-
-def _dynunet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
-    from monai.networks.nets.dynunet import DynUNet  # pyright: ignore[reportMissingImports]
-
-    filters = options["channels"]
-    strides = [1, *[2] * (len(filters) - 1)]
-    return DynUNet(
-        spatial_dims=dims,
-        in_channels=channels,
-        out_channels=classes,
-        kernel_size=[3] * len(filters),
-        strides=strides,
-        upsample_kernel_size=strides[1:],
-        filters=list(filters),
-        dropout=dropout or None,
-        res_block=True,
-    )
-
-
-def _segresnet(dims: int, channels: int, classes: int, dropout: float, options: Options) -> nn.Module:
-    from monai.networks.nets.segresnet import SegResNet  # pyright: ignore[reportMissingImports]
-
-    return SegResNet(
-        spatial_dims=dims,
-        in_channels=channels,
-        out_channels=classes,
-        init_filters=options["filters"],
-        blocks_down=options["blocks"],
-        blocks_up=(1,) * (len(options["blocks"]) - 1),
-        dropout_prob=dropout or None,
-        upsample_mode="deconv",  # trilinear upsampling has no deterministic gradient on a GPU
-    )
-
-
-def _around_encoder(dims: int, channels: int, classes: int, _: float, options: Options) -> nn.Module:
-    from segmentation_models_pytorch import Unet  # pyright: ignore[reportMissingImports]
-
-    if dims != 2:
-        raise ValueError("backbones of timm see flat images: name a monai network for volumes")
-    return Unet(f"tu-{options['encoder']}", encoder_weights=None, in_channels=channels, classes=classes)
-
-
-ARCHITECTURES = {
-    "unet": Architecture({"channels": (16, 32, 64, 128, 256), "res_units": 2}, _unet),
-    "dynunet": Architecture({"channels": (32, 64, 128, 256)}, _dynunet),
-    "segresnet": Architecture({"filters": 16, "blocks": (1, 2, 2, 4)}, _segresnet),
-    ENCODED: Architecture({"encoder": ""}, _around_encoder),
-}
-NAMED = [name for name in ARCHITECTURES if name != ENCODED]
-"""After monai: in a model_path."""
-
-
-@dataclass(frozen=True, slots=True)
-class MaskSpec:
-    """Enough to build the same network again, and to read a case as it was trained on."""
-
-    arch: str
-    options: Options
-    dropout: float
-    preprocessing: MaskPreprocessing
-    license: str = RANDOM
-
-    @property
-    def divisor(self) -> int:
-        return ARCHITECTURES[self.arch].divisor(self.options)
-
-    def build(self, classes: int) -> nn.Module:
-        """The network with random weights."""
-        made = self.preprocessing
-        return ARCHITECTURES[self.arch].build(made.dims, made.channels, classes, self.dropout, self.options)
-
-
-def named_network(model_path: str) -> tuple[str, Options]:
-    """(architecture, options) of a model_path. Raises UserError for what does not exist, or MONAI is missing.
-
-    >>> named_network("monai:unet:channels=8-16")
-    ('unet', {'channels': (8, 16), 'res_units': 2})
-    """
-    demand_monai()
-    _, _, rest = model_path.partition(":")
-    name, _, text = rest.partition(":")
-    if name not in NAMED:
-        known = NAMED
-        raise UserError(f"model_path {model_path}: no network '{name}'{did_you_mean(name, known)}; {', '.join(known)}.")
-    defaults, options = ARCHITECTURES[name].options, {}
-    for part in filter(None, text.split(",")):
-        key, _, value = part.partition("=")
-        if key not in defaults:
-            raise UserError(
-                f"model_path {model_path}: {name} has no option '{key}'{did_you_mean(key, list(defaults))}; it has "
-                f"{', '.join(defaults)}."
-            )
-        options[key] = _option(model_path, key, value, isinstance(defaults[key], tuple))
-    return name, {**defaults, **options}
-
-
-def _option(model_path: str, key: str, value: str, several: bool) -> Any:
-    parts = value.split("-")
-    fits = all(part.isdecimal() for part in parts) and (len(parts) > 1 if several else len(parts) == 1)
-    if not fits or (several and min(map(int, parts)) < 1):
-        wanted = "two or more numbers such as 16-32-64" if several else "a number"
-        raise UserError(f"model_path {model_path}: {key} must be {wanted}, and is '{value}'.")
-    return tuple(map(int, parts)) if several else int(value)
-
-
-def encoder_of(model_path: str) -> tuple[str, Options, dict[str, Tensor], str]:
-    """(architecture, options, weights of the encoder, licence) of a backbone that model_path names as for classifiers.
-
-    Raises what `load_backbone` raises, and where the decoder's package is missing.
-    """
-    demand_monai()
-    try:
-        import segmentation_models_pytorch  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            "a U-Net around a backbone needs segmentation-models-pytorch: pip install 'stage1-pro[seg]'."
-        ) from None
-    backbone, spec = load_backbone(model_path, None)
-    weights: dict[str, Tensor] = {} if model_path.startswith("random:") else backbone.net.state_dict()
-    return ENCODED, {"encoder": spec.arch.split(".")[0]}, weights, spec.license
-
-
-def demand_monai() -> None:
-    """Raise UserError where MONAI is not installed."""
-    try:
-        import monai.inferers  # pyright: ignore[reportMissingImports]
-        import monai.networks.nets  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            "masks are trained with MONAI, which is not installed: pip install 'stage1-pro[seg]'."
-        ) from None
 
 
 class MaskModel(nn.Module):
@@ -395,59 +222,3 @@ def load_mask_model(path: Path) -> MaskModel:
 
 def _tuples(data: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-
-
-@torch.no_grad()
-def case_row(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> Tensor:
-    """The sums of one case, (5 F + 9,) float64 on the CPU, in the order of `MaskSums.of_rows`.
-
-    logits: (K, *S) of the whole case; labels: (*S) int64, −1 is in no sum; positives: values of the positive class. An
-    answer is the class of the largest logit, of equal ones the last.
-    """
-    truth, flat = labels.flatten(), logits.flatten(1).float()
-    answer, log_p = answered(flat), torch.log_softmax(flat, dim=0)
-    decided = truth >= 0
-    if not decided.all():  # a copy of everything, which most cases need not pay for
-        truth, answer, log_p = truth[decided], answer[decided], log_p[:, decided]
-    p = log_p.exp()
-    classes = torch.arange(1, len(flat), device=flat.device)[:, None]
-    blocks = _sums(p[1:], answer == classes, truth == classes)
-    positive = p[list(positives)].sum(dim=0)[None]
-    own = _sums(positive, _among(answer, positives)[None], _among(truth, positives)[None])
-    entropy = -(p * log_p.clamp(min=-1e3)).sum(dim=0).sum(dtype=torch.float64) / math.log(len(flat))
-    largest = p[1:].amax() if p.shape[1] else p.new_zeros(())
-    rest = [_most(positive), entropy, largest, torch.tensor(p.shape[1])]
-    row = torch.cat([*blocks, *own, *(value.double().reshape(1).to(flat.device) for value in rest)])
-    return row.cpu()
-
-
-def answered(logits: Tensor) -> Tensor:
-    """(*S) int64 class of each voxel of logits (K, *S): the largest, of equal ones the last.
-
-    >>> answered(torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 3.0]])).tolist()
-    [1, 0, 1]
-    """
-    best, answer = logits[0], torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)
-    # argmax along the first of many axes is ten times slower
-    for code in range(1, len(logits)):
-        answer.masked_fill_(logits[code] >= best, code)
-        best = torch.maximum(best, logits[code])
-    return answer
-
-
-def _among(codes: Tensor, values: Sequence[int]) -> Tensor:
-    found = codes == values[0]
-    for value in values[1:]:
-        found |= codes == value
-    return found
-
-
-def _sums(p: Tensor, answered: Tensor, true: Tensor) -> list[Tensor]:
-    """(I, P, Y, Σ p, Σ p ŷ) of each of F classes, float64 (F,); counts of up to 2**53 are exact."""
-    both = (answered & true).sum(dim=1).double()
-    chance, agreed = p.sum(dim=1, dtype=torch.float64), (p * answered).sum(dim=1, dtype=torch.float64)
-    return [both, answered.sum(dim=1).double(), true.sum(dim=1).double(), chance, agreed]
-
-
-def _most(p: Tensor) -> Tensor:
-    return p.amax().clamp(max=1) if p.shape[1] else p.new_zeros(())

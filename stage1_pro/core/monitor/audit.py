@@ -130,7 +130,7 @@ def doubtful_probability(
 
 # ---- a uniform sample again, halved by time
 
-SECOND_HASH = b"recertify:"
+SECOND_HASH, HALVING_HASH = b"recertify:", b"recertify, half:"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +162,11 @@ def resample(
     np.minimum.at(least, index[inside], probability[inside])
     floor = least[np.unique(index[inside])].min()
     kept = drawn(hash64(names, SECOND_HASH + salt), floor / least)[index] & inside
-    newer = first > np.median(first[np.unique(index[kept])]) if kept.any() else np.zeros(names.size, dtype=bool)
+    here = np.unique(index[kept])
+    # all cases of a job have one time; a hash halves those that lie in the middle
+    here = here[np.lexsort((hash64(names[here], HALVING_HASH + salt), first[here]))]
+    newer = np.zeros(names.size, dtype=bool)
+    newer[here[(here.size + 1) // 2 :]] = True
     return Resample(
         np.flatnonzero(kept & ~newer[index]), np.flatnonzero(kept & newer[index]), int((inside & ~kept).sum())
     )

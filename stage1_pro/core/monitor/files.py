@@ -64,7 +64,7 @@ def write_monitor(folder: Path, monitor: Monitor) -> None:
     artifacts.write_bytes(cases, content)
     data = _to_json(monitor, {"file": cases.name, "sha256": artifacts.digest_bytes(content)})
     artifacts.write_json(path, data, "monitor")
-    for other in folder.glob("cases-*.npz"):
+    for other in (*folder.glob("cases-*.npz"), *folder.glob(".cases-*.npz.*")):  # the latter of killed readings
         if other != cases:
             other.unlink()
 

@@ -253,7 +253,10 @@ def deployed_by(
     has no end. groups: of 60. Raises UserError with every problem."""
     asked = options.audit_share is not None or options.audit_salt or options.monitor or options.audit == DOUBTFUL
     if contents.task.has_masks and asked:
-        raise UserError("a label cannot say whether a mask is right, so masks are not audited: drop --audit_share.")
+        raise UserError(
+            "a label cannot say whether a mask is right, so masks are not audited: leave out --audit_share, --audit, "
+            "--audit_salt and --monitor."
+        )
     if not asked:
         if groups or options.time:
             raise UserError("--groups and --time are for audits: add --audit_share, or leave them out.")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+import yaml
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.config.load import to_dict
 from stage1_pro.core.console import say
 from stage1_pro.core.errors import NoGain, UserError
 from stage1_pro.core.models.backbone import feature_dim, load_backbone, weights_digest
@@ -25,10 +27,14 @@ from stage1_pro.core.pretraining.module import ExploraModule
 from stage1_pro.core.pretraining.probe import NEIGHBOURS, Probe, features_of, measure, probe_cases
 from stage1_pro.core.pretraining.task import JOURNAL, Task, demand_same_weights
 from stage1_pro.core.records.provenance import environment
+from stage1_pro.core.records.run import Run
 from stage1_pro.core.report.common.style import render
 from stage1_pro.core.training.callbacks.checkpoints import LAST, RunCheckpoint, checkpoint
 from stage1_pro.core.training.start import is_first_process
 from stage1_pro.core.training.trainer import lightning_trainer
+
+SETTINGS = "train.yaml"
+"""Settings for 20_train.py, which trains from the adapted backbone."""
 
 
 class Adaptation:
@@ -170,6 +176,21 @@ def _export(task: Task, adaptation: Adaptation, rows: list[Row], judged: Verdict
         "provenance": environment(task.config.seed),
     }
     write_backbone(task.folder, spec, weights, facts)
+    _write_settings(task, spec.preprocessing.size)
+
+
+def words_to_train(task: Task) -> list[str]:
+    """Return the words after 20_train.py that train from the adapted backbone: the task's run, if it is untrained."""
+    awaits = task.run is not None and not Run.open(task.run).config_path.exists()
+    return ["--config", str(task.folder / SETTINGS), *(["--run", str(task.run)] if awaits else [])]
+
+
+def _write_settings(task: Task, size: int) -> None:
+    """Write the config of this adaptation as one that trains from its backbone."""
+    settings = to_dict(task.config)
+    settings |= {"model_path": f"local-dir:{task.folder}", "backbone_license": None}
+    settings["dataset_params"] |= {"image_size": size}
+    artifacts.write_bytes(task.folder / SETTINGS, yaml.safe_dump(settings, allow_unicode=True).encode())
 
 
 def _point(row: Row) -> dict[str, float]:

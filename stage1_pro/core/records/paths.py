@@ -60,9 +60,13 @@ class RunPaths:
 
 def unused_name(kind: str) -> Path:
     """Return runs/<kind>-<UTC time>, with a number where another one began in the same second."""
-    name = f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    names = (RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 100)))
-    return next(path for path in names if not path.exists())
+    return unused(RUNS / f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+
+
+def unused(path: Path) -> Path:
+    """Return a path, with a number where something of its name exists."""
+    names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 100)))
+    return next(name for name in names if not name.exists())
 
 
 def shortest(path: Path) -> Path:

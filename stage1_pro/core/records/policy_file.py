@@ -1,5 +1,6 @@
 """The one policy file of a run: when it may be written, what every policy says of its origin, and reading it back."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,9 @@ def demand_uncalibrated(run: "Run", policy: str) -> None:
             raise UserError(f"{path} exists, and is not the policy of this run ('{policy}'). Remove it.")
         artifacts.read_json(path, path.stem)  # a damaged one is no calibration: the error says how it comes back
         raise UserError(
-            f"{path} exists: this run is calibrated already. Another look at val_calib weakens the guarantee; to "
-            "calibrate anew at full confidence, train a run whose val_calib holds other positives."
+            f"{path} exists: this run is calibrated already. Go on with 40_eval_selective.py --run "
+            f"{shlex.quote(str(run.path))}. Another look at val_calib would weaken the guarantee; to calibrate anew at "
+            "full confidence, train a run whose val_calib holds other positives."
         )
 
 

@@ -1,5 +1,6 @@
 """One run directory: how it begins, and its config, splits and scores, checked to belong together."""
 
+import os
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.records.group_scores import in_groups
-from stage1_pro.core.records.paths import LATEST, RunPaths, point_latest, shortest, unused_name
+from stage1_pro.core.records.paths import LATEST, RUNS, RunPaths, point_latest, shortest, unused_name
 from stage1_pro.core.records.provenance import environment
 from stage1_pro.core.records.scores import Scores, read_scores
 from stage1_pro.core.records.splits import Splits, read_splits
@@ -45,9 +46,12 @@ class Run(RunPaths):
     @staticmethod
     def demand_new(path: str | None) -> None:
         """Raise UserError where a new run cannot be called so."""
+        target = Path(path or RUNS)
+        home = next(place for place in (target.absolute(), *target.absolute().parents) if place.exists())
+        if not os.access(home, os.W_OK):
+            raise UserError(f"{target} cannot be made: {home} may not be written to. Choose another --run.")
         if path is None:
             return
-        target = Path(path)
         if target == Path(LATEST):
             raise UserError(f"{target} is the link to the newest run. Choose another --run.")
         if (target / "splits.json").exists() or (target / "config.json").exists():

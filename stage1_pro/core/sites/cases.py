@@ -10,7 +10,8 @@ import numpy as np
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.contents import BundleContents
 from stage1_pro.core.config.load import merge_configs
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.data.decided_groups import demand_groups

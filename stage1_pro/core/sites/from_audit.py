@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,34 +86,42 @@ def audited_site(
             f"{contents.path} decides groups, and audits name no images of a group: certify it anew with --config and "
             "labelled images."
         )
-    if contents.manifest.get("certificate_groups") is not None:
-        raise UserError(
-            f"{contents.path} certifies each '{contents.manifest['certificate_groups']}' by itself, and the labels of "
-            "audits are too few for each of them: certify it anew with --config and labelled images."
-        )
     if not (request.folder / MONITOR).exists():
         raise UserError(f"--from_audit {request.folder}: no {MONITOR} there. Name the folder of 65_monitor.py.")
     with locked(request.folder):
         monitor = read_monitor(request.folder)
         said = {"salt_digest": digest_or_none(request.salt)}
         demand_settings(monitor.settings, contents, said, request.folder / MONITOR)
-        reader = reader_of(contents, request.now)
-        rows, _ = reader.decisions(request.decisions)
-        labels, _ = reader.labels(request.labels)
         until = _end(monitor)
-        cases = _window(rows, request, until)
-        answers = _labels_of(cases, labels)
-        _demand_labels(cases, answers, request.folder)
+        cases, answers, more = _labelled(contents, request, until)
         number = 1 + _attempts_before(contents, request.folder)
         attempt = Attempt(number, _promised(contents, promised), request.since, until)
         names = _class_names(contents)
-        _write_table(cases, answers, request, names[:2], table)
+        _write_table(cases, answers, request, names[:2], table, more)
         data = {"sources": [{"name": "audit", "labels": str(table), "root": str(request.images)}], "class_names": names}
         say(
             f"attempt   {number} at a certificate from audits: confidence {attempt.confidence:.6g}, so that all "
             f"attempts there may be have {attempt.promised:g} together"
         )
         yield attempt, {"dataset_params": data, "fnr_confidence": attempt.confidence}
+
+
+def _labelled(
+    contents: BundleContents, request: Request, until: int
+) -> tuple[Decisions, np.ndarray, dict[str, np.ndarray]]:
+    """The audited cases of the window, their labels (N,) of 0 and 1, and columns (N,) that the table has beside them:
+    the certified group, where the bundle certifies each by itself."""
+    reader, column = reader_of(contents, request.now), contents.manifest.get("certificate_groups")
+    listed = reader.streams
+    if column is not None:  # a camera that joined since is no group of the bundle, and may become one
+        reader = replace(reader, streams=reader.certificate_groups(request.decisions))
+    (rows, _), (labels, _) = reader.both(request.decisions, request.labels)
+    cases = _window(rows, request, until)
+    if column is not None:
+        cases = cases.take(_asked(cases, _labels_of(cases, labels), reader.streams, listed))
+    answers = _labels_of(cases, labels)
+    _demand_labels(cases, answers, request.folder)
+    return cases, answers, {} if column is None else {column: _names_of(cases, reader.streams)}
 
 
 def record_attempt(folder: Path, attempt: Attempt, run: Path) -> None:
@@ -199,6 +207,28 @@ def _labels_of(cases: Decisions, labels: Labels) -> np.ndarray:
     return np.array([found.get(name, -1) for name in cases.id.tolist()], dtype=np.int64)
 
 
+def _names_of(cases: Decisions, streams: Sequence[str]) -> np.ndarray:
+    """(N,) the certified group of each case, "" for none."""
+    return np.array([*streams, ""], dtype=object)[cases.stream]
+
+
+def _asked(cases: Decisions, answers: np.ndarray, streams: Sequence[str], listed: Sequence[str]) -> np.ndarray:
+    """(N,) whether a case takes part: not where the bundle does not list its certified group and nobody has labelled a
+    case of it. Such a group defers as before, whatever its labels would say.
+
+    answers: (N,) labels, -1 for none; streams: groups by number; listed: those with a certificate.
+    """
+    of = _names_of(cases, streams)
+    left_out = [name for name in sorted(set(of) - set(listed)) if (answers[of == name] < 0).all()]
+    for name in left_out:
+        cases_of = f"{counted(int((of == name).sum()), 'audited case')} of " + (f"'{name}'" if name else "no group")
+        say(f"left out  {cases_of}, none of them labelled: such cases still defer")
+    asked = ~np.isin(of, left_out)
+    if not asked.any():
+        raise UserError("no audited case of the window has a label. Name the files of labels with --labels.")
+    return asked
+
+
 def _demand_labels(cases: Decisions, answers: np.ndarray, folder: Path) -> None:
     missing = np.flatnonzero(answers < 0)
     if not missing.size:
@@ -212,8 +242,16 @@ def _demand_labels(cases: Decisions, answers: np.ndarray, folder: Path) -> None:
     )
 
 
-def _write_table(cases: Decisions, answers: np.ndarray, request: Request, names: Sequence[str], table: Path) -> None:
-    """The cases that stay, as a table of labelled images with their splits. names: of a negative, of a positive."""
+def _write_table(
+    cases: Decisions,
+    answers: np.ndarray,
+    request: Request,
+    names: Sequence[str],
+    table: Path,
+    more: Mapping[str, np.ndarray],
+) -> None:
+    """The cases that stay, as a table of labelled images with their splits. names: of a negative, of a positive; more:
+    columns (N,) beside these."""
     found = resample(
         cases.group, cases.time, cases.audit_probability, answers >= 0, request.salt, since=float(request.since)
     )
@@ -232,7 +270,8 @@ def _write_table(cases: Decisions, answers: np.ndarray, request: Request, names:
             "label": names[answers[at]],
             "group": cases.group[at],
             "split": split[at],
+            **{name: column[at] for name, column in more.items()},
         }
         for at in kept
     ]
-    artifacts.write_csv(table, rows, ("path", "label", "group", "split"))
+    artifacts.write_csv(table, rows, ("path", "label", "group", "split", *more))

@@ -3,12 +3,14 @@
 Nothing is placed, fitted or certified, and nothing is written into the bundle.
 """
 
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
@@ -27,7 +29,7 @@ from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.report.run.measurement import PAGE, Measurement, write_measurement
 from stage1_pro.core.sites.cases import Layers, Site
 
-SCORES, DECISIONS, FIGURES = "scores.parquet", "decisions.csv", "eval.json"
+SCORES, DECISIONS, FIGURES, SITE = "scores.parquet", "decisions.csv", "eval.json", "site.yaml"
 COLUMNS = ("case_id", "group", "label", "answer", "probability", "decision")
 CONFIGS = (".yaml", ".yml", ".json")
 
@@ -43,9 +45,15 @@ def layers_of(name: str) -> Layers:
             f"--on {name}: no such file or folder. Name a YAML file with dataset_params.sources, a table of "
             "path,label, or a folder that holds one folder per class."
         )
-    if path.suffix.lower() in CONFIGS and path.is_file():
-        return [(name, path)]
-    return [(name, {"dataset_params": {"sources": [{"root" if path.is_dir() else "labels": name}]}})]
+    return [(name, path)] if _is_config(path) else [(name, _settings_of(path, name))]
+
+
+def _is_config(path: Path) -> bool:
+    return path.suffix.lower() in CONFIGS and path.is_file()
+
+
+def _settings_of(path: Path, name: str) -> dict[str, Any]:
+    return {"dataset_params": {"sources": [{"root" if path.is_dir() else "labels": name}]}}
 
 
 def measure(site: Site, target: Path, on: str, device: str, pictures: bool = True) -> dict[str, Any]:
@@ -87,8 +95,16 @@ def measure(site: Site, target: Path, on: str, device: str, pictures: bool = Tru
         artifacts.write_json(folder / FIGURES, evaluation, "eval")
         paths = paths_by_case(site.cases.frame) if pictures else None
         shown = Measurement(decided, decisions, site.policy, evaluation, site.contents.manifest, site.config)
-        write_measurement(folder, shown, paths)
+        if not _is_config(Path(on)):  # what 38 takes
+            settings = _settings_of(Path(on), os.path.abspath(on))
+            artifacts.write_bytes(folder / SITE, yaml.safe_dump(settings, allow_unicode=True).encode())
+        write_measurement(folder, shown, paths, config_of(on, target))
     return evaluation
+
+
+def config_of(on: str, target: Path) -> str:
+    """The config file of a set that was measured into `target`: its own, or the one that was written for it."""
+    return on if _is_config(Path(on)) else str(target / SITE)
 
 
 def _demand_certificate_groups(site: Site) -> None:
@@ -157,6 +173,5 @@ def say_outcome(evaluation: dict[str, Any], target: Path) -> None:
     say(f"on record: these positives have been looked at, and a certificate on them counts that. {ways}")
     say(f"report {target / PAGE}, decisions {target / DECISIONS}")
     if promise["verdict"] != "agrees" and evaluation["negatives"]:
-        config = shlex.quote(facts["on"]) if Path(facts["on"]).suffix.lower() in CONFIGS else "SITE.yaml"
-        bundle = shlex.quote(facts["bundle"])
-        say(f"next   python stage1_pro/scripts/38_recalibrate.py {bundle} --config {config}")
+        words = [facts["bundle"], "--config", config_of(facts["on"], target)]
+        say(f"next   python stage1_pro/scripts/38_recalibrate.py {shlex.join(words)}")

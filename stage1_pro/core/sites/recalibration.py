@@ -18,7 +18,7 @@ import pandas as pd
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
 from stage1_pro.core.bundle.export import export_bundle
-from stage1_pro.core.commands import spoken
+from stage1_pro.core.commands import runnable
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.glance import describe
 from stage1_pro.core.data.run_cases import paths_by_case
@@ -84,7 +84,7 @@ def going_on(run: Run) -> Iterator[None]:
         ]
         line = f"go on with: python stage1_pro/scripts/{steps[0]} --run {shlex.quote(str(run.path))}"
         then = f", then {' and '.join(steps[1:])}" if steps[1:] else ""
-        print(spoken(line + then), file=sys.stderr, flush=True)
+        print(runnable(line + then), file=sys.stderr, flush=True)
         raise
 
 

@@ -84,8 +84,8 @@ def record_begin(run: Run, config: Stage1ProConfig, model: Any, source: Run | No
     run.begin_training(config, facts)
 
 
-def print_plan(config: Stage1ProConfig, model: Any) -> None:
-    """Print what training would do, in a few lines."""
+def print_plan(config: Stage1ProConfig, model: Any, cases: CaseTable) -> None:
+    """Print what training would do with these cases, in a few lines."""
     phase, spec, counts = PHASES[config.phase], model.spec, parameter_counts(model)
     say(
         f"phase       {phase.number} {phase.name}: heads {', '.join(phase.heads)}; "
@@ -95,7 +95,7 @@ def print_plan(config: Stage1ProConfig, model: Any) -> None:
         f"policy      {config.exit_policy}, target_fnr_exit {config.target_words()} "
         f"at confidence {config.fnr_confidence:g}"
     )
-    if config.places_answers:
+    if config.places_answers and len(cases.class_names) == 2:
         say(
             f"exits       one-sided; answers placed on val_select at {config.false_alarm_price:g} deferrals a "
             f"false alarm, {config.miss_price:g} a miss"

@@ -17,7 +17,8 @@ from stage1_pro.core.console import say, span
 from stage1_pro.core.data.batches import EpochSampler, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datasets import finish_of, image_dataset
-from stage1_pro.core.data.glance import LARGEST_TARGET, smallest_sure_target, smallest_target, table_lines
+from stage1_pro.core.data.glance import smallest_sure_target, smallest_target, table_lines
+from stage1_pro.core.data.splitting import LARGEST_TARGET
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power
 from stage1_pro.core.models.stage1 import Stage1Model
@@ -26,7 +27,7 @@ from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.fit import build_model
 from stage1_pro.core.training.start import preview
 
-SHARES = {"none": 0.0, "a tenth": 0.1, "a quarter": 0.25, "half": 0.5}
+SHARES = {"misses none": 0.0, "misses a tenth": 0.1, "misses a quarter": 0.25, "misses half": 0.5}
 """Shares of the target that a model may really miss."""
 POWER = 0.8
 Result = TypeVar("Result")
@@ -67,19 +68,22 @@ def _say_evidence(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> 
         least = _smallest_target(share, at_hand, delta, config.exit_rule)
         needed = needed_positives(share, target, delta, config.exit_rule)
         rows[words] = {
-            f"{at_hand:,} can certify": "nothing" if least is None else _rate(least),
-            f"{config.target_words()} needs": "many" if needed is None else f"{needed:,}",
+            f"{at_hand:,} certify": "none" if least is None else _rate(least),
+            f"{config.target_words()} takes": "many" if needed is None else f"{needed:,}",
             "positives in all": "many" if needed is None else f"{math.ceil(needed * positives / max(1, at_hand)):,}",
             "cases in all": "many" if needed is None else f"{math.ceil(needed * len(cases) / max(1, at_hand)):,}",
         }
     unit = "independent positives (one a group)" if splits.metadata["group_column"] else "positives"
     say(
-        f"what val_calib can certify, in {unit} that exit, at confidence {config.fnr_confidence:g}, by the share of "
-        f"the target that the model misses ({100 * POWER:.0f} % power; none: if no exit is a miss):"
+        f"what the {unit} of val_calib can certify at confidence {config.fnr_confidence:g}, and how many it takes, by "
+        "how much of the target the model really misses:"
     )
     for line in table_lines(pd.DataFrame.from_dict(rows, orient="index")):
         say(f"  {line}")
-    say("  positives that are deferred certify nothing: where some are, more are needed in proportion")
+    say(
+        f"  With so many, {100 * POWER:.0f} % of attempts certify; in the first row all do, since none is missed. Only "
+        "positives that exit count: where some are deferred, it takes more in proportion."
+    )
 
 
 def needed_positives(share: float, target: float, delta: float, exit_rule: str) -> int | None:

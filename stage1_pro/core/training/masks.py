@@ -13,17 +13,11 @@ from stage1_pro.core.data.masks.datamodule import MaskDataModule
 from stage1_pro.core.data.masks.files import labels_of, picture_of, read_contents
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
-from stage1_pro.core.errors import UserError
+from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.inference.scoring import write_scores
 from stage1_pro.core.models.licenses import RANDOM, demanded_license
-from stage1_pro.core.models.segmenter import (
-    MaskModel,
-    MaskSpec,
-    encoder_of,
-    load_mask_model,
-    named_network,
-    save_mask_model,
-)
+from stage1_pro.core.models.mask_networks import MaskSpec, encoder_of, named_network
+from stage1_pro.core.models.segmenter import MaskModel, load_mask_model, save_mask_model
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.seeds import rng_of
@@ -96,14 +90,17 @@ def _ct_scale(train, facts: MaskFacts, seed: int) -> dict[str, float]:
 def _take_weights(model: MaskModel, other: Run) -> None:
     """Start from the weights of another run of masks, which must have the same network."""
     source = load_mask_model(other.model_path)
-    same = (source.spec.arch, source.spec.options, source.facts.class_names, source.spec.preprocessing.channels)
-    if same != (model.spec.arch, model.spec.options, model.facts.class_names, model.spec.preprocessing.channels):
-        raise UserError(
-            f"--init_from {other.path}: its network is {source.spec.arch} {source.spec.options}, this run's is "
-            f"{model.spec.arch} {model.spec.options}."
-        )
+    theirs, ours = _network_words(source), _network_words(model)
+    if theirs != ours:
+        raise UserError(f"--init_from {other.path}: its network is {theirs}, this run's is {ours}.")
     model.load_state_dict(source.state_dict())
     model.spec = replace(model.spec, license=source.spec.license)
+
+
+def _network_words(model: MaskModel) -> str:
+    """What two networks must have in common for one to take the other's weights."""
+    spec, classes = model.spec, ", ".join(model.facts.class_names)
+    return f"{spec.arch} {spec.options} for {counted(spec.preprocessing.channels, 'channel')} and {classes}"
 
 
 def masks_of(config: Stage1ProConfig, model: MaskModel, cases: CaseTable, splits: Splits) -> MaskDataModule:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.config.settings import Source
+from stage1_pro.core.config.sections import Source
 from stage1_pro.core.data.image_files import HIDDEN, shown
 from stage1_pro.core.data.label_tables import read_table
 from stage1_pro.core.data.masks.files import CHANNELS, case_stem, channel_files

@@ -12,7 +12,8 @@ from hashlib import blake2b
 import numpy as np
 import pandas as pd
 
-from stage1_pro.core.config.settings import DatasetParams, Stage1ProConfig
+from stage1_pro.core.config.sections import DatasetParams
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import bar
 from stage1_pro.core.data.cases import (
     CaseTable,
@@ -35,6 +36,7 @@ ANY = "any"
 EIGHT_BIT_ONE = 255
 MOST_CLASSES = 256
 """More classes than this are taken for a mask that counts objects."""
+NUMBERED = "; where values number the objects, write one value for all of a class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +220,17 @@ def _file_problems(frame: pd.DataFrame, found: Sequence[Inspected]) -> Iterator[
         pd.Series(differing, dtype=object), "mask does not fit its image", "masks do not fit their images"
     )
     usable = [(case, one) for case, one in zip(ids, found, strict=True) if one.channels]
-    for what, of in (("dimensions", lambda one: len(one.shape)), ("channels", lambda one: one.channels)):
+    for what, of in (("dimensions", lambda one: len(one.shape)), ("channels", _channels)):
         kinds = pd.Series([of(one) for _, one in usable]).value_counts()
         if len(kinds) > 1:
             odd = pd.Series([f"{case} ({of(one)})" for case, one in usable if of(one) != kinds.index[0]], dtype=object)
             words = f"of other {what} than most, which have {kinds.index[0]}"
             yield from listed(odd, f"case is {words}", f"cases are {words}")
+
+
+def _channels(one: Inspected) -> str:
+    """How many, and whether they are the colours of one file; a grey file has three of them, and is not three files."""
+    return f"{one.channels} in one file" if one.joint else f"{one.channels}"
 
 
 def _facts(
@@ -239,6 +246,8 @@ def _facts(
         problems.append("the sources' dataset.json name different classes: name one class list in class_names")
     names = params.class_names or _names_said(said[0] if said else None, problems)
     from_255 = values <= {0, EIGHT_BIT_ONE} and EIGHT_BIT_ONE in values and len(names or (0, 1)) == 2
+    if names is not None and len(names) > MOST_CLASSES:
+        problems.append(f"dataset_params.class_names has {len(names)} names, and a mask holds {MOST_CLASSES} at most")
     if names is None:
         top = 1 if from_255 else max([1, *(value for value in values if value < MOST_CLASSES)])
         names = ("background", "foreground") if top == 1 else ("background", *(f"class {v}" for v in range(1, top + 1)))
@@ -316,13 +325,20 @@ def _mask_problems(frame: pd.DataFrame, facts: MaskFacts, params: DatasetParams)
         for case, counts in zip(frame["case_id"], frame["counts"], strict=True)
         if (wrong := [value for value, _ in counts if value not in allowed])
     ]
+    numbered = any(len({value for value, _ in counts} - allowed) > 1 for counts in frame["counts"])
     words = "" if facts.ignore_label is None else f" and {facts.ignore_label}, which is ignored"
     yield from listed(
         pd.Series(strange, dtype=object),
         f"mask holds values outside 0 to {top}{words}",
         f"masks hold values outside 0 to {top}{words}",
-        "; name all classes in class_names, or set ignore_label",
+        "; name all classes in class_names, or set ignore_label" + (NUMBERED if numbered else ""),
     )
+    if facts.ignore_label is not None:
+        blank = [{value for value, _ in counts} == {facts.ignore_label} for counts in frame["counts"]]
+        words = f"nothing but {facts.ignore_label}, which is ignored"
+        yield from listed(
+            frame["case_id"][blank], f"mask holds {words}", f"masks hold {words}", "; leave these cases out"
+        )
     if not (frame["label"] == 1).any():
         yield f"no mask holds the positive class ({_positive_name(facts)})"
     if params.patch_size is not None and len(params.patch_size) != facts.dims:

@@ -177,8 +177,9 @@ def remarks(comparison: Comparison) -> list[str]:
     lines = [
         f"Intervals are at {100 * comparison.confidence:g}%, each by itself: exact for FNR on exits"
         + (" (one positive of each group)" if cases.unit == "group" else "")
-        + f", else {comparison.samples:,} bootstrap resamples of {cases.unit}s, the same ones for all runs. They speak "
-        "of the draw of the test cases; another training seed or calibration split would move the figures too.",
+        + f" and for a rate of 0 or 1, else {comparison.samples:,} bootstrap resamples of {cases.unit}s, the same ones "
+        "for all runs. They speak of the draw of the test cases; another training seed or calibration split would move "
+        "the figures too.",
         *_joint(comparison),
         "The test figures of a run that is chosen for its test figures are a little too good.",
     ]

@@ -12,7 +12,7 @@ from stage1_pro.core.data.run_cases import own_cases
 from stage1_pro.core.inference.masks import MaskPredictor, mask_scorer
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.masks import MaskSums, components, hd95
-from stage1_pro.core.models.segmenter import answered, case_row
+from stage1_pro.core.models.mask_rows import answered, case_row
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
@@ -111,7 +111,7 @@ def _chosen(scores: Scores, decisions: ExitDecisions) -> dict[str, int]:
     chosen = {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
     exits = decisions.exits[order]
     for title, members in (("missed", exits & (scores.masks.missed[order] == 1)), ("deferred", ~exits)):
-        if members.any():
+        if members.any() and exits.any():  # where nothing exits, the worst case is the worst that defers
             chosen[title] = int(order[np.flatnonzero(members)[0]])
     return chosen
 

@@ -2,9 +2,13 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stage1_pro.core.report.common import style
 from stage1_pro.core.report.run.evidence import Evidence
+
+COLUMNS, ROW = 3, 1.6
+"""Cases side by side, and the height of a row of them in inches."""
 
 
 def has_masks(evidence: Evidence) -> bool:
@@ -15,13 +19,18 @@ def draw_overlays(figure: Figure, evidence: Evidence) -> None:
     """Cases with the outline of the true mask and of the predicted one."""
     assert evidence.masks is not None
     overlays = evidence.masks.overlays
-    columns = 3
-    grid = figure.subplots(-(-len(overlays) // columns), columns, squeeze=False).ravel()
+    rows = -(-len(overlays) // COLUMNS)
+    figure.set_figheight(rows * ROW)
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes, overlay in zip(grid, overlays, strict=False):
         axes.imshow(overlay.image, cmap="gray", interpolation="nearest", extent=_extent(overlay.truth))
         for codes, colour, dashes in ((overlay.truth, style.GREEN, "solid"), (overlay.mask, style.PINK, "dashed")):
+            # with a border around it, so that outlines close at the edge and a case may be one pixel wide
+            places = [np.arange(-1, size + 1) for size in reversed(codes.shape)]
             for code in [code for code in np.unique(codes) if code > 0]:
-                axes.contour(codes == code, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=dashes)
+                inside = np.pad(codes == code, 1)
+                axes.contour(*places, inside, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=dashes)
+        axes.set(xlim=_extent(overlay.truth)[:2], ylim=_extent(overlay.truth)[2:])
         axes.set_title(overlay.title, fontsize=9)
     for axes in grid:
         axes.set_axis_off()
@@ -53,6 +62,7 @@ def draw_soft_dice(figure: Figure, evidence: Evidence) -> None:
     assert masks is not None
     axes = figure.subplots()
     axes.plot(masks.confidence, masks.case_dice, "o", color=style.BLUE, markersize=3, alpha=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # its values are close together, and their labels long
     axes.set_xlabel("SDC, from the network alone")
     axes.set_ylabel("Dice with the true mask")
     axes.set_ylim(-0.02, 1.02)

@@ -43,8 +43,11 @@ class Measurement:
     config: Stage1ProConfig
 
 
-def write_measurement(folder: Path, shown: Measurement, paths: Mapping[str, str] | None) -> None:
-    """Write figures/*.png and report.html. paths: case id → image file, for pictures; None: a page without them."""
+def write_measurement(folder: Path, shown: Measurement, paths: Mapping[str, str] | None, site: str) -> None:
+    """Write figures/*.png and report.html.
+
+    paths: case id → image file, for pictures; None: a page without them. site: config file of the labelled set.
+    """
     from markupsafe import Markup
 
     from stage1_pro.core.report.run.charts import CHARTS
@@ -79,7 +82,7 @@ def write_measurement(folder: Path, shown: Measurement, paths: Mapping[str, str]
         provenance=list(_provenance(evaluation)),
         next_command=spoken(
             "python stage1_pro/scripts/38_recalibrate.py "
-            f"{shlex.quote(evaluation['measured']['bundle'])} --config SITE.yaml"
+            f"{shlex.join([evaluation['measured']['bundle'], '--config', site])}"
         ),
     )
     artifacts.write_bytes(folder / PAGE, html.encode())

@@ -88,7 +88,7 @@ def page(
         evaluation=evaluation,
         verdict=verdict(policy, evaluation),
         phase=PHASES[run.config.phase],
-        tables=tables.figure_tables(evaluation),
+        tables=tables.figure_tables(evaluation, masks=run.config.task.has_masks),
         confusions=tables.confusions(evaluation),
         comparison=tables.comparison(policy),
         in_expectation=in_expectation(policy),
@@ -118,6 +118,9 @@ class Verdict:
     words: str
 
 
+MOST_FALSE_ALARMS = 0.25
+"""FPR on exits above which no badge is green, whatever the promise."""
+
 VERDICTS = {
     "agrees": Verdict("good", "The test split agrees"),
     "too_few": Verdict("unsure", "Too few test positives to tell"),
@@ -128,10 +131,23 @@ VERDICTS = {
 def verdict(policy: dict[str, Any], evaluation: dict[str, Any]) -> Verdict:
     """By the exact interval of FNR on exits: a rate above the target says little where it reaches down to the target.
 
-    A policy that is of no use, or of whose confidence nothing remains, never gets a green badge.
+    A policy that is of no use, or of whose confidence nothing remains, never gets a green badge; nor does one that
+    buys its promise with false alarms on the test split.
     """
     if policy.get("remaining_confidence", 1) == 0 and not in_expectation(policy):
         return Verdict("bad", "No confidence remains after so many looks")
     if "useless" in policy:
         return Verdict("bad", "Certified, but of no use at the stated prices")
-    return VERDICTS[evaluation["promise"]["verdict"]]
+    found = VERDICTS[evaluation["promise"]["verdict"]]
+    dear = _dear(evaluation) if found.tone == "good" else ""
+    return Verdict("unsure", f"{found.words}, {dear}") if dear else found
+
+
+def _dear(evaluation: dict[str, Any]) -> str:
+    """What the promise costs on the test split, in words, where it is too much for a green badge; else ""."""
+    alarms, utility = (evaluation["exits"].get(name, {}).get("value") for name in ("fpr_on_exits", "utility"))
+    if alarms is not None and alarms > MOST_FALSE_ALARMS:
+        return f"but {alarms:.0%} of the negatives that exit are answered positive"
+    if utility is not None and utility <= 0:
+        return "but its exits are worth nothing there at the stated prices"
+    return ""
