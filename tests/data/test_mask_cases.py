@@ -163,6 +163,13 @@ def test_a_coloured_mask_says_nothing(tmp_path: Path) -> None:
         labels_of((tmp_path / "a.png").read_bytes())
 
 
+def test_pages_are_no_mask(tmp_path: Path) -> None:
+    page = Image.fromarray(np.zeros((8, 8), np.uint8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    with pytest.raises(BadImage, match="more than one frame or page: TIFF"):
+        labels_of((tmp_path / "a.tif").read_bytes())
+
+
 def test_what_is_ignored_is_in_no_patch_as_a_class(folder: Path) -> None:
     mask = np.array(Image.open(folder / "masks" / "000.png"))
     mask[:4] = 255
