@@ -64,12 +64,14 @@ def main(args: Args) -> None:
             console.say(line)
         console.say(first_reading(contents.path, unused(contents.path.parent / "watch"), args.audit_share or SHARES[1]))
         return
-    now = int(time.time()) if args.as_of is None else seconds(args.as_of)
+    clock = int(time.time())
+    now = clock if args.as_of is None else seconds(args.as_of)
     chosen = {
         name: getattr(args, name) for name in ("audit", "audit_share", "max_label_delay_days", "group_days", "planned")
     }
     folder, salt = Path(args.out), salt_of(args.audit_salt, os.environ)
-    reading = read_on(contents, folder, args.decisions or [], args.labels or [], now, salt=salt, chosen=chosen)
+    options = {"clock": clock, "salt": salt, "chosen": chosen}
+    reading = read_on(contents, folder, args.decisions or [], args.labels or [], now, **options)
 
     from stage1_pro.core.report.monitor.page import write_page
 

@@ -105,6 +105,14 @@ def test_all_problems_come_at_once(folder: Path) -> None:
         assert words in text, text
 
 
+def test_numbers_of_objects_are_told_from_classes(folder: Path) -> None:
+    for file in (folder / "masks").iterdir():
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(mask * np.arange(1, 33, dtype=np.uint8)).save(file)
+    words = "name all classes in class_names, or set ignore_label; where values number the objects, write one value"
+    assert words in refusal(folder)
+
+
 def test_a_positive_class_must_exist_and_be_named_where_there_are_several(folder: Path) -> None:
     wrong = refusal(folder, positive_class="disk", class_names=None)
     assert "positive_class is 'disk'; classes: foreground, or any" in wrong
@@ -153,6 +161,13 @@ def test_a_coloured_mask_says_nothing(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 2, (8, 8, 3), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(BadImage, match="no channel says which class"):
         labels_of((tmp_path / "a.png").read_bytes())
+
+
+def test_pages_are_no_mask(tmp_path: Path) -> None:
+    page = Image.fromarray(np.zeros((8, 8), np.uint8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    with pytest.raises(BadImage, match="more than one frame or page: TIFF"):
+        labels_of((tmp_path / "a.tif").read_bytes())
 
 
 def test_what_is_ignored_is_in_no_patch_as_a_class(folder: Path) -> None:

@@ -1,21 +1,25 @@
 """Networks for masks: maps of whole cases, stitched windows, and the model file."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from stage1_pro.core.config.sections import MissRule, SegmentationParams
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.losses.dice import MaskLoss
 from stage1_pro.core.metrics.masks import MaskSums
 from stage1_pro.core.models.mask_networks import MaskSpec, encoder_of, named_network
-from stage1_pro.core.models.mask_rows import case_row
+from stage1_pro.core.models.mask_rows import case_row, worst_overlap
 from stage1_pro.core.models.segmenter import MaskModel
 from stage1_pro.core.models.segmenter import load_mask_model as load
 from stage1_pro.core.models.segmenter import save_mask_model as save
+from stage1_pro.core.training.modules.masks import mask_figures
 
 pytest.importorskip("monai", reason="the extra seg is not installed")
 
@@ -84,6 +88,19 @@ def test_what_is_ignored_changes_neither_answer_nor_confidence() -> None:
     assert part.case_dice() == cut.case_dice() != whole.case_dice()
     assert part.positive_dice() == cut.positive_dice()
     assert (none.case_dice(), none.positive_true) == (1, 0)
+
+
+@pytest.mark.parametrize(("rule", "share"), [("empty", 0.0), ("dice", 0.0), ("lesion", 1.0)])
+def test_the_share_that_is_missed_while_training_is_that_of_the_miss_rule(rule: Any, share: float) -> None:
+    truth = torch.zeros(20, 20, dtype=torch.long)
+    truth[2:8, 2:8] = truth[12:14, 12:14] = 1
+    drawn = truth * (torch.arange(20) < 10)  # one lesion of two
+    logits = torch.stack([1 - drawn, drawn, -drawn.abs()]) * 9.0
+    config = SimpleNamespace(segmentation_params=SegmentationParams(miss_rule=MissRule(rule=rule)))
+    sums = MaskSums.of_rows(case_row(logits, truth, (1,))[None].numpy())
+    module = SimpleNamespace(config=config, model=model_of())
+    figures = mask_figures(sums, np.array([worst_overlap(logits, truth, (1,))]), module)
+    assert figures["val_share_missed"] == share
 
 
 @pytest.mark.parametrize("dims", [2, 3])

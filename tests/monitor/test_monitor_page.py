@@ -8,6 +8,7 @@ from streams import START, settings, world
 from stage1_pro.core.monitor.state import Monitor, day_text
 from stage1_pro.core.monitor.tables import DAY
 from stage1_pro.core.monitor.update import update
+from stage1_pro.core.monitor.watching import Reading, reading_lines
 from stage1_pro.core.report.monitor.figures import recent_rate
 from stage1_pro.core.report.monitor.page import write_page
 
@@ -43,6 +44,23 @@ def test_green_is_for_all_clear_alone(tmp_path: Path) -> None:
     monitor = update(Monitor.start(settings()), stream.decisions, stream.labels, START + 40 * DAY)
     page = write_page(monitor, Path("bundle"), tmp_path).read_text()
     assert '<span class="verdict good">In force, all clear</span>' in page
+
+
+def test_past_the_planned_number_nothing_is_green(tmp_path: Path) -> None:
+    """Misses that begin late hardly move the rate since the start, and the alarm sees them late."""
+    rates = np.where(np.arange(60) < 59, 0.0, 0.3)
+    stream = world(np.random.default_rng(4), 60, 100, rates, delay_days=1)
+    monitor = update(Monitor.start(settings(planned=300)), stream.decisions, stream.labels, START + 100 * DAY)
+    assert monitor.certificate == "in force"
+    assert monitor.days[-1]["streams"][0]["upper"] <= monitor.settings.target_fnr
+    page = write_page(monitor, Path("bundle"), tmp_path).read_text()
+    assert '<span class="verdict unsure">In force, more audited than planned</span>' in page
+    assert "All clear:" not in page
+    assert "More audited exited positives than were planned (300): a change from now on is noticed late" in page
+    assert f"38_recalibrate.py bundle --from_audit {tmp_path} --since DAY" in page
+    assert any(
+        line.startswith("warning   more audited") for line in reading_lines(Reading(monitor, False, 0, 0), tmp_path)
+    )
 
 
 def test_the_recent_rate_is_of_the_last_fifty_or_a_little_more() -> None:

@@ -110,6 +110,16 @@ def refused(function, *files: str) -> str:
     return str(raised.value)
 
 
+def test_a_spreadsheet_that_saves_semicolons_is_read_and_an_empty_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("id;label;label_time\r\na,b;red;2024-10-05\r\n")
+    labels, _ = READER.labels([str(tmp_path / "l.csv")])
+    assert labels.id.tolist() == ["a,b"]
+    assert labels.positive.tolist() == [True]
+    (tmp_path / "l.csv").write_text("")
+    with pytest.raises(UserError, match=r"l\.csv: an empty file; one without rows still has its header"):
+        READER.labels([str(tmp_path / "l.csv")])
+
+
 def test_mistakes_of_all_files_come_at_once(tmp_path: Path) -> None:
     table = rows().astype({"time": object, "id": object})
     table.loc[0, "time"], table.loc[1, "time"], table.loc[2, "decision"] = "yesterday", "2031-01-01", "maybe"
@@ -117,8 +127,10 @@ def test_mistakes_of_all_files_come_at_once(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("hello")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     (tmp_path / "no.jsonl").write_text(json.dumps({"when": 1}) + "\n")
+    labels = pd.DataFrame({"id": ["a", "b"], "label": ["rd", "1"], "label_time": ["2024-10-05", "soon"]})
+    given = write(labels, tmp_path / "l.csv")
     message = refused(
-        READER.decisions,
+        lambda decisions: READER.both(decisions, [given]),
         write(table, tmp_path / "a.csv"),
         write(rows().rename(columns={"audit": "audits"}), tmp_path / "b.csv"),
         *(str(tmp_path / name) for name in ("text.txt", "broken.parquet", "no.jsonl", "gone.csv")),
@@ -133,10 +145,8 @@ def test_mistakes_of_all_files_come_at_once(tmp_path: Path) -> None:
         "broken.parquet: ",
         "no.jsonl: no column id",
         "gone.csv: no such file",
-        "Nothing was written.",
+        "l.csv: 2 labels are none of other, red: rd, 1",
+        "whose label_time is no time",
     ):
         assert words in message, message
-    labels = pd.DataFrame({"id": ["a", "b"], "label": ["rd", "1"], "label_time": ["2024-10-05", "soon"]})
-    message = refused(READER.labels, write(labels, tmp_path / "l.csv"))
-    assert "2 labels are none of other, red: rd, 1" in message
-    assert "whose label_time is no time" in message
+    assert message.endswith("\nNothing was written.")

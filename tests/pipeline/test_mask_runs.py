@@ -97,6 +97,8 @@ def test_the_report_shows_cases_and_the_table_holds_them_all(exported: Path) -> 
     page = (exported / "report.html").read_text()
     assert "Masks of the test split" in page
     assert "mask_overlays" in page
+    assert "Calibration of the probabilities" not in page  # the confidence of a mask is none
+    assert not (exported / "figures" / "reliability.png").exists()
     assert (exported / "figures" / "mask_overlays.png").exists()
     shown = set(re.findall(r'<img src="data:image/jpeg;base64,[^"]*" alt="([^:"]*): Dice', page))
     missed, deferred = exited[exited["missed"] == 1], cases[cases["exits"] == 0]

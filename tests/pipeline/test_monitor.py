@@ -39,7 +39,7 @@ def decided(bundle, paths, salt, tmp_path) -> Path:
 
 
 def audited(bundle: Path, paths: list[Path], salt: Path, out: Path, *flags: object):
-    words = ("--audit_share", 0.5, "--audit_salt", salt, "--time", "2026-03-01T12:00:00Z", "--device", "cpu", *flags)
+    words = ("--audit_share", 0.5, "--audit_salt", salt, "--time", "2025-03-01T12:00:00Z", "--device", "cpu", *flags)
     return done("60_predict", bundle, *paths, "--out", out, *words)
 
 
@@ -51,7 +51,7 @@ def labelled(decisions: Path, out: Path, truth: str | None = None) -> Path:
     """Labels of the audited cases: what stage 1 answered, or one class for all."""
     table = pd.read_csv(decisions)
     table = table[table["audit"]]
-    table.assign(label=truth or table["answer"], label_time="2026-03-02").to_csv(
+    table.assign(label=truth or table["answer"], label_time="2025-03-02").to_csv(
         out, columns=["id", "label", "label_time"], index=False
     )
     return out
@@ -64,7 +64,7 @@ def test_rows_of_an_audit_are_those_of_the_hash(decided, bundle, paths):
     table = pd.read_csv(decided)
     assert list(table.columns) == COLUMNS
     assert table["audit"].tolist() == Audit(0.5, SALT.encode()).chooses(map(str, paths)).tolist()
-    assert set(table["time"]) == {"2026-03-01T12:00:00Z"}
+    assert set(table["time"]) == {"2025-03-01T12:00:00Z"}
     assert set(table["certificate"]) == {"none"}
     assert table["group"].isna().all()
     plain = decided.with_name("plain.csv")
@@ -92,7 +92,7 @@ def test_a_job_that_goes_on_keeps_its_audit(bundle, paths, salt, tmp_path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(jobs.Job, "finish", stop)
-        flags = ("--audit_share", 0.5, "--audit_salt", salt, "--time", "2026-03-01T12:00:00Z", "--device", "cpu")
+        flags = ("--audit_share", 0.5, "--audit_salt", salt, "--time", "2025-03-01T12:00:00Z", "--device", "cpu")
         assert call("60_predict", bundle, *paths, "--out", tmp_path / "d.csv", *flags).status == 2
     (tmp_path / "d.csv.parts" / "part-000002.parquet").unlink()
     other = tmp_path / "other.salt"
@@ -154,7 +154,7 @@ def test_doubtful_answers_are_audited_more_often_and_weighed_by_it(bundle, paths
     assert chances.iloc[0] > 0.5 > chances.iloc[-1] >= 0.3 * 0.5
     drawn = Audit(0.5, SALT.encode()).chooses(table["id"], table["audit_probability"])
     assert table["audit"].tolist() == drawn.tolist()
-    words = ("--decisions", out, "--labels", labelled(out, tmp_path / "l.csv"), "--as_of", "2026-03-05")
+    words = ("--decisions", out, "--labels", labelled(out, tmp_path / "l.csv"), "--as_of", "2025-03-05")
     words = (*words, "--audit_salt", salt)
     refused(watch(bundle, tmp_path / "watch", *words), "start a new one with --audit doubtful")
     refused(watch(bundle, tmp_path / "watch", *words, *flags), "needs --audit_share")
@@ -173,7 +173,7 @@ def test_doubtful_answers_are_audited_more_often_and_weighed_by_it(bundle, paths
 
 def test_a_monitor_from_the_first_reading_to_the_alarm(decided, bundle, salt, tmp_path, paths):
     out = tmp_path / "watch"
-    first = watch(bundle, out, "--decisions", decided, "--audit_salt", salt, "--as_of", "2026-03-01T18:00:00Z")
+    first = watch(bundle, out, "--decisions", decided, "--audit_salt", salt, "--as_of", "2025-03-01T18:00:00Z")
     assert (first.status, first.err) == (0, "")
     for words in ("plan      FNR on exits <= 0.1 is promised", "60 read: 60 new", "none closed yet", "awaited   "):
         assert words in first.out
@@ -181,7 +181,7 @@ def test_a_monitor_from_the_first_reading_to_the_alarm(decided, bundle, salt, tm
     assert set(wanted["id"]) == set(pd.read_csv(decided).query("audit and decision == 'exit'")["id"])
     assert list(wanted.columns) == ["id", "time", "label", "label_time"]  # and no answer that would tell
     good = labelled(decided, tmp_path / "good.csv")
-    second = watch(bundle, out, "--decisions", decided, "--labels", good, "--as_of", "2026-03-03")
+    second = watch(bundle, out, "--decisions", decided, "--labels", good, "--as_of", "2025-03-03")
     assert second.status == 0
     assert "60 repeated" in second.out
     assert "certificate in force" in second.out
@@ -192,22 +192,22 @@ def test_a_monitor_from_the_first_reading_to_the_alarm(decided, bundle, salt, tm
     flags = ("--monitor", out)
     done(
         *("60_predict", bundle, *paths[:60], "--out", bad, "--audit_share", 1, "--audit_salt", salt, "--device", "cpu"),
-        *("--time", "2026-03-04T12:00:00Z", *flags),
+        *("--time", "2025-03-04T12:00:00Z", *flags),
     )
     table = pd.read_csv(bad)
     assert set(table["certificate"]) == {"in force"}
     table.assign(id="new/" + table["id"]).to_csv(bad, index=False)
     third = watch(
         *(bundle, out, "--decisions", bad, "--labels", labelled(bad, tmp_path / "bad_labels.csv", "red")),
-        *("--as_of", "2026-03-05"),
+        *("--as_of", "2025-03-05"),
     )
     assert third.status == 5, third
-    assert "ALARM: at some time FNR on exits was above 0.1, seen at 2026-03-04" in third.err
+    assert "ALARM: at some time FNR on exits was above 0.1, seen at 2025-03-04" in third.err
     assert "Traceback" not in third.err
     page = (out / "monitor.html").read_text()
     assert ">Alarm<" in page
     assert "does not say that the rate is above the target today" in page
-    assert watch(bundle, out, "--as_of", "2026-03-06").status == 5  # it stays
+    assert watch(bundle, out, "--as_of", "2025-03-06").status == 5  # it stays
     done(
         *("60_predict", bundle, paths[0], "--out", tmp_path / "after.csv", "--audit_share", 0.5, "--audit_salt", salt),
         *("--monitor", out / "monitor.json", "--device", "cpu"),
@@ -224,12 +224,12 @@ def test_without_a_folder_it_only_says_what_audits_buy(bundle, tmp_path):
 
 def test_mistakes_leave_the_monitor_as_it_was(decided, bundle, salt, tmp_path):
     out, good = tmp_path / "watch", labelled(decided, tmp_path / "good.csv")
-    flags = ("--decisions", decided, "--as_of", "2026-03-03")
+    flags = ("--decisions", decided, "--as_of", "2025-03-03")
     refused(watch(bundle, out), "a new monitor needs --audit_share")
     refused(watch(bundle, out, "--audit_share", 0, "--max_label_delay_days", -1), "--audit_share 0", "-1: must be 0")
     refused(watch(bundle, bundle / "watch", *flags), "whose set of files is closed")
     refused(
-        watch(bundle, out, "--decisions", decided, "--as_of", "2026-09-01"), "are past the longest delay", "for good"
+        watch(bundle, out, "--decisions", decided, "--as_of", "2025-09-01"), "are past the longest delay", "for good"
     )
     assert not (out / "monitor.json").exists()
     assert watch(bundle, out, *flags, "--labels", good, "--audit_salt", salt).status == 0
@@ -237,7 +237,7 @@ def test_mistakes_leave_the_monitor_as_it_was(decided, bundle, salt, tmp_path):
     table = pd.read_csv(decided)
     unasked = table[~table["audit"] & (table["decision"] == "exit")].head(3)
     odd = tmp_path / "odd.csv"
-    unasked.assign(label="red", label_time="2026-03-02").to_csv(odd, index=False)
+    unasked.assign(label="red", label_time="2025-03-02").to_csv(odd, index=False)
     told = ("labels are of exits that were not audited", "whoever chose them had a reason")
     fresh = tmp_path / "fresh"
     refused(watch(bundle, fresh, *flags, "--labels", good, odd), *told)
@@ -254,6 +254,13 @@ def test_mistakes_leave_the_monitor_as_it_was(decided, bundle, salt, tmp_path):
     flags = ("--audit_share", 0.5, "--audit_salt", other, "--monitor", out)
     refused(call("60_predict", bundle, decided, "--out", tmp_path / "x.csv", *flags), "the salt is another one")
     assert (out / "monitor.json").read_bytes() == before
+    odds = ("--decisions", tmp_path / "no.csv", "--labels", tmp_path / "none.csv")
+    refused(watch(bundle, out, *odds), "no.csv: no such file", "none.csv: no such file")
+    ahead = ("--decisions", decided, "--audit_salt", salt)
+    assert watch(bundle, fresh, *ahead, "--as_of", "2025-03-01T18:00:00Z").status == 0
+    refused(
+        watch(bundle, fresh, "--as_of", "2925-03-03"), "lies ahead of the clock", "given up without a label, for good"
+    )
     # another bundle of the same run has its own monitor
     done("50_export_bundle", "--run", bundle.parent, "--out", tmp_path / "second")
     refused(watch(tmp_path / "second", out, "--decisions", decided), "it watches another bundle")
@@ -264,7 +271,7 @@ def test_a_year_without_labels_says_so(decided, bundle, tmp_path):
     half = labelled(decided, tmp_path / "half.csv")
     pd.read_csv(half).iloc[::2].to_csv(half, index=False)
     wanted = pd.read_csv(decided).query("audit and decision == 'exit'")["id"]
-    outcome = watch(bundle, tmp_path / "watch", "--decisions", decided, "--labels", half, "--as_of", "2026-05-01")
+    outcome = watch(bundle, tmp_path / "watch", "--decisions", decided, "--labels", half, "--as_of", "2025-05-01")
     assert outcome.status == 0
     missing = int((~wanted.isin(pd.read_csv(half)["id"])).sum())
     assert f"warning   {missing} audited cases of closed days without a label in time" in outcome.out
@@ -310,7 +317,7 @@ def test_the_server_audits_as_60_does_and_says_what_holds(bundle, paths, salt, t
     refused(call("70_serve", bundle, "--audit_share", 0.5, "--audit_salt", salt), "--audit_share without --log")
     watched, log, begun = tmp_path / "watch", tmp_path / "decisions.jsonl", tmp_path / "begun.csv"
     audited(bundle, paths, salt, begun)
-    words = ("--audit_salt", salt, "--as_of", "2026-03-02")
+    words = ("--audit_salt", salt, "--as_of", "2025-03-02")
     assert (
         watch(bundle, watched, "--decisions", begun, "--labels", labelled(begun, tmp_path / "l.csv"), *words).status
         == 0
@@ -349,7 +356,7 @@ def test_drift_is_held_against_the_scores_of_val_calib(bundle, paths, salt, tmp_
         out = tmp_path / f"{at}.csv"
         audited(bundle, paths, salt, out)
         labels = labelled(out, tmp_path / f"{at}_labels.csv")
-        outcome = watch(bundle, tmp_path / at, "--decisions", out, "--labels", labels, "--as_of", "2026-03-05")
+        outcome = watch(bundle, tmp_path / at, "--decisions", out, "--labels", labels, "--as_of", "2025-03-05")
         assert outcome.status == 0, outcome
         (row,) = json.loads((tmp_path / at / "monitor.json").read_text())["days"]
         assert (row["drift"]["psi_signed"] is not None) == bool(count)

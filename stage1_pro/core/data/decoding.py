@@ -214,8 +214,10 @@ def samples(content: bytes, contract: ImageContract = CONTRACT) -> np.ndarray:
         image = _opened(name, BytesIO(content))
         _demand_size(image.size, contract)
         with _pillow_on(name):
-            if getattr(image, "is_animated", False):
-                raise BadImage("frames", name)
+            several = getattr(image, "is_animated", False)
+        if several:
+            raise BadImage("frames", name)
+        with _pillow_on(name):
             return np.array(image)
 
 

@@ -30,8 +30,8 @@ from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.predictor import RawOutputs, chosen_device
 from stage1_pro.core.inference.records import Decision, decision_records
-from stage1_pro.core.metrics.masks import MaskSums, least_overlap, missed, uncertainty
-from stage1_pro.core.models.mask_rows import answered, case_row
+from stage1_pro.core.metrics.masks import MaskSums, missed, uncertainty
+from stage1_pro.core.models.mask_rows import answered, case_row, worst_overlap
 from stage1_pro.core.models.segmenter import MaskModel, load_mask_model
 from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.records.scores import MaskScores, Scores, hashes
@@ -187,12 +187,13 @@ class MaskPredictor:
         """Score cases with masks (columns case_id, group, label, path, mask, content). Raises UserError for files that
         cannot be read."""
         rows, overlaps, done = [], [], 0
+        by_lesion = self.params.miss_rule.rule == "lesion"
         for batch in self.prepared(cases, batch_size, workers):
             for case, logits in zip(batch, self.maps(batch), strict=True):
                 assert case.labels is not None
                 labels = case.labels.to(logits.device)
                 rows.append(case_row(logits, labels, self.positives).numpy())
-                overlaps.append(self._overlap(logits, labels))
+                overlaps.append(worst_overlap(logits, labels, self.positives) if by_lesion else 1.0)
             done += len(batch)
             progress(done, len(cases))
         sums = MaskSums.of_rows(np.stack(rows))
@@ -224,13 +225,6 @@ class MaskPredictor:
                     raise UserError(f"{where}. Restore the files and run again.")
             yield batch
             done += len(batch)
-
-    def _overlap(self, logits: Tensor, labels: Tensor) -> float:
-        if self.params.miss_rule.rule != "lesion":
-            return 1.0
-        positives = torch.tensor(self.positives, device=logits.device)
-        answer = torch.isin(answered(logits), positives)
-        return least_overlap(torch.isin(labels, positives).cpu().numpy(), answer.cpu().numpy())
 
     def _batches(
         self, paths: Sequence[Source], masks: Sequence[str] | None, batch_size: int, workers: int

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stage1_pro.core.metrics.masks import least_overlap
+
 
 @torch.no_grad()
 def case_row(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> Tensor:
@@ -45,6 +47,12 @@ def answered(logits: Tensor) -> Tensor:
         answer = torch.maximum(answer, (logits[code] >= best).view(torch.uint8) * code)
         best = torch.maximum(best, logits[code])
     return answer.long()
+
+
+def worst_overlap(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> float:
+    """Share of its voxels in the mask, of the true component of the positive class that has least: `least_overlap`."""
+    truth, mask = (_among(codes, positives).cpu().numpy() for codes in (labels, answered(logits)))
+    return least_overlap(truth, mask)
 
 
 def _among(codes: Tensor, values: Sequence[int]) -> Tensor:

@@ -57,6 +57,21 @@ class Reader:
     now: int
     streams: tuple[str, ...] = ()
 
+    def both(self, decisions: Sequence[str], labels: Sequence[str]) -> tuple[tuple[Decisions, int], tuple[Labels, int]]:
+        """What `decisions` and `labels` return. Raises UserError with the problems of the files of both."""
+        rows, given, told = None, None, []
+        try:
+            rows = self.decisions(decisions)
+        except UserError as problem:
+            told.append(str(problem))
+        try:
+            given = self.labels(labels)
+        except UserError as problem:
+            told.append(str(problem))
+        if rows is None or given is None:
+            raise UserError("\n".join([*told, "Nothing was written."]))
+        return rows, given
+
     def decisions(self, files: Sequence[str]) -> tuple[Decisions, int]:
         """The decisions of this bundle in these files, and how many of other bundles are left out.
 
@@ -78,7 +93,7 @@ class Reader:
             parts.append(found)
         if read and others == read and not problems:
             problems.append(f"all {read} decisions are of other bundles than this one ({self.bundle[:12]}…)")
-        raise_problems("these decisions cannot be read:", problems, "Nothing was written.")
+        raise_problems("these decisions cannot be read:", problems)
         return joined(parts, Decisions), others
 
     def certificate_groups(self, files: Sequence[str]) -> tuple[str, ...]:
@@ -106,7 +121,7 @@ class Reader:
             told += [*_without_id(table["id"]), *self._unknown(table["label"])]
             problems += [f"{file}: {line}" for line in told]
             parts.append(Labels(_texts(table["id"]), _equal(table["label"], self.class_names[-1]), time))
-        raise_problems("these labels cannot be read:", problems, "Nothing was written.")
+        raise_problems("these labels cannot be read:", problems)
         return joined(parts, Labels), blank
 
     def _decisions(self, table: Table) -> tuple[Decisions, list[str]]:
@@ -205,13 +220,22 @@ def _csv(path: Path, wanted: dict[str, str]) -> pa.Table:
     types = {name: pa.type_for_alias(kind) for name, kind in wanted.items()}
     with pa.memory_map(str(path)) as file:
         if file.size() == 0:
-            return pa.table({})
-        names = csv.open_csv(file, csv.ReadOptions(block_size=1 << 16)).schema.names
+            raise UserError(f"{path}: an empty file; one without rows still has its header")
+        parse = csv.ParseOptions(delimiter=_delimiter(file.read(1 << 12)))
+        file.seek(0)
+        names = csv.open_csv(file, csv.ReadOptions(block_size=1 << 16), parse).schema.names
         present = [name for name in wanted if name in names]
         if len(present) < len(wanted):
             return pa.table({name: [] for name in names})
         file.seek(0)
-        return csv.read_csv(file, convert_options=csv.ConvertOptions(include_columns=present, column_types=types))
+        convert = csv.ConvertOptions(include_columns=present, column_types=types)
+        return csv.read_csv(file, parse_options=parse, convert_options=convert)
+
+
+def _delimiter(start: bytes) -> str:
+    """What parts the columns of a header: in many countries a spreadsheet saves a file of commas with semicolons."""
+    header = start.split(b"\n", 1)[0]
+    return "," if b"," in header else next((mark for mark in ";\t" if mark.encode() in header), ",")
 
 
 def _jsonl(path: Path, wanted: dict[str, str]) -> pa.Table:

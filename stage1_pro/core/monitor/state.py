@@ -145,6 +145,11 @@ class Monitor:
         return sum(stream.best[0] for stream in self.streams)
 
     @property
+    def overdue(self) -> bool:
+        """Whether a change would be noticed late: a group has more audited exited positives than were planned."""
+        return any(stream.best[0] > self.settings.planned for stream in self.streams)
+
+    @property
     def expired(self) -> bool:
         settings = self.settings
         by_date = settings.expires_at is not None and self.as_of >= settings.expires_at

@@ -53,13 +53,14 @@ def read_on(
     labels: Sequence[str],
     now: int,
     *,
+    clock: int,
     salt: bytes | None = None,
     chosen: Mapping[str, Any] | None = None,
 ) -> Reading:
     """Read files into the monitor of a folder, which begins with the first reading, and write its next revision.
 
-    now: seconds since 1970; salt: checks every row where it is at hand; chosen: keys of opening.CHOSEN. Raises
-    UserError, and writes nothing, where anything does not fit.
+    now: moment of the reading, and clock: of the machine, seconds since 1970; salt: checks every row where it is at
+    hand; chosen: keys of opening.CHOSEN. Raises UserError, and writes nothing, where anything does not fit.
     """
     if folder.resolve().is_relative_to(contents.path.resolve()):
         raise UserError(f"--out {folder} lies in the bundle, whose set of files is closed. Name a folder beside it.")
@@ -69,14 +70,14 @@ def read_on(
         monitor = read_monitor(folder) if (folder / MONITOR).exists() else None
         if monitor is not None:
             demand_settings(monitor.settings, contents, said, folder / MONITOR)
-        rows, others = reader.decisions(decisions)
-        given, blank = reader.labels(labels)
+        (rows, others), (given, blank) = reader.both(decisions, labels)
         _demand_groups(rows)
         before = monitor or Monitor.start(first_settings(contents, rows, said), read_calib_scores(contents.path))
         audit = None if salt is None else Audit(before.settings.audit_share, salt)
         after = update(before, rows, given, now, audit)
         if monitor is None and not len(given):
             _demand_time_for_labels(after)
+        _demand_past(before, after, clock)
         write_monitor(folder, after)
         artifacts.write_csv(folder / TO_LABEL, _wanted(after), ("id", "time", "label", "label_time"))
     return Reading(after, monitor is None, others, blank)
@@ -98,6 +99,20 @@ def _demand_time_for_labels(monitor: Monitor) -> None:
             "begins so closes their days for good. Give their labels with --labels, or a longer "
             "--max_label_delay_days. Nothing was written."
         )
+
+
+def _demand_past(before: Monitor, after: Monitor, clock: int) -> None:
+    """Raise UserError where a reading that is dated ahead, as by a wrong year, would give up labels for good."""
+    lost = unlabelled(after) - unlabelled(before)
+    if after.as_of <= clock or not lost:
+        return
+    way_out = "give --as_of a moment that has passed"
+    if before.as_of > clock:
+        way_out = "an earlier reading was dated so; start a new monitor with another --out"
+    raise UserError(
+        f"as of {time_text(after.as_of)}, which lies ahead of the clock, {counted(lost, 'audited case')} would be "
+        f"given up without a label, for good: {way_out}. Nothing was written."
+    )
 
 
 def unlabelled(monitor: Monitor) -> int:
@@ -139,10 +154,21 @@ def reading_lines(reading: Reading, folder: Path) -> Iterator[str]:
             f"warning   {counted(lost, 'audited case')} of closed days without a label in time: a positive answer "
             "counts as a hit in the alarm, a negative one as a miss in the upper end of FNR on exits"
         )
+    if monitor.overdue and not monitor.alarmed:
+        yield f"warning   {overdue_words(monitor)}"
     for name in ("confidence", "signed"):
         day = getattr(monitor.drift, name).alarm_day
         if day is not None:
             yield f"drift     the {SCORES[name]} drifts since {day_text(day)} or before (advisory)"
+
+
+def overdue_words(monitor: Monitor) -> str:
+    """What a monitor says that has seen more than it was started for."""
+    return (
+        f"more audited exited positives than were planned ({monitor.settings.planned:,}): a change from now on is "
+        "noticed late, and hardly moves the rate since the start. Certify anew with 38_recalibrate.py --from_audit, "
+        "and start a new monitor for the new bundle"
+    )
 
 
 SCORES = {"confidence": "confidence of the answers", "signed": "probability of the positive class"}

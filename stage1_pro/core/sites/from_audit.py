@@ -115,8 +115,7 @@ def _labelled(
     listed = reader.streams
     if column is not None:  # a camera that joined since is no group of the bundle, and may become one
         reader = replace(reader, streams=reader.certificate_groups(request.decisions))
-    rows, _ = reader.decisions(request.decisions)
-    labels, _ = reader.labels(request.labels)
+    (rows, _), (labels, _) = reader.both(request.decisions, request.labels)
     cases = _window(rows, request, until)
     if column is not None:
         cases = cases.take(_asked(cases, _labels_of(cases, labels), reader.streams, listed))

@@ -36,6 +36,7 @@ ANY = "any"
 EIGHT_BIT_ONE = 255
 MOST_CLASSES = 256
 """More classes than this are taken for a mask that counts objects."""
+NUMBERED = "; where values number the objects, write one value for all of a class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,12 +325,13 @@ def _mask_problems(frame: pd.DataFrame, facts: MaskFacts, params: DatasetParams)
         for case, counts in zip(frame["case_id"], frame["counts"], strict=True)
         if (wrong := [value for value, _ in counts if value not in allowed])
     ]
+    numbered = any(len({value for value, _ in counts} - allowed) > 1 for counts in frame["counts"])
     words = "" if facts.ignore_label is None else f" and {facts.ignore_label}, which is ignored"
     yield from listed(
         pd.Series(strange, dtype=object),
         f"mask holds values outside 0 to {top}{words}",
         f"masks hold values outside 0 to {top}{words}",
-        "; name all classes in class_names, or set ignore_label",
+        "; name all classes in class_names, or set ignore_label" + (NUMBERED if numbered else ""),
     )
     if facts.ignore_label is not None:
         blank = [{value for value, _ in counts} == {facts.ignore_label} for counts in frame["counts"]]

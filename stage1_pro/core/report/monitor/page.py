@@ -12,7 +12,7 @@ from stage1_pro.core.commands import spoken
 from stage1_pro.core.errors import counted
 from stage1_pro.core.monitor.days import awaited, open_days
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, Stream, day_text, time_text
-from stage1_pro.core.monitor.watching import SCORES, standing, unlabelled
+from stage1_pro.core.monitor.watching import SCORES, overdue_words, standing, unlabelled
 from stage1_pro.core.monitor.wealth import BROKEN, remaining
 from stage1_pro.core.report.common.cells import DIGEST_SHOWN, Cell, MeasureRow, percent, thousands
 from stage1_pro.core.report.common.sides import Chart, draw_charts
@@ -25,7 +25,9 @@ TONES = {
     EXPIRED: ("unsure", "Expired"),
 }
 ALL_CLEAR = ("good", "In force, all clear")
-"""Green is for a rate above the target being ruled out: that nothing was noticed yet is no good news."""
+OVERDUE = ("unsure", "In force, more audited than planned")
+"""Green is for a rate above the target being ruled out: that nothing was noticed yet is no good news, and where more
+was audited than planned a change would not be noticed soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def write_page(monitor: Monitor, bundle: Path, folder: Path) -> Path:
         ],
         remarks=_remarks(monitor),
         facts=list(_facts(monitor)),
-        next_title="Certify anew" if monitor.alarmed else "The next reading",
+        next_title="Certify anew" if monitor.alarmed or monitor.overdue else "The next reading",
         command=spoken(f"python stage1_pro/scripts/{_next_command(monitor, bundle, folder)}"),
     )
     artifacts.write_bytes(folder / PAGE, html.encode())
@@ -70,7 +72,7 @@ def write_page(monitor: Monitor, bundle: Path, folder: Path) -> Path:
 
 
 def _next_command(monitor: Monitor, bundle: Path, folder: Path) -> str:
-    if monitor.alarmed:
+    if monitor.alarmed or monitor.overdue:
         again = folder.with_name("again")
         return (
             f"38_recalibrate.py {bundle} --from_audit {folder} --since DAY --decisions … --labels … --audit_salt … "
@@ -82,8 +84,10 @@ def _next_command(monitor: Monitor, bundle: Path, folder: Path) -> str:
 def _answer(monitor: Monitor, stream: Stream) -> Answer:
     row, since = standing(monitor, stream.name), _since_alarm(monitor, stream)
     state = ALARM if stream.alarm else monitor.certificate if monitor.certificate != ALARM else IN_FORCE
-    clear = state == IN_FORCE and row["upper"] <= monitor.settings.target_fnr
-    tone, verdict = ALL_CLEAR if clear else TONES[state]
+    clear = row["upper"] <= monitor.settings.target_fnr
+    tone, verdict = TONES[state]
+    if state == IN_FORCE and (clear or monitor.overdue):
+        tone, verdict = OVERDUE if monitor.overdue else ALL_CLEAR
     return Answer(
         name="" if len(monitor.streams) == 1 else stream.name,
         tone=tone,
@@ -133,7 +137,7 @@ def _sentence(monitor: Monitor, stream: Stream, row: dict[str, Any], since: tupl
         )
     if not row["exited_positives"]:
         return "No audited positive that exits has its label yet, so nothing is known of FNR on exits."
-    if row["upper"] <= target:
+    if row["upper"] <= target and not monitor.overdue:
         return f"All clear: if FNR on exits is one fixed rate, it is at most {100 * target:g}%, at every look."
     return (
         f"{row['misses']} of {counted(row['exited_positives'], positive)} missed. No alarm is no "
@@ -147,11 +151,9 @@ def _notices(monitor: Monitor) -> Iterator[str]:
             "Look at the misses. Then certify anew on the labels that the audits gave since the world changed, from a "
             "day that you know without them, and start a new monitor for the new bundle: the command is below."
         )
-    if monitor.fed > monitor.settings.planned:
-        yield (
-            f"More audited exited positives than were planned ({thousands(monitor.settings.planned)}): a change from "
-            "now on is noticed late. Certify anew, or plan for more."
-        )
+    if monitor.overdue:
+        words = spoken(overdue_words(monitor))
+        yield f"{words[0].upper()}{words[1:]}."
     if monitor.expired:
         yield "The certificate has expired. Decisions go on, each marked so; certify anew."
     if lost := unlabelled(monitor):

@@ -154,6 +154,7 @@ CHARTS = (
         "how many test cases each bin holds.",
         3.5,
         draw_reliability,
+        lambda evidence: evidence.masks is None,
     ),
     Chart(
         "gate_reliability",

@@ -88,7 +88,7 @@ def page(
         evaluation=evaluation,
         verdict=verdict(policy, evaluation),
         phase=PHASES[run.config.phase],
-        tables=tables.figure_tables(evaluation),
+        tables=tables.figure_tables(evaluation, masks=run.config.task.has_masks),
         confusions=tables.confusions(evaluation),
         comparison=tables.comparison(policy),
         in_expectation=in_expectation(policy),

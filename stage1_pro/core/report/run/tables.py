@@ -96,9 +96,11 @@ TEST_TABLES = (
 )
 
 
-def figure_tables(evaluation: dict[str, Any]) -> list[tuple[str, list[Row]]]:
-    """(title, rows) of the figures of eval.json; of positives alone without what they cannot tell."""
-    told = [(title, list(rows(evaluation))) for title, rows in TEST_TABLES]
+def figure_tables(evaluation: dict[str, Any], masks: bool = False) -> list[tuple[str, list[Row]]]:
+    """(title, rows) of the figures of eval.json; of positives alone without what they cannot tell, and of masks without
+    calibration: their confidence is no probability of being right."""
+    asked = [table for table in TEST_TABLES if not masks or table[1] is not _calibration_rows]
+    told = [(title, list(rows(evaluation))) for title, rows in asked]
     if not evaluation["negatives"]:
         told = [(title, [row for row in rows if row.value != UNDEFINED]) for title, rows in told]
     return [(title, rows) for title, rows in told if rows]
