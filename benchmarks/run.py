@@ -34,6 +34,9 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAME", choices=BENCHMARKS, help=f"one of {', '.join(BENCHMARKS)}")
     only = parser.parse_args().only
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "validity")]  # the project, and the populations of its tests
+    from stage1_pro.core.cli import share_cores
+
+    share_cores()  # as the commands do, before torch is imported
     rows = []
     for name in [only] if only else BENCHMARKS:
         print(f"{name}: {BENCHMARKS[name]} …", file=sys.stderr, flush=True)

@@ -150,6 +150,17 @@ def test_later_layers_win_and_leave_the_rest(tmp_path: Path) -> None:
     assert merge_configs(layers).epochs == 4
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "dataset_params: {sources: [{name: a, root: ~/photos}, {name: b, root: a~/b, labels: ~/b.csv}]}"
+    (tmp_path / "my.yaml").write_text(text)
+    sources = merge_configs([("my", Path("~/my.yaml"))]).dataset_params.sources
+    assert [(source.root, source.labels) for source in sources] == [
+        (f"{tmp_path}/photos", None),
+        ("a~/b", f"{tmp_path}/b.csv"),
+    ]
+
+
 def test_a_saved_config_is_accepted_again_unchanged(tmp_path: Path) -> None:
     sources = [{"name": "a", "root": "x", "labels": None}, {"labels": "b.csv", "name": "b"}]
     settings = {"lr_head": 0.1 + 0.2, "devices": 2, "dataset_params": {"sources": sources, "class_names": ["0", "1"]}}

@@ -181,7 +181,11 @@ def test_sources_that_are_not_there(pictures: Path, tmp_path: Path) -> None:
     assert "nope.csv does not exist. Name an existing CSV in sources[s].labels." in refused(pictures, "nope.csv")
     assert "cannot be read: Is a directory" in refused(pictures, str(tmp_path))
     assert "no images in class folders" in refused(tmp_path, None)
-    assert "is not a folder" in refused(tmp_path / "nope", None)
+    assert "nope is not there. Set sources[s].root to a folder" in refused(tmp_path / "nope", None)
+    (tmp_path / "a.csv").write_text("00.png,a\n")
+    assert "a.csv is a file: a table of path,label goes into labels, not into root." in refused(
+        tmp_path / "a.csv", None
+    )
     with pytest.raises(UserError, match="sources is empty"):
         load_cases(DatasetParams(), decode=True)
 

@@ -18,9 +18,10 @@ CROPS, PHOTOS = Pace(decoding=0.0006, model=0.003), Pace(decoding=0.012, model=0
 @pytest.mark.parametrize(
     ("pace", "images", "cores", "threads", "expected"),
     [
-        (CROPS, 5000, 2, 2, {1}),  # a second process would take the model's time
+        (CROPS, 5000, 2, 2, {0, 2}),  # a single process would stop the model for as long as it decodes
         (PHOTOS, 5000, 2, 2, {2}),
-        (PHOTOS, 5000, 16, 16, {4, 5}),  # 12 ms / 4 is what the model takes too
+        (PHOTOS, 5000, 16, 16, set(range(12, 17))),
+        (PHOTOS, 5000, 16, 8, {4, 5}),  # 12 ms / 4 is what the model takes too, on cores of its own
         (PHOTOS, 5000, 4, 0, {4}),  # a model on a GPU leaves the cores alone
         (Pace(0.012, 0.00001), 10**6, 64, 0, {MOST_WORKERS}),
         (CROPS, 130, 2, 2, {0}),  # over before a process has started

@@ -145,8 +145,26 @@ def test_what_is_too_much_is_refused_and_the_places_come_back(server, files):
     eventually(lambda: b"stage1_inflight_images 40.0" in server.ask("/metrics").content)
     over = server.ask("/v1/decide", small)
     assert (over.status, over.code, over.headers["retry-after"]) == (503, "overloaded", "1")
-    assert {request.finish().status for request in slow} == {200}
-    assert server.ask("/v1/decide", small).status == 200
+    whole = b"POST /v1/decide HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(small) + small
+    with socket.create_connection(("127.0.0.1", server.port)) as line:  # in one piece, so that no app sees it
+        for answer in (talk(line, whole), *talk(line, whole + whole, 2).split(b"HTTP/1.1 ")[1:]):
+            assert b"503 Service Unavailable\r\n" in answer
+            assert b"\r\nretry-after: 1\r\n" in answer
+            assert json.loads(answer.partition(b"\r\n\r\n")[2]) == over.body
+        assert {request.finish().status for request in slow} == {200}
+        eventually(lambda: b"stage1_inflight_images 0.0" in server.ask("/metrics").content)
+        assert talk(line, whole).startswith(b"HTTP/1.1 200 OK")
+    refused = b'stage1_responses_total{path="/v1/decide",status="503"} '
+    assert float(server.ask("/metrics").content.split(refused)[1].split()[0]) >= 4
+
+
+def talk(line: socket.socket, request: bytes, answers: int = 1) -> bytes:
+    """What comes back on a connection, so many answers of JSON."""
+    line.sendall(request)
+    found = b""
+    while found.count(b"HTTP/1.1 ") < answers or not found.endswith(b"}"):
+        found += line.recv(65536)
+    return found
 
 
 def test_the_server_describes_itself(server):

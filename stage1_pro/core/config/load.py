@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     data = dict(raw["dataset_params"])
-    data["sources"] = tuple(Source(**source) for source in data["sources"])
+    data["sources"] = tuple(Source(**_at_home(source)) for source in data["sources"])
     for name in ("class_names", "positive_class", "target_spacing", "patch_size"):
         data[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
     masks = dict(raw["segmentation_params"])
@@ -121,6 +122,11 @@ def _build(raw: dict[str, Any]) -> Stage1ProConfig:
     }
     sections["schedule_restarts"] = tuple(raw["schedule_restarts"])
     return Stage1ProConfig(**{key: value for key, value in {**raw, **sections}.items() if key != "schema_version"})
+
+
+def _at_home(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source whose ~/folder is named in full: within a file no shell does that."""
+    return {key: expanduser(value) if str(value).startswith("~/") else value for key, value in source.items()}
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

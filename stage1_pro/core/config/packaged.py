@@ -1,5 +1,6 @@
 """The configs and version constraints that come with the package: beside it in a checkout, inside it in a wheel."""
 
+from os.path import expanduser
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2]
@@ -19,6 +20,7 @@ def config_file(path: Path) -> Path:
     `phase3` and `configs/phase3.yaml` name the packaged one wherever no such file lies here. `phase3.yaml` does not:
     it is a file of the user's that is missing.
     """
+    path = Path(expanduser(path))  # --config=~/my.yaml, which no shell completes
     if path.is_file():
         return path
     name = path.as_posix()

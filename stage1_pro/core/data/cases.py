@@ -105,7 +105,9 @@ def load_cases(
     """
     if not params.sources:
         raise UserError(
-            "dataset_params.sources is empty: name at least one {name, root, labels}, as configs/demo.yaml does."
+            "dataset_params.sources is empty. Name your images in a YAML file, and that file with --config: "
+            "dataset_params: {sources: [{root: FOLDER}], positive_class: NAME}, where FOLDER holds one folder per "
+            "class; labels: TABLE in place of root names a table of path,label."
         )
     settings = {ORDER: params.order, CERTIFICATE_GROUP: certificate_groups}
     more = {name: column for name, column in settings.items() if column is not None}

@@ -1,9 +1,10 @@
 """The endpoints."""
 
 import hmac
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from importlib.resources import files
@@ -23,7 +24,11 @@ from stage1_pro.core.serving.service import GroupUpload, Service, Upload
 from stage1_pro.core.serving.settings import BATCH_BODIES, Limits
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-_DECIDING = frozenset({"/v1/decide", "/v1/decide/batch"})
+DECIDING = frozenset({"/v1/decide", "/v1/decide/batch"})
+"""Paths that ask for decisions."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+_logger = logging.getLogger(__name__)
 _ROUTING = {404: "not_found", 405: "method_not_allowed"}
 _INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 _PAGE_POLICY = f"default-src 'none'; {_INLINE}; connect-src 'self'; img-src blob:; frame-ancestors 'none'"
@@ -31,22 +36,21 @@ _FACTS = "class_names positive_class active_exit_policy preprocessing forward_ba
 _OF_GROUPS = ("decide_by", "views", "view_rule", "certificate_groups")
 
 
-def create_app(service: Service, lifespan: Lifespan) -> FastAPI:
+def create_app(service: Service, lifespan: Lifespan) -> ASGIApp:
     """The app of a service, which `lifespan` starts and closes."""
     pages: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
     app = FastAPI(title="stage1_pro", version=__version__, lifespan=lifespan, **pages)
     for kind in (Refusal, HTTPException, Exception):
         app.add_exception_handler(kind, lambda _, error: _refused(service, error))
-    _add_decisions(app, service)
+    deciding = _add_decisions(app, service)
     _add_state(app, service)
-    app.add_middleware(Watched, service=service, paths=frozenset(app.openapi()["paths"]) | {"/", "/openapi.json"})
-    return app
+    return Watched(app, service, frozenset(app.openapi()["paths"]) | {"/", "/openapi.json"}, deciding)
 
 
-def _add_decisions(app: FastAPI, service: Service) -> None:
+def _add_decisions(app: FastAPI, service: Service) -> dict[str, Handler]:
+    """Path → what answers a POST to it."""
     limits = service.limits
 
-    @app.post("/v1/decide", summary="Decide one image", **openapi.DECIDE)
     async def decide(request: Request) -> Response:
         if service.views is not None:
             return await _decide_group(service, request)
@@ -56,7 +60,6 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
             raise outcome
         return JSONResponse(outcome)
 
-    @app.post("/v1/decide/batch", summary="Decide several images", **openapi.BATCH)
     async def decide_batch(request: Request) -> Response:
         if service.views is not None:
             raise Refusal("bad_request", "this bundle decides groups: send the images of one group to /v1/decide")
@@ -67,6 +70,10 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
             if isinstance(outcome, Refusal):
                 service.metrics.refusals.labels(outcome.code).inc()
         return JSONResponse({"decisions": [_element(*pair) for pair in outcomes]})
+
+    app.post("/v1/decide", summary="Decide one image", **openapi.DECIDE)(decide)
+    app.post("/v1/decide/batch", summary="Decide several images", **openapi.BATCH)(decide_batch)
+    return {"/v1/decide": decide, "/v1/decide/batch": decide_batch}
 
 
 async def _decide_group(service: Service, request: Request) -> Response:
@@ -198,14 +205,15 @@ def _page() -> str:
 
 
 class Watched:
-    """Counts responses and their time, and refuses early what has no room. paths: those that are told apart.
+    """Counts responses and their time, and answers what asks for decisions.
 
-    Under four times the load that a server can take, three of four answers are refusals: they must cost next to
-    nothing, so they pass neither routing nor handlers.
+    Those pass neither FastAPI's layers nor its routing, which cost as much as all the rest of a response: one core or
+    two compute beside it. paths: those that are told apart in the measures; deciding: path → what answers a POST to it.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, paths: frozenset[str]):
-        self.app, self.service, self.metrics, self.paths = app, service, service.metrics, paths
+    def __init__(self, app: FastAPI, service: Service, paths: frozenset[str], deciding: dict[str, Handler]):
+        self.app, self.service, self.metrics = app, service, service.metrics
+        self.paths, self.deciding = paths, deciding
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -218,22 +226,26 @@ class Watched:
                 self.metrics.seconds.labels(path).observe(time.monotonic() - begun)
             await send(message)
 
-        if scope["method"] == "POST" and scope["path"] in _DECIDING and (refusal := _without_room(self.service)):
-            return await self._refused_early(refusal, Request(scope, receive), watched)
-        return await self.app(scope, receive, watched)
+        if scope["method"] != "POST" or path not in self.deciding:
+            return await self.app(scope, receive, watched)
+        request = Request({**scope, "app": self.app}, receive)  # in an app a form that cannot be read is a 400
+        refusal = self.service.no_room(1)
+        response = await (self._decided(path, request) if refusal is None else self._without_room(refusal, request))
+        return await response(scope, receive, watched)
 
-    async def _refused_early(self, refusal: Refusal, request: Request, send: Send) -> None:
+    async def _decided(self, path: str, request: Request) -> Response:
+        try:
+            return await self.deciding[path](request)
+        except Exception as error:
+            if not isinstance(error, Refusal | HTTPException):
+                _logger.exception("no response to %s", path)
+            return _refused(self.service, error)
+
+    async def _without_room(self, refusal: Refusal, request: Request) -> Response:
+        """The protocol has answered most of these already: see RefusingProtocol."""
         try:
             _demand_token(self.service, request)
         except Refusal as unauthorized:
             refusal = unauthorized
         await Body(request, self.service.limits.max_bytes).discard()
-        await _refused(self.service, refusal)(request.scope, request.receive, send)
-
-
-def _without_room(service: Service) -> Refusal | None:
-    try:
-        service.demand_room(1)
-    except Refusal as refusal:
-        return refusal
-    return None
+        return _refused(self.service, refusal)

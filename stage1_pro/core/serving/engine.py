@@ -32,33 +32,33 @@ class _Prepared:
     done: "asyncio.Future[Any]"
 
 
-def _computing_threads() -> int:
-    """Threads of a forward pass. They are a part of what makes scores bit-equal."""
+def _decoders() -> ThreadPoolExecutor:
+    """A thread a core, each of which computes alone: a setting that torch keeps for each thread."""
     import torch
 
-    return torch.get_num_threads()
-
-
-def _threads(count: int, each_with: int) -> ThreadPoolExecutor:
-    """Threads whose torch computes with so many threads: a setting that torch keeps for each thread."""
-    import torch
-
-    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(each_with,))
+    return ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 class Engine:
     """Decides images as they come, up to forward_batch in one pass.
 
     A pass starts when it is full, when every image that was taken on is in it, or wait_s after its first one. What the
-    others in a pass are changes no bit of a decision: see Stage1Predictor. busy: images taken on and not yet decided.
+    others in a pass are changes no bit of a decision: see Stage1Predictor. model: the one thread that has computed with
+    the predictor, which is shut down with the engine; busy: images taken on and not yet decided.
     """
 
-    def __init__(self, predictor: "Stage1Predictor", limits: Limits, busy: Callable[[], int], metrics: Metrics):
+    def __init__(
+        self,
+        predictor: "Stage1Predictor",
+        model: ThreadPoolExecutor,
+        limits: Limits,
+        busy: Callable[[], int],
+        metrics: Metrics,
+    ):
         own = predictor.model.spec.preprocessing.images
         self.predictor, self.limits, self.busy, self.metrics = predictor, limits, busy, metrics
         self.contract = replace(own, max_pixels=min(own.max_pixels, limits.max_pixels))
-        self._decoders = _threads(cores(), each_with=1)  # a team of threads for each decoder would only contend
-        self._model = _threads(1, each_with=_computing_threads())
+        self._model, self._decoders = model, _decoders()
         self._waiting: asyncio.Queue[_Prepared] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._passes = asyncio.create_task(self._run())

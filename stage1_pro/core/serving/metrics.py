@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from stage1_pro.core.serving.refusals import Refusal
+
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -27,6 +29,12 @@ class Metrics:
         )
         self.inflight = Gauge("stage1_inflight_images", "Images taken on and not yet decided", registry=registry)
         self.ready = Gauge("stage1_ready", "1 while decisions are given", registry=registry)
+
+    def refused_at_once(self, path: str, refusal: Refusal) -> None:
+        """Count a response that took no time."""
+        self.responses.labels(path, str(refusal.status)).inc()
+        self.seconds.labels(path).observe(0)
+        self.refusals.labels(refusal.code).inc()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

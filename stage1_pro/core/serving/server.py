@@ -12,7 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from stage1_pro.core.errors import Interrupted, UserError
-from stage1_pro.core.serving.app import create_app
+from stage1_pro.core.serving.app import DECIDING, create_app
+from stage1_pro.core.serving.protocol import refusing
 from stage1_pro.core.serving.service import Service
 
 _KEEP_ALIVE_S = 75
@@ -61,7 +62,7 @@ def serve(service: Service, bound: socket.socket, on_ready: Callable[[], None]) 
 
     config = uvicorn.Config(
         create_app(service, lifespan),
-        http="httptools",
+        http=refusing(service, DECIDING),
         ws="none",
         lifespan="on",
         log_config=None,

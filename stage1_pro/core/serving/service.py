@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -76,8 +77,10 @@ class Service:
 
     async def start(self) -> None:
         """Load the model and check the golden inputs. Raises UserError."""
-        predictor = await asyncio.to_thread(self._loaded)
-        self.engine = Engine(predictor, self.limits, lambda: self.inflight, self.metrics)
+        # one thread computes: a second one's team would outnumber the cores, and OpenMP puts threads to sleep then
+        model = ThreadPoolExecutor(1, "model")
+        predictor = await asyncio.get_running_loop().run_in_executor(model, self._loaded)
+        self.engine = Engine(predictor, model, self.limits, lambda: self.inflight, self.metrics)
         if self.state == "starting":  # a signal may have come first
             self.state = "ready"
             self.metrics.ready.set(1)
@@ -105,15 +108,17 @@ class Service:
 
     def admit(self, images: int) -> None:
         """Take so many images on, before any of their bytes is looked at. Raises Refusal."""
-        self.demand_room(images)
+        if refusal := self.no_room(images):
+            raise refusal
         self._count(images)
 
-    def demand_room(self, images: int) -> None:
-        """Raise Refusal where so many images cannot be taken on."""
+    def no_room(self, images: int) -> Refusal | None:
+        """Why so many images cannot be taken on; None where they can."""
         if self.state != "ready":
-            raise Refusal(self.state, _NOT_READY[self.state])
+            return Refusal(self.state, _NOT_READY[self.state])
         if self.inflight + images > self.limits.max_inflight:
-            raise Refusal("overloaded", f"{self.inflight} of at most {self.limits.max_inflight} images are in flight")
+            return Refusal("overloaded", f"{self.inflight} of at most {self.limits.max_inflight} images are in flight")
+        return None
 
     @property
     def certificate(self) -> str:
