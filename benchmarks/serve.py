@@ -6,7 +6,7 @@ Prints ratios of one run. Ratios of speed hold only where nobody else uses the m
 target is missed.
 
 In one process the same images are decoded and decided, forward_batch at a time, with as many threads on the same cores.
-The server has less than these cores: the clients, one process that sends made requests and reads no bodies, share them.
+The server has less than these cores: the clients, one process that parses no body, share them.
 That is not made up for; how much they take stands beside.
 """
 

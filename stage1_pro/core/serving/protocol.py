@@ -34,6 +34,7 @@ class RefusingProtocol(HttpToolsProtocol):
                 super().on_body(part)
 
     def on_headers_complete(self) -> None:
+        self._unset_keepalive_if_required()  # of a refusal that stood before this request in the same piece
         self._refusal, self._held = self._refused_at_once(), []
         if self._refusal is None:
             super().on_headers_complete()
