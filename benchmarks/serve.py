@@ -142,8 +142,7 @@ def main() -> int:
     args = parser.parse_args()
     files = sorted(args.images.iterdir())
     contents = [path.read_bytes() for path in files[:IMAGES]]
-    patience = ["--deadline_s", "120"] if args.soak else []  # it looks at memory, not at time
-    with serving(args.bundle, *patience) as server:
+    with serving(args.bundle) as server:
         if args.soak:
             rows = soak(server, contents, args.soak)
         else:
