@@ -145,7 +145,7 @@ def test_what_is_too_much_is_refused_and_the_places_come_back(server, files):
     eventually(lambda: b"stage1_inflight_images 40.0" in server.ask("/metrics").content)
     over = server.ask("/v1/decide", small)
     assert (over.status, over.code, over.headers["retry-after"]) == (503, "overloaded", "1")
-    whole = b"POST /v1/decide HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(small) + small
+    whole = b"POST /v1/decide?id=a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(small) + small
     with socket.create_connection(("127.0.0.1", server.port)) as line:  # in one piece, so that no app sees it
         for answer in (talk(line, whole), *talk(line, whole + whole, 2).split(b"HTTP/1.1 ")[1:]):
             assert b"503 Service Unavailable\r\n" in answer
