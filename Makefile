@@ -29,7 +29,7 @@ CALIBRATE = $(PYTHON) -m stage1_pro calibrate --run $(LAST_RUN)
 export HF_HUB_OFFLINE ?= $(if $(DEFAULT_CONFIG),1,0)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  CONFIG=my.yaml  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it

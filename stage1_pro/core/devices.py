@@ -40,6 +40,17 @@ def mean_of_ranks(value: Tensor) -> Tensor:
     return sum_of_ranks(value).div_(world_size()) if world_size() > 1 else value
 
 
+def whole_batch(value: Tensor) -> Tensor:
+    """Return a sum over the cases of all ranks, for a loss that is no mean over cases.
+
+    Strategies average the gradients of ranks, so that of a rank's own part is taken as many times as there are ranks.
+    """
+    if world_size() == 1:
+        return value
+    alone = value.detach()
+    return sum_of_ranks(alone.clone()) + world_size() * (value - alone)
+
+
 def gather(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return all ranks' cases, each once, in the order of their positions, which are the first part."""
     if world_size() > 1:

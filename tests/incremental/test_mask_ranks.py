@@ -14,6 +14,8 @@ from PIL import Image
 from two_ranks import WORLD, group, on_two_ranks
 
 from stage1_pro.core.config.load import merge_configs
+from stage1_pro.core.devices import mean_of_ranks, whole_batch
+from stage1_pro.core.losses.dice import MaskLoss
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.pool import score_pool
 from stage1_pro.core.training.trainer import lightning_trainer
@@ -79,3 +81,29 @@ def test_neither_batches_nor_workers_nor_ranks_change_a_row(folder: Path, patch:
         for own, found in zip(expected[1:], rows[1:], strict=True):
             np.testing.assert_array_equal(found, own)
     assert [rows for _, rows in second] == [None] * 2
+
+
+def loss_and_gradient(rank: int, world: int) -> tuple[float, torch.Tensor]:
+    """Of a part of six cases, the gradient averaged over ranks as a strategy does. Ignored pixels lie in one part."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(6, 4, 8, 8, generator=generator)
+    labels = torch.randint(0, 3, (6, 8, 8), generator=generator)
+    labels[0], labels[2, :, :5] = 0, -1
+    weights = torch.randn(3, 4, generator=generator, requires_grad=True)
+    logits = torch.einsum("kc,bchw->bkhw", weights, inputs[rank::world])
+    loss = MaskLoss(ce_weight=1, dice_weight=2)(logits, labels[rank::world], whole_batch)
+    loss.backward()
+    assert weights.grad is not None
+    return loss.item(), mean_of_ranks(weights.grad)
+
+
+def loss_on_a_rank(rank: int) -> Any:
+    with group(rank):
+        return loss_and_gradient(rank, WORLD)
+
+
+def test_two_ranks_learn_from_a_batch_what_one_does() -> None:
+    loss, gradient = loss_and_gradient(0, 1)
+    for found, its in on_two_ranks(loss_on_a_rank):
+        assert found == pytest.approx(loss, abs=1e-6)
+        assert torch.allclose(its, gradient, atol=1e-6)

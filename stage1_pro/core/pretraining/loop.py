@@ -29,7 +29,7 @@ from stage1_pro.core.pretraining.task import JOURNAL, Task, demand_same_weights
 from stage1_pro.core.records.provenance import environment
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.report.common.style import render
-from stage1_pro.core.training.callbacks.checkpoints import RunCheckpoint, checkpoint
+from stage1_pro.core.training.callbacks.checkpoints import LAST, RunCheckpoint, checkpoint
 from stage1_pro.core.training.start import is_first_process
 from stage1_pro.core.training.trainer import lightning_trainer
 
@@ -98,7 +98,7 @@ def fit(task: Task, adaptation: Adaptation) -> None:
         task.folder,
         [
             Guard(_prober(task, adaptation), task.folder, plain_lines=not sys.stdout.isatty()),
-            checkpoint(RunCheckpoint, task.folder / "checkpoints", "last"),
+            checkpoint(RunCheckpoint, task.folder / "checkpoints", LAST),
         ],
         max_epochs=task.settings.probes,
         gradient_clip_val=config.max_grad_norm or None,

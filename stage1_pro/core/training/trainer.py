@@ -17,6 +17,7 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.tracking.logger import logger_of
 from stage1_pro.core.training.callbacks.checkpoints import (
+    LAST,
     AtomicCheckpointIO,
     RunCheckpoint,
     SameDevices,
@@ -49,7 +50,7 @@ def make_trainer(run: Run, config: Stage1ProConfig) -> pl.Trainer:
         ),
         checkpoint(RunCheckpoint, run.checkpoints_path, "best", at_epoch_end=not incremental.enabled, judged_by=config),
         # after the best, whose score and path are part of what it holds
-        checkpoint(RunCheckpoint, run.checkpoints_path, "last"),
+        checkpoint(RunCheckpoint, run.checkpoints_path, LAST),
     ]
     return lightning_trainer(
         config,
@@ -117,5 +118,6 @@ def quiet_lightning() -> None:
         ".*LeafSpec.*",
         ".*sync_dist=True.*",  # validation figures are computed from all ranks' cases already
         ".*AccumulateGrad node's stream.*",
+        ".*persistent_workers=True.*reload_dataloaders_every_n_epochs.*",  # ours stay the same within a stage
     ):
         warnings.filterwarnings("ignore", message=message)

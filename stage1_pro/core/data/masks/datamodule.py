@@ -38,7 +38,7 @@ class MaskDataModule(Stage1DataModule):
         return self.frames[split]["stratum"].to_numpy()
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val_select", "scored", np.arange(len(self.frames["val_select"])), shuffle=False)
+        return self._kept("val_select", "scored", np.arange(len(self.frames["val_select"])), shuffle=False)
 
     def pool_dataloader(self) -> DataLoader:
         """The whole `train` split as it is; a case's score does not depend on its batch."""
@@ -52,7 +52,7 @@ class MaskDataModule(Stage1DataModule):
         return make_mask_loader(dataset, sampler, batch_size, workers, pin, self.divisor)
 
     def _dataset(self, split: str, augmentation: str) -> MaskDataset:
-        # one for the whole training: loaders may be made anew every epoch, and prepared cases are kept in it
+        # one for the whole training: loaders are made anew for every stage, and prepared cases are kept in it
         if (split, augmentation) not in self._datasets:
             data, scored = self.config.dataset_params, augmentation == "scored"
             self._datasets[split, augmentation] = MaskDataset(

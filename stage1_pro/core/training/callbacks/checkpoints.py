@@ -18,16 +18,21 @@ from stage1_pro.core.training.modules.base import Stage1Module
 
 # killed at a transition, a training goes back into the stage before, and scores by its best again
 KEPT_STAGES = 2
+LAST = "last"
+"""Name of the checkpoint that training goes on from."""
 DEVICES = "devices"
 """Key of a checkpoint: on how many devices, over all nodes, the training runs."""
 Kind = TypeVar("Kind", bound=ModelCheckpoint)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints through our own door: a kill leaves the previous file whole."""
+    """Lightning's checkpoints through our own door: a kill leaves the previous file whole. Training goes on from the
+    last one alone, so the others are kept without the moments of the optimizer, two thirds of their bytes."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if Path(path).stem != LAST:
+            checkpoint = {**checkpoint, "optimizer_states": []}
         artifacts.write_bytes(Path(path), dump_tensors(checkpoint))
 
 

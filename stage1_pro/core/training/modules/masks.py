@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stage1_pro.core.data.masks.batches import Cases, MaskBatch
+from stage1_pro.core.devices import whole_batch
 from stage1_pro.core.losses.dice import MaskLoss
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.masks import MaskSums, missed, uncertainty
@@ -26,7 +27,7 @@ class MaskModule(Stage1Module):
         """Nothing to take up: the loss has no weights of classes."""
 
     def losses(self, batch: MaskBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = self.mask_loss(self(batch.inputs), batch.labels)
+        loss = self.mask_loss(self(batch.inputs), batch.labels, whole_batch)
         return loss, {"train_loss": loss}
 
     @torch.no_grad()
