@@ -126,6 +126,11 @@ def test_a_run_is_never_overwritten() -> None:
         "runs/a already holds a run, and runs are never overwritten. Choose another --run."
     )
     assert "has been trained already" in refused(run.demand_untrained)
+    (run.path / "config.json").unlink()
+    assert "awaits its training, and runs are never overwritten. Go on with 20_train.py --run runs/a and" in refused(
+        lambda: Run.demand_new("runs/a")
+    )
+    (run.path / "config.json").write_bytes(before[run.path / "config.json"])
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 

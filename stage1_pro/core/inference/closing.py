@@ -40,7 +40,9 @@ def closing_lines(tally: Tally, bundle: Path) -> list[str]:
 def say_first_use(contents: BundleContents) -> None:
     """Say how to decide images with a bundle: those that it was trained or certified with, where they are at hand."""
     script = f"python stage1_pro/scripts/60_predict.py {shlex.quote(str(contents.path))}"
-    folder = _images_at_hand(contents)
+    folder = None
+    with suppress(UserError):  # a config or a table of another time is no matter of this bundle's being whole
+        folder = _images_at_hand(contents)
     if folder is None:
         say(f"decide images with: {script} FOLDER, a folder of your images, or several, or files")
     else:
@@ -56,11 +58,10 @@ def _images_at_hand(contents: BundleContents) -> Path | None:
         if source.labels is None and source.root and Path(source.root).is_dir() and holds_images(source.root):
             return Path(source.root)
         if source.labels and Path(source.labels).is_file() and not is_parquet(Path(source.labels)):
-            with suppress(UserError):  # the table is not what it was
-                table = Path(source.labels)
-                first = Path(source.root or table.parent) / read_table(table, source).frame["path"].iloc[0]
-                if first.is_file():
-                    return first.parent
+            table = Path(source.labels)
+            first = Path(source.root or table.parent) / read_table(table, source).frame["path"].iloc[0]
+            if first.is_file():
+                return first.parent
     return None
 
 

@@ -1,6 +1,7 @@
 """One run directory: how it begins, and its config, splits and scores, checked to belong together."""
 
 import os
+import shlex
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +55,12 @@ class Run(RunPaths):
             return
         if target == Path(LATEST):
             raise UserError(f"{target} is the link to the newest run. Choose another --run.")
-        if (target / "splits.json").exists() or (target / "config.json").exists():
+        if (target / "splits.json").exists() and not (target / "config.json").exists():
+            raise UserError(
+                f"{target} holds the splits of a run that awaits its training, and runs are never overwritten. Go on "
+                f"with 20_train.py --run {shlex.quote(str(target))} and the same settings, or choose another --run."
+            )
+        if (target / "config.json").exists():
             raise UserError(f"{target} already holds a run, and runs are never overwritten. Choose another --run.")
 
     def discard(self) -> None:
