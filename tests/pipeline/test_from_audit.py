@@ -106,5 +106,10 @@ def test_what_does_not_fit_is_said_and_no_attempt_is_spent(words, exported_once,
     # this monitor was started with the salt, so that another one is noticed at once
     refused(call("38_recalibrate", bundle, *other, *since), "the salt changed")
     refused(call("38_recalibrate", bundle, *words, "--since", "2027-01-01", *out), "Choose an earlier --since")
+    table = pd.read_csv(year_once / f"{DAYS[0]}.csv")
+    table.assign(id=table["id"].map(lambda name: Path(name).name)).to_csv(tmp_path / "short.csv", index=False)
+    short = (*words[:2], "--decisions", tmp_path / "short.csv", *words[at:])
+    audit_all = (*short, "--images", tmp_path, "--since", DAYS[0], *out)
+    refused(call("38_recalibrate", bundle, *audit_all), f"is a file in {tmp_path}, as", "name with --images")
     assert not (tmp_path / "watch" / "attempts.csv").exists()
     assert not (tmp_path / "runs" / "again").exists()

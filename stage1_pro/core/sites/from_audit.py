@@ -120,6 +120,7 @@ def _labelled(
     if column is not None:
         cases = cases.take(_asked(cases, _labels_of(cases, labels), reader.streams, listed))
     answers = _labels_of(cases, labels)
+    _demand_images(cases, request.images)
     _demand_labels(cases, answers, request.folder)
     return cases, answers, {} if column is None else {column: _names_of(cases, reader.streams)}
 
@@ -227,6 +228,16 @@ def _asked(cases: Decisions, answers: np.ndarray, streams: Sequence[str], listed
     if not asked.any():
         raise UserError("no audited case of the window has a label. Name the files of labels with --labels.")
     return asked
+
+
+def _demand_images(cases: Decisions, images: Path) -> None:
+    """Raise UserError where not one id is a file in the folder: then another folder is meant."""
+    paths = [images / str(name) for name in cases.id if "://" not in str(name)]
+    if len(paths) == len(cases) and not any(path.is_file() for path in paths):
+        raise UserError(
+            f"none of the {counted(len(paths), 'audited case')} is a file in {images}, as {paths[0]}: name with "
+            "--images the folder that the ids of the decisions are files in."
+        )
 
 
 def _demand_labels(cases: Decisions, answers: np.ndarray, folder: Path) -> None:
