@@ -6,7 +6,7 @@ Prints ratios of one run. Ratios of speed hold only where nobody else uses the m
 target is missed.
 
 In one process the same images are decoded and decided, forward_batch at a time, with as many threads on the same cores.
-The server has less than these cores: the clients, one process that sends made requests and reads no bodies, share them.
+The server has less than these cores: the clients, one process that parses no body, share them.
 That is not made up for; how much they take stands beside.
 """
 
@@ -142,8 +142,7 @@ def main() -> int:
     args = parser.parse_args()
     files = sorted(args.images.iterdir())
     contents = [path.read_bytes() for path in files[:IMAGES]]
-    patience = ["--deadline_s", "120"] if args.soak else []  # it looks at memory, not at time
-    with serving(args.bundle, *patience) as server:
+    with serving(args.bundle) as server:
         if args.soak:
             rows = soak(server, contents, args.soak)
         else:

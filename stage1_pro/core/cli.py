@@ -5,6 +5,7 @@ Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, or nothi
 5 the monitor alarms, 6 the certificate has expired, 130/143 interrupted.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ shared cores: 35 to 140 ms of CPU an image, and 17 with this; 4.5 alone.
 
 OF_SECTIONS = ("_ActionConfigLoad", "_ActionHelpClassPath")
 """Kinds of jsonargparse's own options: a file for a section, help on a class."""
+HELP = {"-h", "--help"}
 SIGNAL_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -66,7 +68,7 @@ def parse_with_config(arguments: type, doc: str | None, argv: Sequence[str]) -> 
         help="YAML file of settings, or the name of a packaged one (phase3, demo); may be given several times",
     )
     _add_arguments(parser, arguments)
-    if {"-h", "--help"} & set(argv):
+    if HELP & set(argv):
         own = " ".join(sorted(f"[--{field.name}]" for field in fields(arguments)))
         parser.usage = f"%(prog)s [--config FILE …] [--SETTING VALUE …] {own}"
         parser.add_class_arguments(Stage1ProConfig, None)
@@ -98,6 +100,8 @@ def exit_with(job: Callable[[], None]) -> None:
     share_cores()
     for number in SIGNAL_STATUS:
         signal.signal(number, _interrupt)
+    if HELP & set(sys.argv):
+        gc.disable()  # a process that prints its help ends before there is anything to collect
     try:
         job()
     except (UserError, Interrupted) as outcome:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from chain import done
+from chain import call, done
 from made_masks import settings
 from PIL import Image
 
@@ -58,6 +58,20 @@ def run(volumes: Path) -> Path:
     done("00_make_splits", "--config", volumes / "masks.yaml", "--run", volumes / "run")
     done("20_train", "--config", volumes / "masks.yaml", "--run", volumes / "run")
     return volumes / "run"
+
+
+def test_a_spacing_that_no_memory_holds_is_refused_before_training(run: Path, volumes: Path) -> None:
+    fine = call(
+        "20_train",
+        "--config",
+        volumes / "masks.yaml",
+        "--dataset_params.target_spacing",
+        "[.01, .01, .01]",
+        "--dry_run",
+    )
+    assert fine.status == 2
+    assert "dataset_params.target_spacing:\n  - v00: the image has too many pixels: 2000 × " in fine.err
+    assert "Set a coarser target_spacing" in fine.err
 
 
 def test_volumes_are_trained_in_patches_and_scored_whole(run: Path) -> None:

@@ -69,6 +69,18 @@ def test_decisions_are_byte_for_byte_those_of_60(served, files, tmp_path):
     assert filled < 0.8 * 3 * len(files)  # images shared passes
 
 
+def test_prediction_sets_are_those_of_60(exported_scrc_once, files, tmp_path):
+    bundle = copy(exported_scrc_once, tmp_path) / "bundle"
+    done("60_predict", bundle, *files, "--out", tmp_path / "60.csv")
+    expected = pd.read_csv(tmp_path / "60.csv", dtype=str, keep_default_na=False)
+    with Server(bundle) as server:
+        rows = [answer.body for answer in server.decide(contents(files), 8)]
+    assert [problem for row in rows for problem in schema_problems(row, "decision")] == []
+    assert ["|".join(row["prediction_set"]) for row in rows] == expected["prediction_set"].tolist()
+    assert [row["decision"] for row in rows] == expected["decision"].tolist()
+    assert len(set(expected["prediction_set"])) >= 2
+
+
 def test_bad_images_fail_alone_and_the_log_holds_a_row_of_each(served, files):
     server, log, bundle = served
     before = log.read_bytes().count(b"\n") if log.exists() else 0
@@ -145,7 +157,7 @@ def test_what_is_too_much_is_refused_and_the_places_come_back(server, files):
     eventually(lambda: b"stage1_inflight_images 40.0" in server.ask("/metrics").content)
     over = server.ask("/v1/decide", small)
     assert (over.status, over.code, over.headers["retry-after"]) == (503, "overloaded", "1")
-    whole = b"POST /v1/decide HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(small) + small
+    whole = b"POST /v1/decide?id=a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(small) + small
     with socket.create_connection(("127.0.0.1", server.port)) as line:  # in one piece, so that no app sees it
         for answer in (talk(line, whole), *talk(line, whole + whole, 2).split(b"HTTP/1.1 ")[1:]):
             assert b"503 Service Unavailable\r\n" in answer
@@ -210,6 +222,20 @@ def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tm
     lines = [line for file in logs for line in file.read_text().splitlines()]
     assert len(logs) > 5
     assert len([json.loads(line) for line in lines]) == 41  # the whole line of before, and not the torn one
+
+
+def test_a_decision_that_comes_too_late_is_a_504_and_not_logged(bundle, files, tmp_path):
+    log, small = tmp_path / "decisions.jsonl", files[0].read_bytes()
+    with Server(bundle, "--log", log, "--deadline_s", 1, "--wait_ms", 3000) as server:
+        other = Slow(server, small)  # the pass waits for it
+        eventually(lambda: b"stage1_inflight_images 1.0" in server.ask("/metrics").content)
+        late = server.ask("/v1/decide", small)
+        assert (late.status, late.code) == (504, "deadline")
+        other.connection.close()
+        eventually(lambda: b"stage1_inflight_images 0.0" in server.ask("/metrics").content)
+        assert log.read_bytes() == b""
+        assert server.ask("/v1/decide", small).status == 200
+        assert log.read_bytes().count(b"\n") == 1
 
 
 def test_a_full_disk_is_an_error_that_defers_and_leaves_whole_lines(bundle, files, tmp_path):

@@ -1,6 +1,10 @@
 """What MLflow and Weights & Biases get of a run, and what a server that is away costs: a warning."""
 
 import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import chain
@@ -63,13 +67,58 @@ def test_a_server_that_is_away_is_a_warning(config, tmp_path, script):
 
 
 @pytest.mark.slow
+def test_a_server_that_never_answers_costs_a_warning_and_seconds(config, tmp_path):
+    pytest.importorskip("mlflow")
+    run = tmp_path / "runs" / "alone"
+    done("00_make_splits", *flags(config), "--run", run)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        away = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        said = done("20_train", *flags(config, "--logger", "mlflow", "--tracking_uri", away), "--run", run).out
+        taken = time.monotonic() - begun
+    assert said.count("does not take what is tracked") == 1
+    assert len(pd.read_csv(run / "metrics.csv")) == 2
+    assert taken < 90  # twice ten seconds, and the training; MLflow by itself would try for minutes in every call
+
+
+@pytest.mark.slow
 def test_weights_and_biases_gets_the_epochs(config, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = tmp_path / "runs" / "tracked"
     chain.train_run(run, flags(config, "--logger", "wandb"))
-    assert [path.suffix for path in run.glob("wandb/offline-run-*/*.wandb")] == [".wandb"]
+    wandb.finish()  # which the end of a command's process does
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    assert logged_offline(file, "val_loss") == pytest.approx(pd.read_csv(run / "metrics.csv")["val_loss"].tolist())
+
+
+def logged_offline(file: Path, name: str) -> list[float]:
+    """Values of a metric in the file that `wandb sync` would send, in their order."""
+    pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    found = []
+    for content in records(file.read_bytes()):
+        items = {
+            item.key or ".".join(item.nested_key): item.value_json
+            for item in pb2.Record.FromString(content).history.item
+        }
+        found += [json.loads(items[name])] if name in items else []
+    return found
+
+
+def records(log: bytes) -> Iterator[bytes]:
+    """Records of a file in LevelDB's log format behind a header of seven bytes: parts, each within 32 KiB."""
+    at, content, whole_or_last = 7, b"", (1, 4)
+    while at + 7 <= len(log):
+        if (left := 2**15 - at % 2**15) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", log, at)
+        content += log[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in whole_or_last:
+            yield content
+            content = b""
 
 
 def test_where_nothing_can_be_tracked_is_told_before_a_run_begins(config, exported_once, tmp_path, script):

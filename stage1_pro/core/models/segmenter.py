@@ -23,6 +23,7 @@ FORMAT = 1
 TASK = "segmentation"
 ON_CPU_FROM = 1 << 30
 """Bytes of a stitched map from which on it is kept in main memory."""
+CONVOLUTIONAL = "Name a convolutional backbone, such as tf_efficientnet_lite0."
 
 
 class MaskModel(nn.Module):
@@ -50,9 +51,9 @@ class MaskModel(nn.Module):
         try:
             self.net = spec.build(len(facts.class_names))
         except (ValueError, RuntimeError, AssertionError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"model_path: {spec.arch} with {spec.options}: {' '.join(str(error).split())[:200]}."
-            ) from None
+            why = " ".join(str(error).split())[:200].rstrip(".")
+            mend = f" {CONVOLUTIONAL}" if "encoder" in spec.options and spec.preprocessing.dims == 2 else ""
+            raise UserError(f"model_path: {spec.arch} with {spec.options}: {why}.{mend}") from None
         self._pooled: list[Tensor] = []
         self._watch_bottleneck()
 
@@ -71,7 +72,7 @@ class MaskModel(nn.Module):
         if lacking:
             raise UserError(
                 f"model_path: this backbone's weights do not fit an encoder ({len(lacking)} tensors such as "
-                f"{lacking[0]}). Name a convolutional one, such as tf_efficientnet_lite0."
+                f"{lacking[0]}). {CONVOLUTIONAL}"
             )
         encoder.model.load_state_dict({name: weights[name] for name in own})
 

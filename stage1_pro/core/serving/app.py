@@ -207,8 +207,8 @@ def _page() -> str:
 class Watched:
     """Counts responses and their time, and answers what asks for decisions.
 
-    Those pass neither FastAPI's layers nor its routing, which cost as much as all the rest of a response: one core or
-    two compute beside it. paths: those that are told apart in the measures; deciding: path → what answers a POST to it.
+    Those pass neither FastAPI's layers nor its routing, a third of what a response costs beside the model. paths: those
+    that are told apart in the measures; deciding: path → what answers a POST to it.
     """
 
     def __init__(self, app: FastAPI, service: Service, paths: frozenset[str], deciding: dict[str, Handler]):

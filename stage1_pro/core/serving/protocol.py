@@ -34,6 +34,7 @@ class RefusingProtocol(HttpToolsProtocol):
                 super().on_body(part)
 
     def on_headers_complete(self) -> None:
+        self._unset_keepalive_if_required()  # of a refusal that stood before this request in the same piece
         self._refusal, self._held = self._refused_at_once(), []
         if self._refusal is None:
             super().on_headers_complete()
@@ -52,15 +53,19 @@ class RefusingProtocol(HttpToolsProtocol):
         assert self.parser is not None
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self.transport.write(_response(refusal, keep_alive))
-        self.service.metrics.refused_at_once(self.url.decode("ascii"), refusal)
+        self.service.metrics.refused_at_once(self._path.decode("ascii"), refusal)
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()
 
+    @property
+    def _path(self) -> bytes:
+        return self.url.partition(b"?")[0]
+
     def _refused_at_once(self) -> Refusal | None:
         assert self.parser is not None
         waits = self.cycle is not None and not self.cycle.response_complete
-        asks = self.url in self.deciding and self.parser.get_method() == b"POST"
+        asks = self._path in self.deciding and self.parser.get_method() == b"POST"
         if waits or not asks or self.expect_100_continue or self.service.token is not None:
             return None
         return self.service.no_room(1)

@@ -1,5 +1,6 @@
 """What training does for masks alone: the network for a data set, its loaders, its module, and its end."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import lightning.pytorch as pl
@@ -8,12 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.data.image_files import read_file
+from stage1_pro.core.data.image_files import BadImage, read_file
 from stage1_pro.core.data.masks.datamodule import MaskDataModule
-from stage1_pro.core.data.masks.files import labels_of, picture_of, read_contents
+from stage1_pro.core.data.masks.files import Grid, labels_of, picture_of, read_contents
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
-from stage1_pro.core.errors import UserError, counted
+from stage1_pro.core.errors import UserError, counted, raise_problems
 from stage1_pro.core.inference.scoring import write_scores
 from stage1_pro.core.models.licenses import RANDOM, demanded_license
 from stage1_pro.core.models.mask_networks import MaskSpec, encoder_of, named_network
@@ -28,6 +29,7 @@ CT_CASES = 50
 """Cases of `train` whose foreground sets the scale of CT."""
 CT_VOXELS = 10_000
 """Foreground voxels drawn from each of them."""
+TOO_FINE = "Set a coarser target_spacing, or mend the headers of these volumes."
 CLIPPED = (0.5, 99.5)
 """Percentiles of the foreground that CT is clipped to, as nnU-Net does."""
 
@@ -62,7 +64,17 @@ def _preprocessing(config: Stage1ProConfig, cases: CaseTable, facts: MaskFacts, 
     if facts.dims == 3 and spacing is None:
         spacing = tuple(np.median(np.array(train["spacing"].tolist()), axis=0).tolist())
     made = MaskPreprocessing(facts.dims, facts.channels, facts.joint, spacing, intensity, patch=data.patch_size)
+    raise_problems("dataset_params.target_spacing:", list(_too_large(made, cases)), TOO_FINE)
     return replace(made, **_ct_scale(train, facts, config.seed)) if intensity == "ct" else made
+
+
+def _too_large(made: MaskPreprocessing, cases: CaseTable) -> Iterator[str]:
+    """Cases that the spacing makes larger than any network takes."""
+    for case, shape, spacing in cases.frame[["case_id", "shape", "spacing"]].itertuples(index=False):
+        try:
+            made.shape_of(Grid(shape, spacing))
+        except BadImage as bad:
+            yield f"{case}: {bad}"
 
 
 def _ct_scale(train, facts: MaskFacts, seed: int) -> dict[str, float]:
