@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
@@ -150,6 +151,23 @@ def test_the_suffix_chooses_the_format_or_is_told_to_be_none(bundle, images, tmp
     refused(predict(bundle, [str(images)], tmp_path / "a.csv", "--format", "jsonl"), "Leave --format out")
     for flags in (("--num_workers", "many"), ("--num_workers", -1), ("--batch_size", 0)):
         refused(predict(bundle, [str(images)], tmp_path / "a.csv", *flags), flags[0])
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(bundle, images, small_parts, tmp_path):
+    predictor, path = Stage1Predictor.load(bundle, "cpu"), str(images / "000.png")
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        out = output_of(str(tmp_path / f"{count}.csv"), None)
+        decisions.decide_into(predictor, bundle, [path] * count, out, workers="auto")
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    before = peak(2000)  # what is imported and cached on the way, up to 2,000 freed tuples of each length among it
+    # a list of names, and garbage that waits to be collected; whole rows would take more than twice that
+    assert peak(4000) - before < 2000 * 200
 
 
 def test_a_worker_that_the_system_ends_is_told_with_a_way_out(bundle, images, tmp_path, monkeypatch):
