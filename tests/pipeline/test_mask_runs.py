@@ -158,6 +158,11 @@ def test_no_masks_but_its_own_are_written_over(exported: Path, tmp_path: Path) -
     assert {path.name: path.read_bytes() for path in (data / "masks").iterdir()} == true
     assert not (data / "decisions.csv").exists()
 
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "masks").write_text("no folder")
+    refused = call(*decide, tmp_path / "file" / "d.csv")
+    assert (refused.status, "is a file, and masks go into a folder" in refused.err) == (2, True)
+
     first, second = tmp_path / "out" / "first.csv", tmp_path / "out" / "second.csv"
     done(*decide, first)
     refused = call(*decide, second)

@@ -18,10 +18,12 @@ def masks_beside(out: Output, overwrite: bool) -> Path:
     have the names of their images too. overwrite: whether the masks of an earlier table of this name may be replaced.
     """
     folder = (out.path.parent if out.path is not None and out.regular else Path()) / FOLDER
+    elsewhere = "name an --out in another folder"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and masks go into a folder of this name: {elsewhere}.")
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if not found:
         return folder
-    elsewhere = "name an --out in another folder"
     if MARK not in found:
         raise UserError(f"{folder} holds files such as {found[0]}, and masks would be written over them: {elsewhere}.")
     owner = artifacts.read_bytes(folder / MARK).decode(errors="replace").strip()
