@@ -11,7 +11,9 @@ import schemathesis
 from schemathesis.core.failures import Failure
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-UNSAID = ("in the query, and a form brings its own", "times 'id' for", "times 'group' for")
+from stage1_pro.core.serving.reading import NAMES
+
+UNSAID = ("in the query, and a form brings its own", *(f"times '{name}' for" for name in NAMES))
 OF_TYPE = re.compile("[Ii]ncorrect type|violates `type`")
 
 
