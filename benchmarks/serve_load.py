@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import re
 import signal
 import subprocess
@@ -17,10 +16,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import uvloop
-
-GRID_S = 0.01
-"""Seconds between the moments at which requests of a given rate are sent: clients that wake for every single one would
-take the server's cores, which they share, for their own timers."""
 
 SERVER = Path(__file__).parents[1] / "stage1_pro" / "scripts" / "70_serve.py"
 
@@ -94,8 +89,7 @@ async def clients(
         due = begun + (number / rate if rate else 0)
         while time.perf_counter() < stop_at and asked < limit:
             own, asked = asked, asked + 1
-            if rate:
-                await asyncio.sleep(_on_the_grid(due - begun) + begun - time.perf_counter())
+            await asyncio.sleep(max(0.0, due - time.perf_counter()) if rate else 0)
             sent = time.perf_counter()
             writer.write(request(contents[own % len(contents)]))
             status, body = await answer(reader)
@@ -108,10 +102,6 @@ async def clients(
     await asyncio.gather(*map(client, range(count)))
     load.seconds = time.perf_counter() - begun
     return load
-
-
-def _on_the_grid(seconds: float) -> float:
-    return math.ceil(seconds / GRID_S) * GRID_S
 
 
 def _run(job: Any) -> Any:

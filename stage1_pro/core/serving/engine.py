@@ -51,8 +51,8 @@ class Engine:
 
     A pass starts when it is full, when every image that was taken on is in it, or wait_s after its first one; where
     images are being decoded by then, it waits for them as long as a pass takes. What the others in a pass are changes
-    no bit of a decision: see Stage1Predictor. model: the one thread that has computed with
-    the predictor, which is shut down with the engine; busy: images taken on and not yet decided.
+    no bit of a decision: see Stage1Predictor. model: the one thread that has computed with the predictor, which is shut
+    down with the engine; busy: images taken on and not yet decided.
 
     Threads of a pass wait for the slowest of them. Where they fill the cores no image is begun to be decoded meanwhile:
     it would stop them all (seen on two cores: passes of 18 ms instead of 30).
