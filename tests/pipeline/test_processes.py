@@ -2,14 +2,17 @@
 
 import doctest
 import os
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stage1_pro import Stage1Predictor
 from stage1_pro.core.inference import processes
+from stage1_pro.core.inference.preparing import Announced, OnCpu
 from stage1_pro.core.inference.processes import MOST_WORKERS, Pace, fastest, workers_for
 
 CROPS, PHOTOS = Pace(decoding=0.0006, model=0.003), Pace(decoding=0.012, model=0.003)
@@ -47,3 +50,14 @@ def test_auto_looks_at_the_images(bundle: Path, images: Path, tmp_path: Path) ->
 
 def test_the_example_in_the_docstring():
     assert doctest.testmod(processes).failed == 0
+
+
+def test_processes_that_read_several_lists_end_with_the_last_one(bundle: Path, images: Path) -> None:
+    paths = sorted(map(str, images.glob("*.png")))[:6]
+    lists = [paths[:4], paths[4:]]
+    on_cpu = OnCpu(Stage1Predictor.load(bundle, "cpu").model.spec.preprocessing, torch.device("cpu"))
+    before = set(active_children())
+    announced = Announced(on_cpu, lists, batch_size=2, workers=1)
+    sizes = [len(inputs) for part in lists for inputs, *_ in announced.batches(part, 2, workers=1)]
+    assert sizes == [2, 2, 2]
+    assert set(active_children()) == before

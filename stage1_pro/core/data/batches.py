@@ -217,8 +217,10 @@ def make_loader(
     *,
     epochs: int | None = None,
     finish: Callable[[Any], Batch] | None = None,
+    again: bool = True,
 ) -> EpochLoader:
-    """A loader of `Batch`es; feature rows are gathered in this process. epochs, finish: as of EpochLoader."""
+    """A loader of `Batch`es; feature rows are gathered in this process. epochs, finish: as of EpochLoader; again: its
+    workers stay for another pass."""
     features = isinstance(dataset, FeatureDataset)
     workers = 0 if features else workers  # gathering rows is cheaper than sending them between processes
     return EpochLoader(
@@ -228,7 +230,7 @@ def make_loader(
         num_workers=workers,
         collate_fn=getattr(dataset, "collate", _collate),
         pin_memory=pin_memory and finish is None,
-        persistent_workers=workers > 0,
+        persistent_workers=again and workers > 0,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),  # the default one is dropout's: an iterator must not draw from it
         epochs=epochs,

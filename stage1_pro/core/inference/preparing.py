@@ -99,7 +99,12 @@ class Announced:
         if not self.lists or self.lists[0] != list(images):
             return self.preparing.batches(images, batch_size, workers)
         self.lists.popleft()
-        return islice(self.reading, self.count.pop(0))
+        return self._announced(self.count.pop(0))
+
+    def _announced(self, parts: int) -> Iterator[Prepared]:
+        yield from islice(self.reading, parts)
+        if not self.lists:
+            next(self.reading, None)  # past the last one, where the processes end; else the exit would kill them
 
 
 Preparing = OnCpu | OnGpu | Announced

@@ -68,7 +68,7 @@ def features_of(
 ) -> Tensor:
     """(N, D) float32 features of the cases, preprocessed as an inference host does."""
     dataset = ImageDataset(cases.paths, cases.labels, preprocessing.transform(), seed=0)
-    loader = make_loader(dataset, EpochSampler(len(cases), 0, shuffle=False), batch_size, workers)
+    loader = make_loader(dataset, EpochSampler(len(cases), 0, shuffle=False), batch_size, workers, again=False)
     return torch.cat([forward(batch.inputs.to(device)).float() for batch in loader])
 
 

@@ -72,7 +72,7 @@ def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str], batch
 def _compute(backbone, spec, paths, file, batch_size, workers, device, progress) -> None:
     dataset = image_dataset(paths, np.zeros(len(paths)), spec.preprocessing, "none", 0)
     order, finish = EpochSampler(len(paths), 0, shuffle=False), finish_of(dataset, device)
-    loader = make_loader(dataset, order, batch_size, workers, device.type == "cuda", finish=finish)
+    loader = make_loader(dataset, order, batch_size, workers, device.type == "cuda", finish=finish, again=False)
     shape = len(paths), feature_dim(backbone, spec.preprocessing.size, device)
     # written and not mapped: where the disk is full, a write is refused, and a mapped page ends the process
     with file.open("wb") as cache:
