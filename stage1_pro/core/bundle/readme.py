@@ -11,7 +11,7 @@ import yaml
 from stage1_pro.core.bundle.contents import GOLDEN_TOLERANCE
 from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.models.licenses import LICENSES, derivative_notice
-from stage1_pro.core.policies.verification import evidence_words
+from stage1_pro.core.policies.evidence import evidence_words
 from stage1_pro.core.policies.words import PREVALENCE, exit_rule_words, margin_words, price_words, weight_words
 from stage1_pro.core.records.run import Run
 
