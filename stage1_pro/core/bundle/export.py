@@ -206,7 +206,7 @@ def _warning(policy: dict[str, Any]) -> str:
     if "useless" not in policy:
         return ""
     return f"""
-**Certified, but of no use at the stated prices:** {policy["useless"]}.
+**Certified, but of no use:** {policy["useless"]}.
 It was exported because --even_if_useless was given.
 """
 

@@ -31,7 +31,7 @@ from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE
 from stage1_pro.core.policies.grouped import THRESHOLDS
 from stage1_pro.core.policies.nested_boundary import crossing
 from stage1_pro.core.policies.scrc_transductive import Selection, allowed_losses, cut, promise_in_expectation
-from stage1_pro.core.policies.usefulness import worth
+from stage1_pro.core.policies.usefulness import mask_figures, worth
 from stage1_pro.core.records.scores import Scores
 
 SLACK = 1e-12
@@ -201,7 +201,7 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
         )
     every = count_decisions(decisions.exits, answers, calib.labels)
     groups, recorded = len(np.unique(calib.group.astype(str))), policy["val_calib_metrics"]
-    metrics = split_metrics(every, groups, counts.positives, 0)
+    metrics = {**split_metrics(every, groups, counts.positives, 0), **mask_figures(decisions.exits, calib)}
     facts = {"coverage": metrics["coverage"], "exit_accuracy": metrics["accuracy_on_exits"]}
     facts["fnr_on_exits"] = share(counts.fnr[0])
     wrong = [f"$.{name}" for name, value in facts.items() if policy[name] != value]
