@@ -49,7 +49,7 @@ def test_misses_are_counted_and_a_file_that_hides_them_is_found_out(tmp_path) ->
     fields["val_calib_metrics"] |= mask_figures(exits, calib)
     demand_reproduced(fields, decisions, again, tmp_path)
     fields["val_calib_metrics"]["dice_on_exits"] += 0.1
-    with pytest.raises(UserError, match="val_calib gives other values of \\$.val_calib_metrics.dice_on_exits"):
+    with pytest.raises(UserError, match=r"other values of \$\.val_calib_metrics\.dice_on_exits"):
         demand_reproduced(fields, decisions, again, tmp_path)
 
 

@@ -1,8 +1,8 @@
 """What a certified policy is worth at the stated prices: a promise that is kept may still be worth nothing.
 
 A classifier that answers "positive" to every case keeps any bound on FNR on exits. Its exits are worth less than
-deferring everything once false alarms have a price. So does a network that marks half of all voxels at random, by a rule
-that asks for a tenth of each lesion.
+deferring everything once false alarms have a price. A network that marks half of all voxels at random keeps it too, by
+a miss rule that asks for a tenth of each lesion.
 """
 
 from typing import Any
