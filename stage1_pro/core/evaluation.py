@@ -9,12 +9,12 @@ import numpy as np
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.metrics.arrays import IntArray
+from stage1_pro.core.metrics.arrays import IntArray, share
 from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.summary import evaluate
 from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.policies.certification import one_case_per_group, share
+from stage1_pro.core.policies.independence import one_case_per_group
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent, demand_reproduced
 from stage1_pro.core.records.policy_file import read_policy

@@ -18,3 +18,8 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
     """part / whole, elementwise with broadcasting; NaN where whole is 0: a share of nothing."""
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
+
+
+def share(value: float) -> float | None:
+    """A share as JSON has it: None for a share of nothing, since JSON has no NaN."""
+    return None if np.isnan(value) else float(value)

@@ -12,24 +12,19 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core.errors import UserError, raise_problems
-from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, share
 from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, p_value
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.margins import margins, robust_target
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.policies.certification import (
-    GROUP_WORDS,
-    any_case_per_group,
-    one_case_per_group,
-    promise,
-    share,
-    split_metrics,
-)
+from stage1_pro.core.policies.certification import split_metrics
 from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE
 from stage1_pro.core.policies.grouped import THRESHOLDS
+from stage1_pro.core.policies.independence import any_case_per_group, one_case_per_group
 from stage1_pro.core.policies.nested_boundary import crossing
+from stage1_pro.core.policies.promise import GROUP_WORDS, promise
 from stage1_pro.core.policies.scrc_transductive import Selection, allowed_losses, cut, promise_in_expectation
 from stage1_pro.core.policies.usefulness import worth
 from stage1_pro.core.records.scores import Scores
