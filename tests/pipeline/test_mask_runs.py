@@ -14,6 +14,8 @@ from made_masks import STAGES, disc_case, settings, write_cases
 from PIL import Image
 from shared_folders import made_once
 
+from stage1_pro.core.config import extras
+
 pytest.importorskip("monai", reason="the extra seg is not installed")
 
 RATIOS = {"val_select_ratio": 0.15, "val_calib_ratio": 0.35, "val_test_ratio": 0.15}
@@ -273,7 +275,7 @@ def test_any_class_has_sums_of_its_own_from_scores_to_masks(any_once: Path) -> N
     assert positive["dice"].median() < 0.6 < 0.9 < 1 - positive["missed"].mean()
 
 
-def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:
+def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stage1_pro import Stage1Predictor
     from stage1_pro.core.errors import UserError
 
@@ -282,6 +284,12 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:
     for script in ("65_monitor", "70_serve"):
         refused = call(script, exported / "bundle")
         assert (refused.status, "its answers are masks" in refused.err) == (2, True)
+    monkeypatch.setitem(extras.EXTRAS, "ray", ())  # refused before Ray is needed
+    pd.DataFrame({"path": ["a.png"]}).to_parquet(tmp_path / "in.parquet")
+    refused = call("61_predict_ray", exported / "bundle", tmp_path / "in.parquet", tmp_path / "out")
+    assert refused.status == 2
+    assert f"{exported / 'bundle'}: its answers are masks, which only 60_predict.py takes. Decide" in refused.err
+    assert not (tmp_path / "out").exists()
     audited = call("60_predict", exported / "bundle", exported, "--audit_share", "0.5", "--out", exported / "d.csv")
     assert audited.status == 2
     verified = done("50_export_bundle", "--verify", exported / "bundle")
