@@ -145,9 +145,10 @@ OF_POSITIVES = ("fnr_on_exits", "coverage", "right_exits")
 
 def without_negatives(figures: dict[str, Any]) -> dict[str, Any]:
     """The figures of positives alone: what needs negatives is undefined, and not as good as it can be."""
-    kept = {name: figures["exits"][name] for name in OF_POSITIVES}
-    return {**figures, **_undefined({name: figures[name] for name in ("accuracy", "selective", "calibration")}),
-            "exits": {**_undefined(figures["exits"]), **kept}}  # fmt: skip
+    exits = figures["exits"]
+    kept = {name: exits[name] for name in OF_POSITIVES}
+    others = {name: _undefined(figures[name]) for name in ("accuracy", "selective", "calibration")}
+    return {**figures, **others, "exits": {**_undefined(exits), **kept}}
 
 
 def _undefined(value: Any) -> Any:
