@@ -9,7 +9,7 @@ import numpy as np
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.metrics.arrays import IntArray, share
+from stage1_pro.core.metrics.arrays import IntArray, percent, share
 from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.summary import evaluate
@@ -241,7 +241,7 @@ def agreement(
     words, held = VERDICTS[verdict]
     seen = f"{fnr['misses']} of {fnr['exited_positives']} exited positives missed"
     coverage, right, missed, alarms = (
-        _percent(exits[name]["value"]) for name in ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits")
+        percent(exits[name]["value"]) for name in ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits")
     )
     shares = f"coverage {coverage}, right exits {right}, FNR on exits {missed}, FPR on exits {alarms}"
     more = ""
@@ -254,7 +254,3 @@ def agreement(
         "words": f"The {what} {words}: {shares}; {seen}, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
         f"{confidence:g} against a target of {target:g}.{of_groups}{more}",
     }
-
-
-def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.1%}"
