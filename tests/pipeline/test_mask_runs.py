@@ -84,6 +84,22 @@ def test_a_run_is_certified_and_its_promise_names_the_miss_rule(exported: Path) 
     assert json.loads((exported / "eval.json").read_text())["exits"]["coverage"]["value"] > 0.5
 
 
+@pytest.mark.parametrize("rule", ["lesion", "empty"])
+def test_an_untrained_network_that_passes_a_lax_rule_gets_no_policy(
+    rule: str, masks_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the looks at val_calib are counted
+    made = yaml.safe_load(masks_config.read_text()) | {"epochs": 1, "lr_head": 1e-8, "use_ema": False}
+    made |= {"segmentation_params": {"miss_rule": {"rule": rule}}}
+    (tmp_path / "lax.yaml").write_text(yaml.safe_dump(made))
+    run = train_run(tmp_path / "run", ["--config", str(tmp_path / "lax.yaml")])
+    outcome = call("25_threshold_sweep", "--run", run)
+    assert outcome.status == 3, outcome.err
+    assert "its masks are hardly better than marking every voxel" in outcome.err
+    assert "prices" not in outcome.err
+    assert not (run / "thresholds.json").exists()
+
+
 def test_the_report_shows_cases_and_the_table_holds_them_all(exported: Path) -> None:
     cases, scores = (
         pd.read_csv(exported / "cases" / "val_test.csv", dtype={"case_id": str}),
@@ -247,6 +263,9 @@ def test_any_class_has_sums_of_its_own_from_scores_to_masks(any_once: Path) -> N
         union = 2 * np.sum((truth > 0) & (mask > 0)) / max(1, np.sum(truth > 0) + np.sum(mask > 0))
         assert row["label"] == (truth > 0).any()
         assert row["missed"] == (union < 0.6 if row["label"] else -1), (case, union, own)
+        inside = np.sum(truth > 0)
+        assert row["positive_dice"] == pytest.approx(union if inside or (mask > 0).any() else 1.0)
+        assert row["marked_dice"] == pytest.approx(2 * inside / (truth.size + inside))
         known = [dice for c, dice in enumerate(own, 1) if (truth == c).any() or (mask == c).any()]
         assert row["dice"] == pytest.approx(np.mean(known) if known else 1.0)
         assert decided.loc[str(root / "images" / f"{case}.png"), "answer"] == (

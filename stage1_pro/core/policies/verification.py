@@ -14,6 +14,7 @@ from stage1_pro.core.policies.certification import split_metrics
 from stage1_pro.core.policies.evidence import EVERY, in_expectation, kind_of, read_evidence
 from stage1_pro.core.policies.policy_record import MEND
 from stage1_pro.core.policies.scrc_transductive import Selection, cut
+from stage1_pro.core.policies.usefulness import mask_figures
 from stage1_pro.core.records.scores import Scores
 
 
@@ -51,7 +52,7 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
         )
     every = count_decisions(decisions.exits, answers, calib.labels)
     groups, recorded = len(np.unique(calib.group.astype(str))), policy["val_calib_metrics"]
-    metrics = split_metrics(every, groups, counts.positives, 0)
+    metrics = {**split_metrics(every, groups, counts.positives, 0), **mask_figures(decisions.exits, calib)}
     facts = {"coverage": metrics["coverage"], "exit_accuracy": metrics["accuracy_on_exits"]}
     facts["fnr_on_exits"] = share(counts.fnr[0])
     wrong = [f"$.{name}" for name, value in facts.items() if policy[name] != value]

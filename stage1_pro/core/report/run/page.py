@@ -137,7 +137,7 @@ def verdict(policy: dict[str, Any], evaluation: dict[str, Any]) -> Verdict:
     if policy.get("remaining_confidence", 1) == 0 and not in_expectation(policy):
         return Verdict("bad", "No confidence remains after so many looks")
     if "useless" in policy:
-        return Verdict("bad", "Certified, but of no use at the stated prices")
+        return Verdict("bad", "Certified, but of no use")
     found = VERDICTS[evaluation["promise"]["verdict"]]
     dear = _dear(evaluation) if found.tone == "good" else ""
     return Verdict("unsure", f"{found.words}, {dear}") if dear else found
