@@ -104,7 +104,7 @@ def verify_bundle(path: str | Path) -> BundleContents:
         problems.append(f"{policy_file.name} was calibrated on other splits than {manifest['splits_file']}")
     if manifest["positive_class"] != splits.positive_class:
         problems.append(f"{MANIFEST} and {splits_path.name} name different positive classes")
-    if manifest["eval"] != _eval_summary(artifacts.read_json(path / "eval.json", "eval", AGAIN)):
+    if manifest["eval"] != eval_summary(artifacts.read_json(path / "eval.json", "eval", AGAIN)):
         problems.append(f"{MANIFEST} and eval.json give different figures")
     if views_of(manifest) != views_of(policy):
         problems.append(f"{MANIFEST} and {policy_file.name} decide by other groups or views")
@@ -163,7 +163,7 @@ def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
     raise_problems(f"{where}: incomplete:", missing, AGAIN)
 
 
-def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+def eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The few test figures that the manifest shows; evaluations of before have neither right exits nor utility."""
     exits = evaluation["exits"]
     return {

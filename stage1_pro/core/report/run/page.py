@@ -10,8 +10,8 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.incremental.state import STATE, read_state
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.policies.registry import policy_from_artifact
-from stage1_pro.core.policies.verification import in_expectation
 from stage1_pro.core.policies.words import PREVALENCE, end_words, exit_rule_words, margin_words, weight_words
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.report.common.template import fill
