@@ -9,9 +9,9 @@ import numpy as np
 from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.exits import ExitCounts, count_decisions
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.certification import counted_positives, independence
 from stage1_pro.core.policies.dirichlet import class_margin
 from stage1_pro.core.policies.gate import calibrate_gate
+from stage1_pro.core.policies.independence import counted_positives, independence
 from stage1_pro.core.policies.placement import Prices, place_answers
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.scrc import calibrate_scrc

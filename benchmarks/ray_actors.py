@@ -76,6 +76,10 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=6000, help="the folder's images are repeated up to this number")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    if args.images < 2 * ROWS_OF_60:
+        parser.error(
+            f"--images {args.images}: must be {2 * ROWS_OF_60} or more, two parts of 60, between which it counts"
+        )
     files = sorted(str(path) for path in args.folder.rglob("*") if path.is_file())
     paths = list(islice(cycle(files), args.images))
     found: dict[str, list[Measured]] = {"60, one process": [], "61, one actor": [], "61, two actors": []}

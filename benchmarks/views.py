@@ -27,8 +27,8 @@ from stage1_pro.core.data.splitting import _draw
 from stage1_pro.core.metrics.exits import count_decisions, count_exits
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.views import Views
-from stage1_pro.core.policies.certification import counted_positives, independence
 from stage1_pro.core.policies.dirichlet import class_margin
+from stage1_pro.core.policies.independence import counted_positives, independence
 from stage1_pro.core.policies.placement import Prices, place_answers
 from stage1_pro.core.policies.softmax import SoftmaxExitPolicy, calibrate_softmax
 from stage1_pro.core.records.group_scores import in_groups

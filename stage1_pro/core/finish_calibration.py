@@ -19,17 +19,19 @@ from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.metrics.margins import fnr_after_ratio, margins
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.certification import Calibration, demand_binary
+from stage1_pro.core.policies.evidence import evidence_words, in_expectation
 from stage1_pro.core.policies.gate import calibrate_gate, demand_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.scrc_transductive import Transductive
-from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
-from stage1_pro.core.policies.usefulness import exit_figures, valued
-from stage1_pro.core.policies.verification import evidence_words, in_expectation, promised
+from stage1_pro.core.policies.softmax import SoftmaxExitPolicy, calibrate_softmax, softmax_fields
+from stage1_pro.core.policies.usefulness import exit_figures, mask_figures, mend, valued
+from stage1_pro.core.policies.verification import promised
 from stage1_pro.core.policies.words import margin_words, weight_words
 from stage1_pro.core.records import ledger
 from stage1_pro.core.records.looks import Look, alone, begin
 from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, write_policy
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.weights import Weights
 
 SEEN_FAILURES = (
@@ -109,8 +111,8 @@ class Calibrating:
             _refuse(fields, look)
         if refused:
             raise NotWorthIt(
-                f"certified, but {policy['useless']}. No policy is written. Train a better model, or state other "
-                "prices; --even_if_useless writes this one all the same, marked as what it is, and is no further look. "
+                f"certified, but {policy['useless']}. No policy is written. {mend(policy['useless'])}; "
+                "--even_if_useless writes this one all the same, marked as what it is, and is no further look. "
                 f"{SEEN_FAILURES}"
             )
         header = policy_header(run, self.risk, look.earlier, look.entry.look)
@@ -161,14 +163,21 @@ def certify_softmax(run: Run, risk: Risk, *, even_if_useless: bool = False, wish
     with calibrating(run, "softmax", risk, even_if_useless=even_if_useless, wishes=wishes) as calibration:
         select, calib = run.scores("val_select"), run.scores("val_calib")
         found = calibrate_softmax(select, calib, risk, run.config.exit_rule, wishes.end)
-        rule = run.config.miss_rule
-        judged = {} if rule is None else {"miss_rule": rule}
         calibration.conclude(
             certified=found.certified,
             notes=_end_notes(found, wishes),
             warnings=found.warnings,
-            fields=lambda: {**softmax_fields(found), **judged},
+            fields=lambda: _judged(softmax_fields(found), calib, run.config.miss_rule),
         )
+
+
+def _judged(fields: dict[str, Any], calib: Scores, rule: dict[str, Any] | None) -> dict[str, Any]:
+    """Fields of a policy file with the miss rule, and what the masks on exits are worth apart from it."""
+    if rule is None:
+        return fields
+    exits = SoftmaxExitPolicy(fields["exit_threshold"]).decide(calib).exits
+    metrics = {**fields["val_calib_metrics"], **mask_figures(exits, calib)}
+    return {**fields, "val_calib_metrics": metrics, "miss_rule": rule}
 
 
 def certify_gate(
@@ -348,6 +357,11 @@ def _say_policy(policy: dict[str, Any]) -> None:
     for line in group_lines(policy):
         say(line)
     say(f"on val_calib: {exit_figures(figures)}")
+    if "dice_on_exits" in figures:
+        say(
+            f"masks of the positives that exit: mean Dice {figures['dice_on_exits']:.3f}, where marking every voxel "
+            f"has {figures['marked_dice_on_exits']:.3f}"
+        )
     say(policy["guarantee"]["words"])
     if left and (margin := margin_words(policy)):
         say(margin)

@@ -1,10 +1,13 @@
 """INPUT of 61: rows come out as they stand in the files, whatever the row groups, and bad tables are told at once."""
 
+import gzip
 import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stage1_pro.core.cluster.actor import names
@@ -55,6 +58,10 @@ def test_groups_are_counted_without_rows_that_have_none(tmp_path: Path) -> None:
         ({"file": ["a"]}, "no column path and no column bytes, but file; one is needed"),
         ({"path": [1]}, "column path is int64; allowed text"),
         ({"bytes": ["text"]}, "allowed binary"),
+        (
+            {"path": ["a"], "id": [["a", "b"]], "group": [b"a"]},
+            "(?s)column id is list.*column group is binary; allowed text",
+        ),
         ({"path": []}, "no rows"),
     ],
 )
@@ -63,6 +70,30 @@ def test_a_table_that_names_no_images_is_refused(columns: dict, words: str, tmp_
     (frame.astype({"path": str}) if not len(frame) else frame).to_parquet(tmp_path / "in.parquet")
     with pytest.raises(UserError, match=words):
         open_table(str(tmp_path / "in.parquet"))
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    twice = pa.table([["a.png"], ["b.png"]], names=["path", "path"])
+    pq.write_table(twice, tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="column path stands 2 times; allowed once"):
+        open_table(str(tmp_path / "in.parquet"))
+
+
+def test_what_a_name_hides_and_folders_are_no_part_of_it(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 4, 1, 2)
+    for name in ("._0.parquet", "_metadata.parquet"):
+        (tmp_path / "in" / name).write_text("no table")
+    (tmp_path / "in" / "more.parquet").mkdir()
+    assert len(open_table(str(tmp_path / "in"))) == 4
+
+
+def test_the_advice_on_a_csv_makes_a_table_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "it's.csv.gz").write_bytes(gzip.compress(b"path,id\na.png,007\n"))
+    with pytest.raises(UserError, match=r"not a whole Parquet file .* Write it as Parquet: .*\.$") as refusal:
+        open_table(str(tmp_path / "it's.csv.gz"))
+    monkeypatch.chdir(tmp_path)
+    exec("import pandas; " + str(refusal.value).rpartition("as Parquet: ")[2].rstrip("."))
+    assert open_table("images.parquet").rows(range(1)).to_pylist() == [{"path": "a.png", "id": "007"}]
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
@@ -75,6 +106,8 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             open_table(str(tmp_path / name))
+    with pytest.raises(UserError, match="a place without a name"):
+        open_table("")
     with pytest.raises(UserError, match="Protocol not known: nowhere"):
         open_table("nowhere://a/b.parquet")
 

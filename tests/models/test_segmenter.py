@@ -49,6 +49,7 @@ def test_figures_are_of_the_whole_case_and_not_means_of_its_parts() -> None:
     truth, answer = torch.zeros(4, 64, dtype=torch.long), torch.zeros(4, 64)
     truth[0, 20:30] = 1
     answer[0, 20:28] = answer[3, 50] = 1
+    truth[1, :9], answer[1, 3:5] = -1, 1  # ignored
     logits = torch.stack([1 - answer, answer]) * 8
 
     def dice(part: slice) -> float:

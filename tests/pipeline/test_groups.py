@@ -12,6 +12,7 @@ from serving import Server, form
 
 from stage1_pro import Stage1Predictor, load_exit_policy
 from stage1_pro.core.bundle.contents import verify_bundle
+from stage1_pro.core.config import extras
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.views import Views
 from stage1_pro.core.records.run import Run
@@ -157,6 +158,15 @@ def test_60_defers_a_group_whose_image_is_broken(run, tracks, script, tmp_path) 
     assert script("60_predict", bundle, broken, "--groups", groups, "--out", out).status == 2
     again = script("60_predict", bundle, broken, "--groups", groups, "--out", out, "--overwrite")
     assert again.status == 4
+
+
+def test_61_names_the_script_that_decides_groups(exported, tracks, script, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "ray", ())  # refused before Ray is needed
+    rows = pd.read_csv(table(tracks, tmp_path / "g.csv"))
+    rows.assign(path=rows["id"]).to_parquet(tmp_path / "in.parquet")
+    outcome = script("61_predict_ray", exported / "bundle", tmp_path / "in.parquet", tmp_path / "out")
+    refused(outcome, f"{exported / 'bundle'} decides groups of images. Decide them with 60_predict.py --groups.")
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_about_groups_are_told(run, tracks, config, script, tmp_path) -> None:

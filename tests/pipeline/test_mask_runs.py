@@ -14,6 +14,8 @@ from made_masks import STAGES, disc_case, settings, write_cases
 from PIL import Image
 from shared_folders import made_once
 
+from stage1_pro.core.config import extras
+
 pytest.importorskip("monai", reason="the extra seg is not installed")
 
 RATIOS = {"val_select_ratio": 0.15, "val_calib_ratio": 0.35, "val_test_ratio": 0.15}
@@ -80,6 +82,22 @@ def test_a_run_is_certified_and_its_promise_names_the_miss_rule(exported: Path) 
     assert policy["misses"] == int((exits & positive & (scores["missed"] == 1)).sum())
     assert policy["exited_positives"] == int((exits & positive).sum()) > 28
     assert json.loads((exported / "eval.json").read_text())["exits"]["coverage"]["value"] > 0.5
+
+
+@pytest.mark.parametrize("rule", ["lesion", "empty"])
+def test_an_untrained_network_that_passes_a_lax_rule_gets_no_policy(
+    rule: str, masks_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the looks at val_calib are counted
+    made = yaml.safe_load(masks_config.read_text()) | {"epochs": 1, "lr_head": 1e-8, "use_ema": False}
+    made |= {"segmentation_params": {"miss_rule": {"rule": rule}}}
+    (tmp_path / "lax.yaml").write_text(yaml.safe_dump(made))
+    run = train_run(tmp_path / "run", ["--config", str(tmp_path / "lax.yaml")])
+    outcome = call("25_threshold_sweep", "--run", run)
+    assert outcome.status == 3, outcome.err
+    assert "its masks are hardly better than marking every voxel" in outcome.err
+    assert "prices" not in outcome.err
+    assert not (run / "thresholds.json").exists()
 
 
 def test_the_report_shows_cases_and_the_table_holds_them_all(exported: Path) -> None:
@@ -212,14 +230,20 @@ def test_scores_of_a_split_are_those_of_60(exported: Path, masks_config: Path, t
 
 @pytest.fixture(scope="module")
 def any_once(tmp_path_factory: pytest.TempPathFactory, make_once: Callable[..., Path]) -> Path:
-    """A run for any of two classes that look alike, exported: who draws a disc cannot know which of them it is."""
+    """A run for any of three classes, exported. Two look alike, so that who draws a disc cannot know which it is, and
+    the third, single pixels, cannot be seen at all."""
 
     def make(run: Path) -> None:
         root = write_cases(tmp_path_factory.mktemp("alike") / "discs", 100, empty=10)
         for index in range(0, 100, 2):
             file = root / "masks" / f"{index:03}.png"
             Image.fromarray(2 * np.asarray(Image.open(file))).save(file)
-        made = settings(root, **RATIOS, class_names=["background", "left", "right"], positive_class="any")
+        for index in range(10, 100, 3):
+            file = root / "masks" / f"{index:03}.png"
+            mask = np.array(Image.open(file))
+            mask[1, index % 32] = 3
+            Image.fromarray(mask).save(file)
+        made = settings(root, **RATIOS, class_names=["background", "left", "right", "speck"], positive_class="any")
         made |= {"epochs": 8, "lr_head": 1e-2, "segmentation_params": {"miss_rule": {"rule": "dice", "dice": 0.6}}}
         config = root.parent / "any.yaml"
         config.write_text(yaml.safe_dump(made))
@@ -241,20 +265,28 @@ def test_any_class_has_sums_of_its_own_from_scores_to_masks(any_once: Path) -> N
     root = Path(decided.index[0]).parents[1]
     for case, row in scores.iterrows():
         truth, mask = (np.asarray(Image.open(folder / "masks" / f"{case}.png")) for folder in (root, any_once.parent))
-        own = [2 * np.sum((truth == c) & (mask == c)) / max(1, np.sum(truth == c) + np.sum(mask == c)) for c in (1, 2)]
+        own = [
+            2 * np.sum((truth == c) & (mask == c)) / max(1, np.sum(truth == c) + np.sum(mask == c)) for c in (1, 2, 3)
+        ]
         union = 2 * np.sum((truth > 0) & (mask > 0)) / max(1, np.sum(truth > 0) + np.sum(mask > 0))
         assert row["label"] == (truth > 0).any()
         assert row["missed"] == (union < 0.6 if row["label"] else -1), (case, union, own)
+        inside = np.sum(truth > 0)
+        assert row["positive_dice"] == pytest.approx(union if inside or (mask > 0).any() else 1.0)
+        assert row["marked_dice"] == pytest.approx(2 * inside / (truth.size + inside))
         known = [dice for c, dice in enumerate(own, 1) if (truth == c).any() or (mask == c).any()]
         assert row["dice"] == pytest.approx(np.mean(known) if known else 1.0)
         assert decided.loc[str(root / "images" / f"{case}.png"), "answer"] == (
             "any class" if (mask > 0).any() else "without any class"
         )
+    page = (any_once / "report.html").read_text()
+    assert "class &#39;speck&#39; is hardly drawn: mean Dice 0.00 over" in page
+    assert "class &#39;left&#39; is hardly" not in page
     positive = scores[scores["label"] == 1]
     assert positive["dice"].median() < 0.6 < 0.9 < 1 - positive["missed"].mean()
 
 
-def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:
+def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stage1_pro import Stage1Predictor
     from stage1_pro.core.errors import UserError
 
@@ -263,6 +295,12 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path) -> None:
     for script in ("65_monitor", "70_serve"):
         refused = call(script, exported / "bundle")
         assert (refused.status, "its answers are masks" in refused.err) == (2, True)
+    monkeypatch.setitem(extras.EXTRAS, "ray", ())  # refused before Ray is needed
+    pd.DataFrame({"path": ["a.png"]}).to_parquet(tmp_path / "in.parquet")
+    refused = call("61_predict_ray", exported / "bundle", tmp_path / "in.parquet", tmp_path / "out")
+    assert refused.status == 2
+    assert f"{exported / 'bundle'}: its answers are masks, which only 60_predict.py takes. Decide" in refused.err
+    assert not (tmp_path / "out").exists()
     audited = call("60_predict", exported / "bundle", exported, "--audit_share", "0.5", "--out", exported / "d.csv")
     assert audited.status == 2
     verified = done("50_export_bundle", "--verify", exported / "bundle")

@@ -12,6 +12,7 @@ import pytest
 from chain import SCRIPTS, call, files_of, refused
 from on_ray import EXTRA, STORE, finished, started, until
 
+from stage1_pro import verify_bundle
 from stage1_pro.core.config import extras
 
 
@@ -62,6 +63,10 @@ def test_another_job_a_broken_bundle_and_a_table_without_images_are_refused(bund
     out.mkdir()
     (out / "other.txt").write_text("mine")
     refused(call("61_predict_ray", bundle, table, out), "holds other.txt and no job.json")
+    assert files_of(out) == {"other.txt": b"mine"}
+    refused(call("61_predict_ray", bundle, table, bundle), "and no job.json. Name another OUTDIR")
+    verify_bundle(bundle)
+    refused(call("61_predict_ray", bundle, table, ""), "a place without a name")
     refused(call("61_predict_ray", bundle, table, out / "other.txt"), "is a file. Name a folder")
     pd.DataFrame({"file": ["a.png"]}).to_parquet(tmp_path / "none.parquet")
     refused(call("61_predict_ray", bundle, tmp_path / "none.parquet", out), "no column path and no column bytes")

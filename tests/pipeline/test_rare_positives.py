@@ -138,7 +138,7 @@ def test_even_if_useless_it_is_marked_everywhere(rare, script, runs) -> None:
     assert '<span class="verdict good">' not in report
     readme = export_bundle(Run(run), run / "bundle").path / "README.md"
     for words in (
-        "of no use at the stated prices",
+        "of no use:",
         policy["useless"],
         "Every answer “yes” exits",
         "priced at 5 deferrals",

@@ -1,5 +1,7 @@
 """Exits of masks: a positive case whose mask fails the miss rule is a miss, whatever the answer is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import beta, binom
@@ -7,7 +9,7 @@ from scipy.stats import beta, binom
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.softmax import SoftmaxExitPolicy, calibrate_softmax, softmax_fields
-from stage1_pro.core.policies.usefulness import worth
+from stage1_pro.core.policies.usefulness import mask_figures, worth
 from stage1_pro.core.policies.verification import demand_reproduced
 from stage1_pro.core.records.scores import MaskScores, Scores, read_scores
 
@@ -22,7 +24,8 @@ def drawn(rng: np.random.Generator, cases: int, split: str = "val_calib", negati
     logits = np.column_stack([np.zeros(cases), np.log1p(confidence) - np.log1p(-confidence)]).astype(np.float32)
     ids = np.array([f"{index:05}" for index in range(cases)])
     missed = np.where(labels == 1, fails, -1).astype(np.int8)
-    return Scores(split, ids, ids, labels, logits, None, "m", "s", masks=MaskScores(missed, confidence, 1 - confidence))
+    masks = MaskScores(missed, confidence, 1 - confidence, confidence, np.full(cases, 0.1))
+    return Scores(split, ids, ids, labels, logits, None, "m", "s", masks=masks)
 
 
 def test_misses_are_counted_and_a_file_that_hides_them_is_found_out(tmp_path) -> None:
@@ -40,8 +43,13 @@ def test_misses_are_counted_and_a_file_that_hides_them_is_found_out(tmp_path) ->
     again = read_scores(tmp_path / "a.parquet", "")
     demand_reproduced(fields, decisions, again, tmp_path)
     assert again.masks is not None
-    again.masks.missed[exits & positive] = 0
+    hidden = replace(again.masks, missed=np.where(exits & positive, 0, again.masks.missed))
     with pytest.raises(UserError, match="on val_calib it gives 0 misses"):
+        demand_reproduced(fields, decisions, replace(again, masks=hidden), tmp_path)
+    fields["val_calib_metrics"] |= mask_figures(exits, calib)
+    demand_reproduced(fields, decisions, again, tmp_path)
+    fields["val_calib_metrics"]["dice_on_exits"] += 0.1
+    with pytest.raises(UserError, match=r"other values of \$\.val_calib_metrics\.dice_on_exits"):
         demand_reproduced(fields, decisions, again, tmp_path)
 
 
@@ -51,6 +59,9 @@ def test_masks_are_of_use_where_all_cases_are_positive() -> None:
     prices = {"false_alarm": 5.0, "miss": 0.0}
     assert worth(figures, prices)[1] != ""
     assert worth(figures, prices, masks=True)[1] == ""
+    blobs = {**figures, "dice_on_exits": 0.62, "marked_dice_on_exits": 0.6}
+    assert "0.62, and that of marking every voxel 0.60" in worth(blobs, prices, masks=True)[1]
+    assert worth({**blobs, "dice_on_exits": 0.65}, prices, masks=True)[1] == ""
     assert "only 40.0% of its exits are right" in worth({**figures, "accuracy_on_exits": 0.4}, prices, masks=True)[1]
 
 

@@ -10,8 +10,9 @@ from policy_cases import from_z, population, split_of
 
 from stage1_pro.core.errors import NothingCertified, UserError
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.certification import Calibration, one_case_per_group
+from stage1_pro.core.policies.certification import Calibration
 from stage1_pro.core.policies.exit_rules import EXIT_RULES
+from stage1_pro.core.policies.independence import one_case_per_group
 from stage1_pro.core.policies.softmax import calibrate_softmax
 from stage1_pro.core.policies.verification import demand_consistent
 from stage1_pro.core.records.scores import Scores

@@ -13,7 +13,7 @@ from scipy.stats import binom
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.policies.certification import promise
+from stage1_pro.core.policies.promise import promise
 from stage1_pro.core.policies.softmax import calibrate_softmax, softmax_fields
 from stage1_pro.core.policies.usefulness import valued
 from stage1_pro.core.policies.verification import demand_consistent

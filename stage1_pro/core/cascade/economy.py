@@ -20,8 +20,8 @@ from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.bootstrap import group_index
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.policies.certification import independence
-from stage1_pro.core.policies.verification import in_expectation
+from stage1_pro.core.policies.evidence import in_expectation
+from stage1_pro.core.policies.independence import independence
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.seeds import rng_of

@@ -10,7 +10,14 @@ from typing import Any
 from stage1_pro.core.bundle.contents import BundleContents, demand_images
 from stage1_pro.core.cluster.actor import PartDecider, Work
 from stage1_pro.core.cluster.folder import Folder
-from stage1_pro.core.cluster.parts import alone, counted_parts, opened_job, remove_leftovers, whole_parts
+from stage1_pro.core.cluster.parts import (
+    alone,
+    counted_parts,
+    demand_no_strays,
+    opened_job,
+    remove_leftovers,
+    whole_parts,
+)
 from stage1_pro.core.cluster.session import Resources, connected, threads_each
 from stage1_pro.core.cluster.table import CERTIFICATE_GROUP, InputTable
 from stage1_pro.core.console import bar, say
@@ -43,7 +50,7 @@ def decide_table(
     """
     demand_images(contents)
     if contents.manifest.get("decide_by") == "group":
-        raise UserError(f"{contents.path} decides groups of images, which only 60_predict.py --groups takes.")
+        raise UserError(f"{contents.path} decides groups of images. Decide them with 60_predict.py --groups.")
     column = contents.manifest.get("certificate_groups")
     if column is not None and CERTIFICATE_GROUP not in table.columns:
         raise UserError(
@@ -56,6 +63,7 @@ def decide_table(
     base = os.getcwd()
     work = Work(bundle, table, out, rows_per_part, base, device, threads_each(), workers, more, record)
     out.make()
+    demand_no_strays(out)
     parts = -(-len(table) // rows_per_part)
     with alone(out):
         work = replace(work, record=opened_job(out, record))

@@ -70,17 +70,22 @@ def whole_parts(out: Folder, count: int) -> set[int]:
 def opened_job(out: Folder, record: dict[str, Any]) -> dict[str, Any]:
     """The record that the job in this folder began with: this one where it is new.
 
-    Raises UserError where the folder holds another job, or other files.
+    Raises UserError where the folder holds another job.
     """
-    sizes = out.sizes()
-    if JOB in sizes:
+    if JOB in out.sizes():
         known = parsed(out.read(JOB), "job", out.place(JOB), AGAIN)
         demand_same(known, record, out.name, "Finish it with its own command, or name another OUTDIR.")
         return known
-    if strays := sorted(name for name in sizes if not name.startswith(".")):
-        raise UserError(f"{out.name} holds {strays[0]} and no {JOB}. Name another OUTDIR.")
     out.write(JOB, artifacts.json_bytes(record, "job", out.place(JOB)))
     return record
+
+
+def demand_no_strays(out: Folder) -> None:
+    """Raise UserError where the folder holds files of others: not even the lock is written there, since a bundle with
+    one file more is no bundle."""
+    names = out.sizes()
+    if JOB not in names and (strays := sorted(name for name in names if not name.startswith("."))):
+        raise UserError(f"{out.name} holds {strays[0]} and no {JOB}. Name another OUTDIR.")
 
 
 @contextmanager

@@ -87,10 +87,7 @@ def open_table(name: str) -> InputTable:
             raise UserError(f"{name}: no such file or folder. Name a Parquet file with one image a row.")
         found = [store.info(root)]
         if store.isdir(root):
-            found = sorted(
-                (info for info in store.ls(root, detail=True) if info["name"].endswith(".parquet")),
-                key=lambda info: info["name"],
-            )
+            found = sorted(filter(_is_part_of_it, store.ls(root, detail=True)), key=lambda info: info["name"])
     if not found:
         raise UserError(f"{name}: no files *.parquet in this folder. Name a Parquet file with one image a row.")
     files, kinds = [], {}
@@ -100,7 +97,7 @@ def open_table(name: str) -> InputTable:
             files.append(
                 TableFile(info["name"], tuple(facts.row_group(n).num_rows for n in range(facts.num_row_groups)))
             )
-            kinds[info["name"]] = {field.name: field.type for field in source.schema_arrow}
+            kinds[info["name"]] = _kinds(source.schema_arrow)
     columns = tuple(column for column in COLUMNS if column in kinds[files[0].path])
     raise_problems(f"{name}:", list(_problems(kinds, columns)), "Write the table anew with these columns.")
     table = InputTable(name, store, tuple(files), columns, _digest(found))
@@ -109,13 +106,33 @@ def open_table(name: str) -> InputTable:
     return table
 
 
+def _is_part_of_it(info: dict[str, Any]) -> bool:
+    """Whether an entry of the folder is a file *.parquet that no name hides, such as the ._a.parquet of macOS."""
+    name = info["name"].rpartition("/")[2]
+    return info["type"] == "file" and name.endswith(".parquet") and not name.startswith((".", "_"))
+
+
+def _kinds(schema: Any) -> dict[str, Any]:
+    """Name of a column → its type, of a name that stands several times the list of its types."""
+    found: dict[str, list[Any]] = {}
+    for field in schema:
+        found.setdefault(field.name, []).append(field.type)
+    return {name: types[0] if len(types) == 1 else types for name, types in found.items()}
+
+
 def _problems(kinds: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> Iterator[str]:
     import pyarrow.types as types
 
     texts = (types.is_string, types.is_large_string, types.is_string_view)
+    binary = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    names = (
+        "text, numbers or dates",
+        (lambda kind: not types.is_nested(kind) and not any(test(kind) for test in binary),),
+    )
     words = {
         PATH: ("text", texts),
-        BYTES: ("binary", (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)),
+        BYTES: ("binary", binary),
+        **dict.fromkeys((ID, GROUP, CERTIFICATE_GROUP), names),
     }
     if PATH not in columns and BYTES not in columns:
         found = ", ".join(next(iter(kinds.values()))) or "none"
@@ -126,6 +143,9 @@ def _problems(kinds: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> Ite
             continue
         for column, (word, tests) in words.items():
             kind = found.get(column)
+            if isinstance(kind, list):
+                yield f"column {column} stands {len(kind)} times; allowed once"
+                continue
             if kind is not None and types.is_dictionary(kind):
                 kind = kind.value_type
             if kind is not None and not any(test(kind) for test in tests):
@@ -161,4 +181,12 @@ def _opened(store: Any, path: str, name: str) -> Iterator["ParquetFile"]:
         try:
             yield ParquetFile(stream)
         except pyarrow.ArrowInvalid as error:
-            raise UserError(f"{path}: not a whole Parquet file ({first_line(error)}). Write it anew.") from None
+            raise UserError(f"{path}: not a whole Parquet file ({first_line(error)}). {_anew(name)}") from None
+
+
+def _anew(name: str) -> str:
+    """What to do about a file that is no Parquet."""
+    if not name.endswith((".csv", ".csv.gz")):
+        return "Write it anew."
+    # as text: an id 007 is no 7
+    return f"Write it as Parquet: pandas.read_csv({name!r}, dtype=str).to_parquet('images.parquet')."

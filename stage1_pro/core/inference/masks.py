@@ -159,7 +159,7 @@ class MaskPredictor:
             if self.begun is not None:
                 self.begun()
                 self.begun = None
-            write_mask(self.files[path], answered(logits).cpu().numpy().astype(np.uint8), grid)
+            write_mask(self.files[path], answered(logits).cpu().numpy(), grid)
 
     @torch.inference_mode()
     def maps(self, cases: Sequence[Prepared]) -> Iterator[Tensor]:
@@ -186,7 +186,7 @@ class MaskPredictor:
     ) -> Scores:
         """Score cases with masks (columns case_id, group, label, path, mask, content). Raises UserError for files that
         cannot be read."""
-        rows, overlaps, done = [], [], 0
+        rows, overlaps, decided, done = [], [], [], 0
         by_lesion = self.params.miss_rule.rule == "lesion"
         for batch in self.prepared(cases, batch_size, workers):
             for case, logits in zip(batch, self.maps(batch), strict=True):
@@ -194,6 +194,7 @@ class MaskPredictor:
                 labels = case.labels.to(logits.device)
                 rows.append(case_row(logits, labels, self.positives).numpy())
                 overlaps.append(worst_overlap(logits, labels, self.positives) if by_lesion else 1.0)
+                decided.append(int((labels >= 0).sum()))
             done += len(batch)
             progress(done, len(cases))
         sums = MaskSums.of_rows(np.stack(rows))
@@ -212,6 +213,8 @@ class MaskPredictor:
                 missed(sums, np.array(overlaps), rule.rule, rule.dice, rule.overlap, least),
                 np.where(sums.finite, sums.case_dice(), np.nan),
                 uncertainty(sums, self.params.uncertainty),
+                np.where(sums.finite, sums.positive_dice(), np.nan),
+                sums.marked_dice(decided),
             ),
         )
 

@@ -11,8 +11,8 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.models.stage1 import Stage1Model
-from stage1_pro.core.policies.certification import independence
 from stage1_pro.core.policies.dirichlet import class_margin
+from stage1_pro.core.policies.independence import independence
 from stage1_pro.core.policies.placement import Part, Prices, place_answers
 from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.scores import Scores

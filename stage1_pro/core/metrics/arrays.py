@@ -1,4 +1,4 @@
-"""Array types and the one division that every count needs."""
+"""Array types, the one division that every count needs, and how its outcome is written."""
 
 from __future__ import annotations
 
@@ -18,3 +18,17 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
     """part / whole, elementwise with broadcasting; NaN where whole is 0: a share of nothing."""
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
+
+
+def share(value: float) -> float | None:
+    """A share as JSON has it: None for a share of nothing, since JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def percent(share: float | None) -> str:
+    """A share in words.
+
+    >>> percent(0.123), percent(None)
+    ('12.3%', 'undefined')
+    """
+    return "undefined" if share is None else f"{share:.1%}"

@@ -82,6 +82,13 @@ class MaskSums:
         dice = ratio(2 * self.positive_both, self.positive_predicted + self.positive_true)
         return np.where(np.isnan(dice), 1.0, dice)
 
+    def marked_dice(self, decided: ArrayLike) -> FloatArray:
+        """(N,) Dice of the positive class of a mask that marks every voxel. decided: (N,) voxels that nobody ignores.
+
+        What takes no network: masks that are hardly better are of no use, whatever rule they pass.
+        """
+        return ratio(2 * self.positive_true, np.asarray(decided) + self.positive_true)
+
     def soft_dice(self) -> FloatArray:
         """(N,) SDC: how sure the network is of its own mask. NaN where its outputs are not finite."""
         each = np.where(self.drawn > 0, ratio(2 * self.agreed, self.chance + self.drawn), np.nan)

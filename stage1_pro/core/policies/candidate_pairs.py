@@ -13,8 +13,9 @@ from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.steps import Steps
-from stage1_pro.core.policies.certification import independence, predicted_of
+from stage1_pro.core.policies.certification import predicted_of
 from stage1_pro.core.policies.exit_rules import ExitRule
+from stage1_pro.core.policies.independence import independence
 from stage1_pro.core.records.scores import Scores
 
 SLACKS = (1.0, 0.4, 0.2, 0.1, 0.05, 0.02, 0.0)

@@ -1,19 +1,19 @@
 """From a walk over candidates to the record in a policy file, the same for every policy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Protocol
 
 import numpy as np
 
-from stage1_pro.core.errors import NothingCertified, UserError, counted
-from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
+from stage1_pro.core.errors import NothingCertified, UserError
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray, share
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
-from stage1_pro.core.metrics.risk import Risk, remaining_confidence
-from stage1_pro.core.metrics.views import Views
-from stage1_pro.core.policies.exit_rules import METHODS, Certified, ExitRule
-from stage1_pro.core.policies.fixed_sequence import ALL_DRAWS, GUARANTEE, NO_CONFIDENCE, Walk, refusal
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.exit_rules import Certified, ExitRule
+from stage1_pro.core.policies.fixed_sequence import Walk, refusal
+from stage1_pro.core.policies.independence import counted_positives, independence
+from stage1_pro.core.policies.promise import promise
 from stage1_pro.core.records.scores import Scores
 
 
@@ -201,101 +201,6 @@ class Calibration:
         }
 
 
-GROUP_WORDS = (
-    " Cases of one group are not independent, so one positive drawn from each group was counted. The promise is this: "
-    "draw one positive from each new group that holds one; among those that exit, at most that share is answered 0. It "
-    "is not a promise about every case of a group."
-)
-
-
-CERTIFIED_WORDS = (
-    " It holds in every one of these groups of '{column}', in all of them at once: {names}. A case of any other defers."
-)
-
-
-SPENT_WORDS = (
-    " This calibration set was looked at {looks} times, and each look spends confidence: {left} of {nominal:g} "
-    "remains, if the other looks changed only target, policy or confidence."
-)
-
-
-VIEWS_WORDS = (
-    " A case is a group of images that get one decision, by the mean log-odds of {views}. The promise is this: among "
-    "the positive groups that exit, at most that share is answered 0. It holds for the mix of group sizes in the "
-    "calibration set."
-)
-
-
-WEIGHTS_WORDS = (
-    " Those new cases are of another world: by known weights w, calibration cases were kept with probability "
-    "w / {bound:g}, {kept} of {cases}, so what was counted is a sample of the world whose density is w times that of "
-    "the calibration cases, up to a factor. With weights that are estimated, nothing is promised."
-)
-
-
-MISS_WORDS = (
-    " Of masks, answered negative means missed: a case whose true mask has at least {least} of the positive "
-    "class, and whose mask has fewer{rule}."
-)
-MISSED = {
-    "dice": ", or a Dice below {dice:g} with the true mask",
-    "lesion": ", or less than {overlap:.0%} of some true component",
-    "empty": "",
-}
-"""By `miss_rule.rule` of a policy file: what else is a miss."""
-
-
-def miss_words(miss_rule: Mapping[str, Any]) -> str:
-    """Return the sentence on what counts as a miss.
-
-    >>> miss_words({"rule": "empty", "dice": 0.5, "overlap": 0.1, "min_voxels": 1})[-25:]
-    'and whose mask has fewer.'
-    """
-    least, rule = counted(miss_rule["min_voxels"], "voxel"), MISSED[miss_rule["rule"]].format(**miss_rule)
-    return MISS_WORDS.format(least=least, rule=rule)
-
-
-def promise(
-    risk: Risk,
-    method: str,
-    *,
-    grouped: bool,
-    earlier: Sequence[float] = (),
-    miss_rule: Mapping[str, Any] | None = None,
-    views: Views | None = None,
-    certified: tuple[str, Sequence[str]] | None = None,
-    weights: Mapping[str, Any] | None = None,
-) -> dict[str, str]:
-    """Return the `guarantee` of a policy file.
-
-    method: a key of METHODS; grouped: whether cases come in groups, of which one positive each counts; earlier:
-    confidences of the other looks at the same positives, which leave less than the nominal confidence; miss_rule: of
-    masks, as a policy file records it; views: where groups get one decision each; certified: the column of cameras or
-    sites, and the names of those that have a certificate each; weights: known ones, as a policy file records them.
-    """
-    left = remaining_confidence([*earlier, risk.confidence])
-    words = (GUARANTEE + ALL_DRAWS if left else NO_CONFIDENCE).format(confidence=left, target=risk.target_fnr)
-    if weights is not None:
-        words += WEIGHTS_WORDS.format(**weights)
-    if miss_rule is not None:
-        words += miss_words(miss_rule)
-    if certified is not None:
-        words += CERTIFIED_WORDS.format(column=certified[0], names=", ".join(certified[1]))
-    if grouped:
-        words += GROUP_WORDS
-    if views is not None:
-        words += VIEWS_WORDS.format(views=views.words)
-    if earlier:
-        words += SPENT_WORDS.format(
-            looks=1 + len(earlier), left=f"{left:g}" if left else "none", nominal=risk.confidence
-        )
-    return {
-        "words": words,
-        "method": METHODS[method],
-        "source": "Angelopoulos et al., arXiv 2110.01052",
-    }
-
-
 def calibrate(
     select: Countable,
     calib: Countable,
@@ -369,52 +274,6 @@ def split_metrics(counts: ExitCounts, groups: int, positive_groups: int, index: 
     }
 
 
-def independence(split: Scores) -> tuple[BoolArray, int]:
-    """(N,) the cases that count as independent evidence, and the number of groups."""
-    if (split.group == split.case_id).all():
-        return np.ones(len(split), dtype=bool), len(split)
-    return one_case_per_group(split), len(set(split.group.tolist()))
-
-
-def counted_positives(split: Scores) -> int:
-    """How many positives of a split count as independent evidence: all that may be known of val_calib in advance."""
-    return int(np.count_nonzero(independence(split)[0] & (split.labels == 1)))
-
-
-def one_case_per_group(split: Scores) -> BoolArray:
-    """(N,) the cases that count as independent evidence: of each group's positives one, all negatives.
-
-    Frames of one track are not independent: counted as if they were, 22 % of certificates were false
-    at a nominal 10 %. Which positive stands for its group is drawn by a hash of the ids, before any score
-    is seen: the first frame of a track would not do, since it may be easier than the others.
-    """
-    independent = np.ones(len(split), dtype=bool)
-    positives = np.flatnonzero(split.labels == 1)
-    independent[positives] = False
-    independent[_representatives(split, positives)] = True
-    return independent
-
-
-def any_case_per_group(split: Scores) -> BoolArray:
-    """(N,) one case drawn from each group, whatever its label: then all cases of a split are exchangeable."""
-    if (split.group == split.case_id).all():
-        return np.ones(len(split), dtype=bool)
-    drawn = np.zeros(len(split), dtype=bool)
-    drawn[_representatives(split, np.arange(len(split)))] = True
-    return drawn
-
-
-def _representatives(split: Scores, members: IntArray) -> IntArray:
-    """Of these positions (K,) the one of each group whose id hashes lowest."""
-    draws = [blake2b(str(case).encode(), digest_size=8).digest() for case in split.case_id[members]]
-    members = members[np.argsort(np.array(draws, dtype="S8"), kind="stable")]
-    lowest_last = members[::-1]  # of each group the last one is kept
-    unit = split.group[lowest_last].tolist()
-    if split.certificate_group is not None:  # each of them is certified by itself, also where a patient visits two
-        unit = zip(split.certificate_group[lowest_last].tolist(), unit, strict=True)
-    return np.array(list(dict(zip(unit, lowest_last, strict=True)).values()), np.int64)
-
-
 def demand_binary(split: Scores) -> None:
     """Raise UserError for scores that no exit policy can be certified on."""
     classes = split.logits.shape[1]
@@ -427,8 +286,3 @@ def demand_binary(split: Scores) -> None:
         raise UserError(
             f"{split.split} holds no positives, so nothing can be certified. Begin a new run with other splits."
         )
-
-
-def share(value: float) -> float | None:
-    """None for a share of nothing: JSON has no NaN."""
-    return None if np.isnan(value) else float(value)

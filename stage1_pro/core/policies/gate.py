@@ -9,18 +9,12 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
-from stage1_pro.core.policies.certification import (
-    Calibration,
-    End,
-    Family,
-    Ranked,
-    counted_positives,
-    demand_binary,
-)
+from stage1_pro.core.policies.certification import Calibration, End, Family, Ranked, demand_binary
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.fpr_guard import guarded
 from stage1_pro.core.policies.gate_maps import FittedCalibrator, calibrated, demand_matching, fit_calibrator
 from stage1_pro.core.policies.group_certificates import certify_family
+from stage1_pro.core.policies.independence import counted_positives
 from stage1_pro.core.policies.softmax import (
     SATURATED_SHARE,
     answer_probabilities,

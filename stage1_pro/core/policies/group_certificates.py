@@ -20,8 +20,9 @@ from stage1_pro.core.metrics.error_budget import group_delta
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.candidate_pairs import picked
-from stage1_pro.core.policies.certification import Calibration, Family, counted_positives, split_metrics
+from stage1_pro.core.policies.certification import Calibration, Family, split_metrics
 from stage1_pro.core.policies.fixed_sequence import predicted_p
+from stage1_pro.core.policies.independence import counted_positives
 from stage1_pro.core.records.scores import Scores
 
 OF_A_ROW = ("coverage", "exited_positives", "misses", "fnr_on_exits", "fnr_upper_bound", "certified")

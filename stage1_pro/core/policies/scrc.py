@@ -13,24 +13,18 @@ from scipy.special import expit
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
-from stage1_pro.core.metrics.monitoring import spearman
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.selective import spearman
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.candidate_pairs import RankedPairs, chain_pairs
-from stage1_pro.core.policies.certification import (
-    Calibration,
-    End,
-    Family,
-    any_case_per_group,
-    counted_positives,
-    demand_binary,
-)
+from stage1_pro.core.policies.certification import Calibration, End, Family, demand_binary
 from stage1_pro.core.policies.dirichlet import demand_diagonal, fit_dirichlet, keeping_answers, log_odds
 from stage1_pro.core.policies.exit_rules import EXIT_RULES, ExitRule
 from stage1_pro.core.policies.fixed_sequence import power_aware_start
 from stage1_pro.core.policies.gate import advice, baseline_row, calibrate_gate, demand_gate, fit_gate, tilt_notes
 from stage1_pro.core.policies.gate_maps import calibrated, demand_matching
 from stage1_pro.core.policies.group_certificates import certify_family
+from stage1_pro.core.policies.independence import any_case_per_group, counted_positives
 from stage1_pro.core.policies.scrc_transductive import Selection, Transductive, calibrate_transductive, selection_of
 from stage1_pro.core.policies.softmax import answer_probabilities, calibrate_softmax
 from stage1_pro.core.records.scores import Scores

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core.errors import NothingCertified, UserError
-from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, share
 from stage1_pro.core.metrics.binomial import fnr_upper_bound
 from stage1_pro.core.metrics.exits import ExitCounts
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.policies.candidate_pairs import RankedPairs
-from stage1_pro.core.policies.certification import share, split_metrics
+from stage1_pro.core.policies.certification import split_metrics
 
 SINGLETONS = 0.9
 """Share of selected positives that must keep a single answer, also at the largest lambda2."""

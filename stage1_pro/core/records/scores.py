@@ -15,15 +15,18 @@ from stage1_pro.core.errors import UserError
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskScores:
     """What the masks of one split are worth. missed: (N,) int8, of a positive case whether its mask fails the miss
-    rule, −1 for a negative one; dice: (N,) float64 of the case; uncertainty: (N,) float64."""
+    rule, −1 for a negative one; dice: (N,) float64 of the case; uncertainty: (N,) float64; positive_dice, marked_dice:
+    (N,) float64 Dice of the positive class, of the mask and of one that marks every voxel."""
 
     missed: np.ndarray
     dice: np.ndarray
     uncertainty: np.ndarray
+    positive_dice: np.ndarray
+    marked_dice: np.ndarray
 
     def take(self, rows: np.ndarray) -> "MaskScores":
         """The cases at these positions, or where a mask (N,) holds."""
-        return MaskScores(self.missed[rows], self.dice[rows], self.uncertainty[rows])
+        return MaskScores(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,9 +110,7 @@ class Scores:
             columns["content"] = pa.array(self.content[order], pa.uint64())
         if self.masks is not None:
             masks = self.masks.take(order)
-            columns["missed"] = pa.array(masks.missed, pa.int8())
-            columns["dice"] = pa.array(masks.dice, pa.float64())
-            columns["uncertainty"] = pa.array(masks.uncertainty, pa.float64())
+            columns |= {field.name: pa.array(getattr(masks, field.name)) for field in fields(masks)}
         labels = {"split": self.split, "model_digest": self.model_digest, "splits_digest": self.splits_digest}
         labels["answer_shift"] = repr(self.answer_shift)
         table = pa.table(columns).replace_schema_metadata(labels)
@@ -157,7 +158,7 @@ def _from_table(table) -> Scores:
         content=column["content"].astype(np.uint64) if "content" in column else None,
         order=column["order"].astype(np.float64) if "order" in column else None,
         certificate_group=column.get("certificate_group"),
-        masks=MaskScores(column["missed"].astype(np.int8), column["dice"], column["uncertainty"])
+        masks=MaskScores(**{field.name: column[field.name] for field in fields(MaskScores)})
         if "missed" in column
         else None,
     )
