@@ -133,8 +133,19 @@ def demand_same_origin(
 
 
 STAGE_COLUMNS = (
-    *("stage", "first_epoch", "epochs", "active_cases", "best_metric", "best_epoch", "lr", "end"),
-    *("candidates", "eligible", "added", "nonfinite", "stop"),
+    "stage",
+    "first_epoch",
+    "epochs",
+    "active_cases",
+    "best_metric",
+    "best_epoch",
+    "lr",
+    "end",
+    "candidates",
+    "eligible",
+    "added",
+    "nonfinite",
+    "stop",
 )
 SELECTION_COLUMNS = ("after_stage", "order", "case_id", "difficulty", "uncertainty", "diversity", "acq")
 SUSPECT_COLUMNS = ("rank", "case_id", "dice", "why", "admitted_after", "scored_after")

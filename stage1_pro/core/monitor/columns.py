@@ -19,8 +19,18 @@ from stage1_pro.core.monitor.state import time_text
 
 FOLDER = "folder"
 ORDER = (
-    *("id", "group", "time", "answer", "probability", "decision", "score", "reason", "audit", "audit_probability"),
-    *("certificate", "bundle"),
+    "id",
+    "group",
+    "time",
+    "answer",
+    "probability",
+    "decision",
+    "score",
+    "reason",
+    "audit",
+    "audit_probability",
+    "certificate",
+    "bundle",
 )
 """The columns of a row, as 70 logs them; what a policy adds follows."""
 

@@ -109,8 +109,8 @@ def _since_alarm(monitor: Monitor, stream: Stream) -> tuple[int, int] | None:
     """
     if stream.alarm is None:
         return None
-    rows = [row for day in monitor.days if day["day"] <= day_text(stream.alarm.day)
-            for row in day["streams"] if row["name"] == stream.name]  # fmt: skip
+    before = [day for day in monitor.days if day["day"] <= day_text(stream.alarm.day)]
+    rows = [row for day in before for row in day["streams"] if row["name"] == stream.name]
     last, then = standing(monitor, stream.name), rows[-1]
     missed, seen = (last[name] - then[name] for name in ("misses", "exited_positives"))
     return (missed, seen) if seen else None
