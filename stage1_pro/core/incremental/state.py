@@ -111,10 +111,16 @@ def _rule_contradictions(data: dict[str, Any]) -> Iterator[str]:
                 yield f"{where}.{name} is {found[name]}, and $.rules.{name} is {value}"
 
 
-def demand_same_origin(found: Mapping[str, Any], path: Path, origin: Origin, params: IncrementalParams) -> None:
+def demand_same_origin(
+    found: Mapping[str, Any],
+    path: Path,
+    origin: Origin,
+    params: IncrementalParams,
+    mend: str = "Restore the config and the cases, or begin a new run.",
+) -> None:
     """Raise UserError with every difference where a state belongs to another config or pool.
 
-    found: content of state.json, or the checkpoint's copy; path: of the file that holds it.
+    found: content of state.json, or the checkpoint's copy; path: of the file that holds it; mend: what to do.
     """
     now = {**dataclasses.asdict(origin), "rules": {name: getattr(params, name) for name in RULES}}
     # a run may be renamed or moved; all else decides what is admitted
@@ -122,7 +128,7 @@ def demand_same_origin(found: Mapping[str, Any], path: Path, origin: Origin, par
     raise_problems(
         f"{path}: this training cannot go on from it",
         [f"$.{name} is {_short(found.get(name))}, and now it is {_short(now[name])}" for name in different],
-        "Restore the config and the cases, or begin a new run.",
+        mend,
     )
 
 
