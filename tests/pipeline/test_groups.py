@@ -169,6 +169,15 @@ def test_61_names_the_script_that_decides_groups(exported, tracks, script, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bundle_of_groups_is_not_registered_for_single_images(run, script, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "mlflow", ())  # refused before MLflow is needed
+    register = ["--register", "red", "--tracking_uri", f"sqlite:///{tmp_path}/m.db"]
+    for words in (["--verify", run / "bundle"], ["--run", run, "--out", tmp_path / "new"]):
+        outcome = script("50_export_bundle", *words, *register)
+        refused(outcome, "decides groups of images, and a registered model decides single images")
+    assert not (tmp_path / "new").exists()
+
+
 def test_mistakes_about_groups_are_told(run, tracks, config, script, tmp_path) -> None:
     bundle = run / "bundle"
     refused(script("60_predict", bundle, tracks, "--out", tmp_path / "d.csv"), "frame_10 sorts before frame_2")
