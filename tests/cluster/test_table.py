@@ -106,8 +106,6 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             open_table(str(tmp_path / name))
-    with pytest.raises(UserError, match="a place without a name"):
-        open_table("")
     with pytest.raises(UserError, match="Protocol not known: nowhere"):
         open_table("nowhere://a/b.parquet")
 
