@@ -124,6 +124,16 @@ def demand_images(contents: BundleContents) -> None:
         )
 
 
+def demand_outside(contents: BundleContents, place: str | Path | None, option: str) -> None:
+    """Raise UserError for a place within the bundle that something is to be written to: its set of files is closed, so
+    that one more would make it no bundle. None: nothing is written."""
+    if place is not None and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(contents.path)):
+        raise UserError(
+            f"{option} {place} lies in the bundle {contents.path}, which one file more would break. Name a place "
+            "outside of it."
+        )
+
+
 def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
     """Everything in which the folder differs from its manifest."""
     listed = manifest.get("files", {})
