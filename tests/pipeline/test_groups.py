@@ -1,5 +1,6 @@
 """A group of images, one decision: from the label table through calibration and bundle to 60 and 70."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -188,6 +189,9 @@ def test_mistakes_about_groups_are_told(run, tracks, config, script, tmp_path) -
     rows.drop(columns="order").to_csv(tmp_path / "bad.csv", index=False)
     refused(script("60_predict", bundle, tracks, "--groups", tmp_path / "bad.csv", "--out", tmp_path / "d.csv"),
             "no column order")  # fmt: skip
+    (tmp_path / "bad.csv").write_bytes(gzip.compress(b"id,group,order\n"))
+    refused(script("60_predict", bundle, tracks, "--groups", tmp_path / "bad.csv", "--out", tmp_path / "d.csv"),
+            "bad.csv: not text in UTF-8. Save it as CSV in UTF-8, not packed.")  # fmt: skip
 
     labels = pd.read_csv(tracks / "labels.csv")
     (tmp_path / "groups.yaml").write_text(CONFIG.format(images=tmp_path))
