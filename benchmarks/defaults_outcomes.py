@@ -15,9 +15,8 @@ from scipy.special import expit
 
 from stage1_pro.core.metrics.binomial import minimum_positives
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
-from stage1_pro.core.metrics.monitoring import auroc
 from stage1_pro.core.metrics.risk import Risk
-from stage1_pro.core.metrics.selective import augrc
+from stage1_pro.core.metrics.selective import augrc, auroc
 from stage1_pro.core.policies.candidates import thresholds_between
 from stage1_pro.core.policies.exit_rules import EXIT_RULES
 from stage1_pro.core.policies.fixed_sequence import certify

@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 from segmentation_admission import ARMS, FULL, print_tables, results, rows_of, settings_of
 
-from stage1_pro.core.metrics.monitoring import spearman
+from stage1_pro.core.metrics.selective import spearman
 
 SCRIPTS = REPOSITORY / "stage1_pro" / "scripts"
 CONFIGS = REPOSITORY / "configs"

@@ -21,7 +21,7 @@ import yaml
 
 from stage1_pro.core.commands import current, described, runnable, spoken
 from stage1_pro.core.config.settings import Stage1ProConfig
-from stage1_pro.core.config.written import parse_yaml, takes_text
+from stage1_pro.core.config.yaml_text import parse_yaml, takes_text
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.schemas import did_you_mean, schema
 

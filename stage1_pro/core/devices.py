@@ -1,6 +1,7 @@
 """Where a model computes: the device of one process, the ranks that train one model together, and their generators."""
 
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,27 @@ def fastest_device(*, mps: bool = False) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if mps and torch.backends.mps.is_available() else "cpu")
+
+
+class Moment:
+    """When a device will have done what it has been given so far.
+
+    A GPU works through its queue while the process goes on: by the process's own clock the time in which the GPU still
+    computes would pass for waiting.
+    """
+
+    def __init__(self, device: torch.device):
+        self.clock = time.perf_counter()
+        self.event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        if self.event is not None:
+            self.event.record(torch.cuda.current_stream(device))
+
+    def seconds_since(self, earlier: "Moment") -> float:
+        """Return the seconds from an earlier moment of the same device to this one, once it has come."""
+        if self.event is None or earlier.event is None:
+            return self.clock - earlier.clock
+        self.event.synchronize()
+        return earlier.event.elapsed_time(self.event) / 1000
 
 
 def world_size() -> int:

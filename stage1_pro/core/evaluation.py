@@ -9,7 +9,7 @@ import numpy as np
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.metrics.arrays import IntArray, share
+from stage1_pro.core.metrics.arrays import IntArray, percent, share
 from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.metrics.exits import count_decisions
 from stage1_pro.core.metrics.summary import evaluate
@@ -145,9 +145,10 @@ OF_POSITIVES = ("fnr_on_exits", "coverage", "right_exits")
 
 def without_negatives(figures: dict[str, Any]) -> dict[str, Any]:
     """The figures of positives alone: what needs negatives is undefined, and not as good as it can be."""
-    kept = {name: figures["exits"][name] for name in OF_POSITIVES}
-    return {**figures, **_undefined({name: figures[name] for name in ("accuracy", "selective", "calibration")}),
-            "exits": {**_undefined(figures["exits"]), **kept}}  # fmt: skip
+    exits = figures["exits"]
+    kept = {name: exits[name] for name in OF_POSITIVES}
+    others = {name: _undefined(figures[name]) for name in ("accuracy", "selective", "calibration")}
+    return {**figures, **others, "exits": {**_undefined(exits), **kept}}
 
 
 def _undefined(value: Any) -> Any:
@@ -240,7 +241,7 @@ def agreement(
     words, held = VERDICTS[verdict]
     seen = f"{fnr['misses']} of {fnr['exited_positives']} exited positives missed"
     coverage, right, missed, alarms = (
-        _percent(exits[name]["value"]) for name in ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits")
+        percent(exits[name]["value"]) for name in ("coverage", "right_exits", "fnr_on_exits", "fpr_on_exits")
     )
     shares = f"coverage {coverage}, right exits {right}, FNR on exits {missed}, FPR on exits {alarms}"
     more = ""
@@ -253,7 +254,3 @@ def agreement(
         "words": f"The {what} {words}: {shares}; {seen}, {fnr['low']:.2%} to {fnr['high']:.2%} at confidence "
         f"{confidence:g} against a target of {target:g}.{of_groups}{more}",
     }
-
-
-def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.1%}"

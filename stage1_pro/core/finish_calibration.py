@@ -19,12 +19,13 @@ from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.metrics.margins import fnr_after_ratio, margins
 from stage1_pro.core.metrics.risk import Risk, remaining_confidence
 from stage1_pro.core.policies.certification import Calibration, demand_binary
+from stage1_pro.core.policies.evidence import evidence_words, in_expectation
 from stage1_pro.core.policies.gate import calibrate_gate, demand_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
 from stage1_pro.core.policies.scrc_transductive import Transductive
 from stage1_pro.core.policies.softmax import SoftmaxExitPolicy, calibrate_softmax, softmax_fields
 from stage1_pro.core.policies.usefulness import exit_figures, mask_figures, mend, valued
-from stage1_pro.core.policies.verification import evidence_words, in_expectation, promised
+from stage1_pro.core.policies.verification import promised
 from stage1_pro.core.policies.words import margin_words, weight_words
 from stage1_pro.core.records import ledger
 from stage1_pro.core.records.looks import Look, alone, begin

@@ -209,8 +209,7 @@ def end_of(args: Args) -> dict[str, Any] | None:
     import time
 
     from stage1_pro.core.errors import UserError
-    from stage1_pro.core.monitor.opening import seconds
-    from stage1_pro.core.monitor.state import time_text
+    from stage1_pro.core.monitor.state import seconds, time_text
 
     if args.expires is None and args.expires_after is None:
         return None

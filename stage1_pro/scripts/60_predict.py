@@ -138,7 +138,7 @@ def columns(args: Args, contents: "BundleContents", ids: Sequence[str], groups: 
     import os
 
     from stage1_pro.core.monitor.columns import columns_of
-    from stage1_pro.core.monitor.opening import deployed_by
+    from stage1_pro.core.monitor.deployed import deployed_by
 
     found = deployed_by(args, contents, os.environ, groups)
     return None if found is None else columns_of(found[0], ids, groups, found[1])

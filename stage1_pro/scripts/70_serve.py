@@ -63,7 +63,7 @@ def main(args: Args) -> None:
     from stage1_pro.core.bundle.contents import demand_outside, verify_bundle
     from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.errors import UserError
-    from stage1_pro.core.monitor.opening import deployed
+    from stage1_pro.core.monitor.deployed import deployed
     from stage1_pro.core.serving.settings import demand_extra, limits, token_of_environment
 
     demand_extra()

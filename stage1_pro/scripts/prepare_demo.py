@@ -22,6 +22,10 @@ class Args:
     """Folder to write into."""
 
 
+CONFIGS = {"demo": "demo", "smoke": "smoke", "nuclei": "demo_masks", "discs": "smoke_masks"}
+"""By kind of set: the packaged config that reads it from data/<kind>."""
+
+
 def main(args: Args) -> None:
     from pathlib import Path
 
@@ -35,8 +39,16 @@ def main(args: Args) -> None:
         raise UserError(
             f"'{args.kind}' is not a set{did_you_mean(args.kind, list(makers))}; sets: {', '.join(makers)}."
         )
-    counts = makers[args.kind](Path(args.out))
-    console.say(f"{args.out}/labels.csv: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+    out = Path(args.out)
+    counts = makers[args.kind](out)
+    console.say(f"{out}/labels.csv: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+    if out == Path("data", args.kind):
+        config = f"configs/{CONFIGS[args.kind]}.yaml"
+        console.say(f"next  python stage1_pro/scripts/00_make_splits.py --config {config} --plan")
+    else:
+        console.say(
+            f"name {out}/labels.csv in a config, under dataset_params.sources, and go on with 00_make_splits.py"
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from stage1_pro.core.commands import COMMANDS, NAMES
 
 REPOSITORY = Path(__file__).parents[2]
 CORE = REPOSITORY / "stage1_pro" / "core"
-PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
+PAGES = sorted(page for folder in (".", "docs", "benchmarks") for page in (REPOSITORY / folder).glob("*.md"))
 TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -127,6 +127,13 @@ def test_the_page_of_commands_lists_every_script_command_and_target() -> None:
     assert {path.name for path in (REPOSITORY / "stage1_pro" / "scripts").glob("[!_]*.py")} == set(NAMES)
     public = set(re.findall(r"^([a-z-]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     assert public == set(re.findall(r"`make ([a-z-]+)`", text))
+
+
+def test_the_page_of_benchmarks_names_every_one_that_can_be_called() -> None:
+    folder = REPOSITORY / "benchmarks"
+    callable_ones = {file.name for file in folder.glob("*.py") if '\nif __name__ == "__main__":' in file.read_text()}
+    assert len(callable_ones) > 15
+    assert callable_ones <= set(re.findall(r"\w+\.py", (folder / "README.md").read_text()))
 
 
 def test_sub_commands_that_pages_name_exist() -> None:

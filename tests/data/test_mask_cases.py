@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,10 +100,53 @@ def test_all_problems_come_at_once(folder: Path) -> None:
         "1 mask does not fit its image: 000 (image 32 × 30, mask 32 × 32)",
         "2 cases cannot be read: 003 (mask: a mask must be PNG, TIFF, BMP or NIfTI, since other formats change",
         "004 (mask: the mask holds values that are not whole numbers: such as 0.5)",
-        "1 mask holds values outside 0 to 1: 001 (7); name all classes in class_names, or set ignore_label",
+        "1 mask holds values outside 0 to 1: 001 (7); write class numbers, name all classes in",
         "2 identical images have different masks: 005, 006",
     ):
         assert words in text, text
+
+
+def renamed(folder: Path, name: Callable[[Path], Path]) -> None:
+    for file in sorted(folder.iterdir()):
+        to = name(file)
+        to.parent.mkdir(exist_ok=True)
+        file.rename(to)
+
+
+UNPAIRED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "suffix": (
+        lambda root: renamed(root / "masks", lambda file: file.with_name(f"{file.stem}_mask.png")),
+        "the stems are 000, 001, 002, … here and 000_mask, 001_mask, 002_mask, … in",
+    ),
+    "folders": (
+        lambda root: renamed(root / "images", lambda file: file.parent / "p1" / file.name),
+        "images holds folders (p1), which are not read: put the files there, or name both files in a CSV of path,mask",
+    ),
+    "empty": (lambda root: [file.unlink() for file in (root / "masks").iterdir()], "masks holds no files: put the"),
+    "parted": (
+        lambda root: (root / "images" / "000.png").rename(root / "images" / "0;0.png"),
+        "1 path holds ';', which parts the files of a case's channels: rename it: 0;0",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNPAIRED)
+def test_why_no_image_has_a_mask(what: str, folder: Path) -> None:
+    harm, words = UNPAIRED[what]
+    harm(folder)
+    text = refusal(folder)
+    assert words in text, text
+    assert "the positive class" not in text
+
+
+def test_a_table_without_masks_and_one_that_calls_them_otherwise(folder: Path) -> None:
+    table, plain = folder / "cases.csv", cases_in(folder)
+    rows = [f"images/{i:03}.png,masks/{i:03}.png" for i in range(COUNT)]
+    table.write_text("path,drawn\n" + "\n".join(rows))
+    source = {"name": "s", "labels": str(table)}
+    with pytest.raises(UserError, match="the header path,drawn has no column 'mask'"):
+        cases_in(folder, source)
+    assert cases_in(folder, {**source, "columns": {"label": "drawn"}}).digest == plain.digest
 
 
 def test_numbers_of_objects_are_told_from_classes(folder: Path) -> None:

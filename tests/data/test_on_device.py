@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
+from stage1_pro.core.data.augmentation import drawn
 from stage1_pro.core.data.batches import Draw, EpochSampler, make_loader
-from stage1_pro.core.data.chances import drawn
 from stage1_pro.core.data.datasets import finish_of, image_dataset
 from stage1_pro.core.data.decoding import PlainJpeg, decode, undecoded
 from stage1_pro.core.data.image_files import BadImage
@@ -156,10 +156,22 @@ def test_a_machine_without_such_a_gpu_is_refused_and_told_why():
         finish_of(dataset, CPU)
 
 
+def luma(images: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("nchw,c->nhw", images, torch.tensor([0.299, 0.587, 0.114]))
+
+
+def whole_colour(content: bytes) -> bool:
+    image = Image.open(io.BytesIO(content))
+    return image.mode != "RGB" or JpegImagePlugin.get_sampling(image) in (0, -1)
+
+
 @pytest.mark.gpu
 def test_a_gpu_decodes_as_the_cpu_does_and_each_image_for_itself():
     cuda, contents = torch.device("cuda"), list(files())
     together = inputs(contents, cuda)
-    # its chroma is upsampled otherwise; grey and 4:4:4 are equal
-    assert (together - inputs(contents)).abs().max() * 0.5 * 255 < 16
+    levels = (together - inputs(contents)).abs() * 0.5 * 255
+    assert (luma(together) - luma(inputs(contents))).abs().max() * 0.5 * 255 < 2.5
+    # colour of half the resolution is spread over pixels otherwise; all else is equal
+    assert levels.mean((1, 2, 3)).max() < 4
+    assert (levels.amax((1, 2, 3)) <= 1.5).tolist() == [whole_colour(content) for content in contents]
     assert torch.equal(torch.cat([inputs([content], cuda) for content in contents]), together)

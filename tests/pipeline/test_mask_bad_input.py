@@ -55,7 +55,7 @@ def test_all_mistakes_of_images_and_masks_come_at_once_and_nothing_is_written(
         "3 cases cannot be read: 003 (mask: a mask must be PNG, TIFF, BMP or NIfTI, since other formats change its",
         "004 (mask: the mask holds values that are not whole numbers: such as 0.5)",
         "005 (image: the image holds values that are not finite)",
-        "1 mask holds values outside 0 to 2: 001 (7); name all classes in class_names, or set ignore_label",
+        "1 mask holds values outside 0 to 2: 001 (7); write class numbers, name all classes in",
         "2 identical images have different masks: 006, 007",
         "no mask holds the positive class (ring)",
     )

@@ -230,14 +230,20 @@ def test_scores_of_a_split_are_those_of_60(exported: Path, masks_config: Path, t
 
 @pytest.fixture(scope="module")
 def any_once(tmp_path_factory: pytest.TempPathFactory, make_once: Callable[..., Path]) -> Path:
-    """A run for any of two classes that look alike, exported: who draws a disc cannot know which of them it is."""
+    """A run for any of three classes, exported. Two look alike, so that who draws a disc cannot know which it is, and
+    the third, single pixels, cannot be seen at all."""
 
     def make(run: Path) -> None:
         root = write_cases(tmp_path_factory.mktemp("alike") / "discs", 100, empty=10)
         for index in range(0, 100, 2):
             file = root / "masks" / f"{index:03}.png"
             Image.fromarray(2 * np.asarray(Image.open(file))).save(file)
-        made = settings(root, **RATIOS, class_names=["background", "left", "right"], positive_class="any")
+        for index in range(10, 100, 3):
+            file = root / "masks" / f"{index:03}.png"
+            mask = np.array(Image.open(file))
+            mask[1, index % 32] = 3
+            Image.fromarray(mask).save(file)
+        made = settings(root, **RATIOS, class_names=["background", "left", "right", "speck"], positive_class="any")
         made |= {"epochs": 8, "lr_head": 1e-2, "segmentation_params": {"miss_rule": {"rule": "dice", "dice": 0.6}}}
         config = root.parent / "any.yaml"
         config.write_text(yaml.safe_dump(made))
@@ -259,7 +265,9 @@ def test_any_class_has_sums_of_its_own_from_scores_to_masks(any_once: Path) -> N
     root = Path(decided.index[0]).parents[1]
     for case, row in scores.iterrows():
         truth, mask = (np.asarray(Image.open(folder / "masks" / f"{case}.png")) for folder in (root, any_once.parent))
-        own = [2 * np.sum((truth == c) & (mask == c)) / max(1, np.sum(truth == c) + np.sum(mask == c)) for c in (1, 2)]
+        own = [
+            2 * np.sum((truth == c) & (mask == c)) / max(1, np.sum(truth == c) + np.sum(mask == c)) for c in (1, 2, 3)
+        ]
         union = 2 * np.sum((truth > 0) & (mask > 0)) / max(1, np.sum(truth > 0) + np.sum(mask > 0))
         assert row["label"] == (truth > 0).any()
         assert row["missed"] == (union < 0.6 if row["label"] else -1), (case, union, own)
@@ -271,6 +279,9 @@ def test_any_class_has_sums_of_its_own_from_scores_to_masks(any_once: Path) -> N
         assert decided.loc[str(root / "images" / f"{case}.png"), "answer"] == (
             "any class" if (mask > 0).any() else "without any class"
         )
+    page = (any_once / "report.html").read_text()
+    assert "class &#39;speck&#39; is hardly drawn: mean Dice 0.00 over" in page
+    assert "class &#39;left&#39; is hardly" not in page
     positive = scores[scores["label"] == 1]
     assert positive["dice"].median() < 0.6 < 0.9 < 1 - positive["missed"].mean()
 

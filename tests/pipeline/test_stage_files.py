@@ -45,6 +45,11 @@ EDITS = {
         "$.stages[0].best_metric is 0.0 in state.json, and 0.",
     ),
     "the pool": (lambda s: s.update(pool_file_digest="0" * 64), "$.pool_file_digest is 000000000000…, and now it is"),
+    "the seed": (lambda s: s.update(seed=7), "$.seed is 7, and now it is 42\nRun 20_train.py --resume"),
+    "a difficulty": (
+        lambda s: s["stages"][0]["scored"]["picks"][0].update(difficulty=0.123),
+        "$.stages[0].scored.picks[0].difficulty is 0.123 in state.json, and 0.",
+    ),
     "the epochs so far": (lambda s: s["stages"][1].update(epochs=3), "$.stages[1].epochs is 3 in state.json, and 1"),
 }
 
@@ -62,7 +67,7 @@ def test_an_edited_state_is_refused_with_both_values_and_comes_back(what, in_sta
     before = (in_stage_2 / "state.json").read_bytes()
     refused(script("20_train", "--resume", in_stage_2), words)
     assert (in_stage_2 / "state.json").read_bytes() == before
-    if what == "a pick everywhere":
+    if what in ("a pick everywhere", "the seed"):
         done("20_train", "--resume", in_stage_2, "--restore_state")
         demand_same(in_stage_2, staged)
 
@@ -78,6 +83,11 @@ def cut(name: str) -> Callable[[Path], object]:
 BROKEN = {
     "state.json lost": (lost("state.json"), "state.json does not exist", True),
     "state.json cut": (cut("state.json"), "not a whole JSON file", True),
+    "config.json lost": (
+        lost("config.json"),
+        "config.json is gone, and training had begun (there is state.json)",
+        False,
+    ),
     "last.ckpt lost": (
         lost("checkpoints/last.ckpt"),
         "last.ckpt is gone, and by state.json the training is in stage 2",

@@ -1,6 +1,7 @@
 """Rates, groups and the moving average, against plain loops."""
 
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from stage1_pro.core.devices import Moment
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.training.callbacks.checkpoints import RunCheckpoint
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
@@ -194,3 +196,22 @@ def test_the_latest_of_the_best_finite_epochs_is_kept(
     assert [path.name for path in tmp_path.iterdir()] == ([] if best is None else ["best.ckpt"])
     if best is not None:
         assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == best
+
+
+def test_a_wait_is_told_from_a_step():
+    device = torch.device("cpu")
+    ended = Moment(device)
+    time.sleep(0.05)
+    assert 0.05 <= Moment(device).seconds_since(ended) < 1
+
+
+@pytest.mark.gpu
+def test_a_process_that_waits_while_the_gpu_computes_has_not_waited_for_data():
+    device = torch.device("cuda")
+    started = Moment(device)
+    torch.cuda._sleep(1_000_000_000)
+    ended = Moment(device)
+    time.sleep(0.05)
+    came = Moment(device)
+    assert ended.seconds_since(started) > 0.1
+    assert came.seconds_since(ended) < 0.005

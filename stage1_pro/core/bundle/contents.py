@@ -5,6 +5,7 @@ Needs neither torch nor a run: an inference host reads its exit policy with this
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from stage1_pro.core.policies.base import ExitPolicy
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.verification import demand_consistent
 from stage1_pro.core.records.seen import SEEN
-from stage1_pro.core.records.splits import parse_splits
+from stage1_pro.core.records.splits import Splits, parse_splits
 
 MANIFEST = "bundle.json"
 AGAIN = artifacts.MENDS["bundle"]
@@ -96,22 +97,8 @@ def verify_bundle(path: str | Path) -> BundleContents:
     splits = parse_splits(artifacts.read_bytes(splits_path), splits_path, AGAIN)
     artifacts.read_json(path / manifest["config_file"], "config", AGAIN)
     demand_consistent(policy, policy_file)
-    weights = manifest["files"][manifest["model_file"]]["sha256"]
-    problems = []
-    if policy["model_digest"] not in (weights, manifest.get("converted", {}).get("model_digest")):
-        problems.append(f"{policy_file.name} was calibrated for other weights than {manifest['model_file']}")
-    if policy["splits_digest"] != splits.digest:
-        problems.append(f"{policy_file.name} was calibrated on other splits than {manifest['splits_file']}")
-    if manifest["positive_class"] != splits.positive_class:
-        problems.append(f"{MANIFEST} and {splits_path.name} name different positive classes")
-    if manifest["eval"] != _eval_summary(artifacts.read_json(path / "eval.json", "eval", AGAIN)):
-        problems.append(f"{MANIFEST} and eval.json give different figures")
-    if views_of(manifest) != views_of(policy):
-        problems.append(f"{MANIFEST} and {policy_file.name} decide by other groups or views")
-    if manifest.get("certificate_groups") != policy.get("certificate_groups"):
-        problems.append(f"{MANIFEST} and {policy_file.name} name different certificate_groups")
-    if manifest["class_names"] != splits.class_names:
-        problems.append(f"{MANIFEST} and {splits_path.name} name different classes")
+    evaluation = artifacts.read_json(path / "eval.json", "eval", AGAIN)
+    problems = _differences(manifest, policy, splits, evaluation)
     raise_problems(f"{path}: the parts do not belong together:", problems, AGAIN)
     return BundleContents(path, manifest, policy_from_artifact(manifest["active_exit_policy"], policy))
 
@@ -135,37 +122,68 @@ def demand_outside(contents: BundleContents, place: str | Path | None, option: s
 
 
 def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
-    """Everything in which the folder differs from its manifest."""
-    listed = manifest.get("files", {})
+    """Everything in which the folder differs from its manifest, and the manifest from a bundle."""
+    return [*_altered(path, manifest.get("files", {})), *_out_of_place(manifest)]
+
+
+def _altered(path: Path, listed: dict[str, Any]) -> Iterator[str]:
+    """Files of the folder that are not those listed, byte by byte."""
     found = {entry.name: entry for entry in os.scandir(path) if entry.name != MANIFEST}
-    problems = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
-    problems += [f"{name} is not part of the bundle" for name in sorted(set(found) - set(listed))]
+    yield from (f"{name} is missing" for name in sorted(set(listed) - set(found)))
+    yield from (f"{name} is not part of the bundle" for name in sorted(set(found) - set(listed)))
     for name in sorted(set(listed) & set(found)):
-        if not stat.S_ISREG(found[name].stat(follow_symlinks=False).st_mode):
-            problems.append(f"{name} is not a plain file")
-        elif (
-            found[name].stat().st_size != listed[name]["bytes"]
-            or artifacts.digest_file(path / name) != listed[name]["sha256"]
-        ):
-            problems.append(f"{name} has been altered")
-    problems += [
-        f"{role} names {manifest[role]}, which is not listed in files" for role in ROLES if manifest[role] not in listed
-    ]
-    expected, backend = POLICY_TABLE[manifest["active_exit_policy"]].file, manifest.get("scoring_backend", "torch")
-    demanded = {*COMPANIONS, MODEL_FILES[backend], expected}
-    problems += [f"{name} has no place in a bundle" for name in sorted(set(listed) - {*demanded, *OPTIONAL})]
-    problems += [f"{name} is not listed in files" for name in sorted(demanded - set(listed))]
-    if manifest["model_file"] != MODEL_FILES[backend]:
-        problems.append(
-            f"model_file is {manifest['model_file']}; scoring_backend '{backend}' needs {MODEL_FILES[backend]}"
-        )
-    if manifest["policy_file"] != expected:
-        problems.append(
-            f"policy_file is {manifest['policy_file']}; exit policy '{manifest['active_exit_policy']}' needs {expected}"
-        )
-    extra = [row.file for row in POLICY_TABLE.values() if row.file in listed and row.file != expected]
-    problems += [f"Multiple policy files found! Only {expected} should exist, not {name}" for name in extra]
-    return problems
+        status = found[name].stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            yield f"{name} is not a plain file"
+        elif (status.st_size, artifacts.digest_file(path / name)) != (listed[name]["bytes"], listed[name]["sha256"]):
+            yield f"{name} has been altered"
+
+
+def _out_of_place(manifest: dict[str, Any]) -> Iterator[str]:
+    """Files that the manifest lists or names, and that are none of the closed set."""
+    listed, policy = manifest.get("files", {}), manifest["active_exit_policy"]
+    backend = manifest.get("scoring_backend", "torch")
+    model_file, policy_file = MODEL_FILES[backend], POLICY_TABLE[policy].file
+    for role in ROLES:
+        if manifest[role] not in listed:
+            yield f"{role} names {manifest[role]}, which is not listed in files"
+    demanded = {*COMPANIONS, model_file, policy_file}
+    yield from (f"{name} has no place in a bundle" for name in sorted(set(listed) - {*demanded, *OPTIONAL}))
+    yield from (f"{name} is not listed in files" for name in sorted(demanded - set(listed)))
+    if manifest["model_file"] != model_file:
+        yield f"model_file is {manifest['model_file']}; scoring_backend '{backend}' needs {model_file}"
+    if manifest["policy_file"] != policy_file:
+        yield f"policy_file is {manifest['policy_file']}; exit policy '{policy}' needs {policy_file}"
+    for row in POLICY_TABLE.values():
+        if row.file in listed and row.file != policy_file:
+            yield f"Multiple policy files found! Only {policy_file} should exist, not {row.file}"
+
+
+def _differences(
+    manifest: dict[str, Any], policy: dict[str, Any], splits: Splits, evaluation: dict[str, Any]
+) -> list[str]:
+    """Everything in which files that are whole each by itself are not of one run."""
+    weights = manifest["files"][manifest["model_file"]]["sha256"]
+    policy_file, splits_file = manifest["policy_file"], manifest["splits_file"]
+    agreed = (
+        (
+            policy["model_digest"] in (weights, manifest.get("converted", {}).get("model_digest")),
+            f"{policy_file} was calibrated for other weights than {manifest['model_file']}",
+        ),
+        (policy["splits_digest"] == splits.digest, f"{policy_file} was calibrated on other splits than {splits_file}"),
+        (
+            manifest["positive_class"] == splits.positive_class,
+            f"{MANIFEST} and {splits_file} name different positive classes",
+        ),
+        (manifest["eval"] == eval_summary(evaluation), f"{MANIFEST} and eval.json give different figures"),
+        (views_of(manifest) == views_of(policy), f"{MANIFEST} and {policy_file} decide by other groups or views"),
+        (
+            manifest.get("certificate_groups") == policy.get("certificate_groups"),
+            f"{MANIFEST} and {policy_file} name different certificate_groups",
+        ),
+        (manifest["class_names"] == splits.class_names, f"{MANIFEST} and {splits_file} name different classes"),
+    )
+    return [words for same, words in agreed if not same]
 
 
 def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
@@ -173,7 +191,7 @@ def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
     raise_problems(f"{where}: incomplete:", missing, AGAIN)
 
 
-def _eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+def eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The few test figures that the manifest shows; evaluations of before have neither right exits nor utility."""
     exits = evaluation["exits"]
     return {

@@ -17,9 +17,9 @@ from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.summary import confusion
 from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.defer_all import decide_without_certificate
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.policies.independence import one_case_per_group
 from stage1_pro.core.policies.registry import policy_from_artifact
-from stage1_pro.core.policies.verification import in_expectation
 from stage1_pro.core.records.looks import confidences_spent, refused_attempt
 from stage1_pro.core.records.policy_file import read_policy
 from stage1_pro.core.records.run import Run

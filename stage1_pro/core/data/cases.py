@@ -17,7 +17,7 @@ from stage1_pro.core.data.classes import Classes, classes_of, with_counts
 from stage1_pro.core.data.decoding import decode as decode_image
 from stage1_pro.core.data.given_splits import VALIDATION, WORDS, divided, division_notes, pooled_sources, split_words
 from stage1_pro.core.data.image_files import BadImage, content_digest, read_file
-from stage1_pro.core.data.label_tables import CERTIFICATE_GROUP, ORDER
+from stage1_pro.core.data.label_tables import CERTIFICATE_GROUP, ORDER, LabelTable
 from stage1_pro.core.data.sources import read_source
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.records.splits import SPLITS
@@ -109,48 +109,74 @@ def load_cases(
             "dataset_params: {sources: [{root: FOLDER}], positive_class: NAME}, where FOLDER holds one folder per "
             "class; labels: TABLE in place of root names a table of path,label."
         )
-    settings = {ORDER: params.order, CERTIFICATE_GROUP: certificate_groups}
-    more = {name: column for name, column in settings.items() if column is not None}
-    read = [read_source(source, params, more) for source in params.sources]
-    frame = pd.concat([source.frame for source in read])
-    warnings = tuple(warning for source in read for warning in source.warnings)
-    notes = tuple(note for source in read for note in source.notes)
+    read = _read_sources(params, certificate_groups)
+    frame, notes = _sorted_frame(read, params, certificate_groups), [note for source in read for note in source.notes]
+    warnings = [warning for source in read for warning in source.warnings]
     if certificate_groups is not None:
-        frame["certificate_group"] = frame.pop(CERTIFICATE_GROUP).str.strip()
-        without = frame["case_id"][frame["certificate_group"] == ""]
-        words = f"has no '{certificate_groups}' and always defers", f"have no '{certificate_groups}' and always defer"
-        warnings += tuple(listed(without, f"case {words[0]}", f"cases {words[1]}"))
-    if params.order is not None:
-        frame["order"] = pd.to_numeric(frame.pop(ORDER), errors="coerce").astype(np.float64)
-    frame["split"] = split_words(frame["split"])
-    frame = frame.sort_values("case_id", kind="stable", ignore_index=True)
+        warnings += _uncovered(frame, certificate_groups)
     classes, labels = classes_of(frame["label"], params, partial), frame["label"]
     frame["label"] = classes.codes
     warnings += classes.warnings
     frame["content"], unreadable = inspect_files(frame["path"], decode)
     problems = [problem for source in read for problem in source.problems]
     problems += [*_table_problems(frame, labels, classes, params, partial), *content_problems(frame[unreadable.isna()])]
-    named = zip(frame["case_id"][unreadable.notna()], unreadable.dropna(), strict=True)
-    bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
-    if len(bad) and params.on_bad_image == "error":
-        problems.append(
-            listing(bad, "image cannot be read", "images cannot be read") + "; on_bad_image: skip leaves them out"
-        )
-    elif len(bad):
-        warnings += (listing(bad, "unreadable image left out", "unreadable images left out"),)
+    found, left_out = _unreadable(frame["case_id"], unreadable, params.on_bad_image)
+    problems, warnings = problems + found, warnings + left_out
     raise_problems(f"{counted(len(frame), 'case')}: {counted(len(problems), 'kind')} of problems", problems)
     frame = frame[unreadable.isna()].reset_index(drop=True)
-    grouped = bool((frame["group"] != "").any())
     given = frame["group"]
     frame["group"] = independent_groups(frame)
-    merged = tuple(sorted(given[(given != "") & (given != frame["group"])].unique()))
     splits = bool((frame["split"] != "").any())
     if splits:
-        notes += tuple(division_notes(set(frame["split"])))
+        notes += division_notes(set(frame["split"]))
     else:
-        warnings += tuple(pooled_sources(params.sources))
-    questions = (*classes.questions, *(question for source in read for question in source.questions))
-    return CaseTable(frame, classes.names, grouped, splits, warnings, questions, notes, merged)
+        warnings += pooled_sources(params.sources)
+    return CaseTable(
+        frame,
+        classes.names,
+        group_column=bool((given != "").any()),
+        split_column=splits,
+        warnings=tuple(warnings),
+        questions=(*classes.questions, *(question for source in read for question in source.questions)),
+        notes=tuple(notes),
+        merged=tuple(sorted(given[(given != "") & (given != frame["group"])].unique())),
+    )
+
+
+def _read_sources(params: DatasetParams, certificate_groups: str | None) -> list[LabelTable]:
+    settings = {ORDER: params.order, CERTIFICATE_GROUP: certificate_groups}
+    more = {name: column for name, column in settings.items() if column is not None}
+    return [read_source(source, params, more) for source in params.sources]
+
+
+def _sorted_frame(read: list[LabelTable], params: DatasetParams, certificate_groups: str | None) -> pd.DataFrame:
+    """The rows of all sources by case id, with the words of `split` and the columns that settings name as ours."""
+    frame = pd.concat([source.frame for source in read])
+    if certificate_groups is not None:
+        frame["certificate_group"] = frame.pop(CERTIFICATE_GROUP).str.strip()
+    if params.order is not None:
+        frame["order"] = pd.to_numeric(frame.pop(ORDER), errors="coerce").astype(np.float64)
+    frame["split"] = split_words(frame["split"])
+    return frame.sort_values("case_id", kind="stable", ignore_index=True)
+
+
+def _uncovered(frame: pd.DataFrame, column: str) -> Iterable[str]:
+    without = frame["case_id"][frame["certificate_group"] == ""]
+    yield from listed(
+        without, f"case has no '{column}' and always defers", f"cases have no '{column}' and always defer"
+    )
+
+
+def _unreadable(ids: pd.Series, reasons: pd.Series, on_bad_image: str) -> tuple[list[str], list[str]]:
+    """(problems, warnings) of images that cannot be read. ids, reasons: (N,); a reason is None for a sound image."""
+    named = zip(ids[reasons.notna()], reasons.dropna(), strict=True)
+    bad = pd.Series([f"{case_id} ({reason})" for case_id, reason in named], dtype=object)
+    if not len(bad):
+        return [], []
+    if on_bad_image == "error":
+        words = listing(bad, "image cannot be read", "images cannot be read")
+        return [f"{words}; on_bad_image: skip leaves them out"], []
+    return [], [listing(bad, "unreadable image left out", "unreadable images left out")]
 
 
 def _table_problems(

@@ -38,7 +38,7 @@ REASONS = {
     "dimensions": "a volume has three dimensions, or four with channels, and not this many",
     "not_finite": "the image holds values that are not finite",
     "lossy_mask": "a mask must be PNG, TIFF, BMP or NIfTI, since other formats change its values",
-    "mask_channels": "the channels of the mask differ, so that no channel says which class is meant",
+    "mask_channels": "the mask is coloured, and no channel says which class is meant: write class numbers into one",
     "mask_values": "the mask holds values that are not whole numbers",
 }
 """Why an image cannot be read: code → words. The list is closed."""

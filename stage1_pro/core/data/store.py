@@ -2,10 +2,10 @@
 
 import os
 import tempfile
-from hashlib import blake2b
 from pathlib import Path
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.data.image_files import content_digest
 
 
 def cache_folder(named: str | None) -> Path:
@@ -17,7 +17,7 @@ def cache_folder(named: str | None) -> Path:
 
 def kept(folder: Path, content: bytes) -> Path:
     """Return the file of this content below the folder, written where it is not there: equal contents are one file."""
-    name = blake2b(content, digest_size=16).hexdigest()
+    name = content_digest(content)
     file = folder / "images" / name[:2] / name
     if not (file.exists() and file.stat().st_size == len(content)):
         file.parent.mkdir(parents=True, exist_ok=True)

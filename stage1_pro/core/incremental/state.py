@@ -111,10 +111,16 @@ def _rule_contradictions(data: dict[str, Any]) -> Iterator[str]:
                 yield f"{where}.{name} is {found[name]}, and $.rules.{name} is {value}"
 
 
-def demand_same_origin(found: Mapping[str, Any], path: Path, origin: Origin, params: IncrementalParams) -> None:
+def demand_same_origin(
+    found: Mapping[str, Any],
+    path: Path,
+    origin: Origin,
+    params: IncrementalParams,
+    mend: str = "Restore the config and the cases, or begin a new run.",
+) -> None:
     """Raise UserError with every difference where a state belongs to another config or pool.
 
-    found: content of state.json, or the checkpoint's copy; path: of the file that holds it.
+    found: content of state.json, or the checkpoint's copy; path: of the file that holds it; mend: what to do.
     """
     now = {**dataclasses.asdict(origin), "rules": {name: getattr(params, name) for name in RULES}}
     # a run may be renamed or moved; all else decides what is admitted
@@ -122,13 +128,24 @@ def demand_same_origin(found: Mapping[str, Any], path: Path, origin: Origin, par
     raise_problems(
         f"{path}: this training cannot go on from it",
         [f"$.{name} is {_short(found.get(name))}, and now it is {_short(now[name])}" for name in different],
-        "Restore the config and the cases, or begin a new run.",
+        mend,
     )
 
 
 STAGE_COLUMNS = (
-    *("stage", "first_epoch", "epochs", "active_cases", "best_metric", "best_epoch", "lr", "end"),
-    *("candidates", "eligible", "added", "nonfinite", "stop"),
+    "stage",
+    "first_epoch",
+    "epochs",
+    "active_cases",
+    "best_metric",
+    "best_epoch",
+    "lr",
+    "end",
+    "candidates",
+    "eligible",
+    "added",
+    "nonfinite",
+    "stop",
 )
 SELECTION_COLUMNS = ("after_stage", "order", "case_id", "difficulty", "uncertainty", "diversity", "acq")
 SUSPECT_COLUMNS = ("rank", "case_id", "dice", "why", "admitted_after", "scored_after")

@@ -18,6 +18,7 @@ from stage1_pro.core.data.label_tables import read_table
 from stage1_pro.core.data.parquet_tables import is_parquet
 from stage1_pro.core.errors import UserError, first_few
 from stage1_pro.core.inference.tables import Tally
+from stage1_pro.core.metrics.arrays import percent
 
 MEASURES = (
     ("coverage", "coverage"),
@@ -90,7 +91,7 @@ def _uncovered(tally: Tally) -> list[str]:
 def _measured(exits: dict[str, Any]) -> list[str]:
     """The test split's figures. Bundles made by older versions lack some."""
     found = [(words, exits[name]["value"]) for words, name in MEASURES if name in exits]
-    return ["test set  " + ", ".join(f"{words} {_percent(value)}" for words, value in found)]
+    return ["test set  " + ", ".join(f"{words} {percent(value)}" for words, value in found)]
 
 
 def _cost(exits: dict[str, Any], config: dict[str, Any], unit: str) -> list[str]:
@@ -111,7 +112,3 @@ def _report(bundle: Path) -> list[str]:
     """Where the report lies, as long as the bundle lies in its run."""
     report = bundle.parent / "report.html"
     return [f"report    {report}"] if report.exists() else []
-
-
-def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.1%}"

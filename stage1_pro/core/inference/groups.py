@@ -67,8 +67,8 @@ def _from_table(table: Path, paths: list[str], ids: list[str], views: Views) -> 
         raise UserError(f"--groups {table}: 'folder', or a .csv or .parquet file with the columns id, group and order.")
     rows = read_rows(table, "Name a file with the columns id, group and order, or 'folder'.")
     needed = ("id", "group", *(("order",) if views.count is not None else ()))
-    raise_problems(f"{table}:", [f"no column {name}" for name in needed if name not in rows.columns],
-                   f"It needs the columns {', '.join(needed)}.")  # fmt: skip
+    missing = [f"no column {name}" for name in needed if name not in rows.columns]
+    raise_problems(f"{table}:", missing, f"It needs the columns {', '.join(needed)}.")
     rows = rows.astype({"id": str, "group": str})
     twice = rows["id"][rows["id"].duplicated()]
     known = rows.drop_duplicates("id").set_index("id").reindex(ids)

@@ -159,7 +159,7 @@ class MaskPredictor:
             if self.begun is not None:
                 self.begun()
                 self.begun = None
-            write_mask(self.files[path], answered(logits).cpu().numpy().astype(np.uint8), grid)
+            write_mask(self.files[path], answered(logits).cpu().numpy(), grid)
 
     @torch.inference_mode()
     def maps(self, cases: Sequence[Prepared]) -> Iterator[Tensor]:

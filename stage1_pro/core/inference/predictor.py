@@ -169,8 +169,9 @@ class Stage1Predictor:
         seen = [[group[at] for at in self.views.positions(len(group))] for group in groups]
         parts = list(self.outputs([image for group in seen for image in group], workers=workers))
         starts = np.cumsum([0, *map(len, parts)])
-        reasons = {int(start) + at: why for start, part in zip(starts, parts, strict=False)
-                   for at, why in part.unreadable.items()}  # fmt: skip
+        reasons: dict[int, str] = {}
+        for start, part in zip(starts.tolist(), parts, strict=False):
+            reasons |= {start + at: why for at, why in part.unreadable.items()}
         logits = np.concatenate([part.logits for part in parts]) if parts else np.zeros((0, 2), np.float32)
         return self.group_records(logits, list(map(len, seen)), reasons)
 

@@ -1,4 +1,4 @@
-"""Array types and the one division that every count needs."""
+"""Array types, the one division that every count needs, and how its outcome is written."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
 def share(value: float) -> float | None:
     """A share as JSON has it: None for a share of nothing, since JSON has no NaN."""
     return None if np.isnan(value) else float(value)
+
+
+def percent(share: float | None) -> str:
+    """A share in words.
+
+    >>> percent(0.123), percent(None)
+    ('12.3%', 'undefined')
+    """
+    return "undefined" if share is None else f"{share:.1%}"

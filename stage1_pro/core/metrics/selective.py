@@ -156,3 +156,23 @@ def risk_at_coverage(curve: RiskCoverageCurve, coverage: float) -> float:
 def coverage_at_risk(curve: RiskCoverageCurve, risk: float) -> float:
     """Largest coverage whose selective risk is <= risk; 0 if there is none."""
     return float(np.max(curve.coverage, where=curve.selective_risk <= risk, initial=0.0))
+
+
+def auroc(scores: FloatArray, event: np.ndarray) -> float:
+    """P(a case of the event scores above one without), ties half; NaN where one side is empty."""
+    from scipy.stats import rankdata  # deferred: whoever loads a policy does not pay for it
+
+    inside, outside = np.count_nonzero(event), np.count_nonzero(~event)
+    if not inside or not outside:
+        return float("nan")
+    return float((rankdata(scores)[event].sum() - inside * (inside + 1) / 2) / (inside * outside))
+
+
+def spearman(first: FloatArray, second: FloatArray) -> float:
+    """Rank correlation; NaN where either is constant."""
+    from scipy.stats import rankdata  # deferred: whoever loads a policy does not pay for it
+
+    ranks = rankdata(first), rankdata(second)
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])

@@ -21,22 +21,22 @@ def case_row(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> Tensor
     p = log_p.exp()
     classes = torch.arange(1, len(flat), device=flat.device)[:, None]
     positive = p[list(positives)].sum(dim=0)[None]
-    alone = (_sums(p[1:], answer == classes), _sums(positive, _among(answer, positives)[None]))
+    drawn, drawn_positive = answer == classes, _among(answer, positives)[None]
+    alone = (_sums(p[1:], drawn), _sums(positive, drawn_positive))
     entropy = -(p * log_p.clamp(min=-1e3)).sum(dim=0).sum(dtype=torch.float64) / math.log(len(flat))
-    rest = [positive.amax().clamp(max=1), entropy, p[1:].amax(), torch.tensor(p.shape[1])]
+    rest = [positive.amax().clamp(max=1), entropy, p[1:].amax(), torch.full((), p.shape[1], device=flat.device)]
+    # to leave voxels out would be a copy, and to ask whether there are any would wait for the GPU; −1 equals no class
     decided = truth >= 0
-    if not decided.all():  # a copy, which most cases need not pay for
-        truth, answer = truth[decided], answer[decided]
     compared = (
-        _counts(answer == classes, truth == classes),
-        _counts(_among(answer, positives)[None], _among(truth, positives)[None]),
+        _counts(drawn & decided, truth == classes),
+        _counts(drawn_positive & decided, _among(truth, positives)[None]),
     )
     blocks = [block for parts in zip(compared, alone, strict=True) for part in parts for block in part]
-    return torch.cat([*blocks, *(value.double().reshape(1).to(flat.device) for value in rest)]).cpu()
+    return torch.cat([*blocks, *(value.double().reshape(1) for value in rest)]).cpu()
 
 
 def answered(logits: Tensor) -> Tensor:
-    """(*S) int64 class of each voxel of logits (K, *S): the largest, of equal ones the last.
+    """(*S) uint8 class of each voxel of logits (K, *S), K ≤ 256: the largest, of equal ones the last.
 
     >>> answered(torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 3.0]])).tolist()
     [1, 0, 1]
@@ -46,7 +46,7 @@ def answered(logits: Tensor) -> Tensor:
     for code in range(1, len(logits)):
         answer = torch.maximum(answer, (logits[code] >= best).view(torch.uint8) * code)
         best = torch.maximum(best, logits[code])
-    return answer.long()
+    return answer
 
 
 def worst_overlap(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> float:

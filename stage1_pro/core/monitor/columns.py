@@ -14,13 +14,24 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.data.image_files import folder_of
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.monitor.audit import demand_groups
-from stage1_pro.core.monitor.opening import DOUBTFUL, UNIFORM, Deployed
+from stage1_pro.core.monitor.deployed import Deployed
+from stage1_pro.core.monitor.opening import DOUBTFUL, UNIFORM
 from stage1_pro.core.monitor.state import time_text
 
 FOLDER = "folder"
 ORDER = (
-    *("id", "group", "time", "answer", "probability", "decision", "score", "reason", "audit", "audit_probability"),
-    *("certificate", "bundle"),
+    "id",
+    "group",
+    "time",
+    "answer",
+    "probability",
+    "decision",
+    "score",
+    "reason",
+    "audit",
+    "audit_probability",
+    "certificate",
+    "bundle",
 )
 """The columns of a row, as 70 logs them; what a policy adds follows."""
 

@@ -15,7 +15,7 @@ from scipy.special import expit
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
-from stage1_pro.core.metrics.monitoring import auroc
+from stage1_pro.core.metrics.selective import auroc
 
 ANSWERS = ("answer_0", "answer_1")
 LEAST_EVENTS = 10

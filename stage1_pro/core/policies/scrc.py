@@ -13,8 +13,8 @@ from scipy.special import expit
 from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray, IntArray
-from stage1_pro.core.metrics.monitoring import spearman
 from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.selective import spearman
 from stage1_pro.core.policies.base import ExitDecisions, Outputs
 from stage1_pro.core.policies.candidate_pairs import RankedPairs, chain_pairs
 from stage1_pro.core.policies.certification import Calibration, End, Family, demand_binary

@@ -8,7 +8,7 @@ a miss rule that asks for a tenth of each lesion.
 from typing import Any
 
 from stage1_pro.core.config.settings import Stage1ProConfig
-from stage1_pro.core.metrics.arrays import BoolArray
+from stage1_pro.core.metrics.arrays import BoolArray, percent
 from stage1_pro.core.records.scores import Scores
 
 LEAST_RIGHT_MASKS = 0.5
@@ -97,8 +97,4 @@ def exit_figures(figures: dict[str, Any]) -> str:
         ("FNR on exits", "fnr_on_exits"),
         ("FPR on exits", "fpr_on_exits"),
     )
-    return ", ".join(f"{words} {_percent(figures[name])}" for words, name in shares)
-
-
-def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.1%}"
+    return ", ".join(f"{words} {percent(figures[name])}" for words, name in shares)

@@ -16,12 +16,16 @@ from typing import Any
 from stage1_pro.core import artifacts
 
 NUMBERS = ("target_fnr_exit", "fnr_confidence")
-BEGUN, CERTIFIED, NOTHING_CERTIFIED, USELESS, NOT_READ, MEASURED = (
-    *("begun", "certified", "nothing certified", "useless", "val_calib not read", "measured"),
-)
-"""Outcomes. BEGUN: the calibration was cut off, and counts; NOT_READ: it ended before val_calib was read, and does not
-count; USELESS: certified, and refused for being worth nothing; MEASURED: of a certified bundle on labelled cases, which
-counts for a later certificate on them."""
+BEGUN = "begun"
+"""Outcome of a calibration that was cut off; it counts."""
+CERTIFIED = "certified"
+NOTHING_CERTIFIED = "nothing certified"
+USELESS = "useless"
+"""Certified, and refused for being worth nothing."""
+NOT_READ = "val_calib not read"
+"""Ended before val_calib was read; it does not count."""
+MEASURED = "measured"
+"""A certified bundle measured on labelled cases; it counts for a later certificate on them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,12 @@ if TYPE_CHECKING:  # the port is open before torch is imported
 
     from stage1_pro.core.inference.predictor import Stage1Predictor
 
+_AWAKE_S = 0.004
+"""Seconds in which the event loop sends the answers of one pass while the next one has begun."""
+
+_REST_S = 0.02
+"""Longest rest of the event loop: what comes meanwhile waits so long."""
+
 
 class Expired(Exception):
     """Nobody waits for this image any more."""
@@ -55,7 +61,8 @@ class Engine:
     down with the engine; busy: images taken on and not yet decided.
 
     Threads of a pass wait for the slowest of them. Where they fill the cores no image is begun to be decoded meanwhile:
-    it would stop them all (seen on two cores: passes of 18 ms instead of 30).
+    it would stop them all (seen on two cores: passes of 18 ms instead of 30). For the same reason the event loop rests
+    where more images wait than the next pass takes, and then reads and refuses at one go what has come.
     """
 
     def __init__(
@@ -155,6 +162,8 @@ class Engine:
     async def _decide(self, jobs: list[_Prepared]) -> None:
         self.metrics.forward_images.observe(len(jobs))
         begun = self._loop.time()
+        if self._fills_cores and self.busy() >= 2 * self.limits.forward_batch:  # the next pass is here as well
+            self._loop.call_later(_AWAKE_S, self._rest)
         try:
             decisions = await self._loop.run_in_executor(self._model, self._computed, jobs)
         except Exception as error:  # each of them is answered; the next pass may succeed
@@ -164,6 +173,11 @@ class Engine:
         self._pass_s = self._loop.time() - begun
         for job, decision in zip(jobs, decisions, strict=True):
             job.done.set_result(decision)
+
+    def _rest(self) -> None:
+        """Stop the event loop until the pass ends, and let it look around now and then where that takes long."""
+        if not self._may_decode.wait(_REST_S):
+            self._loop.call_later(_AWAKE_S, self._rest)
 
     def _computed(self, jobs: Sequence[_Prepared]) -> list[Any]:
         if self._fills_cores:

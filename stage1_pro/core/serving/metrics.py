@@ -1,8 +1,10 @@
 """What Prometheus reads."""
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from stage1_pro.core.serving.refusals import Refusal
+from stage1_pro.core.serving.refusals import STATUS, Refusal
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
@@ -28,13 +30,21 @@ class Metrics:
             "stage1_forward_images", "Images in a forward pass", buckets=IMAGES, registry=registry
         )
         self.inflight = Gauge("stage1_inflight_images", "Images taken on and not yet decided", registry=registry)
+        self._of_refusal = cache(
+            lambda path, code: (
+                self.responses.labels(path, str(STATUS[code])),
+                self.seconds.labels(path),
+                self.refusals.labels(code),
+            )
+        )
         self.ready = Gauge("stage1_ready", "1 while decisions are given", registry=registry)
 
     def refused_at_once(self, path: str, refusal: Refusal) -> None:
         """Count a response that took no time."""
-        self.responses.labels(path, str(refusal.status)).inc()
-        self.seconds.labels(path).observe(0)
-        self.refusals.labels(refusal.code).inc()
+        responses, seconds, refusals = self._of_refusal(path, refusal.code)
+        responses.inc()
+        seconds.observe(0)
+        refusals.inc()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

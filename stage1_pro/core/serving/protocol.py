@@ -1,6 +1,7 @@
 """The HTTP protocol: uvicorn's, which refuses what there is no room for before anything is made of it."""
 
 import json
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -52,7 +53,7 @@ class RefusingProtocol(HttpToolsProtocol):
             return
         assert self.parser is not None
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        self.transport.write(_response(refusal, keep_alive))
+        self.transport.write(_response(refusal.code, str(refusal), keep_alive))
         self.service.metrics.refused_at_once(self._path.decode("ascii"), refusal)
         if not keep_alive:
             self.transport.close()
@@ -77,7 +78,9 @@ def refusing(service: Service, deciding: frozenset[str]) -> type[RefusingProtoco
     return type("RefusingProtocol", (RefusingProtocol,), {"service": service, "deciding": paths})
 
 
-def _response(refusal: Refusal, keep_alive: bool) -> bytes:
+@lru_cache(maxsize=64)  # under overload nearly all are the same
+def _response(code: str, message: str, keep_alive: bool) -> bytes:
+    refusal = Refusal(code, message)
     body = json.dumps(refusal.body(), separators=(",", ":")).encode()
     headers = {"content-length": str(len(body)), "content-type": "application/json", **refusal.headers()}
     headers |= {} if keep_alive else {"connection": "close"}

@@ -1,6 +1,7 @@
 """What a server is: its state, the images that it has taken on, and how one is decided."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -86,11 +87,17 @@ class Service:
             self.metrics.ready.set(1)
 
     def _loaded(self):
-        from stage1_pro.core.inference.golden import check_golden
-        from stage1_pro.core.inference.predictor import Stage1Predictor
+        gc.disable()  # what comes now stays; to look through it took a second of the start, and later stopped answers
+        try:
+            from stage1_pro.core.inference.golden import check_golden
+            from stage1_pro.core.inference.predictor import Stage1Predictor
 
-        predictor = Stage1Predictor.of_verified(self.contents, self.device)
-        check_golden(self.contents, predictor=predictor)
+            predictor = Stage1Predictor.of_verified(self.contents, self.device)
+            check_golden(self.contents, predictor=predictor)
+            gc.collect()
+            gc.freeze()
+        finally:
+            gc.enable()
         return predictor
 
     async def drain(self) -> None:

@@ -91,7 +91,9 @@ def course_of_run(run: Run, config: Stage1ProConfig, data: Stage1DataModule, res
         recorded = None
     else:
         recorded = read_state(folder)
-        demand_same_origin(artifacts.read_json(folder / STATE, "state"), folder / STATE, origin, params)
+        edited = artifacts.mend("state", folder / STATE)  # the checkpoint's copy is of this config and these cases
+        found = artifacts.read_json(folder / STATE, "state")
+        demand_same_origin(found, folder / STATE, origin, params, *([edited] if saved is not None else []))
     if writes:
         artifacts.write_bytes(folder / POOL, _pool_file(data))
     if recorded is None:

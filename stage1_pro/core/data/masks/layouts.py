@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.sections import Source
 from stage1_pro.core.data.image_files import HIDDEN, shown
-from stage1_pro.core.data.label_tables import read_table
+from stage1_pro.core.data.label_tables import OTHER_NAMES, read_table
 from stage1_pro.core.data.masks.files import CHANNELS, case_stem, channel_files
 from stage1_pro.core.data.table_files import delimited_rows
 from stage1_pro.core.errors import UserError, first_few
@@ -21,6 +21,7 @@ FOLDERS = (("images", "masks"), ("imagesTr", "labelsTr"), ("images", "labels"), 
 """Names of the folder of the images and that of the masks."""
 MASK_NAMES = ("mask", "mask_path", "mask_file", "segmentation", "seg", "annotation", "label", "label_path")
 """Names of the column of masks in a CSV."""
+PATH_NAMES = ("path", *OTHER_NAMES["path"])
 MASK_COLUMNS = ("path", "mask", "case_id", "group", "split")
 CHANNEL = re.compile(r"(.+)_(\d{4})$")
 """nnU-Net's name of a channel: CASE_0000."""
@@ -67,7 +68,7 @@ def read_layout(source: Source) -> Layout:
 
 def _table(source: Source) -> Layout:
     path = Path(str(source.labels))
-    read = read_table(path, replace(source, columns={**_mask_column(source, path), **(source.columns or {})}))
+    read = read_table(path, replace(source, columns=_columns(source, path)))
     frame = read.frame.rename(columns={"label": "mask"})
     root = Path(source.root) if source.root else path.parent
     for name in ("path", "mask"):
@@ -79,12 +80,23 @@ def _table(source: Source) -> Layout:
     return layout
 
 
-def _mask_column(source: Source, path: Path) -> dict[str, str | None]:
-    """The table's column of masks, which takes the place of a label; none where the table has no header."""
+def _columns(source: Source, path: Path) -> dict[str, str | None]:
+    """Our columns under the table's names; that of masks takes the place of a label.
+
+    Raises UserError for a header that has none of masks.
+    """
+    given = dict(source.columns or {})
+    if "label" in given:
+        return given
     content = artifacts.read_bytes(path, f"Name an existing CSV in sources[{source.name}].labels.")
     head = [cell.lower() for cell in delimited_rows(content, path).cells[0]]
     found = next((name for name in MASK_NAMES if name in head), None)
-    return {} if found in (None, "label") else {"label": found}
+    if found is None and {*PATH_NAMES, (given.get("path") or "path").lower()} & set(head):
+        raise UserError(
+            f"{path}: the header {','.join(head)} has no column 'mask'. Columns: {','.join(MASK_COLUMNS)}; "
+            f"sources[{source.name}].columns names others, and {{label: …}} in it that of the masks."
+        )
+    return given if found in (None, "label") else {**given, "label": found}
 
 
 def _below(root: Path, cell: str) -> str:
@@ -156,9 +168,14 @@ def _paired(images: Path, masks: Path, case_of: Callable[[Path], str]) -> Layout
     true: dict[str, list[str]] = {}
     for path in _files(masks):
         true.setdefault(case_stem(path), []).append(str(path))
-    both = sorted(found.keys() & true.keys())
+    parted = sorted(case for case, paths in found.items() if CHANNELS in "".join(paths))
+    both = sorted(found.keys() & true.keys() - set(parted))
+    if not both and not parted:
+        return Layout(_frame([]), problems=[f"{images}: {_no_pairs(images, masks, sorted(found), sorted(true))}"])
     rows = [{"path": CHANNELS.join(found[case]), "mask": true[case][0], "case_id": shown(case)} for case in both]
     layout = Layout(_frame(rows))
+    words = f"'{CHANNELS}', which parts the files of a case's channels: rename"
+    layout.problems += _listed(pd.Series(parted), f"path holds {words} it", f"paths hold {words} them")
     lacking, alone = pd.Series(sorted(found.keys() - true.keys())), pd.Series(sorted(true.keys() - found.keys()))
     layout.problems += _listed(lacking, f"image without a mask in {masks}", f"images without a mask in {masks}")
     layout.problems += _listed(alone, f"mask without an image in {images}", f"masks without an image in {images}")
@@ -167,9 +184,21 @@ def _paired(images: Path, masks: Path, case_of: Callable[[Path], str]) -> Layout
     if case_of is case_stem:
         several = pd.Series([case for case in both if len(found[case]) > 1])
         layout.problems += _listed(several, "stem has several images", "stems have several images")
-    if not rows:
-        layout.problems.append(f"no file of {images} has the stem of a file in {masks}")
     return layout
+
+
+def _no_pairs(images: Path, masks: Path, found: Sequence[str], true: Sequence[str]) -> str:
+    """Why no image has a mask: a folder is empty or holds folders, or names differ."""
+    table = "or name both files in a CSV of path,mask in labels"
+    for folder, stems in ((images, found), (masks, true)):
+        if not stems:
+            deeper = sorted(path.name for path in folder.iterdir() if path.is_dir())
+            holds = f"holds folders ({first_few(deeper)}), which are not read" if deeper else "holds no files"
+            return f"no image has a mask, since {folder} {holds}: put the files there, {table}"
+    return (
+        f"no image has a mask: the stems are {first_few(found, 3)} here and {first_few(true, 3)} in {masks}. Give each "
+        f"mask the name of its image, {table}"
+    )
 
 
 def _frame(rows: list[dict[str, str]]) -> pd.DataFrame:

@@ -331,7 +331,7 @@ def _mask_problems(frame: pd.DataFrame, facts: MaskFacts, params: DatasetParams)
         pd.Series(strange, dtype=object),
         f"mask holds values outside 0 to {top}{words}",
         f"masks hold values outside 0 to {top}{words}",
-        "; name all classes in class_names, or set ignore_label" + (NUMBERED if numbered else ""),
+        "; write class numbers, name all classes in class_names, or set ignore_label" + (NUMBERED if numbered else ""),
     )
     if facts.ignore_label is not None:
         blank = [{value for value, _ in counts} == {facts.ignore_label} for counts in frame["counts"]]
@@ -339,7 +339,7 @@ def _mask_problems(frame: pd.DataFrame, facts: MaskFacts, params: DatasetParams)
         yield from listed(
             frame["case_id"][blank], f"mask holds {words}", f"masks hold {words}", "; leave these cases out"
         )
-    if not (frame["label"] == 1).any():
+    if len(frame) and not (frame["label"] == 1).any():
         yield f"no mask holds the positive class ({_positive_name(facts)})"
     if params.patch_size is not None and len(params.patch_size) != facts.dims:
         numbers = len(params.patch_size)

@@ -12,8 +12,9 @@ from stage1_pro.core.commands import spoken
 from stage1_pro.core.errors import counted
 from stage1_pro.core.monitor.days import awaited, open_days
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, Stream, day_text, time_text
-from stage1_pro.core.monitor.watching import SCORES, overdue_words, standing, unlabelled
+from stage1_pro.core.monitor.watching import unlabelled
 from stage1_pro.core.monitor.wealth import BROKEN, remaining
+from stage1_pro.core.monitor.words import SCORES, overdue_words, standing
 from stage1_pro.core.report.common.cells import DIGEST_SHOWN, Cell, MeasureRow, percent, thousands
 from stage1_pro.core.report.common.sides import Chart, draw_charts
 from stage1_pro.core.report.common.template import fill
@@ -109,8 +110,8 @@ def _since_alarm(monitor: Monitor, stream: Stream) -> tuple[int, int] | None:
     """
     if stream.alarm is None:
         return None
-    rows = [row for day in monitor.days if day["day"] <= day_text(stream.alarm.day)
-            for row in day["streams"] if row["name"] == stream.name]  # fmt: skip
+    before = [day for day in monitor.days if day["day"] <= day_text(stream.alarm.day)]
+    rows = [row for day in before for row in day["streams"] if row["name"] == stream.name]
     last, then = standing(monitor, stream.name), rows[-1]
     missed, seen = (last[name] - then[name] for name in ("misses", "exited_positives"))
     return (missed, seen) if seen else None

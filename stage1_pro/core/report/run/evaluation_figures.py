@@ -15,7 +15,7 @@ from stage1_pro.core.metrics.binomial import fnr_interval
 from stage1_pro.core.metrics.calibration import ReliabilityBins, reliability_bins
 from stage1_pro.core.metrics.exits import count_exits, fnr_coverage_curve
 from stage1_pro.core.metrics.selective import risk_coverage_curve
-from stage1_pro.core.policies.verification import in_expectation
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.report.common import style
 from stage1_pro.core.report.run.evidence import Evidence
 

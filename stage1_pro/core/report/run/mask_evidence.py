@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.console import say
 from stage1_pro.core.data.run_cases import own_cases
+from stage1_pro.core.errors import counted
 from stage1_pro.core.inference.masks import MaskPredictor, mask_scorer
-from stage1_pro.core.metrics.arrays import FloatArray
+from stage1_pro.core.metrics.arrays import FloatArray, ratio
 from stage1_pro.core.metrics.masks import MaskSums, components, hd95
 from stage1_pro.core.models.mask_rows import answered, case_row
 from stage1_pro.core.policies.base import ExitDecisions
@@ -23,6 +25,10 @@ from stage1_pro.core.seeds import rng_of
 FOLDER = "cases"
 OVERLAYS = ("best", "median", "worst", "missed", "deferred")
 """The cases that are drawn: by Dice, the worst of the exits that are missed, and the worst that defers."""
+
+
+LEAST_CLASS_DICE = 0.1
+"""Mean Dice of a class below which it is as good as never drawn."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +45,7 @@ class Overlay:
 class MaskEvidence:
     """N test cases. class_names: of the foreground; dice: (N, F), NaN where undefined; case_dice, confidence (SDC):
     (N,); true, predicted: (N,) volumes of the positive class; unit: of volumes; overlays: what is drawn; sheets: of
-    pictures."""
+    pictures; notices: what must not be overlooked."""
 
     class_names: tuple[str, ...]
     dice: FloatArray
@@ -50,6 +56,7 @@ class MaskEvidence:
     unit: str
     overlays: list[Overlay]
     sheets: list[Sheet]
+    notices: list[str]
 
 
 def mask_evidence(
@@ -90,6 +97,9 @@ def mask_evidence(
     sums = MaskSums.of_rows(np.stack(found))
     voxel = np.array([np.prod(spacing) for spacing in frame["spacing"]], dtype=np.float64)
     _write(run, scores, decisions, sums, rows, voxel, names)
+    notices = hardly_drawn(sums, names, run.splits.positive_class)
+    for notice in notices:
+        say(f"warning: {notice}")
     return MaskEvidence(
         class_names=names,
         dice=sums.dice(),
@@ -100,7 +110,21 @@ def mask_evidence(
         unit="pixels" if predictor.model.spec.preprocessing.dims == 2 else "mm³",
         overlays=[overlays[title] for title in OVERLAYS if title in overlays],
         sheets=[sheet.sheet(pictures) for sheet in sheets],
+        notices=notices,
     )
+
+
+def hardly_drawn(sums: MaskSums, names: Sequence[str], positive: str) -> list[str]:
+    """What is said of classes that the masks as good as never hold. names: of the F foreground classes; positive: what
+    the promise is about, which may be kept without them."""
+    held = sums.true > 0
+    means = ratio(np.where(held, np.nan_to_num(sums.dice()), 0).sum(axis=0), held.sum(axis=0))
+    return [
+        f"class '{name}' is hardly drawn: mean Dice {mean:.2f} over {counted(int(number), 'test case')} with it. The "
+        f"promise is about '{positive}', and does not notice"
+        for name, mean, number in zip(names, means, held.sum(axis=0), strict=True)
+        if mean < LEAST_CLASS_DICE and len(names) > 1
+    ]
 
 
 def _chosen(scores: Scores, decisions: ExitDecisions) -> dict[str, int]:

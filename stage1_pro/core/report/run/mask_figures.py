@@ -2,13 +2,14 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from stage1_pro.core.report.common import style
 from stage1_pro.core.report.run.evidence import Evidence
 
-COLUMNS, ROW = 3, 1.6
-"""Cases side by side, and the height of a row of them in inches."""
+COLUMNS, ROW, LEGEND = 3, 1.6, 0.3
+"""Cases side by side, and the height of a row of them and of the legend in inches."""
 
 
 def has_masks(evidence: Evidence) -> bool:
@@ -20,7 +21,7 @@ def draw_overlays(figure: Figure, evidence: Evidence) -> None:
     assert evidence.masks is not None
     overlays = evidence.masks.overlays
     rows = -(-len(overlays) // COLUMNS)
-    figure.set_figheight(rows * ROW)
+    figure.set_figheight(rows * ROW + LEGEND)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes, overlay in zip(grid, overlays, strict=False):
         axes.imshow(overlay.image, cmap="gray", interpolation="nearest", extent=_extent(overlay.truth))
@@ -34,6 +35,11 @@ def draw_overlays(figure: Figure, evidence: Evidence) -> None:
         axes.set_title(overlay.title, fontsize=9)
     for axes in grid:
         axes.set_axis_off()
+    lines = [
+        Line2D([], [], color=style.GREEN, label="true"),
+        Line2D([], [], color=style.PINK, ls="--", label="predicted"),
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=2)
 
 
 def _extent(codes: np.ndarray) -> tuple[float, float, float, float]:

@@ -10,7 +10,7 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.policies.base import ExitDecisions
-from stage1_pro.core.policies.verification import in_expectation
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.policies.words import exit_rule_words
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.report.common.cells import short

@@ -10,8 +10,8 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.commands import spoken
 from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.incremental.state import STATE, read_state
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.policies.registry import policy_from_artifact
-from stage1_pro.core.policies.verification import in_expectation
 from stage1_pro.core.policies.words import PREVALENCE, end_words, exit_rule_words, margin_words, weight_words
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.report.common.template import fill
@@ -59,7 +59,8 @@ def write_report(
         decisions = policy_from_artifact(run.policy_row.name, policy).decide(scores)
         rng = rng_of(run.config.seed, "pictures")
         sheets = picture_sheets(scores, decisions, paths, run.splits.class_names, rng)
-    artifacts.write_bytes(run.report_path, page(run, policy, evaluation, charts, sheets).encode())
+    notices = evidence.masks.notices if evidence.masks is not None else []
+    artifacts.write_bytes(run.report_path, page(run, policy, evaluation, charts, sheets, notices).encode())
 
 
 def drawn(folder: Path, chart: "Chart", evidence: "Evidence") -> str:
@@ -77,8 +78,10 @@ def page(
     evaluation: dict[str, Any],
     charts: list[tuple["Chart", str]],
     sheets: Sequence["Sheet"] = (),
+    notices: Sequence[str] = (),
 ) -> str:
-    """The HTML of the report. charts: (row of the table of figures, its SVG element); sheets: of pictures."""
+    """The HTML of the report. charts: (row of the table of figures, its SVG element); sheets: of pictures; notices:
+    what must not be overlooked."""
     from markupsafe import Markup
 
     return fill(
@@ -99,6 +102,7 @@ def page(
         prevalence=PREVALENCE,
         prices=(run.config.false_alarm_price, run.config.miss_price),
         sheets=sheets,
+        notices=notices,
         most=EACH,
         idle=run.config.without_effect,
         stages=read_state(run.path) if (run.path / STATE).exists() else None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.models.licenses import UNKNOWN, derivative_notice
-from stage1_pro.core.policies.verification import in_expectation
+from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.report.common.cells import UNDEFINED, Form, gain, number, percent, percent_up, short
 

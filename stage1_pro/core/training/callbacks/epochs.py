@@ -10,39 +10,41 @@ import torch
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.data.batches import Batch
+from stage1_pro.core.devices import Moment
 
 DATA_WAIT_WARNING = 0.3
 
 
 class Throughput(pl.Callback):
-    """Logs what an epoch cost: images per second of the training steps on all devices, the share of time spent waiting
-    for data, the seconds of the whole epoch, validation and what came between it and the last one included, and the
-    largest memory so far."""
+    """Logs what an epoch cost: images per second of the training steps on all devices, the share of their time in which
+    the device had nothing to do until the next batch came, the seconds of the whole epoch, validation and what came
+    between it and the last one included, and the largest memory so far."""
 
     ended: float | None = None
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        self.started = self.step_ended = time.perf_counter()
-        self.images, self.waited = 0, 0.0
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = self.step_ended = Moment(module.device)
+        self.images, self.waits = 0, list[tuple[Moment, Moment]]()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, *_: Any) -> None:
-        self.waited += time.perf_counter() - self.step_ended
+        self.waits.append((self.step_ended, Moment(module.device)))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         self.images += len(batch.labels) * trainer.world_size
-        self.step_ended = time.perf_counter()
+        self.step_ended = Moment(module.device)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        elapsed = max(1e-9, self.step_ended - self.started)
-        self.figures = {"images_per_second": self.images / elapsed, "data_wait_share": self.waited / elapsed}
+        elapsed = max(1e-9, self.step_ended.seconds_since(self.started))
+        waited = sum(came.seconds_since(ended) for ended, came in self.waits)
+        self.figures = {"images_per_second": self.images / elapsed, "data_wait_share": waited / elapsed}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         last, self.ended = self.ended, time.perf_counter()
-        whole = {"epoch_seconds": self.ended - (self.started if last is None else last)}
+        whole = {"epoch_seconds": self.ended - (self.started.clock if last is None else last)}
         module.log_dict(self.figures | whole | peak_memory(module.device), rank_zero_only=True)
         # cached features have no workers to add, and a step of heads alone is shorter than any wait
         if self.figures["data_wait_share"] > DATA_WAIT_WARNING and not getattr(module, "from_features", False):

@@ -18,7 +18,7 @@ from stage1_pro.core.devices import gather
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.losses.cross_entropy import ClassLoss, balanced_weights
 from stage1_pro.core.metrics.arrays import IntArray
-from stage1_pro.core.metrics.monitoring import epoch_metrics
+from stage1_pro.core.metrics.epochs import epoch_metrics
 from stage1_pro.core.models.parameters import trainable
 from stage1_pro.core.models.stage1 import Outputs
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine

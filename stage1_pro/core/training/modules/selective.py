@@ -12,7 +12,7 @@ from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.losses.conformal import ConformalRiskLoss
 from stage1_pro.core.losses.selective import SelectiveLoss, SelectiveSettings
 from stage1_pro.core.metrics.arrays import IntArray
-from stage1_pro.core.metrics.monitoring import gate_metrics
+from stage1_pro.core.metrics.epochs import gate_metrics
 from stage1_pro.core.models.stage1 import Outputs, Stage1Model
 from stage1_pro.core.training.crossfit import GateTargets
 from stage1_pro.core.training.modules.base import Stage1Module

@@ -1,11 +1,10 @@
-"""The figures of metrics.csv: what one epoch's validation logits say. Monitoring only; nothing is certified by it."""
+"""The figures of metrics.csv: what the validation logits of one epoch say. Nothing is certified by them."""
 
 import numpy as np
 from scipy.special import expit, softmax
-from scipy.stats import rankdata
 
-from stage1_pro.core.metrics.arrays import FloatArray, IntArray
-from stage1_pro.core.metrics.selective import augrc
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray, ratio
+from stage1_pro.core.metrics.selective import augrc, auroc, spearman
 from stage1_pro.core.metrics.summary import selective_summary
 
 
@@ -54,21 +53,5 @@ def gate_metrics(logits: FloatArray, labels: IntArray, gate_logit: FloatArray) -
     }
 
 
-def auroc(scores: FloatArray, event: np.ndarray) -> float:
-    """P(a case of the event scores above one without), ties half; NaN where one side is empty."""
-    inside, outside = np.count_nonzero(event), np.count_nonzero(~event)
-    if not inside or not outside:
-        return float("nan")
-    return float((rankdata(scores)[event].sum() - inside * (inside + 1) / 2) / (inside * outside))
-
-
-def spearman(first: FloatArray, second: FloatArray) -> float:
-    """Rank correlation; NaN where either is constant."""
-    ranks = rankdata(first), rankdata(second)
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> float:
-    return np.count_nonzero(part) / np.count_nonzero(whole) if whole.any() else float("nan")
+def _share(part: BoolArray, whole: BoolArray) -> float:
+    return float(ratio(np.count_nonzero(part), np.count_nonzero(whole)))
