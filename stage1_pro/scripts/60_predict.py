@@ -105,7 +105,7 @@ def main(args: Args) -> None:
         task = contents.task
         masks = masks_beside(out, args.overwrite) if task.has_masks else None
         for written in (out.path if out.regular else None, masks):
-            demand_outside(contents, written, "--out")
+            demand_outside(contents.path, written, "--out")
         images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
         views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups

@@ -50,7 +50,7 @@ def main(args: Args) -> None:
     import time
     from pathlib import Path
 
-    from stage1_pro.core.bundle.contents import demand_images, demand_outside, verify_bundle
+    from stage1_pro.core.bundle.contents import demand_images, verify_bundle
     from stage1_pro.core.errors import raise_problems
     from stage1_pro.core.monitor.opening import salt_of
     from stage1_pro.core.monitor.state import seconds
@@ -61,7 +61,6 @@ def main(args: Args) -> None:
     raise_problems("these options do not go together:", problems(args), "See --help.")
     contents = verify_bundle(args.bundle)
     demand_images(contents)
-    demand_outside(contents, args.out, "--out")
     if args.out is None:
         for line in plan_lines(contents, args.audit_share):
             console.say(line)

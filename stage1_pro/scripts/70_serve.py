@@ -73,7 +73,7 @@ def main(args: Args) -> None:
     if args.require_signature:
         demand_signed(args.bundle, args.require_signature, "--require_signature")
     contents = verify_bundle(args.bundle)
-    demand_outside(contents, args.log, "--log")
+    demand_outside(contents.path, args.log, "--log")
     watch = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ, args.audit)
     taken_on = limits(
         contents.manifest.get("forward_batch"),

@@ -112,7 +112,6 @@ def test_nothing_is_written_into_the_bundle(bundle, images, monkeypatch):
     monkeypatch.chdir(bundle)
     for words in (["60_predict", ".", path], ["60_predict", ".", path, "--out", "new/d.csv"]):
         refused(call(*words), inside)
-    refused(call("65_monitor", bundle, "--out", bundle / "watch"), inside)
     verify_bundle(bundle)
 
 

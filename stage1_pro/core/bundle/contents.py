@@ -111,13 +111,12 @@ def demand_images(contents: BundleContents) -> None:
         )
 
 
-def demand_outside(contents: BundleContents, place: str | Path | None, option: str) -> None:
-    """Raise UserError for a place within the bundle that something is to be written to: its set of files is closed, so
-    that one more would make it no bundle. None: nothing is written."""
-    if place is not None and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(contents.path)):
+def demand_outside(bundle: Path, place: str | Path | None, option: str) -> None:
+    """Raise UserError for a place within the bundle that something is to be written to: with one file more it would be
+    no bundle. None: nothing is written."""
+    if place is not None and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(bundle)):
         raise UserError(
-            f"{option} {place} lies in the bundle {contents.path}, which one file more would break. Name a place "
-            "outside of it."
+            f"{option} {place} lies in the bundle {bundle}, whose set of files is closed. Name a place outside of it."
         )
 
 

@@ -62,7 +62,7 @@ def decide_table(
     bundle = {entry.name: entry.read_bytes() for entry in sorted(contents.path.iterdir())}
     base = os.getcwd()
     work = Work(bundle, table, out, rows_per_part, base, device, threads_each(), workers, more, record)
-    demand_outside(contents, out.local, "OUTDIR")
+    demand_outside(contents.path, out.local, "OUTDIR")
     out.make()
     demand_no_strays(out)
     parts = -(-len(table) // rows_per_part)
