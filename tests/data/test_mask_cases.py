@@ -139,6 +139,10 @@ def test_why_no_image_has_a_mask(what: str, folder: Path) -> None:
     assert "the positive class" not in text
 
 
+def test_without_sources_the_advice_is_for_masks(folder: Path) -> None:
+    assert "where FOLDER holds images/ and masks/ of equal stems" in refusal(folder, sources=[])
+
+
 def test_a_table_without_masks_and_one_that_calls_them_otherwise(folder: Path) -> None:
     table, plain = folder / "cases.csv", cases_in(folder)
     rows = [f"images/{i:03}.png,masks/{i:03}.png" for i in range(COUNT)]

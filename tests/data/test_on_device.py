@@ -10,8 +10,8 @@ import torch
 from PIL import Image, JpegImagePlugin
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
+from stage1_pro.core.data.augmentation import drawn
 from stage1_pro.core.data.batches import Draw, EpochSampler, make_loader
-from stage1_pro.core.data.chances import drawn
 from stage1_pro.core.data.datasets import finish_of, image_dataset
 from stage1_pro.core.data.decoding import PlainJpeg, decode, undecoded
 from stage1_pro.core.data.image_files import BadImage
@@ -66,6 +66,8 @@ def test_an_input_does_not_depend_on_its_batch(monkeypatch):
     contents = list(files())
     together = inputs(contents)
     assert torch.equal(torch.cat([inputs([content]) for content in contents]), together)
+    monkeypatch.setattr("stage1_pro.core.data.on_device.RESIZED_AT_ONCE", 200_000)  # two of the pictures
+    assert torch.equal(inputs(contents), together)
     monkeypatch.setattr("stage1_pro.core.data.on_device.DECODED_AT_ONCE", 10_000)
     assert torch.equal(inputs(contents), together)
 

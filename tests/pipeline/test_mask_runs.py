@@ -100,6 +100,22 @@ def test_an_untrained_network_that_passes_a_lax_rule_gets_no_policy(
     assert not (run / "thresholds.json").exists()
 
 
+def test_a_network_that_draws_nothing_is_told_of_whatever_its_val_dice(tmp_path: Path) -> None:
+    root, rng = write_cases(tmp_path / "unseen", 60, empty=40), np.random.default_rng(0)
+    for file in sorted((root / "images").iterdir()):  # nothing to be seen of the discs
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(file)
+    made = settings(root, **RATIOS) | {"epochs": 12, "lr_head": 1e-2, "segmentation_params": {"dice_weight": 0.0}}
+    for monitor, mend in (("val_dice", "set checkpoint_by: val_loss, or train longer"), ("val_loss", "Train longer")):
+        config, run = tmp_path / f"{monitor}.yaml", tmp_path / monitor
+        config.write_text(yaml.safe_dump(made | {"checkpoint_by": monitor}))
+        done("00_make_splits", "--config", config, "--run", run)
+        said = done("20_train", "--config", config, "--run", run).out
+        assert pd.read_csv(run / "metrics.csv")["val_dice"].max() > 0.6
+        assert re.search(
+            rf"warning: 'disc' is hardly drawn: mean Dice 0.00 over the \d cases of val_select.* {mend}\n", said
+        )
+
+
 def test_the_report_shows_cases_and_the_table_holds_them_all(exported: Path) -> None:
     cases, scores = (
         pd.read_csv(exported / "cases" / "val_test.csv", dtype={"case_id": str}),
@@ -290,6 +306,7 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, mon
     from stage1_pro import Stage1Predictor
     from stage1_pro.core.errors import UserError
 
+    assert "pipeline_tag: image-segmentation\n" in (exported / "bundle" / "README.md").read_text()
     with pytest.raises(UserError, match=r"its answers are masks, which only 60_predict\.py takes"):
         Stage1Predictor.load(exported / "bundle", device="cpu")
     for script in ("65_monitor", "70_serve"):
@@ -301,6 +318,10 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, mon
     assert refused.status == 2
     assert f"{exported / 'bundle'}: its answers are masks, which only 60_predict.py takes. Decide" in refused.err
     assert not (tmp_path / "out").exists()
+    monkeypatch.setitem(extras.EXTRAS, "mlflow", ())
+    register = ["--register", "discs", "--tracking_uri", f"sqlite:///{tmp_path}/m.db"]
+    refused = call("50_export_bundle", "--verify", exported / "bundle", *register)
+    assert (refused.status, "answers with masks, and a registered model decides single" in refused.err) == (2, True)
     audited = call("60_predict", exported / "bundle", exported, "--audit_share", "0.5", "--out", exported / "d.csv")
     assert audited.status == 2
     verified = done("50_export_bundle", "--verify", exported / "bundle")

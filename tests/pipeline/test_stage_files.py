@@ -83,6 +83,11 @@ def cut(name: str) -> Callable[[Path], object]:
 BROKEN = {
     "state.json lost": (lost("state.json"), "state.json does not exist", True),
     "state.json cut": (cut("state.json"), "not a whole JSON file", True),
+    "config.json lost": (
+        lost("config.json"),
+        "config.json is gone, and training had begun (there is state.json)",
+        False,
+    ),
     "last.ckpt lost": (
         lost("checkpoints/last.ckpt"),
         "last.ckpt is gone, and by state.json the training is in stage 2",

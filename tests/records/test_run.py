@@ -126,6 +126,10 @@ def test_a_run_is_never_overwritten() -> None:
         "runs/a already holds a run, and runs are never overwritten. Choose another --run."
     )
     assert "has been trained already" in refused(run.demand_untrained)
+    run.config_path.rename("config.json")
+    for look in (run.demand_untrained, lambda: Run.open("runs/a").config):
+        assert "runs/a/config.json is gone, and training had begun (there is model_best.pth)" in refused(look)
+    Path("config.json").rename(run.config_path)
     (run.path / "config.json").unlink()
     assert "awaits its training, and runs are never overwritten. Go on with 20_train.py --run runs/a and" in refused(
         lambda: Run.demand_new("runs/a")

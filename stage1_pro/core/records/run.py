@@ -22,6 +22,9 @@ from stage1_pro.core.records.scores import Scores, read_scores
 from stage1_pro.core.records.splits import Splits, read_splits
 from stage1_pro.core.records.weights import WEIGHED, Weights, read_weights
 
+TRACES = ("state.json", "metrics.csv", "checkpoints", "model_best.pth")
+"""What training leaves in a run, after config.json."""
+
 
 class Run(RunPaths):
     """A run directory on disk. `create` begins one, `open` takes one up; what it holds is read once.
@@ -90,6 +93,7 @@ class Run(RunPaths):
     @cached_property
     def config(self) -> Stage1ProConfig:
         if not self.config_path.exists():
+            self._demand_no_trace()
             raise UserError(f"{self.path} is not trained yet. Run 20_train.py --run {self.path} first.")
         settings = artifacts.read_json(self.config_path, "config")
         if settings["phase"] > 1 and settings.get("gate_refit", True):
@@ -137,6 +141,16 @@ class Run(RunPaths):
             raise UserError(
                 f"{self.path} has been trained already, and runs are never overwritten. "
                 f"Continue it with --resume {self.path}, or choose another --run."
+            )
+        self._demand_no_trace()
+
+    def _demand_no_trace(self) -> None:
+        """Raise UserError where training has begun, and config.json was lost: begun anew it would overwrite the run."""
+        begun = [name for name in TRACES if (self.path / name).exists()]
+        if begun:
+            raise UserError(
+                f"{self.config_path} is gone, and training had begun (there is {begun[0]}). Restore config.json, or "
+                "begin a new run."
             )
 
     def begin_training(self, config: Stage1ProConfig, model_facts: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.image_files import BadImage, read_file
 from stage1_pro.core.data.masks.datamodule import MaskDataModule
@@ -20,6 +21,7 @@ from stage1_pro.core.models.licenses import RANDOM, demanded_license
 from stage1_pro.core.models.mask_networks import MaskSpec, encoder_of, named_network
 from stage1_pro.core.models.segmenter import MaskModel, load_mask_model, save_mask_model
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.seeds import rng_of
 from stage1_pro.core.training.fit import load_best
@@ -30,6 +32,8 @@ CT_CASES = 50
 CT_VOXELS = 10_000
 """Foreground voxels drawn from each of them."""
 TOO_FINE = "Set a coarser target_spacing, or mend the headers of these volumes."
+LEAST_DICE = 0.1
+"""Mean Dice of the positive class below which it is as good as never drawn."""
 CLIPPED = (0.5, 99.5)
 """Percentiles of the foreground that CT is clipped to, as nnU-Net does."""
 
@@ -134,3 +138,28 @@ def conclude(run: Run, config: Stage1ProConfig, model: MaskModel, cases: CaseTab
     load_best(run, model)
     save_mask_model(model, run.model_path)
     write_scores(run, cases, ("val_select", "val_calib"))
+    warning = nothing_drawn(run.scores("val_select"), config, run.splits.positive_class)
+    if warning:
+        say(f"warning: {warning}")
+
+
+def nothing_drawn(select: Scores, config: Stage1ProConfig, positive: str) -> str:
+    """What is to say where the weights that were kept hardly ever draw the positive class; "" where they do.
+
+    A case without any class has a Dice of 1 where nothing is drawn, so that the best val_dice of mostly such cases may
+    be that of a network that never draws.
+    """
+    assert select.masks is not None
+    held = select.labels == 1
+    dice = float(np.nan_to_num(select.masks.positive_dice[held]).mean()) if held.any() else 1.0
+    if dice >= LEAST_DICE:
+        return ""
+    empty = int((~held).sum())
+    mend = "Train longer"
+    if empty and config.monitor != "val_loss":
+        mend = (
+            f"Where nothing is drawn the other {counted(empty, 'case')} count as right, which {config.monitor} "
+            "rewards: set checkpoint_by: val_loss, or train longer"
+        )
+    of = counted(int(held.sum()), "case")
+    return f"'{positive}' is hardly drawn: mean Dice {dice:.2f} over the {of} of val_select with it. {mend}"

@@ -90,7 +90,11 @@ def masked_cases(config: Stage1ProConfig, *, decode: bool) -> CaseTable:
     """
     params = config.dataset_params
     if not params.sources:
-        raise UserError("dataset_params.sources is empty: name at least one {name, root} or {name, labels}.")
+        raise UserError(
+            "dataset_params.sources is empty. Name your data in a YAML file, and that file with --config: "
+            "dataset_params: {sources: [{root: FOLDER}]}, where FOLDER holds images/ and masks/ of equal stems; "
+            "labels: TABLE in place of root names a CSV of path,mask."
+        )
     layouts = [read_layout(source) for source in params.sources]
     frame, problems = _pooled(layouts, params), [text for layout in layouts for text in layout.problems]
     if frame.empty:
