@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stage1_pro.core.errors import UserError, raise_problems
 from stage1_pro.core.schemas import schema_problems
@@ -116,11 +116,18 @@ def read_bytes(path: Path, mend: str = "") -> bytes:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Temporary file in the same directory, fsync, rename: a reader never sees half a file."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """The same of what is written to the file within the block, piece by piece."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with naming(path):
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())  # a rename may reach the disk before the content does
             os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files

@@ -1,6 +1,7 @@
 """Rates, groups and the moving average, against plain loops."""
 
 import math
+import resource
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.devices import Moment
+from stage1_pro.core.models.stage1 import read_tensors, write_tensors
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.training.callbacks.checkpoints import RunCheckpoint
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
@@ -228,3 +230,18 @@ def test_a_deterministic_training_asks_torch_for_repeatable_kernels(monkeypatch)
         torch.use_deterministic_algorithms(False)
     demand_trainer(Stage1ProConfig())
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_checkpoint_that_does_not_fit_keeps_the_one_before(tmp_path):
+    path = tmp_path / "last.ckpt"
+    write_tensors(path, {"tensor": torch.zeros(8)})
+    small, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as refused:
+            write_tensors(path, {"tensor": torch.ones(1 << 20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (small, hard))
+    assert refused.value.filename == str(path)
+    assert read_tensors(path)["tensor"].tolist() == [0] * 8
+    assert list(tmp_path.iterdir()) == [path]

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from stage1_pro.core import artifacts
 from stage1_pro.core.config.sections import MissRule, SegmentationParams
 from stage1_pro.core.data.masks.batches import network_size
 from stage1_pro.core.data.masks.inputs import MaskPreprocessing
 from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.models.mask_networks import MaskSpec, demand_monai
-from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
+from stage1_pro.core.models.stage1 import read_tensors, write_tensors
 
 FORMAT = 1
 TASK = "segmentation"
@@ -192,7 +191,7 @@ def save_mask_model(model: MaskModel, path: Path) -> None:
     }
     # pickle writes an object that it has met as a reference: strings of one parse are as often the same for any model
     content = json.loads(json.dumps(plain))
-    artifacts.write_bytes(path, dump_tensors({**content, "state_dict": tensors}))
+    write_tensors(path, {**content, "state_dict": tensors})
 
 
 def load_mask_model(path: Path) -> MaskModel:

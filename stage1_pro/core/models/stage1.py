@@ -146,7 +146,7 @@ def save_model(model: Stage1Model, path: Path) -> None:
         **({} if model.heads is None else {"heads": ["cls", "gate", "aux"], "members": model.heads.members}),
         "state_dict": {name: _plain(tensor) for name, tensor in model.state_dict().items()},
     }
-    artifacts.write_bytes(path, dump_tensors(content))
+    write_tensors(path, content)
 
 
 def load_model(path: Path) -> Stage1Model:
@@ -170,10 +170,14 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def dump_tensors(content: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()  # a path would put its own name into the archive
-    torch.save(_interned(content), buffer)
-    return buffer.getvalue()
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values for `read_tensors`, as `artifacts.writing` does, without a copy in memory."""
+    with artifacts.writing(path) as file:  # given a path, torch would put its name into the archive
+        try:
+            torch.save(_interned(content), file)
+        except RuntimeError as error:
+            # in the place of the file's own error, say of a full disk
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _interned(value: Any) -> Any:

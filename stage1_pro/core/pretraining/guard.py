@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from stage1_pro.core import artifacts
 from stage1_pro.core.console import say
 from stage1_pro.core.data.batches import Batch
-from stage1_pro.core.models.stage1 import dump_tensors
+from stage1_pro.core.models.stage1 import write_tensors
 from stage1_pro.core.pretraining.module import ExploraModule
 from stage1_pro.core.pretraining.probe import Probe
 
@@ -69,7 +69,7 @@ class Guard(pl.Callback):
         if probe["feature_std"] and probe["knn"] > max((row["knn"] for row in self.rows[1:]), default=-1.0):
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.adapted.items()}
             if trainer.is_global_zero:
-                artifacts.write_bytes(best_path(self.folder), dump_tensors({"step": row["step"], "tensors": tensors}))
+                write_tensors(best_path(self.folder), {"step": row["step"], "tensors": tensors})
         if not math.isfinite(figures.get("train_loss", math.nan)):
             trainer.should_stop = True
         self.ended = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs

@@ -9,10 +9,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from stage1_pro.core import artifacts
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError, counted
-from stage1_pro.core.models.stage1 import dump_tensors, read_tensors
+from stage1_pro.core.models.stage1 import read_tensors, write_tensors
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.training.modules.base import Stage1Module
 
@@ -33,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         if Path(path).stem != LAST:
             checkpoint = {**checkpoint, "optimizer_states": []}
-        artifacts.write_bytes(Path(path), dump_tensors(checkpoint))
+        write_tensors(Path(path), checkpoint)
 
 
 class RunCheckpoint(ModelCheckpoint):
