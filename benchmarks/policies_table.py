@@ -1,5 +1,6 @@
 """From the lines of the study of policies to its table, losers included."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,23 @@ CELL = ["recipe", "arm", "positive", "target"]
 BASE = "softmax"
 MARKERS = "<!-- policies table: begin -->", "<!-- policies table: end -->"
 TITLES = (
-    *("recipe", "features", "class", "target", "policy", "right exits", "gain over softmax", "utility", "coverage"),
-    *("FPR on exits", "accuracy", "FNR on exits", "above target", "none"),
+    "recipe",
+    "features",
+    "class",
+    "target",
+    "policy",
+    "right exits",
+    "gain over softmax",
+    "utility",
+    "coverage",
+    "FPR on exits",
+    "accuracy",
+    "FNR on exits",
+    "above target",
+    "none",
 )
+MEANS = {"right exits": "right_exits", "utility": "utility", "coverage": "coverage", "FPR on exits": "fpr"}
+"""Columns of the table of means, and of the study's lines."""
 
 
 def write_table(lines: Path, page: Path) -> str:
@@ -24,13 +39,30 @@ def write_table(lines: Path, page: Path) -> str:
         for column, policy in group.groupby("column", sort=False)
         if len(base)
     ]
-    written = [f"| {' | '.join(row)} |" for row in (TITLES, ("---",) * len(TITLES), *rows)]
-    table = "\n".join(written)
+    means = list(_means(frame))
+    table = (
+        f"Means over the cells, in each of which the runs are averaged first:\n\n{_markdown(means)}\n\n"
+        f"<details><summary>Every cell</summary>\n\n{_markdown([TITLES, *rows])}\n\n</details>"
+    )
     before, after = "", ""
     if page.exists() and all(marker in (text := page.read_text()) for marker in MARKERS):
         before, after = text.split(MARKERS[0])[0], text.split(MARKERS[1])[1].lstrip("\n")
     page.write_text(f"{before}{MARKERS[0]}\n\n{table}\n\n{MARKERS[1]}\n{after}")
     return table
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> str:
+    """rows: the titles first."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ("---",) * len(rows[0]), *rows[1:]))
+
+
+def _means(frame: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """Titles, then one row a policy."""
+    yield "policy", *MEANS, "none"
+    cells = frame.groupby([*CELL, "column"], sort=False)[list(MEANS.values())].mean()
+    for column, own in cells.groupby("column", sort=False):
+        runs = frame.loc[frame["column"] == column, "coverage"]
+        yield str(column), *(f"{value:.3f}" for value in own.mean()), f"{int((runs == 0).sum())} of {len(runs)}"
 
 
 def _row(cell: tuple, column: str, policy: pd.DataFrame, base: pd.DataFrame) -> tuple[str, ...]:

@@ -95,8 +95,9 @@ def from_audit(args: Args) -> None:
     from stage1_pro.core.bundle.contents import verify_bundle
     from stage1_pro.core.errors import raise_problems
     from stage1_pro.core.monitor.files import read_monitor
-    from stage1_pro.core.monitor.opening import salt_of, seconds
-    from stage1_pro.core.monitor.watching import first_reading
+    from stage1_pro.core.monitor.opening import salt_of
+    from stage1_pro.core.monitor.state import seconds
+    from stage1_pro.core.monitor.words import first_reading
     from stage1_pro.core.records.paths import unused
     from stage1_pro.core.sites.cases import new_place, read_site
     from stage1_pro.core.sites.from_audit import Request, audited_site, record_attempt

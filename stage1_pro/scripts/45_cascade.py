@@ -42,7 +42,8 @@ def main(args: Args) -> None:
     import sys
     from pathlib import Path
 
-    from stage1_pro.core.cascade.economy import Bench, price_run
+    from stage1_pro.core.cascade.bench import Bench
+    from stage1_pro.core.cascade.economy import price_run
     from stage1_pro.core.cascade.options import options_of
     from stage1_pro.core.commands import spoken
     from stage1_pro.core.evaluation import trusted_policy

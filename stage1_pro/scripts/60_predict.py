@@ -79,7 +79,7 @@ def main(args: Args) -> None:
     from functools import partial
     from pathlib import Path
 
-    from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.contents import demand_outside, verify_bundle
     from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.data.image_files import shown
     from stage1_pro.core.data.store import cache_folder
@@ -104,6 +104,8 @@ def main(args: Args) -> None:
         contents = verify_bundle(args.bundle)
         task = contents.task
         masks = masks_beside(out, args.overwrite) if task.has_masks else None
+        for written in (out.path if out.regular else None, masks):
+            demand_outside(contents.path, written, "--out")
         images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
         views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
@@ -136,7 +138,7 @@ def columns(args: Args, contents: "BundleContents", ids: Sequence[str], groups: 
     import os
 
     from stage1_pro.core.monitor.columns import columns_of
-    from stage1_pro.core.monitor.opening import deployed_by
+    from stage1_pro.core.monitor.deployed import deployed_by
 
     found = deployed_by(args, contents, os.environ, groups)
     return None if found is None else columns_of(found[0], ids, groups, found[1])

@@ -74,7 +74,7 @@ def main(args: Args) -> None:
     from stage1_pro.core.cluster.table import open_table
     from stage1_pro.core.inference.closing import closing_lines
     from stage1_pro.core.monitor.columns import columns_of_rows
-    from stage1_pro.core.monitor.opening import deployed_by
+    from stage1_pro.core.monitor.deployed import deployed_by
 
     if args.require_signature:  # before a byte of it is parsed
         demand_signed(args.bundle, args.require_signature, "--require_signature")

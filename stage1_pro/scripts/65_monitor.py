@@ -52,8 +52,10 @@ def main(args: Args) -> None:
 
     from stage1_pro.core.bundle.contents import demand_images, verify_bundle
     from stage1_pro.core.errors import raise_problems
-    from stage1_pro.core.monitor.opening import salt_of, seconds
-    from stage1_pro.core.monitor.watching import SHARES, first_reading, outcome, plan_lines, read_on, reading_lines
+    from stage1_pro.core.monitor.opening import salt_of
+    from stage1_pro.core.monitor.state import seconds
+    from stage1_pro.core.monitor.watching import read_on
+    from stage1_pro.core.monitor.words import SHARES, first_reading, outcome, plan_lines, reading_lines
     from stage1_pro.core.records.paths import unused
 
     raise_problems("these options do not go together:", problems(args), "See --help.")

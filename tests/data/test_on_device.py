@@ -10,8 +10,8 @@ import torch
 from PIL import Image, JpegImagePlugin
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
+from stage1_pro.core.data.augmentation import drawn
 from stage1_pro.core.data.batches import Draw, EpochSampler, make_loader
-from stage1_pro.core.data.chances import drawn
 from stage1_pro.core.data.datasets import finish_of, image_dataset
 from stage1_pro.core.data.decoding import PlainJpeg, decode, undecoded
 from stage1_pro.core.data.image_files import BadImage

@@ -8,7 +8,8 @@ from streams import START, settings, world
 from stage1_pro.core.monitor.state import Monitor, day_text
 from stage1_pro.core.monitor.tables import DAY
 from stage1_pro.core.monitor.update import update
-from stage1_pro.core.monitor.watching import Reading, reading_lines
+from stage1_pro.core.monitor.watching import Reading
+from stage1_pro.core.monitor.words import reading_lines
 from stage1_pro.core.report.monitor.figures import recent_rate
 from stage1_pro.core.report.monitor.page import write_page
 

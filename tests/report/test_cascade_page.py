@@ -8,7 +8,8 @@ import pytest
 from made_runs import calibrate, make_run
 from test_page import NASTY, Elements
 
-from stage1_pro.core.cascade.economy import WAYS, Bench, Demand, price_run
+from stage1_pro.core.cascade.bench import WAYS, Bench
+from stage1_pro.core.cascade.economy import Demand, price_run
 from stage1_pro.core.cascade.prices import Exits, Prices, StageTwo, break_even, cost_per_thousand, cost_without_stage1
 from stage1_pro.core.cascade.record import record
 from stage1_pro.core.cascade.stage_two import Assumed

@@ -14,7 +14,7 @@ from stage1_pro.core.config.phases import PHASES
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.training.crossfit import GateTargets
-from stage1_pro.core.training.modules.choice import module_class
+from stage1_pro.core.training.fit import module_class
 from stage1_pro.core.training.modules.selective import SelectiveModule
 
 WELL = {"train_accuracy": 0.9, "val_gate_soft_coverage_pos": 0.5, "val_gate_std": 1.0}

@@ -24,9 +24,8 @@ from torch import nn
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.models.backbone import load_backbone
 from stage1_pro.core.optim.fsam import SharpnessAware
-from stage1_pro.core.training.fit import build_model
+from stage1_pro.core.training.fit import build_model, module_class
 from stage1_pro.core.training.modules.base import Stage1Module
-from stage1_pro.core.training.modules.choice import module_class
 from stage1_pro.core.training.modules.sharp import Moment, still_statistics
 
 pytestmark = [

@@ -11,28 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from stage1_pro.core.cascade.bench import WAYS, Bench
 from stage1_pro.core.cascade.capacity import Capacity, against_capacity, deferrals, smallest_target
-from stage1_pro.core.cascade.ladder import Ladder
 from stage1_pro.core.cascade.prices import Exits, Prices, StageTwo, break_even, certified_recall, cheapest
 from stage1_pro.core.cascade.stage_two import Assumed, Predictions, errors_of, measured_range
-from stage1_pro.core.cascade.study import Cases, Interval, Measured, Way, case_costs, measure, way
-from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
+from stage1_pro.core.cascade.study import Cases, Interval, Measured, case_costs, measure
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
 from stage1_pro.core.metrics.bootstrap import group_index
 from stage1_pro.core.metrics.exits import count_decisions
-from stage1_pro.core.policies.base import ExitDecisions
 from stage1_pro.core.policies.evidence import in_expectation
 from stage1_pro.core.policies.independence import independence
-from stage1_pro.core.records.run import Run
-from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.seeds import rng_of
 
-WAYS = {
-    "stage2_alone": "All to stage 2",
-    "stage2": "All to stage 2, stage 1 running",
-    "certified": "Certified",
-    "cheapest": "Cheapest uncertified",
-    "all_exit": "All exit",
-}
 CURVE_POINTS = 60
 
 
@@ -44,46 +34,6 @@ class Demand:
     prevalence: float | None = None
     volume: int | None = None
     capacity: int | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Bench:
-    """The test split of a run. artifact: its policy file; decisions: of the certified policy; labels: (N,);
-    independent: (N,) bool, of each group's positives one."""
-
-    run: Run
-    artifact: dict[str, Any]
-    ladder: Ladder
-    test: Scores
-    decisions: ExitDecisions
-    labels: IntArray
-    independent: BoolArray
-
-    @classmethod
-    def of(cls, run: Run, artifact: dict[str, Any]) -> Bench:
-        ladder, test = Ladder.of(run.policy_row.name, artifact), run.scores("val_test")
-        labels = np.asarray(test.labels, np.int64)
-        decided = ladder.policy.decide(test)
-        counted = replace(decided, predictions=test.counted(decided.predictions))
-        return cls(run, artifact, ladder, test, counted, labels, independence(test)[0])
-
-    @property
-    def groups(self) -> int:
-        """How many groups the test cases come in."""
-        return len(np.unique(self.test.group.astype(str)))
-
-    def exits_of(self, key: str, candidate: int) -> BoolArray:
-        """(N,) the cases that stage 1 answers. candidate: of the cheapest way; an unreadable case never exits."""
-        if key == "certified":
-            return self.decisions.exits
-        if key == "cheapest":
-            return self.ladder.at(candidate).decide(self.test).exits
-        return np.isfinite(self.decisions.scores) & (key == "all_exit")
-
-    def way(self, key: str, exits: BoolArray, second: FloatArray) -> Way:
-        """second: (N,) probability that stage 2 is wrong."""
-        first = (self.decisions.predictions != self.labels).astype(np.float64)
-        return way(WAYS[key], exits, first, second, stage1=key != "stage2_alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,42 +90,137 @@ class Cascade:
 
 def price_run(bench: Bench, prices: Prices, demand: Demand, second: Assumed | Predictions) -> Cascade:
     """Measure every way to run the cascade on the test split, at these prices."""
-    config = bench.run.config
     index = group_index(bench.test.group.astype(str), len(bench.labels))
     cases = Cases(bench.labels, index, bench.independent, demand.prevalence)
-    on_deferred = _on_deferred(bench, second, config.bootstrap_confidence)
-    candidate = cheapest(
-        prices, bench.ladder.counts(bench.run.scores("val_select")), _typical(on_deferred), cases.prevalence
-    )
-    exits = {key: bench.exits_of(key, candidate) for key in WAYS}
-    options = {"samples": config.bootstrap_samples, "confidence": config.bootstrap_confidence}
-    measured = _measured(bench, prices, cases, second, exits, options)
-    rows = {key: _row(bench, prices, demand, cases, second, key, exits[key], measured.get(key)) for key in WAYS}
-    capacity, smallest = _capacity(bench, demand, rows["certified"].coverage)
-    curve = _curve(bench, prices, cases, second)
+    pricing = _Pricing(bench, prices, demand, second, cases)
+    exits = pricing.exits()
+    measured = pricing.measured(exits)
+    rows = {key: pricing.row(key, exits[key], measured.get(key)) for key in WAYS}
+    capacity, smallest = pricing.capacity(rows["certified"].coverage)
     return Cascade(
         bench=bench,
         prices=prices,
         demand=demand,
         prevalence=cases.positive_share,
         second=second,
-        on_deferred=on_deferred,
+        on_deferred=pricing.on_deferred(),
         rows=rows,
-        curve=curve,
+        curve=pricing.curve(),
         capacity=capacity,
         smallest=smallest,
-        **options,
+        **pricing.options,
     )
 
 
-def _on_deferred(bench: Bench, second: Assumed | Predictions, confidence: float) -> dict[str, Interval]:
-    if isinstance(second, Predictions):
-        return measured_range(second, ~bench.decisions.exits, bench.labels, bench.independent, confidence)
-    middle = second.middle
-    return {
-        "sensitivity": (middle.sensitivity, *second.sensitivity),
-        "specificity": (middle.specificity, *second.specificity),
-    }
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pricing:
+    """One run at prices, under way. cases: of the test split, as costs are weighed with them."""
+
+    bench: Bench
+    prices: Prices
+    demand: Demand
+    second: Assumed | Predictions
+    cases: Cases
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How intervals are drawn."""
+        config = self.bench.run.config
+        return {"samples": config.bootstrap_samples, "confidence": config.bootstrap_confidence}
+
+    def on_deferred(self) -> dict[str, Interval]:
+        """Stage 2's sensitivity and specificity on the cases that the certified policy defers."""
+        if isinstance(self.second, Predictions):
+            bench, confidence = self.bench, self.options["confidence"]
+            return measured_range(self.second, ~bench.decisions.exits, bench.labels, bench.independent, confidence)
+        middle = self.second.middle
+        return {
+            "sensitivity": (middle.sensitivity, *self.second.sensitivity),
+            "specificity": (middle.specificity, *self.second.specificity),
+        }
+
+    def exits(self) -> dict[str, BoolArray]:
+        """(N,) by way the cases that stage 1 answers."""
+        select = self.bench.ladder.counts(self.bench.run.scores("val_select"))
+        candidate = cheapest(self.prices, select, _typical(self.on_deferred()), self.cases.prevalence)
+        return {key: self.bench.exits_of(key, candidate) for key in WAYS}
+
+    def errors(self) -> list[FloatArray]:
+        """(N,) probabilities that stage 2 is wrong: its answers, or first the middle of the range, then its corners."""
+        if isinstance(self.second, Predictions):
+            return [self.second.wrong]
+        middle = self.second.middle
+        corners = [corner for corner in self.second.corners() if corner != middle]
+        return [errors_of(one, self.bench.labels) for one in (middle, *corners)]
+
+    def measured(self, exits: Mapping[str, BoolArray]) -> dict[str, Measured]:
+        """By key the ways of which stage 2's part is known; intervals span the range of stage 2."""
+        errors, seed = self.errors(), self.bench.run.config.seed
+        known = [key for key in WAYS if not np.isnan(errors[0][~exits[key]]).any()]
+        found = []
+        for wrong in errors:
+            ways = [self.bench.way(key, exits[key], wrong) for key in known]
+            found.append(measure(self.prices, self.cases, ways, **self.options, rng=rng_of(seed, "cascade")))
+        spanned = {key: _spanned([ways[at] for ways in found]) for at, key in enumerate(known)}
+        if "stage2_alone" in known:
+            return spanned
+        unknown = (float("nan"),) * 3
+        return {key: replace(one, saved=unknown) for key, one in spanned.items()}
+
+    def row(self, key: str, exits: BoolArray, measured: Measured | None) -> Row:
+        coverage = float(self.cases.mean(exits.astype(np.float64)))
+        counted = exits & self.cases.independent
+        fnr = count_decisions(counted, self.bench.decisions.predictions, self.bench.labels).fnr[0]
+        even = self.break_even(exits) if exits.any() else None
+        a_day = None if self.demand.volume is None else deferrals(self.demand.volume, coverage)
+        return Row(key, coverage, float(fnr), measured, a_day, even)
+
+    def break_even(self, exits: BoolArray) -> tuple[float, float] | None:
+        """Against stage 2 on the cases that exit; None where its answers to them are not known, or no positive
+        exits."""
+        bench, second = self.bench, self.second
+        if isinstance(second, Assumed):
+            on_exited = second.middle
+        elif np.isnan(second.wrong[exits]).any():
+            return None
+        else:
+            confidence = bench.artifact["fnr_confidence"]
+            on_exited = _typical(measured_range(second, exits, bench.labels, np.ones_like(exits), confidence))
+        of_exits = Exits.of(count_decisions(exits, bench.decisions.predictions, bench.labels), self.cases.prevalence)
+        found = [
+            float(np.ravel(break_even(self.prices, of_exits, on_exited, stage1_runs=runs))[0]) for runs in (True, False)
+        ]
+        return None if np.isnan(found).any() else (found[0], found[1])
+
+    def capacity(self, coverage: float) -> tuple[Capacity | None, float | None]:
+        """The certified coverage against the capacity, and the smallest target at the coverage that it needs."""
+        bench, demand = self.bench, self.demand
+        if demand.capacity is None or demand.volume is None:
+            return None, None
+        found = against_capacity(demand.volume, demand.capacity, coverage)
+        if found.fits or in_expectation(bench.artifact) or "groups" in bench.artifact:
+            return found, None
+        calib = bench.run.scores("val_calib")
+        reached = Exits.of(bench.ladder.counts(calib), demand.prevalence).coverage
+        enough = np.flatnonzero(reached >= found.floor)
+        if not enough.size:
+            return found, 1.0
+        counts = bench.ladder.counts(calib, independence(calib)[0])
+        evidence = int(counts.misses[enough[0]]), int(counts.exited_positives[enough[0]])
+        return found, smallest_target(*evidence, 1 - bench.artifact["fnr_confidence"])
+
+    def curve(self) -> FloatArray:
+        """(K, 3) coverage, lowest and highest cost per 1,000 cases of candidates, were each threshold in force."""
+        bench, cases, errors, points = self.bench, self.cases, self.errors(), []
+        candidates = len(bench.ladder.rows)
+        for at in np.unique(np.linspace(0, candidates - 1, min(candidates, CURVE_POINTS)).round().astype(int)):
+            exits = bench.ladder.at(int(at)).decide(bench.test).exits
+            costs = [
+                1000 * float(cases.mean(case_costs(self.prices, cases.labels, bench.way("cheapest", exits, wrong))))
+                for wrong in errors
+            ]
+            points.append((float(cases.mean(exits.astype(np.float64))), min(costs), max(costs)))
+        return np.array(points).reshape(-1, 3)
 
 
 def _typical(on_deferred: Mapping[str, Interval]) -> StageTwo:
@@ -183,36 +228,6 @@ def _typical(on_deferred: Mapping[str, Interval]) -> StageTwo:
     return StageTwo(
         *(1.0 if np.isnan(on_deferred[name][0]) else on_deferred[name][0] for name in ("sensitivity", "specificity"))
     )
-
-
-def _errors(second: Assumed | Predictions, labels: IntArray) -> list[FloatArray]:
-    """(N,) probabilities that stage 2 is wrong: its answers, or first the middle of the range and then its corners."""
-    if isinstance(second, Predictions):
-        return [second.wrong]
-    corners = [corner for corner in second.corners() if corner != second.middle]
-    return [errors_of(one, labels) for one in (second.middle, *corners)]
-
-
-def _measured(
-    bench: Bench,
-    prices: Prices,
-    cases: Cases,
-    second: Assumed | Predictions,
-    exits: Mapping[str, BoolArray],
-    options: dict[str, Any],
-) -> dict[str, Measured]:
-    """By key the ways of which stage 2's part is known; intervals span the range of stage 2."""
-    errors = _errors(second, bench.labels)
-    known = [key for key in WAYS if not np.isnan(errors[0][~exits[key]]).any()]
-    found = []
-    for wrong in errors:
-        ways = [bench.way(key, exits[key], wrong) for key in known]
-        found.append(measure(prices, cases, ways, **options, rng=rng_of(bench.run.config.seed, "cascade")))
-    spanned = {key: _spanned([ways[at] for ways in found]) for at, key in enumerate(known)}
-    if "stage2_alone" in known:
-        return spanned
-    unknown = (float("nan"),) * 3
-    return {key: replace(one, saved=unknown) for key, one in spanned.items()}
 
 
 def _spanned(found: Sequence[Measured]) -> Measured:
@@ -227,69 +242,3 @@ def _spanned(found: Sequence[Measured]) -> Measured:
         for name in ("cost", "saved", "recall")
     }
     return replace(first, **wide)
-
-
-def _row(
-    bench: Bench,
-    prices: Prices,
-    demand: Demand,
-    cases: Cases,
-    second: Assumed | Predictions,
-    key: str,
-    exits: BoolArray,
-    measured: Measured | None,
-) -> Row:
-    coverage = float(cases.mean(exits.astype(np.float64)))
-    counted = exits & cases.independent
-    fnr = count_decisions(counted, bench.decisions.predictions, bench.labels).fnr[0]
-    even = _break_even(bench, prices, cases, second, exits) if exits.any() else None
-    a_day = None if demand.volume is None else deferrals(demand.volume, coverage)
-    return Row(key, coverage, float(fnr), measured, a_day, even)
-
-
-def _break_even(
-    bench: Bench, prices: Prices, cases: Cases, second: Assumed | Predictions, exits: BoolArray
-) -> tuple[float, float] | None:
-    """Against stage 2 on the cases that exit; None where its answers to them are not known, or no positive exits."""
-    if isinstance(second, Assumed):
-        on_exited = second.middle
-    elif np.isnan(second.wrong[exits]).any():
-        return None
-    else:
-        everyone = np.ones_like(exits)
-        on_exited = _typical(measured_range(second, exits, bench.labels, everyone, bench.artifact["fnr_confidence"]))
-    counts = count_decisions(exits, bench.decisions.predictions, bench.labels)
-    of_exits = Exits.of(counts, cases.prevalence)
-    found = [float(np.ravel(break_even(prices, of_exits, on_exited, stage1_runs=runs))[0]) for runs in (True, False)]
-    return None if np.isnan(found).any() else (found[0], found[1])
-
-
-def _capacity(bench: Bench, demand: Demand, coverage: float) -> tuple[Capacity | None, float | None]:
-    """The certified coverage against the capacity, and the smallest target at the coverage that it needs."""
-    if demand.capacity is None or demand.volume is None:
-        return None, None
-    found = against_capacity(demand.volume, demand.capacity, coverage)
-    if found.fits or in_expectation(bench.artifact) or "groups" in bench.artifact:
-        return found, None
-    calib = bench.run.scores("val_calib")
-    reached = Exits.of(bench.ladder.counts(calib), demand.prevalence).coverage
-    enough = np.flatnonzero(reached >= found.floor)
-    if not enough.size:
-        return found, 1.0
-    counts = bench.ladder.counts(calib, independence(calib)[0])
-    evidence = int(counts.misses[enough[0]]), int(counts.exited_positives[enough[0]])
-    return found, smallest_target(*evidence, 1 - bench.artifact["fnr_confidence"])
-
-
-def _curve(bench: Bench, prices: Prices, cases: Cases, second: Assumed | Predictions) -> FloatArray:
-    """(K, 3) coverage, lowest and highest cost per 1,000 cases of candidates, were each threshold in force."""
-    candidates = len(bench.ladder.rows)
-    errors, points = _errors(second, bench.labels), []
-    for at in np.unique(np.linspace(0, candidates - 1, min(candidates, CURVE_POINTS)).round().astype(int)):
-        exits = bench.ladder.at(int(at)).decide(bench.test).exits
-        costs = [
-            1000 * float(cases.mean(case_costs(prices, cases.labels, bench.way("cheapest", exits, wrong))))
-            for wrong in errors
-        ]
-        points.append((float(cases.mean(exits.astype(np.float64))), min(costs), max(costs)))
-    return np.array(points).reshape(-1, 3)

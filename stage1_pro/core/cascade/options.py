@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import yaml
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.cascade.economy import Bench, Demand
+from stage1_pro.core.cascade.bench import Bench
+from stage1_pro.core.cascade.economy import Demand
 from stage1_pro.core.cascade.prices import PRICES_MEANT, EarlyEnd, Prices, price_problems, prices_from
 from stage1_pro.core.cascade.stage_two import Assumed, Predictions, rates_of, read_predictions
 from stage1_pro.core.errors import UserError, raise_problems

@@ -20,7 +20,7 @@ from stage1_pro.core.config.rules import rule_problems
 from stage1_pro.core.config.sections import DatasetParams, IncrementalParams, MissRule, SegmentationParams, Source
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.config.tasks import TASKS
-from stage1_pro.core.config.written import parse_yaml
+from stage1_pro.core.config.yaml_text import parse_yaml
 from stage1_pro.core.errors import UserError, counted, raise_problems
 
 RETIRED = {

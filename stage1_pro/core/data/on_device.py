@@ -18,8 +18,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as pixels
 
+from stage1_pro.core.data.augmentation import Chance, drawn
 from stage1_pro.core.data.batches import Batch, Draw
-from stage1_pro.core.data.chances import Chance, drawn
 from stage1_pro.core.data.decoding import ImageContract, PlainJpeg, decode, silenced, undecoded
 from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.data.transforms import AUGMENTATIONS, Preprocessing

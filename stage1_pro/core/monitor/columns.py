@@ -14,7 +14,8 @@ from stage1_pro.core import artifacts
 from stage1_pro.core.data.image_files import folder_of
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.monitor.audit import demand_groups
-from stage1_pro.core.monitor.opening import DOUBTFUL, UNIFORM, Deployed
+from stage1_pro.core.monitor.deployed import Deployed
+from stage1_pro.core.monitor.opening import DOUBTFUL, UNIFORM
 from stage1_pro.core.monitor.state import time_text
 
 FOLDER = "folder"

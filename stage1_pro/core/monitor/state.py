@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.metrics.arrays import FloatArray
 from stage1_pro.core.metrics.hashing import HashArray
 from stage1_pro.core.monitor.drift import DriftWealth
@@ -164,6 +165,21 @@ class Monitor:
 def day_text(day: int) -> str:
     """A day as 2026-11-29."""
     return str(np.datetime64(int(day), "D"))
+
+
+def seconds(text: str) -> int:
+    """A time such as 2026-03-01 or 2026-03-01T12:00:00Z in seconds since 1970; without an offset it is UTC.
+
+    >>> seconds("1970-01-02"), seconds("1970-01-01T01:00:00+01:00")
+    (86400, 0)
+    """
+    from datetime import UTC, datetime
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"{text} is no time such as 2026-03-01 or 2026-03-01T12:00:00Z") from None
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 
 
 def time_text(time: int) -> str:

@@ -20,7 +20,7 @@ from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
 from stage1_pro.core.bundle.export import export_bundle
 from stage1_pro.core.commands import runnable
 from stage1_pro.core.console import bar, say
-from stage1_pro.core.data.glance import describe
+from stage1_pro.core.data.overview import describe
 from stage1_pro.core.data.run_cases import paths_by_case
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import Interrupted, NothingCertified, NotWorthIt, counted

@@ -31,10 +31,17 @@ from stage1_pro.core.training.crossfit import GateTargets
 from stage1_pro.core.training.extension import ended_after
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
-from stage1_pro.core.training.modules.choice import module_class
+from stage1_pro.core.training.modules.conformal import ConformalModule
 from stage1_pro.core.training.modules.selective import SelectiveModule
 from stage1_pro.core.training.stages import course_of_run, prepare_stages, print_first_admission
 from stage1_pro.core.training.start import LAUNCHED_RUN, backbone_digest, is_first_process
+
+MODULES: dict[str, type[Stage1Module]] = {
+    "cross_entropy": Stage1Module,
+    "selective": SelectiveModule,
+    "conformal": ConformalModule,
+}
+"""The Lightning module by the phase's loss."""
 
 
 def build_model(config: Stage1ProConfig, class_names: tuple[str, ...], init_from: Run | None = None) -> Stage1Model:
@@ -183,6 +190,11 @@ def load_best(run: Run, model: Any) -> None:
     state = judged_weights(run.checkpoints_path / "best.ckpt", way_back(run, run.config))
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.cpu().load_state_dict({**model.state_dict(), **weights})
+
+
+def module_class(config: Stage1ProConfig) -> type[Stage1Module]:
+    """Return the Lightning module that trains this config."""
+    return MODULES[PHASES[config.phase].loss]
 
 
 def make_module(

@@ -17,7 +17,7 @@ from stage1_pro.core.console import say, span
 from stage1_pro.core.data.batches import EpochSampler, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datasets import finish_of, image_dataset
-from stage1_pro.core.data.glance import smallest_sure_target, smallest_target, table_lines
+from stage1_pro.core.data.overview import smallest_sure_target, smallest_target, table_lines
 from stage1_pro.core.data.splitting import LARGEST_TARGET
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power

@@ -15,7 +15,7 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.decided_groups import demand_groups
-from stage1_pro.core.data.glance import describe
+from stage1_pro.core.data.overview import describe
 from stage1_pro.core.data.run_cases import cases_of, own_cases
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.errors import UserError, raise_problems

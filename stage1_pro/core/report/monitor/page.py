@@ -12,8 +12,9 @@ from stage1_pro.core.commands import spoken
 from stage1_pro.core.errors import counted
 from stage1_pro.core.monitor.days import awaited, open_days
 from stage1_pro.core.monitor.state import ALARM, EXPIRED, IN_FORCE, Monitor, Stream, day_text, time_text
-from stage1_pro.core.monitor.watching import SCORES, overdue_words, standing, unlabelled
+from stage1_pro.core.monitor.watching import unlabelled
 from stage1_pro.core.monitor.wealth import BROKEN, remaining
+from stage1_pro.core.monitor.words import SCORES, overdue_words, standing
 from stage1_pro.core.report.common.cells import DIGEST_SHOWN, Cell, MeasureRow, percent, thousands
 from stage1_pro.core.report.common.sides import Chart, draw_charts
 from stage1_pro.core.report.common.template import fill

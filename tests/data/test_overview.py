@@ -6,7 +6,7 @@ import pytest
 
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.data.glance import carries, describe, smallest_sure_target
+from stage1_pro.core.data.overview import carries, describe, smallest_sure_target
 from stage1_pro.core.data.splitting import make_splits
 from stage1_pro.core.metrics.binomial import minimum_positives, positives_for_power
 

@@ -1,4 +1,4 @@
-"""The thresholds that a calibration tried, as policies: what each would do to the cases of any split."""
+"""What a cascade is measured on: the test split of a calibrated run, and what each threshold would do to it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ from typing import Any
 
 import numpy as np
 
+from stage1_pro.core.cascade.study import Way, way
+from stage1_pro.core.metrics.arrays import BoolArray, FloatArray, IntArray
 from stage1_pro.core.metrics.exits import ExitCounts, count_exits
-from stage1_pro.core.policies.base import ExitPolicy
+from stage1_pro.core.policies.base import ExitDecisions, ExitPolicy
 from stage1_pro.core.policies.candidate_pairs import RankedPairs
 from stage1_pro.core.policies.exit_rules import EXIT_RULES
 from stage1_pro.core.policies.grouped import THRESHOLDS, GroupedExitPolicy
+from stage1_pro.core.policies.independence import independence
 from stage1_pro.core.policies.registry import policy_from_artifact
 from stage1_pro.core.policies.scrc import SCRCExitPolicy, ranked_by
+from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
+
+WAYS = {
+    "stage2_alone": "All to stage 2",
+    "stage2": "All to stage 2, stage 1 running",
+    "certified": "Certified",
+    "cheapest": "Cheapest uncertified",
+    "all_exit": "All exit",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,3 +62,43 @@ class Ladder:
             return RankedPairs.of(split, gate, confidence, answers).counts(self.rows, kept)
         decisions = self.whole.decide(split)
         return count_exits(decisions.scores[own], decisions.predictions[own], split.labels[own], self.rows[:, 0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """The test split of a run. artifact: its policy file; decisions: of the certified policy; labels: (N,);
+    independent: (N,) bool, of each group's positives one."""
+
+    run: Run
+    artifact: dict[str, Any]
+    ladder: Ladder
+    test: Scores
+    decisions: ExitDecisions
+    labels: IntArray
+    independent: BoolArray
+
+    @classmethod
+    def of(cls, run: Run, artifact: dict[str, Any]) -> Bench:
+        ladder, test = Ladder.of(run.policy_row.name, artifact), run.scores("val_test")
+        labels = np.asarray(test.labels, np.int64)
+        decided = ladder.policy.decide(test)
+        counted = replace(decided, predictions=test.counted(decided.predictions))
+        return cls(run, artifact, ladder, test, counted, labels, independence(test)[0])
+
+    @property
+    def groups(self) -> int:
+        """How many groups the test cases come in."""
+        return len(np.unique(self.test.group.astype(str)))
+
+    def exits_of(self, key: str, candidate: int) -> BoolArray:
+        """(N,) the cases that stage 1 answers. candidate: of the cheapest way; an unreadable case never exits."""
+        if key == "certified":
+            return self.decisions.exits
+        if key == "cheapest":
+            return self.ladder.at(candidate).decide(self.test).exits
+        return np.isfinite(self.decisions.scores) & (key == "all_exit")
+
+    def way(self, key: str, exits: BoolArray, second: FloatArray) -> Way:
+        """second: (N,) probability that stage 2 is wrong."""
+        first = (self.decisions.predictions != self.labels).astype(np.float64)
+        return way(WAYS[key], exits, first, second, stage1=key != "stage2_alone")
