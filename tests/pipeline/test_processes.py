@@ -1,6 +1,5 @@
 """60 --num_workers auto: as many processes as the images and the machine call for."""
 
-import doctest
 import os
 from multiprocessing import active_children
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from PIL import Image
 
 from stage1_pro import Stage1Predictor
-from stage1_pro.core.inference import processes
 from stage1_pro.core.inference.preparing import Announced, OnCpu
 from stage1_pro.core.inference.processes import MOST_WORKERS, Pace, fastest, workers_for
 
@@ -46,10 +44,6 @@ def test_auto_looks_at_the_images(bundle: Path, images: Path, tmp_path: Path) ->
     assert workers_for("auto", predictor, [str(large)] * 20) == 0
     assert workers_for("auto", predictor, [str(broken)] * 300) == 0
     assert workers_for("3", predictor, [str(broken)]) == 3
-
-
-def test_the_example_in_the_docstring():
-    assert doctest.testmod(processes).failed == 0
 
 
 def test_processes_that_read_several_lists_end_with_the_last_one(bundle: Path, images: Path) -> None:

@@ -148,8 +148,8 @@ def fit(
     if not finished:
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer, course)
-    elif is_first_process() and (run.checkpoints_path / "last.ckpt").exists():
-        write_epochs(run.metrics_path, epochs_of(run, config)["rows"])  # it may have been lost
+    elif is_first_process() and not run.metrics_path.exists() and (run.checkpoints_path / "last.ckpt").exists():
+        write_epochs(run.metrics_path, epochs_of(run, config)["rows"])
     if not (run.checkpoints_path / "best.ckpt").exists():
         raise UserError(f"{config.monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
     return reading
