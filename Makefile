@@ -18,6 +18,8 @@ endif
 endif
 SETTINGS = --config configs/phase$(PHASE).yaml $(addprefix --config ,$(CONFIG) $(DEFAULT_CONFIG)) $(ARGS) --phase $(PHASE)
 COMPARED = $(filter-out 1,$(PHASES))
+# Sets of images that make prepares below data/; whatever else lies there is the user's.
+MADE := demo smoke nuclei discs
 # What the configs of the demo's images need.
 DEMO_CONFIGS := configs/demo.yaml configs/incremental.yaml
 DEMO_DATA = $(if $(filter $(DEMO_CONFIGS) $(DEMO_CONFIGS:%=--config=%),$(SETTINGS)),data/demo/labels.csv)
@@ -33,7 +35,7 @@ help:  ## this list
 	@echo '  options: PHASE=1…$(lastword $(PHASES))  RUN=runs/NAME  CONFIG=my.yaml  ARGS="--config FILE --setting VALUE"'
 
 setup: $(READY)  ## make .venv with everything in it
-$(READY): requirements.txt requirements-serve.txt requirements-onnx.txt requirements-seg.txt requirements-sign.txt requirements-mlflow.txt requirements-wandb.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
+$(READY): $(filter-out requirements-demo.txt requirements-ray.txt,$(wildcard requirements*.txt)) constraints.txt pyproject.toml setup.py
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps -e .
@@ -205,6 +207,9 @@ lint: $(READY)  ## ruff, the import contracts and pyright; `pre-commit install` 
 	$(PYTHON) -m pyright
 
 clean:  ## remove what make made, but no run
-	rm -rf $(VENV) data build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(MADE:%=data/%) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup data demo plan train calibrate evaluate export cascade pipeline recalibrate predict predict-ray serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks demo-classification demo-segmentation test test-slow test-ray mc bench bench-ray bench-policies bench-incremental bench-adaptation bench-defaults bench-views bench-serve bench-onnx demo-year lint clean
+.PHONY: help setup data demo demo-classification demo-segmentation demo-year plan train calibrate evaluate export \
+  pipeline recalibrate cascade predict predict-ray serve compare explora ab smoke $(SMOKES) smoke-stages smoke-masks \
+  test test-slow test-ray mc bench bench-policies bench-incremental bench-adaptation bench-defaults bench-views \
+  bench-serve bench-ray bench-onnx lint clean

@@ -86,7 +86,8 @@ def main(args: Args) -> None:
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
     from stage1_pro.core.inference.certificate_groups import certificate_groups_of
     from stage1_pro.core.inference.closing import closing_lines
-    from stage1_pro.core.inference.decisions import decide_into, demand_free, find_images
+    from stage1_pro.core.inference.decisions import decide_into, demand_free
+    from stage1_pro.core.inference.finding import find_images
     from stage1_pro.core.inference.groups import group_words, groups_of_images
     from stage1_pro.core.inference.mask_files import mark_masks, masks_beside
     from stage1_pro.core.inference.tables import output_of

@@ -70,3 +70,9 @@ def test_a_bundle_is_certified_for_the_site_that_is_named() -> None:
     lines = planned("recalibrate", "RUN=runs/mine", "CONFIG=site.yaml", "ARGS=--out runs/site")
     assert FIRST not in lines
     assert lines[-1].endswith("38_recalibrate.py runs/mine/bundle --config site.yaml --out runs/site")
+
+
+def test_clean_removes_no_data_that_make_did_not_prepare() -> None:
+    (line,) = planned("clean")
+    assert "data/demo" in line.split()
+    assert "data" not in line.split()

@@ -1,9 +1,7 @@
 """`Stage1Predictor.predict`: whatever holds the same picture gets the same decision, and no mistake passes for one."""
 
 import dataclasses
-import doctest
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -81,15 +79,3 @@ def test_without_a_policy_nothing_is_decided(predictor, images):
     (outputs,) = scoring.outputs(images / "000.png")
     assert isinstance(outputs, RawOutputs)
     assert outputs.logits.shape == (1, 2)
-
-
-def test_the_example_runs(bundle, images, tmp_path, monkeypatch):
-    for name, target in (("runs/smoke/p2/bundle", bundle), ("data/smoke/images/0000.png", images / "000.png")):
-        (tmp_path / "here" / name).parent.mkdir(parents=True)
-        os.symlink(target, tmp_path / "here" / name)
-    monkeypatch.chdir(tmp_path / "here")
-    (example,) = doctest.DocTestFinder(recurse=False).find(Stage1Predictor.predict, "predict")
-    assert example.examples
-    report: list[str] = []
-    doctest.DocTestRunner().run(example, out=report.append)
-    assert not report, "".join(report)

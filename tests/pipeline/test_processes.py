@@ -1,6 +1,5 @@
 """60 --num_workers auto: as many processes as the images and the machine call for."""
 
-import doctest
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ from chain import SCRIPTS
 from PIL import Image
 
 from stage1_pro import Stage1Predictor
-from stage1_pro.core.inference import processes
 from stage1_pro.core.inference.preparing import Announced, OnCpu
 from stage1_pro.core.inference.processes import MOST_WORKERS, Pace, fastest, workers_for
 
@@ -68,10 +66,6 @@ def test_a_signal_to_the_whole_group_ends_with_one_line(bundle, images, tmp_path
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (status, "60_predict.py: Interrupted; the files on disk are whole.\n")
-
-
-def test_the_example_in_the_docstring():
-    assert doctest.testmod(processes).failed == 0
 
 
 def test_processes_that_read_several_lists_end_with_the_last_one(bundle: Path, images: Path) -> None:

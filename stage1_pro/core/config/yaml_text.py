@@ -3,6 +3,7 @@
 `[no, yes]`, `010` and `2026-11-29` are false and true, 8, and a date. A class of that name would be another one.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -63,8 +64,9 @@ def _unquoted(loader: UniqueKeys, node: yaml.Node, schema: Mapping[str, Any], pl
         if node.tag == NULL and "null" in schema["type"]:
             return
         read = loader.construct_object(node)
+        del loader.constructed_objects[node]  # what is constructed once is not constructed again, as text
         if type(read) is int and str(read) == node.value:  # taken for text further on
             return
-        shown = {True: "true", False: "false", None: "null"}.get(read, read) if read in (True, False, None) else read
+        shown = json.dumps(read) if read is None or isinstance(read, bool) else read
         node.tag = STRING
         yield f'{place} is written {node.value or "nothing"}, which YAML reads as {shown}: quote it ("{node.value}")'

@@ -1,9 +1,7 @@
 """Decisions on image files as a table, one row an image, or one a group of images that are decided together."""
 
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +10,9 @@ import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.console import bar, say
-from stage1_pro.core.data.image_files import BadImage, Listing, is_url, list_images, shown
-from stage1_pro.core.data.remote import CHECK, images_behind
+from stage1_pro.core.data.image_files import shown
 from stage1_pro.core.errors import Interrupted, UserError
+from stage1_pro.core.inference.finding import NO_COPIES, Copies
 from stage1_pro.core.inference.groups import ImageGroup, digest_words
 from stage1_pro.core.inference.jobs import ROWS, Job, already_there, job_record
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
@@ -32,57 +30,6 @@ class MoreColumns(Protocol):
     def added(self, rows: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
         """The rows with more columns. record: as the job began with it."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Copies:
-    """Where the images behind URLs lie: URL → local copy, or why there is none. A URL that is not among them leads to
-    no file."""
-
-    of: Mapping[str, str | BadImage] = field(default_factory=dict)
-
-    def path(self, name: str) -> str:
-        """The file to read for an image as it was named; for one that was not copied the name, which is no file."""
-        found = self.of.get(name, name)
-        return name if isinstance(found, BadImage) else found
-
-    def told(self, names: Sequence[str], unreadable: Mapping[int, str]) -> dict[int, str]:
-        """Reasons by position, with those of the images that were not delivered."""
-        found = {at: self.of.get(names[at]) for at in unreadable}
-        return {at: str(bad) if isinstance(bad := found[at], BadImage) else why for at, why in unreadable.items()}
-
-
-NO_COPIES = Copies()
-
-
-def find_images(names: list[str], store: Path, also: tuple[str, ...] = ()) -> tuple[Listing, Copies]:
-    """Files and URLs as named, and the images below the folders named, in the order of the names.
-
-    store: folder for copies of what lies behind URLs; also: suffixes of files that are inputs too.
-
-    A name without a file stays among the others, to be deferred. Raises UserError where no name leads to an image.
-    """
-    behind, copied = images_behind(list(filter(is_url, names)), store, also)
-    copies = Copies(copied)
-    parts = [behind[name] if is_url(name) else _found(name, also) for name in names]
-    found = Listing(
-        tuple(path for part in parts for path in part.paths),
-        sum(part.hidden for part in parts),
-        sum((part.others for part in parts), Counter()),
-    )
-    words = ", ".join(map(shown, names))
-    if not any(isinstance(copy, str) for copy in copied.values()) and not any(map(os.path.lexists, names)):
-        for url, bad in copied.items():
-            raise UserError(f"{url}: {bad}. {CHECK}")
-        if not any(behind[url].left_out() for url in behind):
-            raise UserError(f"{words}: no such image or folder.")
-    if not found.paths:
-        raise UserError(f"{words}: no images there" + (f" ({found.left_out()})." if found.left_out() else "."))
-    return found, copies
-
-
-def _found(name: str, also: tuple[str, ...]) -> Listing:
-    return list_images(name, also) if os.path.isdir(name) else Listing((name,), 0, Counter())
 
 
 def decide_into(
@@ -110,48 +57,68 @@ def decide_into(
     UserError where `out` exists and is not to be overwritten, and where its parts belong to another bundle, to other
     images or other columns.
     """
+    items = _Items(paths, groups, certificate_groups, copies)
     processes = workers_for(workers, predictor, list(map(copies.path, paths)))
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": processes, "copies": copies}
-    items = paths if groups is None else groups
-    named = [] if certificate_groups is None else [artifacts.digest_json(list(certificate_groups))]
     tally = Tally(unit="image" if groups is None else "group")
 
-    def rows_of(positions: Iterable[int]) -> Iterator[pd.DataFrame]:
-        if groups is None:
-            own = list(positions)
-            held = None if certificate_groups is None else [certificate_groups[at] for at in own]
-            return decisions_of(predictor, [paths[at] for at in own], **options, certificate_groups=held)
-        return group_decisions_of(predictor, [groups[at] for at in positions], **options)
+    def rows_of(positions: Sequence[int], record: dict[str, Any]) -> Iterator[pd.DataFrame]:
+        frames = items.decided(predictor, positions, batch_size, processes)
+        return frames if more is None else (more.added(rows, record) for rows in frames)
 
     if out.path is None or not out.regular:
         with out.opened() as stream:
-            frames = _widened(rows_of(range(len(items))), more, more.record if more else {})
-            rows = _grouped(frames, [ROWS] * (1 + len(items) // ROWS))
+            frames = rows_of(range(len(items.names)), more.record if more else {})
+            rows = _grouped(frames, [ROWS] * (1 + len(items.names) // ROWS))
             write_table(tally.counting(rows), stream, out.format)
         return tally
-    job = Job(out.path, paths if groups is None else [group.name for group in groups])
+    job = Job(out.path, items.names)
     demand_free(out, overwrite)
-    inputs = [*map(copies.path, paths if groups is None else digest_words(groups)), *named]
-    with job.begun(job_record(bundle, inputs, predictor.device.type, more.record if more else None)) as begun:
+    with job.begun(job_record(bundle, items.inputs, predictor.device.type, more.record if more else None)) as begun:
         missing = job.missing()
         if missing and job.out.exists() and not overwrite:
             raise already_there(job.out)
-        _decide_missing(job, missing, lambda positions: _widened(rows_of(positions), more, begun), f"{tally.unit}s")
+        _decide_missing(job, missing, lambda positions: rows_of(positions, begun), f"{tally.unit}s")
         job.finish(out.format, overwrite, tally)
     job.remove()
     return tally
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Items:
+    """What gets a row each: images, or groups of them. certificate_groups: of the images, one each."""
+
+    paths: Sequence[str]
+    groups: Sequence[ImageGroup] | None
+    certificate_groups: Sequence[str] | None
+    copies: Copies
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One a row."""
+        return self.paths if self.groups is None else [group.name for group in self.groups]
+
+    @property
+    def inputs(self) -> list[str]:
+        """What pins a job on these items."""
+        words = self.paths if self.groups is None else digest_words(self.groups)
+        named = [] if self.certificate_groups is None else [artifacts.digest_json(list(self.certificate_groups))]
+        return [*map(self.copies.path, words), *named]
+
+    def decided(
+        self, predictor: Stage1Predictor, positions: Sequence[int], batch_size: int | None, workers: int
+    ) -> Iterator[pd.DataFrame]:
+        """Decide the items at these positions, in frames of rows."""
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "copies": self.copies}
+        if self.groups is not None:
+            return group_decisions_of(predictor, [self.groups[at] for at in positions], **options)
+        held = None if self.certificate_groups is None else [self.certificate_groups[at] for at in positions]
+        return decisions_of(predictor, [self.paths[at] for at in positions], **options, certificate_groups=held)
 
 
 def demand_free(out: Output, overwrite: bool) -> None:
     """Raise UserError where the file exists, is not to be overwritten, and no job to write it is under way."""
     if out.regular and out.path and out.path.exists() and not overwrite and not Job(out.path, ()).folder.exists():
         raise already_there(out.path)
-
-
-def _widened(
-    frames: Iterator[pd.DataFrame], more: MoreColumns | None, record: dict[str, Any]
-) -> Iterator[pd.DataFrame]:
-    return frames if more is None else (more.added(rows, record) for rows in frames)
 
 
 def _decide_missing(

@@ -79,7 +79,7 @@ def upper_bound(misses: ArrayLike, exited_positives: ArrayLike, delta: float) ->
     """U (...,): largest rate that the cases so far do not rule out. misses, exited_positives: (...,) counts.
 
     >>> float(upper_bound(0, 186, 0.05).round(5))
-    0.01998
+    0.01994
     """
     return _bound(misses, exited_positives, delta, "upper")
 
