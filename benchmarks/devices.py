@@ -264,7 +264,7 @@ def equality_of_masks(args: argparse.Namespace) -> dict[str, Any]:
 def equal_stages(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     """Stages on one device, on two, and on two with a kill and a resume: picks and scores compared."""
     stages = {f"incremental_params.{name}": value for name, value in STAGES.items()}
-    row = replace(row, settings={**stages, "precision": "32", **row.settings})
+    row = replace(row, settings={**stages, "precision": "32", "deterministic": True, **row.settings})
     halves = {"devices": 2, "batch_size": args.batch // 4}
     runs = [args.out / "runs" / f"{row.name.replace(' ', '-')}-{name}" for name in ("one", "two", "killed")]
     train(runs[0], row, args, {"devices": 1, "batch_size": args.batch // 2})

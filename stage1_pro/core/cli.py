@@ -7,6 +7,7 @@ Statuses: 0 done, 1 our bug, 2 the user's mistake, 3 nothing certified, or nothi
 
 import gc
 import os
+import re
 import signal
 import sys
 import warnings
@@ -14,7 +15,7 @@ from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -171,9 +172,45 @@ def _instantiate(parser, argv: Sequence[str], arguments: type) -> Any:
         known = [f"--{field.name}" for field in fields(arguments)]
         unknown = [word for word in argv if word.startswith("--") and word.split("=")[0] not in [*known, "--help"]]
         hints = [f"{word} is not an option{did_you_mean(word.split('=')[0], known)}" for word in unknown]
-        text = "; ".join(hints) or " ".join(str(error).split())
+        text = "; ".join(hints) or _told(" ".join(str(error).split()), arguments)
         raise UserError(f"{text}. See --help.") from None
+    _demand_words(parsed, arguments)
     return arguments(**{field.name: parsed[field.name] for field in fields(arguments)})
+
+
+def _demand_words(parsed: Any, arguments: type) -> None:
+    """Raise UserError for every option without a word, as `--key "$KEY"` gives where KEY is not set: taken for none, a
+    signature would not be looked at."""
+    empty = []
+    for field in fields(arguments):
+        value = parsed[field.name]
+        if value == "" or (isinstance(value, list) and "" in value):
+            empty.append(field.name if field.default is MISSING else f"--{field.name}")
+    if empty:
+        raise UserError(
+            f"{', '.join(empty)}: an empty word, as an unset variable gives. Name something, or leave it out."
+        )
+
+
+_WRONG_TYPE = re.compile(r'Parser key "(\w+)": .*(?:Given|Got) value: (.*)')
+_IN_WORDS = {int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+
+def _told(error: str, arguments: type) -> str:
+    """An error of the parser in our words, where a value has the wrong type."""
+    found = _WRONG_TYPE.fullmatch(error)
+    if found is None:
+        return error
+    name, value = found.groups()
+    kind = next(field.type for field in fields(arguments) if field.name == name)
+    return f"--{name} {value}: must be {' or '.join(_allowed(kind))}"
+
+
+def _allowed(kind: Any) -> list[str]:
+    """What an option of this type may be."""
+    if get_origin(kind) is Literal:
+        return list(map(str, get_args(kind)))
+    return [_IN_WORDS[kind]] if kind in _IN_WORDS else [word for one in get_args(kind) for word in _allowed(one)]
 
 
 def _sort_out(argv: Sequence[str], arguments: type) -> tuple[list[str], list[str], list[tuple[str, str]]]:

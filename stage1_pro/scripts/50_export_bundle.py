@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stage1_pro.core import cli, console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from stage1_pro.core.bundle.contents import BundleContents
@@ -71,9 +72,10 @@ class Args:
 
 def main(args: Args) -> None:
     demand_sense(args)
+    register = registering(args) if args.register else None
     contents = verified(args) if args.verify else signed(args) if args.sign else exported(args)
-    if args.register:
-        registered(args, contents)
+    if register is not None:
+        register(contents)
     manifest = contents.manifest
     console.say(
         f"bundle {contents.path}: whole, {len(manifest['files'])} files, exit policy {manifest['active_exit_policy']}"
@@ -139,15 +141,28 @@ def signed(args: Args) -> "BundleContents":
     return contents
 
 
-def registered(args: Args, contents: "BundleContents") -> None:
-    """Register the bundle, under the MLflow run of the run that it comes from, where that is at hand."""
-    from stage1_pro.core.records.run import Run
-    from stage1_pro.core.tracking.mlflow_runs import register
+def registering(args: Args) -> "Callable[[BundleContents], None]":
+    """What registers the bundle, under the MLflow run of the run that it comes from, where that is at hand.
 
-    home = contents.path.parent if args.verify else args.run
-    run = Run.open(str(home)) if (contents.path.parent / "splits.json").is_file() or not args.verify else None
-    version = register(contents, run, str(args.register), args.tracking_uri)
-    console.say(f"registered models:/{args.register}/{version}")
+    What can be known to fail is told before a bundle is written, which could not be exported again.
+    """
+    from pathlib import Path
+
+    from stage1_pro.core.records.run import Run
+    from stage1_pro.core.tracking.mlflow_runs import demand_single_images, register, store_of
+
+    home = Path(args.verify).absolute().parent if args.verify else Path(args.run)
+    run = Run.open(str(home)) if (home / "splits.json").is_file() or not args.verify else None
+    name = str(args.register)
+    uri = store_of(run, name, args.tracking_uri)
+    if run is not None and not args.verify:
+        demand_single_images(run.path, run.config.task.has_masks, run.config.group_views is not None)
+
+    def registered(contents: "BundleContents") -> None:
+        demand_single_images(contents.path, contents.task.has_masks, contents.manifest.get("decide_by") == "group")
+        console.say(f"registered models:/{name}/{register(contents, run, name, uri)}")
+
+    return registered
 
 
 def exported(args: Args) -> "BundleContents":

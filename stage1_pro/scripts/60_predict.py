@@ -79,7 +79,7 @@ def main(args: Args) -> None:
     from functools import partial
     from pathlib import Path
 
-    from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.contents import demand_outside, verify_bundle
     from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.data.image_files import shown
     from stage1_pro.core.data.store import cache_folder
@@ -105,6 +105,8 @@ def main(args: Args) -> None:
         contents = verify_bundle(args.bundle)
         task = contents.task
         masks = masks_beside(out, args.overwrite) if task.has_masks else None
+        for written in (out.path if out.regular else None, masks):
+            demand_outside(contents.path, written, "--out")
         images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
         options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
         views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups

@@ -60,11 +60,11 @@ def main(args: Args) -> None:
     import os
     from pathlib import Path
 
-    from stage1_pro.core.bundle.contents import verify_bundle
+    from stage1_pro.core.bundle.contents import demand_outside, verify_bundle
     from stage1_pro.core.bundle.signature import demand_signed
     from stage1_pro.core.errors import UserError
     from stage1_pro.core.monitor.deployed import deployed
-    from stage1_pro.core.serving.settings import demand_extra, demand_log_folder, limits, token_of_environment
+    from stage1_pro.core.serving.settings import demand_extra, limits, token_of_environment
 
     demand_extra()
     if args.audit_share is not None and args.log is None:
@@ -73,6 +73,7 @@ def main(args: Args) -> None:
     if args.require_signature:
         demand_signed(args.bundle, args.require_signature, "--require_signature")
     contents = verify_bundle(args.bundle)
+    demand_outside(contents.path, args.log, "--log")
     watch = deployed(contents, args.audit_share, args.audit_salt, args.monitor, os.environ, args.audit)
     taken_on = limits(
         contents.manifest.get("forward_batch"),
@@ -85,12 +86,12 @@ def main(args: Args) -> None:
 
     taken_on = replace(taken_on, named=watch.audits)
 
-    from stage1_pro.core.serving.log import DecisionLog
+    from stage1_pro.core.serving.log import DecisionLog, demand_log
     from stage1_pro.core.serving.server import listening, serve
     from stage1_pro.core.serving.service import Service
 
     if args.log is not None:
-        demand_log_folder(Path(args.log))
+        demand_log(Path(args.log))
     bound = listening(args.host, args.port)
     log = None if args.log is None else DecisionLog(Path(args.log), int(args.log_max_bytes))
     shown = f"[{args.host}]" if ":" in args.host else args.host

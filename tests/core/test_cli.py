@@ -4,8 +4,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -133,6 +134,39 @@ def test_misspelt_options_of_plain_scripts_get_a_suggestion() -> None:
     for word in ("--rum", "--rum=x"):
         with pytest.raises(UserError, match=r"is not an option \(did you mean '--run'\?\)\. See --help"):
             cli.parse(Args, "doc", [word, "x"])
+
+
+@dataclass(frozen=True)
+class Typed:
+    bundle: str = field(metadata={"nargs": None})
+    """A bundle."""
+    images: list[str] | None = field(default=None, metadata={"nargs": "+"})
+    """Images."""
+    key: str | None = None
+    """A key."""
+    port: int = 1
+    """A port."""
+    share: float | None = None
+    """A share."""
+    kind: Literal["a", "b"] | None = None
+    """A kind."""
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["b", "--port", "x"], "--port x: must be a whole number. See --help."),
+        (["b", "--share", "half"], "--share half: must be a number or null. See --help."),
+        (["b", "--kind", "tflite"], "--kind tflite: must be a or b or null. See --help."),
+        # an unset variable of the shell: no key would be no check
+        (["b", "--key", ""], "--key: an empty word, as an unset variable gives. Name something, or leave it out."),
+        (["", "--images", "a.png", ""], "bundle, --images: an empty word, "),
+    ],
+)
+def test_a_word_that_means_nothing_is_refused_in_words(argv: list[str], words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        cli.parse(Typed, "doc", argv)
+    assert str(refused.value).startswith(words)
 
 
 def test_every_help_is_there_and_imports_nothing_heavy() -> None:

@@ -66,6 +66,8 @@ def test_an_input_does_not_depend_on_its_batch(monkeypatch):
     contents = list(files())
     together = inputs(contents)
     assert torch.equal(torch.cat([inputs([content]) for content in contents]), together)
+    monkeypatch.setattr("stage1_pro.core.data.on_device.RESIZED_AT_ONCE", 200_000)  # two of the pictures
+    assert torch.equal(inputs(contents), together)
     monkeypatch.setattr("stage1_pro.core.data.on_device.DECODED_AT_ONCE", 10_000)
     assert torch.equal(inputs(contents), together)
 

@@ -151,6 +151,22 @@ def test_61_reads_the_camera_from_its_table(exported, yard, decided, tmp_path) -
         decide_table(contents, read, str(tmp_path / "out"), rows_per_part=40, actors=1)
 
 
+@pytest.mark.slow
+def test_a_registered_bundle_takes_the_camera_of_each_image(exported, decided, tmp_path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    done("50_export_bundle", "--verify", exported / "bundle", "--register", "yard", "--tracking_uri", uri)
+    mlflow.set_tracking_uri(uri)
+    rows = pd.read_csv(decided / "d.csv", keep_default_na=False).iloc[:40]
+    model = mlflow.pyfunc.load_model("models:/yard/1")
+    named = rows[["id", "certificate_group"]].rename(columns={"id": "path"})
+    found = model.predict(named)
+    assert found["decision"].tolist() == rows["decision"].tolist()
+    assert 0 < (found["reason"] == UNCOVERED).sum() < (found["decision"] == "defer").sum()
+    with pytest.raises(mlflow.MlflowException, match="certificate_group"):
+        model.predict(named[["path"]])
+
+
 def test_65_watches_each_camera(exported, yard, decided, script, tmp_path) -> None:
     bundle, out, salt = exported / "bundle", decided / "d.csv", decided / "salt"
     rows = pd.read_csv(yard / "labels.csv")

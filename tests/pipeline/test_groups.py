@@ -1,5 +1,6 @@
 """A group of images, one decision: from the label table through calibration and bundle to 60 and 70."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -169,6 +170,15 @@ def test_61_names_the_script_that_decides_groups(exported, tracks, script, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bundle_of_groups_is_not_registered_for_single_images(run, script, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "mlflow", ())  # refused before MLflow is needed
+    register = ["--register", "red", "--tracking_uri", f"sqlite:///{tmp_path}/m.db"]
+    for words in (["--verify", run / "bundle"], ["--run", run, "--out", tmp_path / "new"]):
+        outcome = script("50_export_bundle", *words, *register)
+        refused(outcome, "decides groups of images, and a registered model decides single images")
+    assert not (tmp_path / "new").exists()
+
+
 def test_mistakes_about_groups_are_told(run, tracks, config, script, tmp_path) -> None:
     bundle = run / "bundle"
     refused(script("60_predict", bundle, tracks, "--out", tmp_path / "d.csv"), "frame_10 sorts before frame_2")
@@ -179,6 +189,9 @@ def test_mistakes_about_groups_are_told(run, tracks, config, script, tmp_path) -
     rows.drop(columns="order").to_csv(tmp_path / "bad.csv", index=False)
     refused(script("60_predict", bundle, tracks, "--groups", tmp_path / "bad.csv", "--out", tmp_path / "d.csv"),
             "no column order")  # fmt: skip
+    (tmp_path / "bad.csv").write_bytes(gzip.compress(b"id,group,order\n"))
+    refused(script("60_predict", bundle, tracks, "--groups", tmp_path / "bad.csv", "--out", tmp_path / "d.csv"),
+            "bad.csv: not text in UTF-8. Save it as CSV in UTF-8, not packed.")  # fmt: skip
 
     labels = pd.read_csv(tracks / "labels.csv")
     (tmp_path / "groups.yaml").write_text(CONFIG.format(images=tmp_path))

@@ -317,6 +317,10 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, mon
     assert refused.status == 2
     assert f"{exported / 'bundle'}: its answers are masks, which only 60_predict.py takes. Decide" in refused.err
     assert not (tmp_path / "out").exists()
+    monkeypatch.setitem(extras.EXTRAS, "mlflow", ())
+    register = ["--register", "discs", "--tracking_uri", f"sqlite:///{tmp_path}/m.db"]
+    refused = call("50_export_bundle", "--verify", exported / "bundle", *register)
+    assert (refused.status, "answers with masks, and a registered model decides single" in refused.err) == (2, True)
     audited = call("60_predict", exported / "bundle", exported, "--audit_share", "0.5", "--out", exported / "d.csv")
     assert audited.status == 2
     verified = done("50_export_bundle", "--verify", exported / "bundle")

@@ -135,7 +135,7 @@ def test_mistakes_are_told_and_nothing_is_written(bundle, tmp_path, script):
     refused(script(EVALUATE, "--on", table), "--bundle BUNDLE and --on SET go together")
     refused(script(EVALUATE, "--bundle", bundle, "--on", table, "--run", "x"), "--bundle takes the place of --run")
     refused(script(EVALUATE, "--bundle", bundle, "--on", tmp_path / "none.csv"), "no such file or folder")
-    refused(script(EVALUATE, "--bundle", bundle, "--on", table, "--out", bundle / "new"), "a closed set")
+    refused(script(EVALUATE, "--bundle", bundle, "--on", table, "--out", bundle / "new"), "lies in the bundle")
     refused(script(EVALUATE, "--bundle", bundle, "--on", table, "--out", tmp_path), "nothing is overwritten")
     refused(script(EVALUATE, "--bundle", tmp_path, "--on", table, "--out", "x"), "is not a bundle folder")
     refused(script(EVALUATE, "--device", "cpu"), "--device is of a measurement")

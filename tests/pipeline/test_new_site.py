@@ -182,7 +182,9 @@ def test_ratios_may_share_all_cases_and_what_is_refused_does_not_speak_of_traini
 
 def test_nothing_is_written_into_the_bundle(bundle, tmp_path, script):
     chain.draw(tmp_path, cases=8)
-    refused(script("38_recalibrate", bundle, "--config", yaml_of(tmp_path), "--out", bundle / "new"), "a closed set")
+    refused(
+        script("38_recalibrate", bundle, "--config", yaml_of(tmp_path), "--out", bundle / "new"), "lies in the bundle"
+    )
     assert not (bundle / "new").exists()
 
 

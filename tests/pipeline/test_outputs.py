@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from chain import SCRIPTS, call, done, refused
 
+from stage1_pro import verify_bundle
 from stage1_pro.core.inference import decisions, jobs
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.inference.tables import output_of
@@ -97,6 +98,21 @@ def test_parts_of_another_job_are_never_mixed_in(bundle, paths, tmp_path, monkey
     shutil.rmtree(mended)
     assert predict(bundle, paths[1:], out, "--overwrite").status == 4
     assert len(pd.read_csv(out)) == 40
+
+
+def test_a_full_device_and_a_device_that_is_not_there_are_named(bundle, images):
+    path = str(images / "000.png")
+    refused(predict(bundle, [path], "/dev/full"), "/dev/full: No space left on device. Fix this")
+    for name in ("tpu9", "meta"):
+        refused(call("60_predict", bundle, path, "--out", "-", "--device", name), "Leave --device out, or say cpu.")
+
+
+def test_nothing_is_written_into_the_bundle(bundle, images, monkeypatch):
+    path, inside = str(images / "000.png"), "lies in the bundle"
+    monkeypatch.chdir(bundle)
+    for words in (["60_predict", ".", path], ["60_predict", ".", path, "--out", "new/d.csv"]):
+        refused(call(*words), inside)
+    verify_bundle(bundle)
 
 
 def test_what_is_there_stays_unless_it_is_to_be_overwritten(bundle, images, tmp_path):

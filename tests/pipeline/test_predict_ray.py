@@ -64,9 +64,10 @@ def test_another_job_a_broken_bundle_and_a_table_without_images_are_refused(bund
     (out / "other.txt").write_text("mine")
     refused(call("61_predict_ray", bundle, table, out), "holds other.txt and no job.json")
     assert files_of(out) == {"other.txt": b"mine"}
-    refused(call("61_predict_ray", bundle, table, bundle), "and no job.json. Name another OUTDIR")
+    for inside in (bundle, bundle / "out"):
+        refused(call("61_predict_ray", bundle, table, inside), f"OUTDIR {inside} lies in the bundle")
     verify_bundle(bundle)
-    refused(call("61_predict_ray", bundle, table, ""), "a place without a name")
+    refused(call("61_predict_ray", bundle, table, ""), "outdir: an empty word")
     refused(call("61_predict_ray", bundle, table, out / "other.txt"), "is a file. Name a folder")
     pd.DataFrame({"file": ["a.png"]}).to_parquet(tmp_path / "none.parquet")
     refused(call("61_predict_ray", bundle, tmp_path / "none.parquet", out), "no column path and no column bytes")

@@ -192,7 +192,7 @@ def test_the_server_describes_itself(server):
 
 def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tmp_path):
     small, log = files[0].read_bytes(), tmp_path / "decisions.jsonl"
-    log.write_bytes(b'{"whole": 1}\n{"torn by a ki')
+    log.write_bytes(b'{"id": "whole"}\n{"id": "torn by a ki')
     options = ["--log", log, "--log_max_bytes", 2000, "--deadline_s", 3, "--max_inflight", 64]
     bearer = {"authorization": "Bearer secret-1"}
     with Server(bundle, *options, STAGE1_TOKEN="secret-1") as server:
@@ -287,11 +287,15 @@ def test_a_second_ctrl_c_waits_for_nothing(bundle, files):
         unfinished.connection.close()
 
 
-def test_a_server_that_must_not_start_does_not(bundle, script, monkeypatch):
+def test_a_server_that_must_not_start_does_not(bundle, script, tmp_path, monkeypatch):
     refused(
         script("70_serve", bundle, "--wait_ms", -1, "--max_bytes", 0), "--wait_ms -1: allowed 0 to", "--max_bytes 0"
     )
-    refused(script("70_serve", bundle, "--log", bundle / "none" / "d.jsonl"), "is not a folder")
+    refused(script("70_serve", bundle, "--log", tmp_path / "none" / "d.jsonl"), "is not a folder")
+    refused(script("70_serve", bundle, "--log", bundle / "d.jsonl"), "lies in the bundle")
+    (tmp_path / "notes.txt").write_text("of somebody else, and without an end")
+    refused(script("70_serve", bundle, "--log", tmp_path / "notes.txt", "--port", 0), "holds other things than dec")
+    assert (tmp_path / "notes.txt").read_text() == "of somebody else, and without an end"
     refused(script("70_serve", bundle.parent), f"is a run. Name its bundle, {bundle},")
     refused(script("70_serve", bundle, "--require_signature", bundle / "config.json"), "is not signed")
     with socket.socket() as taken:

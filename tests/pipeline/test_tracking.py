@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from chain import copy, done, refused
 
+from stage1_pro.core.config import extras
+
 
 def flags(config: Path, *more: object) -> list[str]:
     return ["--config", str(config), "--phase", "2", "--epochs", "2", "--early_stop_patience", "2", *map(str, more)]
@@ -88,7 +90,7 @@ def test_weights_and_biases_gets_the_epochs(config, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = tmp_path / "runs" / "tracked"
     chain.train_run(run, flags(config, "--logger", "wandb"))
-    wandb.finish()  # which the end of a command's process does
+    wandb.teardown()  # as the end of a command's process does; finish() alone may return before the file is whole
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
     assert logged_offline(file, "val_loss") == pytest.approx(pd.read_csv(run / "metrics.csv")["val_loss"].tolist())
 
@@ -121,7 +123,7 @@ def records(log: bytes) -> Iterator[bytes]:
             content = b""
 
 
-def test_where_nothing_can_be_tracked_is_told_before_a_run_begins(config, exported_once, tmp_path, script):
+def test_where_nothing_can_be_tracked_is_told_first(config, exported_once, tmp_path, script, monkeypatch):
     run = ["--run", tmp_path / "run"]
     refused(script("00_make_splits", *flags(config, "--logger", "mlflow"), *run), "such as sqlite:///mlflow.db")
     for folder in ("file:///tmp/mlruns", "mlruns"):
@@ -130,3 +132,8 @@ def test_where_nothing_can_be_tracked_is_told_before_a_run_begins(config, export
     refused(script("20_train", *flags(config, "--tracking_uri", "sqlite:///m.db"), *run), "set logger: mlflow")
     bundle = copy(exported_once, tmp_path / "runs") / "bundle"
     refused(script("50_export_bundle", "--verify", bundle, "--tracking_uri", "sqlite:///m.db"), "add it")
+    new = ["50_export_bundle", "--run", bundle.parent, "--out", tmp_path / "new", "--register", "red"]
+    refused(script(*new), "such as sqlite:///mlflow.db, with --tracking_uri")
+    monkeypatch.setitem(extras.EXTRAS, "mlflow", ("mlflow_that_nobody_has",))
+    refused(script(*new, "--tracking_uri", f"sqlite:///{tmp_path}/m.db"), "pip install 'stage1-pro[mlflow]'")
+    assert not (tmp_path / "new").exists()

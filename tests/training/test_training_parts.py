@@ -11,10 +11,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.devices import Moment
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.training.callbacks.checkpoints import RunCheckpoint
 from stage1_pro.core.training.callbacks.ema import ExponentialMovingAverage
+from stage1_pro.core.training.trainer import demand_trainer
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(0, 10), (3, 10), (10, 10), (1, 1), (0, 1)])
@@ -215,3 +217,14 @@ def test_a_process_that_waits_while_the_gpu_computes_has_not_waited_for_data():
     came = Moment(device)
     assert ended.seconds_since(started) > 0.1
     assert came.seconds_since(ended) < 0.005
+
+
+def test_a_deterministic_training_asks_torch_for_repeatable_kernels(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # which Lightning sets
+    demand_trainer(Stage1ProConfig(deterministic=True))
+    try:
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    demand_trainer(Stage1ProConfig())
+    assert not torch.are_deterministic_algorithms_enabled()

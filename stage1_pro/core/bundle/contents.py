@@ -111,6 +111,15 @@ def demand_images(contents: BundleContents) -> None:
         )
 
 
+def demand_outside(bundle: Path, place: str | Path | None, option: str) -> None:
+    """Raise UserError for a place within the bundle that something is to be written to: with one file more it would be
+    no bundle. None: nothing is written."""
+    if place is not None and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(bundle)):
+        raise UserError(
+            f"{option} {place} lies in the bundle {bundle}, whose set of files is closed. Name a place outside of it."
+        )
+
+
 def _file_problems(path: Path, manifest: dict[str, Any]) -> list[str]:
     """Everything in which the folder differs from its manifest, and the manifest from a bundle."""
     return [*_altered(path, manifest.get("files", {})), *_out_of_place(manifest)]

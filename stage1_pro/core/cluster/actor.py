@@ -120,7 +120,6 @@ def decided(work: Work, predictor: Stage1Predictor, at: range) -> pd.DataFrame:
 
 
 def names(at: range, given: list[Any], paths: list[str | None]) -> list[str]:
-    """The id of each row: what the table says, else its path, else its position."""
-    chosen = zip(at, given, paths, strict=True)
-    return [shown(str(number if (path is None and name is None) else path if name is None else name))
-            for number, name, path in chosen]  # fmt: skip
+    """The id of each row: what the table says, else its path, else its position; an empty word says nothing."""
+    rows = zip(given, paths, at, strict=True)
+    return [shown(str(next(word for word in row if word not in (None, "")))) for row in rows]

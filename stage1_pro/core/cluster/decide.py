@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from stage1_pro.core.bundle.contents import BundleContents, demand_images
+from stage1_pro.core.bundle.contents import BundleContents, demand_images, demand_outside
 from stage1_pro.core.cluster.actor import PartDecider, Work
 from stage1_pro.core.cluster.folder import Folder
 from stage1_pro.core.cluster.parts import (
@@ -62,6 +62,7 @@ def decide_table(
     bundle = {entry.name: entry.read_bytes() for entry in sorted(contents.path.iterdir())}
     base = os.getcwd()
     work = Work(bundle, table, out, rows_per_part, base, device, threads_each(), workers, more, record)
+    demand_outside(contents.path, out.local, "OUTDIR")
     out.make()
     demand_no_strays(out)
     parts = -(-len(table) // rows_per_part)

@@ -37,8 +37,6 @@ def filesystem(place: str) -> tuple[Any, str]:
     """The file system of a place and the path within it; a local path comes back absolute."""
     from fsspec.core import url_to_fs
 
-    if not place:  # fsspec takes it for the current folder
-        raise UserError("a place without a name. Name a file or a folder for INPUT, and a folder for OUTDIR.")
     with reaching(place):
         return url_to_fs(place, use_listings_cache=False)  # other processes write there too
 

@@ -99,6 +99,9 @@ class Stage1ProConfig:
     weights, with two passes a step."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Arithmetic of training; that of scores is scoring_precision."""
+    deterministic: bool = False
+    """Train on a GPU by kernels that give the same bits every time, some of them slower; torch warns of an operation
+    that has none. A CPU repeats itself anyway."""
     devices: int | str = "auto"
     """Devices per node: a number or auto."""
     num_nodes: int = 1

@@ -5,6 +5,7 @@ then decodes it while the model computes with the batch before.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -28,6 +29,9 @@ from stage1_pro.core.seeds import rng_of
 
 DECODED_AT_ONCE = 2**28
 """Bytes of decoded pixels that one call of nvjpeg may give."""
+
+RESIZED_AT_ONCE = 2**26
+"""Values of decoded pixels that are resized in one go, as float32."""
 
 LARGEST_SCALE = 32
 """By which a side is shrunk on the GPU; its kernel has not the memory for much more, and the CPU's gives the same."""
@@ -211,14 +215,17 @@ class DeviceDecoder:
             self.stream.synchronize()
 
     def _inputs(self, batch: Packed) -> tuple[Tensor, dict[int, BadImage]]:
-        contents, bad, made = batch.contents(), {}, []
+        contents, bad, views = batch.contents(), {}, dict[int, Tensor]()
         for part in _parts(batch):
             self._settle()
+            upright: dict[int, Tensor] = {}
             for at, image in zip(part, self._decoded([contents[at] for at in part]), strict=True):
                 try:
-                    made.append(self._view(batch.images[at], image, contents[at]))
+                    upright[at] = self._upright(batch.images[at], image, contents[at])
                 except BadImage as reason:
                     bad[at] = reason
+            views |= self._views(batch.images, upright)
+        made = [views[at] for at in sorted(views)]
         side = self.preprocessing.size
         whole = torch.stack(made) if made else torch.empty(0, 3, side, side, dtype=torch.uint8, device=self.device)
         inputs = (whole.float() / 255 - self.mean) / self.std
@@ -245,20 +252,34 @@ class DeviceDecoder:
         except RuntimeError:  # of one of them; which, nobody says
             return [None] if len(jpegs) == 1 else [self._tried([one])[0] for one in jpegs]
 
-    def _view(self, image: Encoded, decoded: Tensor | None, content: Tensor) -> Tensor:
-        """(3, S, S) uint8 on the device. Raises BadImage."""
+    def _upright(self, image: Encoded, decoded: Tensor | None, content: Tensor) -> Tensor:
+        """(3, H, W) uint8 on the device. Raises BadImage."""
         if decoded is not None and decoded.shape == (3, *image.size):
-            upright = _UPRIGHT.get(image.orientation, lambda whole: whole)(decoded)
-        else:
-            array = content.numpy()
-            if content.ndim == 1:
-                array = np.array(decode(array.tobytes(), self.preprocessing.images))
-            upright = torch.from_numpy(array).to(self.device).permute(2, 0, 1)
-        return self._evaluated(upright) if image.chance is None else self._augmented(upright, image.chance)
+            return _UPRIGHT.get(image.orientation, lambda whole: whole)(decoded)
+        array = content.numpy()
+        if content.ndim == 1:
+            array = np.array(decode(array.tobytes(), self.preprocessing.images))
+        return torch.from_numpy(array).to(self.device).permute(2, 0, 1)
 
-    def _evaluated(self, image: Tensor) -> Tensor:
+    def _views(self, images: Sequence[Encoded], upright: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Position → (3, S, S) uint8 on the device. What is not augmented is resized together with others of its size:
+        one by one, the GPU would wait for its kernels to be started."""
+        views, alike = dict[int, Tensor](), defaultdict[torch.Size, list[int]](list)
+        for at, image in upright.items():
+            chance = images[at].chance
+            if chance is None:
+                alike[image.shape].append(at)
+            else:
+                views[at] = self._augmented(image, chance)
+        for shape, places in alike.items():
+            step = max(1, RESIZED_AT_ONCE // shape.numel())
+            for part in (places[start : start + step] for start in range(0, len(places), step)):
+                views |= zip(part, self._evaluated(torch.stack([upright[at] for at in part])), strict=True)
+        return views
+
+    def _evaluated(self, images: Tensor) -> Tensor:
         short = int(self.preprocessing.size / self.preprocessing.crop_pct)
-        resized = self._resized(image, [short], min(image.shape[1:]) / short)
+        resized = self._resized(images, [short], min(images.shape[2:]) / short)
         return pixels.center_crop(resized, [self.preprocessing.size] * 2)
 
     def _augmented(self, image: Tensor, chance: Chance) -> Tensor:

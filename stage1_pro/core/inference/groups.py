@@ -102,5 +102,7 @@ def read_rows(table: Path, mend: str) -> pd.DataFrame:
         if table.suffix.lower() == ".parquet":
             return pd.read_parquet(BytesIO(content))
         return pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{table}: not text in UTF-8. Save it as CSV in UTF-8, not packed.") from None
     except ValueError as error:  # pandas' and pyarrow's own errors are of this kind
         raise UserError(f"{table}: {str(error).splitlines()[0][:120]}. Fix this and run again.") from None

@@ -369,7 +369,8 @@ def chosen_device(device: str) -> torch.device:
     if device == "auto":
         return fastest_device(mps=True)
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {' '.join(str(error).split())[:120]}") from None
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError of "meta" is one of these
+        why = " ".join(str(error).split()).partition(". ")[0][:120]
+        raise UserError(f"--device {device}: {why.rstrip('.')}. Leave --device out, or say cpu.") from None
     return torch.device(device)

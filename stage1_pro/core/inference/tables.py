@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
+from stage1_pro.core import artifacts
 from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.inference.records import UNCOVERED
 
@@ -79,7 +80,8 @@ class Output:
     def opened(self) -> Iterator[BinaryIO]:
         """The stream of a device, a pipe or standard output."""
         sys.stdout.flush()
-        with os.fdopen(os.dup(1), "wb") if self.path is None else open(self.path, "wb") as stream:
+        named = artifacts.naming(self.path or Path("standard output"))
+        with named, os.fdopen(os.dup(1), "wb") if self.path is None else open(self.path, "wb") as stream:
             yield stream
 
 

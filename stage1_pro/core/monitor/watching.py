@@ -11,7 +11,7 @@ import numpy as np
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.bundle.calib_scores import read_calib_scores
-from stage1_pro.core.bundle.contents import BundleContents
+from stage1_pro.core.bundle.contents import BundleContents, demand_outside
 from stage1_pro.core.errors import UserError, counted
 from stage1_pro.core.monitor.audit import Audit, demand_groups
 from stage1_pro.core.monitor.days import awaited
@@ -56,8 +56,7 @@ def read_on(
     now: moment of the reading, and clock: of the machine, seconds since 1970; salt: checks every row where it is at
     hand; chosen: keys of opening.CHOSEN. Raises UserError, and writes nothing, where anything does not fit.
     """
-    if folder.resolve().is_relative_to(contents.path.resolve()):
-        raise UserError(f"--out {folder} lies in the bundle, whose set of files is closed. Name a folder beside it.")
+    demand_outside(contents.path, folder, "--out")
     said = {**dict.fromkeys(CHOSEN), **(chosen or {}), "salt_digest": digest_or_none(salt)}
     reader = reader_of(contents, now)
     with locked(folder):

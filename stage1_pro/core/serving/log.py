@@ -11,6 +11,21 @@ from filelock import FileLock, Timeout
 
 from stage1_pro.core.errors import UserError
 
+BEGIN = b'{"id": '
+"""How every row begins, also one that a killed server left without its end."""
+
+
+def demand_log(path: Path) -> None:
+    """Raise UserError for a file that cannot be a log, or holds other things: from its end a torn line is cut."""
+    if not path.parent.is_dir():
+        raise UserError(f"--log {path}: {path.parent} is not a folder. Make it, or name another file.")
+    if path.is_dir():
+        raise UserError(f"--log {path} is a folder. Name a file in it.")
+    if path.is_file():
+        with open(path, "rb") as stream:
+            if not BEGIN.startswith(stream.read(len(BEGIN))):
+                raise UserError(f"--log {path} holds other things than decisions. Name another file.")
+
 
 class DecisionLog:
     """Rows appended to one file, which one server owns.

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from stage1_pro.core.errors import UserError, raise_problems
 
@@ -87,10 +86,3 @@ def token_of_environment() -> str | None:
     if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
         raise UserError(f"{TOKEN} must be one word of printable ASCII; unset it to serve without a token.")
     return token
-
-
-def demand_log_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise UserError(f"--log {path}: {path.parent} is not a folder. Make it, or name another file.")
-    if path.is_dir():
-        raise UserError(f"--log {path} is a folder. Name a file in it.")

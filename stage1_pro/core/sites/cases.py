@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.bundle.contents import BundleContents
+from stage1_pro.core.bundle.contents import BundleContents, demand_outside
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.config.sections import DatasetParams
 from stage1_pro.core.config.settings import Stage1ProConfig
@@ -82,8 +82,7 @@ def new_place(path: str | None, kind: str, bundle: str) -> Path:
     target = Path(path) if path else unused_name(kind)
     if target.exists() or target.is_symlink():
         raise UserError(f"{target} exists, and nothing is overwritten. Choose another --out.")
-    if target.resolve().is_relative_to(Path(bundle).resolve()):
-        raise UserError(f"{target} lies in the bundle, whose files are a closed set. Choose another --out.")
+    demand_outside(Path(bundle), target, "--out")
     return target
 
 

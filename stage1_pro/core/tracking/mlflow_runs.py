@@ -68,16 +68,37 @@ def track_evaluation(run: Run, evaluation: dict[str, Any]) -> None:
         Careful(f"MLflow at {uri}").call(send)
 
 
-def register(contents: BundleContents, run: Run | None, name: str, uri: str | None) -> str:
-    """Log a bundle as a pyfunc model, register it under `name`, and return its version.
+def store_of(run: Run | None, name: str, uri: str | None) -> str:
+    """Where `name` is registered: uri, else the store that the run was tracked with.
 
-    run: whose MLflow run gets it; None: a new one; uri: None for the one that the run was tracked with. The model is
-    code and files, no pickle. Raises UserError where the server does not take it.
+    Raises UserError where neither names one, without the extra, and for a run whose decisions are not of single images,
+    which a table of images cannot ask for.
     """
     demand_extra("mlflow")
     uri = uri or (None if run is None or _known(run) is None else _record(run)["uri"])
-    if uri is None or no_store(uri):
-        raise UserError(f"--register {name} --tracking_uri {uri}: {NO_STORE}." if uri else f"--register: {NO_STORE}.")
+    if uri is None:
+        raise UserError(f"--register {name}: {NO_STORE}, with --tracking_uri.")
+    if no_store(uri):
+        raise UserError(f"--register {name} --tracking_uri {uri}: {NO_STORE}.")
+    return uri
+
+
+def demand_single_images(where: Path, masks: bool, groups: bool) -> None:
+    """Raise UserError for what decides no single images: a registered model gets a table of them, and nothing else."""
+    if masks or groups:
+        what = "answers with masks" if masks else "decides groups of images"
+        raise UserError(
+            f"--register: {where} {what}, and a registered model decides single images. Leave --register out, and "
+            f"decide with 60_predict.py{'' if masks else ' --groups'}."
+        )
+
+
+def register(contents: BundleContents, run: Run | None, name: str, uri: str) -> str:
+    """Log a bundle as a pyfunc model, register it under `name`, and return its version.
+
+    run: whose MLflow run gets it; None: a new one; uri: as of `store_of`. The model is code and files, no pickle.
+    Raises UserError where the server does not take it.
+    """
     Careful(uri)  # no long tries
     try:
         with _quiet():
@@ -95,7 +116,9 @@ def _registered(contents: BundleContents, run: Run | None, name: str, uri: str) 
     from mlflow.types import ColSpec, Schema  # pyright: ignore[reportMissingImports]
 
     logger = _logger(run, uri, contents.manifest["provenance"].get("run_id", contents.path.name))
-    columns = [ColSpec("string", "path", required=False), ColSpec("binary", "content", required=False)]
+    columns: list[Any] = [ColSpec("string", "path", required=False), ColSpec("binary", "content", required=False)]
+    if contents.manifest.get("certificate_groups"):  # MLflow drops columns that the signature does not name
+        columns.append(ColSpec("string", "certificate_group"))
     extra = "[onnx]" if contents.manifest.get("scoring_backend") == "onnx" else ""
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=logger.run_id):

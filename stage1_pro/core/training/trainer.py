@@ -92,6 +92,7 @@ def lightning_trainer(
             num_nodes=config.num_nodes,
             strategy=config.strategy,
             precision=PRECISION[config.precision],
+            deterministic="warn" if config.deterministic else None,
             callbacks=[*callbacks, *([RichProgressBar()] if live else [])],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,
