@@ -175,6 +175,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def dump_tensors(content: dict[str, Any]) -> bytes:
+    """Serialise tensors and plain values; equal contents give equal bytes."""
     buffer = io.BytesIO()  # a path would put its own name into the archive
     torch.save(_interned(content), buffer)
     return buffer.getvalue()

@@ -126,4 +126,5 @@ def next_look(look: Look) -> str:
 
 
 def times(count: int) -> str:
+    """once, 2 times, …"""
     return "once" if count == 1 else f"{count} times"
