@@ -306,6 +306,7 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, mon
     from stage1_pro import Stage1Predictor
     from stage1_pro.core.errors import UserError
 
+    assert "pipeline_tag: image-segmentation\n" in (exported / "bundle" / "README.md").read_text()
     with pytest.raises(UserError, match=r"its answers are masks, which only 60_predict\.py takes"):
         Stage1Predictor.load(exported / "bundle", device="cpu")
     for script in ("65_monitor", "70_serve"):

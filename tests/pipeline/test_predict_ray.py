@@ -3,8 +3,10 @@
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -94,6 +96,16 @@ def whole(exported_once, images, tmp_path_factory) -> tuple[Path, Path, Path]:
 @pytest.mark.usefixtures("bundle")
 class TestOnRay:
     pytestmark = EXTRA
+
+    def test_a_cluster_that_is_not_there_is_told_at_once(self, bundle, table, tmp_path):
+        words = bundle, table, tmp_path / "out", "--address"
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            free = f"127.0.0.1:{taken.getsockname()[1]}"
+        start = time.monotonic()
+        status, _, err = finished("61_predict_ray", *words, free)
+        assert (status, f"Ray {free}: nothing answers at" in err) == (2, True)
+        assert "Ray no where: Invalid address format" in finished("61_predict_ray", *words, "no where")[2]
+        assert time.monotonic() - start < 90  # Ray by itself gives up after two and a half minutes
 
     def test_rows_are_those_of_60(self, bundle, table, tmp_path):
         paths = pd.read_parquet(table)["path"].tolist()

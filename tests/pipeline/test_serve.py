@@ -21,6 +21,7 @@ from test_golden import relisted, rewritten
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.schemas import schema_problems
 
+TEXT = b'--edge\r\nContent-Disposition: form-data; name="image"\r\n\r\nP5 1 1 255 x\r\n--edge--\r\n'
 PARTS = ["id", "answer", "probability", "decision", "score", "reason"]
 
 
@@ -122,6 +123,8 @@ def test_a_batch_is_answered_image_by_image(server, files):
         ("/v1/decide", b"", {}, (400, "empty")),
         ("/v1/decide?id=%00", b"x", {}, (400, "bad_request")),
         ("/v1/decide?id=" + "x" * 257, b"x", {}, (400, "bad_request")),
+        ("/v1/decide?id=a&id=b", b"x", {}, (400, "bad_request")),
+        ("/v1/decide", TEXT, {"content_type": "multipart/form-data; boundary=edge"}, (400, "bad_request")),
         ("/v1/decide", b"x", {"content_type": "multipart/form-data"}, (400, "bad_request")),
         ("/v1/decide/batch", b"x", {}, (400, "bad_request")),
         ("/v1/decide", b"x" * 10_000_001, {}, (413, "too_large")),
@@ -170,12 +173,70 @@ def test_what_is_too_much_is_refused_and_the_places_come_back(server, files):
     assert float(server.ask("/metrics").content.split(refused)[1].split()[0]) >= 4
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_client_that_offers_http_2_is_answered_in_http_1(server, files, pieces):
+    small = files[0].read_bytes()
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"  # as Java's does
+    head = b"POST /v1/decide?id=a HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        if pieces == 2:
+            line.sendall(head % (offer, len(small)) + small[:9])
+            assert server.ask("/livez").status == 200  # by now the piece has been read
+        offered = talk(line, small[9:] if pieces == 2 else head % (offer, len(small)) + small)
+        plain = talk(line, head % (b"", len(small)) + small)
+    rows = [json.loads(answer.partition(b"\r\n\r\n")[2]) for answer in (offered, plain)]
+    assert (rows[0]["decision"], rows[0]["score"]) == (rows[1]["decision"], rows[1]["score"])
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00 TLS", b"POST /v1/decide HTTP/1.1\r\nContent-Length: -5\r\n\r\n"]
+)
+def test_what_is_not_http_hears_defer_as_well(server, sent):
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        answer = talk(line, sent)
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        body = json.loads(answer.partition(b"\r\n\r\n")[2])
+        assert (body["decision"], body["error"]["code"]) == ("defer", "bad_request")
+        assert line.recv(1) == b""
+
+
+@pytest.fixture(scope="module")
+def strict(exported_once, tmp_path_factory):
+    """A server that waits for 3 s at most and may write to no disk."""
+    with Server(copy(exported_once, tmp_path_factory.mktemp("strict")) / "bundle", "--deadline_s", 3) as server:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+        yield server
+
+
+def test_a_head_that_does_not_end_is_waited_for_no_longer_than_the_deadline(strict):
+    with socket.create_connection(("127.0.0.1", strict.port)) as line:
+        line.settimeout(20)
+        late = talk(line, b"POST /v1/decide HTTP/1.1\r\nHost:")
+        assert late.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+        assert json.loads(late.partition(b"\r\n\r\n")[2])["error"]["code"] == "deadline"
+        assert line.recv(1) == b""
+    with socket.create_connection(("127.0.0.1", strict.port)) as slow:  # but whole in time
+        for part in (b"POST /v1/decide HTTP/1.1\r\nContent-", b"Length: 1\r\n\r\n"):
+            slow.sendall(part)
+            assert strict.ask("/livez").status == 200
+        assert talk(slow, b"x").startswith(b"HTTP/1.1 422")
+
+
+def test_images_of_a_form_stay_in_memory(strict):
+    noise, buffer = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8), io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    body, kind = form(("image", buffer.getvalue()))
+    assert len(body) > 2_000_000
+    assert strict.ask("/v1/decide", body, content_type=kind).status == 200
+
+
 def talk(line: socket.socket, request: bytes, answers: int = 1) -> bytes:
     """What comes back on a connection, so many answers of JSON."""
     line.sendall(request)
     found = b""
     while found.count(b"HTTP/1.1 ") < answers or not found.endswith(b"}"):
-        found += line.recv(65536)
+        found += (part := line.recv(65536))
+        assert part, found
     return found
 
 

@@ -79,14 +79,14 @@ def _card(run: Run, evaluation: dict[str, Any], license: str) -> str:
     """Front matter of a model card, as model hubs read it."""
     exits = evaluation["exits"]
     found = [(name, exits[name]["value"]) for name in FIGURES if name in exits]
-    task = {"type": "image-classification", "name": "Stage 1 of a cascade"}
+    task = {"type": run.config.task.known_as, "name": "Stage 1 of a cascade"}
     named = (
         {"license": license.lower()} if license.lower() in LICENSES else {"license": "other", "license_name": license}
     )
     card = {
         **named,
         "library_name": "stage1-pro",
-        "pipeline_tag": "image-classification",
+        "pipeline_tag": run.config.task.known_as,
         "tags": ["selective-classification", "cascade", f"exit-policy-{run.policy_row.name}"],
         "model-index": [
             {

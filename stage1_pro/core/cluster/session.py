@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from stage1_pro.core.records.provenance import cores
 
 ADDRESS = "RAY_ADDRESS"
 """Environment variable that names a running cluster."""
+NAME_ONE = f"Name a running cluster with --address, or leave it out, and {ADDRESS} unset, for a Ray of this machine."
 THREADS = "OMP_NUM_THREADS"
 OBJECT_STORE = 200_000_000
 """Bytes of shared memory for a Ray of our own: what travels is a bundle and counts, never images."""
+CONNECT_S = 10
+"""Seconds that a cluster has to answer."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -56,6 +60,8 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
     own = {"num_cpus": max(cores(), cpus), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
+        if address:
+            _demand_listening(address)
         with _silenced():
             ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
         # Ray ends the process at SIGTERM, with a status of its own
@@ -68,9 +74,24 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
         if ray.is_initialized():
             raise
         where = address or "on this machine"
-        raise UserError(f"Ray {where}: {first_line(error)}. Name a running cluster with --address, or none.") from None
+        raise UserError(f"Ray {where}: {first_line(error)}. {NAME_ONE}") from None
     finally:
         ray.shutdown()
+
+
+def _demand_listening(address: str) -> None:
+    """Raise UserError where nothing listens at the address of a cluster: Ray itself would try for minutes, also at that
+    of one that was killed, which "auto" finds."""
+    from ray._private.services import canonicalize_bootstrap_address  # pyright: ignore[reportMissingImports]
+
+    place = None if "://" in address else canonicalize_bootstrap_address(address)
+    if place is None:
+        return
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise UserError(f"Ray {address}: nothing answers at {place} ({first_line(error)}). {NAME_ONE}") from None
 
 
 @contextmanager

@@ -34,6 +34,8 @@ class Task:
     """Field of environment.json and bundle.json that says how a file becomes an input."""
     suffixes: tuple[str, ...] = ()
     """Of files that a folder may hold as inputs, beside images."""
+    known_as: str = "image-classification"
+    """What hubs of models call it."""
 
     def part(self, name: str) -> Any:
         """Import and return a part of the task; None where it has no such part.
@@ -101,6 +103,7 @@ TASKS = {
             has_masks=True,
             inputs="mask_preprocessing",
             suffixes=(".nii", ".nii.gz"),
+            known_as="image-segmentation",
         ),
     )
 }

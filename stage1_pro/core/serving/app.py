@@ -228,7 +228,7 @@ class Watched:
 
         if scope["method"] != "POST" or path not in self.deciding:
             return await self.app(scope, receive, watched)
-        request = Request({**scope, "app": self.app}, receive)  # in an app a form that cannot be read is a 400
+        request = Request(scope, receive)
         refusal = self.service.no_room(1)
         response = await (self._decided(path, request) if refusal is None else self._without_room(refusal, request))
         return await response(scope, receive, watched)

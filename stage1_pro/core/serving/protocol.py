@@ -1,9 +1,11 @@
 """The HTTP protocol: uvicorn's, which refuses what there is no room for before anything is made of it."""
 
+import asyncio
 import json
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from stage1_pro.core.serving.refusals import Refusal
@@ -15,6 +17,8 @@ class RefusingProtocol(HttpToolsProtocol):
 
     What computes shares the cores with them, so they are written as soon as the request is here: no task, no app. Of
     requests that did not arrive in one piece, or wait behind another one, or need a token, the app takes care.
+
+    Where uvicorn would wait for a head for ever the connection ends, and what is not HTTP hears `defer` as well.
     """
 
     service: ClassVar[Service]
@@ -23,8 +27,21 @@ class RefusingProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **rest: Any):
         super().__init__(*args, **rest)
+        self.parser = _Http1Parser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
         self._refusal: Refusal | None = None
         self._held: list[bytes] = []
+        self.offered, self._in_head = False, False
+        self._head_ends: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()
+        self._head_is_here()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -33,8 +50,20 @@ class RefusingProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             for part in held:
                 super().on_body(part)
+        elif self._in_head and self._head_ends is None:
+            self._head_ends = self.loop.call_later(self.service.limits.deadline_s, self._head_is_late)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        assert self.parser is not None
+        if self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers):
+            self.offered = True
+            return
+        self._in_head = False
+        self._head_is_here()
         self._unset_keepalive_if_required()  # of a refusal that stood before this request in the same piece
         self._refusal, self._held = self._refused_at_once(), []
         if self._refusal is None:
@@ -48,16 +77,40 @@ class RefusingProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         refusal, self._refusal = self._refusal, None
+        if self.offered:
+            return
         if refusal is None:
             super().on_message_complete()
             return
         assert self.parser is not None
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._refuse(self._path, refusal, self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive())
+        self.on_response_complete()
+
+    def head_again(self) -> bytes:
+        """The head that has been read, without what it offers."""
+        assert self.parser is not None
+        self.offered, version = False, self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(b"other", Refusal("bad_request", msg), False)
+
+    def _refuse(self, path: bytes, refusal: Refusal, keep_alive: bool) -> None:
         self.transport.write(_response(refusal.code, str(refusal), keep_alive))
-        self.service.metrics.refused_at_once(self._path.decode("ascii"), refusal)
+        self.service.metrics.refused_at_once(path.decode("ascii"), refusal)
         if not keep_alive:
             self.transport.close()
-        self.on_response_complete()
+
+    def _head_is_late(self) -> None:
+        seconds = self.service.limits.deadline_s
+        self._refuse(b"other", Refusal("deadline", f"the head did not arrive within {seconds:g} s"), False)
+
+    def _head_is_here(self) -> None:
+        if self._head_ends is not None:
+            self._head_ends.cancel()
+            self._head_ends = None
 
     @property
     def _path(self) -> bytes:
@@ -70,6 +123,25 @@ class RefusingProtocol(HttpToolsProtocol):
         if waits or not asks or self.expect_100_continue or self.service.token is not None:
             return None
         return self.service.no_room(1)
+
+
+class _Http1Parser(HttpRequestParser):
+    """Reads on as HTTP/1.1 where a client offers another protocol, as HTTP clients of Java do: RFC 9110, 7.8.
+
+    The parser itself would take the body for that other protocol.
+    """
+
+    def __init__(self, protocol: RefusingProtocol):
+        super().__init__(protocol)
+        self._protocol = protocol
+
+    def feed_data(self, data: bytes) -> None:
+        try:
+            super().feed_data(data)
+        except HttpParserUpgrade as offer:
+            if not self._protocol.offered:  # CONNECT
+                raise
+            self.feed_data(self._protocol.head_again() + data[offer.args[0] :])
 
 
 def refusing(service: Service, deciding: frozenset[str]) -> type[RefusingProtocol]:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from stage1_pro.core.serving.refusals import Refusal
@@ -26,6 +27,12 @@ NAMES = ("id", "group", "certificate_group")
 Uploads = TypeVar("Uploads", list[Upload], GroupUpload)
 _WORD = re.compile(WORD)
 _UNREAD_S = 2.0
+
+
+class _FormParser(MultiPartParser):
+    """Keeps images in memory, where they were admitted: no disk sees them, full or read-only or anybody's."""
+
+    spool_max_size = 2**40
 
 
 class Body:
@@ -85,8 +92,8 @@ async def read_one(request: Request, body: Body, limits: Limits) -> list[Upload]
     """The one image of a request: the body itself, or a form. Raises Refusal."""
     if not is_form(request):
         content = await Request(request.scope, body.receive).body()
-        named = request.query_params
-        uploads = [Upload(content, *_named([named.get(name) for name in NAMES], limits))]
+        named = [_one(request.query_params.getlist(name), name) for name in NAMES]
+        uploads = [Upload(content, *_named(named, limits))]
     else:
         uploads = await read_form(request, body, limits)
     if len(uploads) > 1:
@@ -110,14 +117,19 @@ async def _form_parts(request: Request, body: Body, limits: Limits) -> tuple[lis
         raise Refusal("bad_request", "send multipart/form-data with one field 'image' for each image file")
     if stray := [name for name in NAMES if name in request.query_params]:
         raise Refusal("bad_request", f"{' and '.join(stray)} in the query, and a form brings its own: name them there")
-    async with Request(request.scope, body.receive).form() as form:
-        files = form.getlist(IMAGES)
-        if not files:
-            raise Refusal("empty", f"the form has no field '{IMAGES}'")
-        if len(files) > limits.batch_images:
-            raise Refusal("too_many_images", f"{len(files)} images; a request may hold {limits.batch_images}")
-        contents = [await file.read() if isinstance(file, UploadFile) else file.encode() for file in files]
-        names = {field: form.getlist(field) for field in NAMES}
+    try:
+        form = await _FormParser(request.headers, Request(request.scope, body.receive).stream()).parse()
+    except MultiPartException as error:
+        raise Refusal("bad_request", error.message) from None
+    files = form.getlist(IMAGES)
+    if not files:
+        raise Refusal("empty", f"the form has no field '{IMAGES}'")
+    if len(files) > limits.batch_images:
+        raise Refusal("too_many_images", f"{len(files)} images; a request may hold {limits.batch_images}")
+    contents = [await file.read() for file in files if isinstance(file, UploadFile)]
+    if len(contents) < len(files):  # its bytes are lost where it has become text
+        raise Refusal("bad_request", f"'{IMAGES}' is a file: give it a file name, as curl -F image=@photo.jpg does")
+    names = {field: form.getlist(field) for field in NAMES}
     if oversize := next((len(content) for content in contents if len(content) > limits.max_bytes), None):
         raise Refusal("too_large", f"an image of {oversize} bytes; allowed {limits.max_bytes}")
     return contents, names
@@ -138,7 +150,7 @@ async def read_group(request: Request, body: Body, limits: Limits) -> GroupUploa
 
 def _one(values: list[Any], field: str) -> str | None:
     if len(values) > 1:
-        raise Refusal("bad_request", f"{len(values)} times '{field}': a request is one group, and has one")
+        raise Refusal("bad_request", f"{len(values)} times '{field}', and one decision has one")
     return _words(values, field)[0] if values else None
 
 
