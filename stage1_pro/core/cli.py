@@ -12,7 +12,7 @@ import signal
 import sys
 import warnings
 from argparse import SUPPRESS, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -106,6 +106,8 @@ def exit_with(job: Callable[[], None]) -> None:
     try:
         job()
     except (UserError, Interrupted) as outcome:
+        if isinstance(outcome, Interrupted):  # whoever asks again, while libraries tidy up, gets the end at once
+            _leave_signals(SIGNAL_STATUS)
         print(f"{current()}: {runnable(str(outcome))}", file=sys.stderr, flush=True)
         sys.exit(outcome.exit_status)
     except BrokenPipeError:  # whoever read our output has gone
@@ -117,7 +119,17 @@ def exit_with(job: Callable[[], None]) -> None:
 
 
 def _interrupt(number: int, _frame: Any) -> None:
+    if hasattr(
+        signal, "SIGCHLD"
+    ):  # a scheduler ends the processes that read images too, and torch would raise for each
+        _leave_signals([signal.SIGCHLD])
     raise Interrupted(SIGNAL_STATUS[signal.Signals(number)])
+
+
+def _leave_signals(numbers: Iterable[int]) -> None:
+    """What the system does by itself at these signals is done from now on."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _parser(doc: str | None):
