@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from threading import Event
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,10 @@ _AWAKE_S = 0.004
 
 _REST_S = 0.02
 """Longest rest of the event loop: what comes meanwhile waits so long."""
+
+_SMALL_BYTES = 8192
+"""Images below are decoded one after another: in two threads at once they spend their time on handing the interpreter's
+lock over (seen with crops of 2 KB: 0.93 ms of CPU an image instead of 0.53, and no image more a second)."""
 
 
 class Expired(Exception):
@@ -80,6 +85,7 @@ class Engine:
         self._model, self._decoders = model, _decoders()
         self._may_decode, self._decoding, self._pass_s = Event(), 0, 0.0
         self._may_decode.set()
+        self._alone = Lock()
         self._waiting: asyncio.Queue[_Prepared | None] = asyncio.Queue()  # None: one less is being decoded
         self._loop = asyncio.get_running_loop()
         self._passes = asyncio.create_task(self._run())
@@ -124,7 +130,8 @@ class Engine:
         self._may_decode.wait()
         if time.monotonic() > expires:
             raise Expired
-        return self.predictor.prepared(content, self.contract)
+        with self._alone if len(content) < _SMALL_BYTES else nullcontext():
+            return self.predictor.prepared(content, self.contract)
 
     async def _run(self) -> None:
         while True:
