@@ -93,12 +93,14 @@ def test_all_problems_come_at_once(folder: Path) -> None:
     (folder / "masks" / "003.png").unlink()
     Image.fromarray(mask.astype(np.float32) / 2).save(folder / "masks" / "004.tif")
     (folder / "masks" / "004.png").unlink()
+    shutil.copy(folder / "masks" / "003.jpg", folder / "masks" / "007.jpg")
+    (folder / "masks" / "007.png").unlink()
     shutil.copy(folder / "images" / "005.png", folder / "images" / "006.png")
     text = refusal(folder)
     for words in (
         "1 image without a mask in",
         "1 mask does not fit its image: 000 (image 32 × 30, mask 32 × 32)",
-        "2 cases cannot be read: 003 (mask: a mask must be PNG, TIFF, BMP or NIfTI, since other formats change",
+        "3 cases cannot be read: 003, 007 (mask: a mask must be PNG, TIFF, BMP or NIfTI, since other formats change",
         "004 (mask: the mask holds values that are not whole numbers: such as 0.5)",
         "1 mask holds values outside 0 to 1: 001 (7); write class numbers, name all classes in",
         "2 identical images have different masks: 005, 006",
@@ -151,6 +153,14 @@ def test_a_table_without_masks_and_one_that_calls_them_otherwise(folder: Path) -
     with pytest.raises(UserError, match="the header path,drawn has no column 'mask'"):
         cases_in(folder, source)
     assert cases_in(folder, {**source, "columns": {"label": "drawn"}}).digest == plain.digest
+
+
+def test_nothing_is_left_where_no_mask_can_be_read(folder: Path) -> None:
+    for file in (folder / "masks").iterdir():
+        file.write_bytes(b"no image")
+    text = refusal(folder, on_bad_image="skip")
+    assert "8 cases cannot be read: 000, 001, 002, 003, 004, 005, 006, 007 (mask: a mask must be PNG" in text
+    assert "the positive class" not in text
 
 
 def test_numbers_of_objects_are_told_from_classes(folder: Path) -> None:

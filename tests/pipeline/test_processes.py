@@ -1,12 +1,17 @@
 """60 --num_workers auto: as many processes as the images and the machine call for."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from chain import SCRIPTS
 from PIL import Image
 
 from stage1_pro import Stage1Predictor
@@ -44,6 +49,23 @@ def test_auto_looks_at_the_images(bundle: Path, images: Path, tmp_path: Path) ->
     assert workers_for("auto", predictor, [str(large)] * 20) == 0
     assert workers_for("auto", predictor, [str(broken)] * 300) == 0
     assert workers_for("3", predictor, [str(broken)]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group_ends_with_one_line(bundle, images, tmp_path, number, status):
+    """As a terminal and a scheduler send it: the processes that decode get it too."""
+    paths = [str(path) for path in sorted(images.glob("*.png"))] * 20
+    words = [sys.executable, SCRIPTS / "60_predict.py", bundle, *paths, "--out", tmp_path / "d.csv", "--num_workers", 2]
+    process = subprocess.Popen(
+        list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(tmp_path.glob("d.csv.parts/part-*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, "60_predict.py: Interrupted; the files on disk are whole.\n")
 
 
 def test_processes_that_read_several_lists_end_with_the_last_one(bundle: Path, images: Path) -> None:

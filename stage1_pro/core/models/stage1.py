@@ -154,14 +154,18 @@ def load_model(path: Path) -> Stage1Model:
     content = read_tensors(path)
     try:
         if content["format"] != FORMAT:
-            raise UserError(f"{path}: written by another version (format {content['format']}, not {FORMAT}).")
+            raise UserError(
+                f"{path}: written by another version (format {content['format']}, not {FORMAT}). Use that version."
+            )
         spec = BackboneSpec.of_record(content)
         names, members = tuple(content["class_names"]), content.get("members")
         model = Stage1Model(spec.build(), spec, names, content["features"], content["dropout"], members)
         model.load_state_dict(content["state_dict"])
         model.answer_shift = float(content.get("answer_shift", 0.0))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}).") from None
+        raise UserError(
+            f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}). Restore it from a copy."
+        ) from None
     return model.eval()
 
 
@@ -171,6 +175,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def dump_tensors(content: dict[str, Any]) -> bytes:
+    """Serialise tensors and plain values; equal contents give equal bytes."""
     buffer = io.BytesIO()  # a path would put its own name into the archive
     torch.save(_interned(content), buffer)
     return buffer.getvalue()

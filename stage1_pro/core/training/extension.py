@@ -15,12 +15,16 @@ from stage1_pro.core.training.callbacks.checkpoints import way_back
 
 def ended_after(run: Run, config: Stage1ProConfig) -> int | None:
     """Epochs after which the training of a run came to its end, planned or by patience; None where it has not."""
-    last = run.checkpoints_path / "last.ckpt"
-    if not last.exists():
+    if not (run.checkpoints_path / "last.ckpt").exists():
         return None
-    table = read_tensors(last, way_back(run, config))["callbacks"]["EpochTable"]
+    table = epochs_of(run, config)
     done = int(table["rows"][-1]["epoch"]) + 1
     return done if table["finished"] and done not in config.schedule_restarts else None
+
+
+def epochs_of(run: Run, config: Stage1ProConfig) -> dict[str, Any]:
+    """What the last checkpoint holds of the epochs: rows of metrics.csv, and whether training is finished."""
+    return read_tensors(run.checkpoints_path / "last.ckpt", way_back(run, config))["callbacks"]["EpochTable"]
 
 
 def later_ends(layers: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:

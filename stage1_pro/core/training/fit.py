@@ -26,9 +26,10 @@ from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
 from stage1_pro.core.training.callbacks.checkpoints import judged_weights, way_back
+from stage1_pro.core.training.callbacks.epochs import write_epochs
 from stage1_pro.core.training.callbacks.last_reading import LastReading
 from stage1_pro.core.training.crossfit import GateTargets
-from stage1_pro.core.training.extension import ended_after
+from stage1_pro.core.training.extension import ended_after, epochs_of
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.conformal import ConformalModule
@@ -147,6 +148,8 @@ def fit(
     if not finished:
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer, course)
+    elif is_first_process() and not run.metrics_path.exists() and (run.checkpoints_path / "last.ckpt").exists():
+        write_epochs(run.metrics_path, epochs_of(run, config)["rows"])
     if not (run.checkpoints_path / "best.ckpt").exists():
         raise UserError(f"{config.monitor} was never finite: training diverged. Lower lr_head and lr_backbone.")
     return reading

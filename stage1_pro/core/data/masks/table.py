@@ -20,7 +20,6 @@ from stage1_pro.core.data.cases import (
     content_problems,
     independent_groups,
     listed,
-    listing,
     split_problems,
 )
 from stage1_pro.core.data.classes import as_yaml
@@ -28,7 +27,7 @@ from stage1_pro.core.data.given_splits import division_notes, pooled_sources, sp
 from stage1_pro.core.data.image_files import BadImage, read_file
 from stage1_pro.core.data.masks.files import labels_of, picture_of, read_contents
 from stage1_pro.core.data.masks.layouts import Layout, read_layout
-from stage1_pro.core.errors import UserError, counted, raise_problems
+from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.schemas import did_you_mean
 
 ANY = "any"
@@ -103,14 +102,13 @@ def masked_cases(config: Stage1ProConfig, *, decode: bool) -> CaseTable:
     frame = frame.assign(**{name: _column(found, name) for name in ("content", "image", "counts", "shape", "spacing")})
     problems += _file_problems(frame, found)
     bad = pd.Series([one.reason is not None for one in found], index=frame.index)
-    reasons = [f"{case} ({one.reason})" for case, one in zip(frame["case_id"], found, strict=True) if one.reason]
+    unusable = _by_reason(frame["case_id"], found)
     warnings = [warning for layout in layouts for warning in layout.warnings]
-    unusable = pd.Series(reasons, dtype=object)
-    if params.on_bad_image == "error" and reasons:
-        skip = "; on_bad_image: skip leaves them out"
-        problems += listed(unusable, "case cannot be read", "cases cannot be read", skip)
-    elif reasons:
-        warnings.append(listing(unusable, "unreadable case left out", "unreadable cases left out"))
+    if bad.all() or (params.on_bad_image == "error" and bad.any()):
+        skip = "" if bad.all() else "; on_bad_image: skip leaves them out"
+        problems.append(f"{counted(int(bad.sum()), 'case')} cannot be read: {unusable}{skip}")
+    elif bad.any():
+        warnings.append(f"{counted(int(bad.sum()), 'unreadable case')} left out: {unusable}")
     usable = [one for one in found if one.reason is None and not one.missing]
     facts, notices = _facts(layouts, usable, params, problems)
     frame = frame[~bad].reset_index(drop=True)
@@ -196,6 +194,15 @@ def _inspect(path: str, mask: str, decode: bool) -> Inspected:
     differs = "" if size == grid.shape else f"image {_size(size)}, mask {_size(grid.shape)}"
     differs = differs or ("" if place else "other affines")
     return replace(found, channels=len(picture.values), joint=picture.joint, differs=differs)
+
+
+def _by_reason(cases: pd.Series, found: Sequence[Inspected]) -> str:
+    """The cases that cannot be used, those of one reason side by side."""
+    members: dict[str, list[str]] = {}
+    for case, one in zip(cases, found, strict=True):
+        if one.reason is not None:
+            members.setdefault(one.reason, []).append(case)
+    return first_few(f"{first_few(names)} ({reason})" for reason, names in members.items())
 
 
 def _missing(name: str) -> bool:

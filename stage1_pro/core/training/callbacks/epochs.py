@@ -61,6 +61,11 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
+def write_epochs(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write metrics.csv: a row an epoch, with the columns of any."""
+    artifacts.write_csv(path, rows, list(dict.fromkeys(name for row in rows for name in row)))
+
+
 class EpochTable(pl.Callback):
     """Rewrites metrics.csv after every epoch, and prints the epoch's line where there is no live bar.
 
@@ -79,7 +84,7 @@ class EpochTable(pl.Callback):
         self.finished = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **dict(sorted(figures.items()))})
         if trainer.is_global_zero:
-            artifacts.write_csv(self.path, self.rows, list(dict.fromkeys(name for row in self.rows for name in row)))
+            write_epochs(self.path, self.rows)
             if self.plain_lines:
                 print(self._line(trainer), flush=True)
 
