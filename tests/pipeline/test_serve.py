@@ -263,6 +263,8 @@ def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tm
             assert (answer.status, answer.code, answer.headers["www-authenticate"]) == (401, "unauthorized", "Bearer")
         assert server.ask("/v1/model").status == 401
 
+        with socket.create_connection(("127.0.0.1", server.port)) as line:
+            assert talk(line, b"no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")  # of which no line is printed, see below
         unfinished = Slow(server, small, **bearer)
         flying = [Slow(server, small, **bearer) for _ in range(40)]
         eventually(lambda: b"stage1_inflight_images 41.0" in server.ask("/metrics").content)
