@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stage1_pro.core.data.splitting import _draw
+from stage1_pro.core.data.splitting import drawn_splits
 from stage1_pro.core.metrics.exits import count_decisions, count_exits
 from stage1_pro.core.metrics.risk import Risk
 from stage1_pro.core.metrics.views import Views
@@ -117,7 +117,7 @@ def speed_limits(frame: pd.DataFrame, features: np.ndarray, seed: int) -> pd.Dat
     """One split of the tracks: what each way certifies, and what it does on the test tracks."""
     labels = frame["class_id"].isin(SPEED_LIMITS).to_numpy().astype(int)
     cases = frame.assign(label=labels, group=frame["track"])
-    split = _draw(cases, SHARES, seed)
+    split = drawn_splits(cases, SHARES, seed)
     z = fitted_scores(features, labels, split == "train", balanced=True)
     parts = {name: scores_of(name, cases[split == name], z[split == name]) for name in SHARES}
     rows = []
@@ -155,7 +155,7 @@ def road_works(frame: pd.DataFrame, features: np.ndarray, seed: int) -> pd.DataF
     """Half of the tracks train, half test: the largest coverage of a symmetric threshold whose FNR is small enough."""
     labels = frame["class_id"].isin(ROAD_WORKS).to_numpy().astype(int)
     cases = frame.assign(label=labels, group=frame["track"])
-    test = _draw(cases, {"val_test": 0.5}, seed) == "val_test"
+    test = drawn_splits(cases, {"val_test": 0.5}, seed) == "val_test"
     z = fitted_scores(features, labels, ~test, balanced=False)
     frames = scores_of("val_test", cases[test], z[test])
     return pd.DataFrame(_covered(frames, seed))

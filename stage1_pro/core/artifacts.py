@@ -106,6 +106,7 @@ def refuse_newer(data: Any, where: Path | str) -> None:
 
 
 def read_bytes(path: Path, mend: str = "") -> bytes:
+    """Return the content of a file. Raises UserError, with `mend` as the remedy, where it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -180,6 +181,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def digest_bytes(content: bytes) -> str:
+    """SHA-256, 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

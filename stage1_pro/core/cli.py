@@ -35,6 +35,8 @@ shared cores: 35 to 140 ms of CPU an image, and 17 with this; 4.5 alone.
 
 OF_SECTIONS = ("_ActionConfigLoad", "_ActionHelpClassPath")
 """Kinds of jsonargparse's own options: a file for a section, help on a class."""
+LOCAL = ("run", "out", "log")
+"""Options of all scripts that name something to be written on this machine."""
 HELP = {"-h", "--help"}
 SIGNAL_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -192,12 +194,14 @@ def _instantiate(parser, argv: Sequence[str], arguments: type) -> Any:
 
 def _demand_words(parsed: Any, arguments: type) -> None:
     """Raise UserError for every option without a word, as `--key "$KEY"` gives where KEY is not set: taken for none, a
-    signature would not be looked at."""
+    signature would not be looked at. And for a URL where something is written: as a path it is a folder "s3:"."""
     empty = []
     for field in fields(arguments):
         value = parsed[field.name]
         if value == "" or (isinstance(value, list) and "" in value):
             empty.append(field.name if field.default is MISSING else f"--{field.name}")
+        if field.name in LOCAL and "://" in (value or ""):
+            raise UserError(f"--{field.name} {value} is a URL. Name a path of this machine, and copy what is written.")
     if empty:
         raise UserError(
             f"{', '.join(empty)}: an empty word, as an unset variable gives. Name something, or leave it out."

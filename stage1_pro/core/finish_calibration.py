@@ -15,28 +15,28 @@ from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.weight_tables import weights_of
 from stage1_pro.core.errors import NothingCertified, NotWorthIt, UserError, raise_problems
-from stage1_pro.core.metrics.binomial import bound_text
 from stage1_pro.core.metrics.margins import fnr_after_ratio, margins
-from stage1_pro.core.metrics.risk import Risk, remaining_confidence
-from stage1_pro.core.policies.certification import Calibration, demand_binary
-from stage1_pro.core.policies.evidence import evidence_words, in_expectation
+from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.policies.certification import demand_binary
 from stage1_pro.core.policies.gate import calibrate_gate, demand_gate
 from stage1_pro.core.policies.scrc import calibrate_scrc
-from stage1_pro.core.policies.scrc_transductive import Transductive
 from stage1_pro.core.policies.softmax import SoftmaxExitPolicy, calibrate_softmax, softmax_fields
-from stage1_pro.core.policies.usefulness import exit_figures, mask_figures, mend, valued
+from stage1_pro.core.policies.usefulness import mask_figures, mend, valued
 from stage1_pro.core.policies.verification import promised
-from stage1_pro.core.policies.words import margin_words, weight_words
 from stage1_pro.core.records import ledger
 from stage1_pro.core.records.looks import Look, alone, begin
 from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, write_policy
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.scores import Scores
 from stage1_pro.core.records.weights import Weights
-
-SEEN_FAILURES = (
-    "A model trained anew is another look. If it is changed after seeing which calibration cases failed, no number "
-    "covers that: give it a val_calib of other positives."
+from stage1_pro.core.report.run.calibration_words import (
+    SEEN_FAILURES,
+    end_notes,
+    few_kept,
+    next_look,
+    policy_lines,
+    priced_otherwise,
+    stale_placement,
 )
 
 
@@ -104,7 +104,7 @@ class Calibrating:
         look.settle(ledger.USELESS if refused else ledger.CERTIFIED if certified else ledger.NOTHING_CERTIFIED)
         for note in notes:
             say(note)
-        own = *_stale_placement(run, self.risk), *_priced_otherwise(run, self.wishes), *_few_kept(run)
+        own = *stale_placement(run, self.risk), *priced_otherwise(run, self.wishes.end), *few_kept(run)
         for warning in (*warnings, *own):
             say(f"warning: {warning}")
         if not certified:
@@ -126,7 +126,8 @@ class Calibrating:
         policy["guarantee"] = promised(policy, run.policy_path)
         write_policy(run, policy)
         _draw(run, policy)
-        _say_policy(policy)
+        for line in policy_lines(policy):
+            say(line)
 
 
 @contextmanager
@@ -165,7 +166,7 @@ def certify_softmax(run: Run, risk: Risk, *, even_if_useless: bool = False, wish
         found = calibrate_softmax(select, calib, risk, run.config.exit_rule, wishes.end)
         calibration.conclude(
             certified=found.certified,
-            notes=_end_notes(found, wishes),
+            notes=end_notes(found, wishes.end),
             warnings=found.warnings,
             fields=lambda: _judged(softmax_fields(found), calib, run.config.miss_rule),
         )
@@ -194,7 +195,7 @@ def certify_gate(
         select, calib = run.scores("val_select"), run.scores("val_calib")
         gate = calibrate_gate(select, calib, risk, calibrator, run.config.exit_rule, wishes.end)
         found = gate.calibration
-        notes = [*gate.notes, *_end_notes(found, wishes)]
+        notes = [*gate.notes, *end_notes(found, wishes.end)]
         calibration.conclude(certified=found.certified, notes=notes, warnings=found.warnings, fields=gate.fields)
 
 
@@ -217,7 +218,7 @@ def certify_scrc(
         found, versions = scrc.outcome, {"model_version": run.model_digest, "splits_version": run.splits.digest}
         calibration.conclude(
             certified=found.certified,
-            notes=[*scrc.notes, *_end_notes(found, wishes)],
+            notes=[*scrc.notes, *end_notes(found, wishes.end)],
             warnings=found.warnings,
             fields=lambda: {**versions, **scrc.fields()},
         )
@@ -247,22 +248,7 @@ def _refuse(fields: Callable[[], dict[str, Any]], look: Look) -> None:
     try:
         fields()
     except NothingCertified as nothing:
-        raise NothingCertified(f"{nothing}\n  {_next_look(look)} {SEEN_FAILURES}") from None
-
-
-def _next_look(look: Look) -> str:
-    """Say what a further look at the same positives costs."""
-    nominal, looks = look.entry.fnr_confidence, 1 + len(look.earlier)
-    left = remaining_confidence([*look.earlier, nominal, nominal])
-    costs = f"leaves {left:g} of that confidence" if left else "leaves no confidence"
-    return (
-        f"Cost: these calibration positives were looked at {_times(looks)}; one more look at confidence {nominal:g}, "
-        f"with whatever target, {costs}."
-    )
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+        raise NothingCertified(f"{nothing}\n  {next_look(look)} {SEEN_FAILURES}") from None
 
 
 def certified_margins(risk: Risk, config: Stage1ProConfig) -> dict[str, Any]:
@@ -273,103 +259,7 @@ def certified_margins(risk: Risk, config: Stage1ProConfig) -> dict[str, Any]:
     return {"target": target, "robust_to": ratio, **margins(target, level)}
 
 
-def _stale_placement(run: Run, risk: Risk) -> list[str]:
-    """Say where the answers were placed for another target than the one that is certified."""
-    placed_for = run.risk()
-    if risk == placed_for or not run.scores("val_select").answer_shift:
-        return []
-    return [
-        f"the answers were placed for target_fnr_exit {placed_for.target_fnr:g} at confidence "
-        f"{placed_for.confidence:g}; a run trained with the new target places them anew"
-    ]
-
-
-def _priced_otherwise(run: Run, wishes: Wishes) -> list[str]:
-    """Say where the answers were placed at another price of a false alarm than the one that ends the certification."""
-    placed_at = run.config.false_alarm_price
-    if wishes.end is None or not run.scores("val_select").answer_shift:
-        return []
-    asked = wishes.end.prices.false_alarm_price
-    if abs(asked - placed_at) <= 0.01 * placed_at or not wishes.end.prices.can_place:
-        return []
-    return [
-        f"the answers were placed at {placed_at:g} deferrals for a false alarm, and these prices say {asked:g}; a run "
-        f"trained with false_alarm_price: {asked:g} places them anew"
-    ]
-
-
-LEAST_KEPT = 1 / 3
-"""Share of val_calib that known weights should keep: with less, labels from that world are the cheaper evidence."""
-
-
-def _few_kept(run: Run) -> list[str]:
-    if run.weights is None:
-        return []
-    found = run.weights.record(run.unweighted("val_calib"))
-    if found["kept"] >= LEAST_KEPT * found["cases"]:
-        return []
-    return [
-        f"the weights keep {found['kept']} of {found['cases']} calibration cases, {found['kept_positives']} of "
-        f"{found['positives']} positives: a certificate on labels from that world (38_recalibrate.py) covers more"
-    ]
-
-
-def _end_notes(found: Calibration | Transductive, wishes: Wishes) -> list[str]:
-    """Say whether prices or evidence have ended the certification."""
-    if wishes.end is None or not isinstance(found, Calibration):
-        return []
-    if not found.certified:
-        return [
-            "no threshold beyond val_select's cheapest was tried: without --prices looser ones are, as another look"
-        ]
-    last = found.reached_end
-    return [
-        "the certification ends at val_select's cheapest threshold: more coverage would cost more"
-        if last
-        else "the evidence ends the certification before val_select's cheapest threshold"
-    ]
-
-
 def _draw(run: Run, policy: dict[str, Any]) -> None:
     from stage1_pro.core.report.run.charts import sweep_figure
 
     sweep_figure(policy, run.figures_path / "threshold_sweep.png")
-
-
-def group_lines(policy: dict[str, Any]) -> Iterator[str]:
-    """What a policy file says of each certificate group, a line each; none where one certificate holds for all."""
-    for name, group in policy.get("groups", {}).items():
-        bound = bound_text(group["fnr_upper_bound"])
-        missed = f"{group['misses']} of {group['exited_positives']} exited positives missed"
-        yield f"  {name}: coverage {group['coverage']:.1%}, {missed}, bound at this threshold alone {bound}"
-    for name, one in policy.get("groups_deferred", {}).items():
-        yield f"  {name}: every case defers: {one['why']}"
-
-
-def _say_policy(policy: dict[str, Any]) -> None:
-    """Say what was certified, the promise in words, and what it is worth."""
-    figures, left = policy["val_calib_metrics"], policy["remaining_confidence"]
-    sought = f"FNR on exits <= {policy['target_fnr_exit']:g}"
-    if left or in_expectation(policy):
-        say(f"certified: {sought} at confidence {left:g}; {evidence_words(policy)}")
-    else:
-        say(f"no confidence remains for {sought}; {evidence_words(policy)}")
-    for line in group_lines(policy):
-        say(line)
-    say(f"on val_calib: {exit_figures(figures)}")
-    if "dice_on_exits" in figures:
-        say(
-            f"masks of the positives that exit: mean Dice {figures['dice_on_exits']:.3f}, where marking every voxel "
-            f"has {figures['marked_dice_on_exits']:.3f}"
-        )
-    say(policy["guarantee"]["words"])
-    if left and (margin := margin_words(policy)):
-        say(margin)
-    if "weights" in policy:
-        say(weight_words(policy))
-    if "useless" in policy:
-        say(f"warning: {policy['useless']}")
-    if policy["calib_use_count"] > 1:
-        remains = f"{left:g} of {policy['fnr_confidence']:g}" if left else "no"
-        looked = _times(policy["calib_use_count"])
-        say(f"warning: val_calib's positives were looked at {looked}: {remains} confidence remains. {SEEN_FAILURES}")

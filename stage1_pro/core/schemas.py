@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
-
-
 SHOWN_VALUE = 60
 
 
@@ -22,11 +20,13 @@ def schema_problems(data: Any, schema: str) -> Iterator[str]:
 
 @cache
 def schema(name: str) -> dict[str, Any]:
+    """Return a schema by its name, such as "config"."""
     return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
 
 
 @cache
 def validator(name: str):
+    """Return the validator of a schema; an integer is never a float."""
     from jsonschema import Draft202012Validator, validators  # deferred: `--help` does not pay for it
 
     # the draft takes 1.0 for an integer; an index or a count that is a float breaks its user much later

@@ -25,6 +25,7 @@ from stage1_pro.core import cli, console
 
 if TYPE_CHECKING:
     from stage1_pro.core.bundle.contents import BundleContents
+    from stage1_pro.core.inference.tables import Output, Tally
     from stage1_pro.core.monitor.columns import Columns
 
 
@@ -76,22 +77,11 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from functools import partial
-    from pathlib import Path
-
-    from stage1_pro.core.bundle.contents import demand_outside, verify_bundle
+    from stage1_pro.core.bundle.contents import verify_bundle
     from stage1_pro.core.bundle.signature import demand_signed
-    from stage1_pro.core.data.image_files import shown
-    from stage1_pro.core.data.store import cache_folder
     from stage1_pro.core.errors import SomeInputsUnreadable, UserError
-    from stage1_pro.core.inference.certificate_groups import certificate_groups_of
-    from stage1_pro.core.inference.closing import closing_lines
-    from stage1_pro.core.inference.decisions import decide_into, demand_free
-    from stage1_pro.core.inference.finding import find_images
-    from stage1_pro.core.inference.groups import group_words, groups_of_images
-    from stage1_pro.core.inference.mask_files import mark_masks, masks_beside
+    from stage1_pro.core.inference.decisions import demand_free
     from stage1_pro.core.inference.tables import output_of
-    from stage1_pro.core.metrics.views import views_of
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch_size {args.batch_size}: must be 1 or more.")
@@ -102,36 +92,54 @@ def main(args: Args) -> None:
     with out.talk_elsewhere():
         if args.require_signature:  # before a byte of it is parsed
             demand_signed(args.bundle, args.require_signature, "--require_signature")
-        contents = verify_bundle(args.bundle)
-        task = contents.task
-        masks = masks_beside(out, args.overwrite) if task.has_masks else None
-        for written in (out.path if out.regular else None, masks):
-            demand_outside(contents.path, written, "--out")
-        images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
-        options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
-        views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
-        if views is not None:  # a row is a group, and stands for itself
-            options["groups"] = groups = groups_of_images(images.paths, args.groups, views)
-            ids, depends = [group.name for group in groups], None
-            console.say(group_words(groups, views))
-        options["certificate_groups"] = certificate_groups_of(ids, args.certificate_groups, contents.policy)
-        options["more"] = columns(args, contents, ids, depends)
-        predictor = task.part("predictor").of_verified(contents, args.device)
-        if masks is not None:
-            begun = partial(mark_masks, masks, out)
-            predictor.draw_into(masks, images.paths, list(map(copies.path, images.paths)), begun)
-        tally = decide_into(predictor, Path(args.bundle), images.paths, out, copies=copies, **options)
-        if tally.certificate is not None:
-            console.say(f"audited   {tally.audited} of {tally.images}; certificate: {tally.certificate}")
-        if images.left_out():
-            console.say(f"left out of the folders: {images.left_out()}")
-        for line in closing_lines(tally, Path(args.bundle)):
-            console.say(line)
-        console.say(f"decisions {args.out or out}")
-        if masks is not None:
-            console.say(f"masks     {masks}")
+        tally = decided(args, verify_bundle(args.bundle), out)
     if tally.unreadable:
         raise SomeInputsUnreadable(tally.unreadable_words)
+
+
+def decided(args: Args, contents: "BundleContents", out: "Output") -> "Tally":
+    """Find the images, decide them, write the table, and say what came of it."""
+    from functools import partial
+
+    from stage1_pro.core.bundle.contents import demand_outside
+    from stage1_pro.core.data.image_files import shown
+    from stage1_pro.core.data.store import cache_folder
+    from stage1_pro.core.inference.certificate_groups import certificate_groups_of
+    from stage1_pro.core.inference.closing import closing_lines
+    from stage1_pro.core.inference.decisions import decide_into
+    from stage1_pro.core.inference.finding import find_images
+    from stage1_pro.core.inference.groups import group_words, groups_of_images
+    from stage1_pro.core.inference.mask_files import mark_masks, masks_beside
+    from stage1_pro.core.metrics.views import views_of
+
+    task = contents.task
+    masks = masks_beside(out, args.overwrite) if task.has_masks else None
+    for written in (out.path if out.regular else None, masks):
+        demand_outside(contents.path, written, "--out")
+    images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
+    options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
+    views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
+    if views is not None:  # a row is a group, and stands for itself
+        options["groups"] = groups = groups_of_images(images.paths, args.groups, views)
+        ids, depends = [group.name for group in groups], None
+        console.say(group_words(groups, views))
+    options["certificate_groups"] = certificate_groups_of(ids, args.certificate_groups, contents.policy)
+    options["more"] = columns(args, contents, ids, depends)
+    predictor = task.part("predictor").of_verified(contents, args.device)
+    if masks is not None:
+        begun = partial(mark_masks, masks, out)
+        predictor.draw_into(masks, images.paths, list(map(copies.path, images.paths)), begun)
+    tally = decide_into(predictor, contents.path, images.paths, out, copies=copies, **options)
+    if tally.certificate is not None:
+        console.say(f"audited   {tally.audited} of {tally.images}; certificate: {tally.certificate}")
+    if images.left_out():
+        console.say(f"left out of the folders: {images.left_out()}")
+    for line in closing_lines(tally, contents.path):
+        console.say(line)
+    console.say(f"decisions {args.out or out}")
+    if masks is not None:
+        console.say(f"masks     {masks}")
+    return tally
 
 
 def columns(args: Args, contents: "BundleContents", ids: Sequence[str], groups: str | None) -> "Columns | None":

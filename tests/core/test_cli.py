@@ -144,6 +144,8 @@ class Typed:
     """Images."""
     key: str | None = None
     """A key."""
+    out: str | None = None
+    """A file."""
     port: int = 1
     """A port."""
     share: float | None = None
@@ -161,6 +163,7 @@ class Typed:
         # an unset variable of the shell: no key would be no check
         (["b", "--key", ""], "--key: an empty word, as an unset variable gives. Name something, or leave it out."),
         (["", "--images", "a.png", ""], "bundle, --images: an empty word, "),
+        (["b", "--out", "s3://shelf/d.csv"], "--out s3://shelf/d.csv is a URL. Name a path of this machine"),
     ],
 )
 def test_a_word_that_means_nothing_is_refused_in_words(argv: list[str], words: str) -> None:

@@ -160,6 +160,11 @@ def test_networks_that_do_not_exist(path: str, words: str) -> None:
         named_network(path)
 
 
+def test_a_dynunet_of_two_levels_is_told_what_it_takes() -> None:
+    with pytest.raises(UserError, match=r"dynunet with .*: it takes three or more channels, such as channels=16-32-64"):
+        model_of("monai:dynunet:channels=8-16")
+
+
 def test_the_loss_leaves_out_what_is_ignored_and_is_float32_under_autocast() -> None:
     torch.manual_seed(0)
     loss, logits = MaskLoss(1.0, 1.0), torch.randn(2, 3, 8, 8)

@@ -153,7 +153,7 @@ def test_too_few_groups_of_a_class_keep_the_trained_gate(config, script, images,
 def test_the_wrong_script_is_named(gated, trained, script):
     refused(script("33_calibrate_gate", "--run", trained), "exit_policy is 'softmax'", "25_threshold_sweep.py")
     refused(script("25_threshold_sweep", "--run", gated), "exit_policy is 'gate'", "33_calibrate_gate.py")
-    refused(script("33_calibrate_gate", "--run", gated, "--calibrator", "beta"), "calibrator", "'platt'")
+    refused(script("33_calibrate_gate", "--run", gated, "--calibrator", "beta"), "--calibrator beta", "platt")
     assert not (gated / "gateparams.json").exists()
     assert not (gated.parent / "calibrations.csv").exists()
 

@@ -346,7 +346,7 @@ def test_the_server_audits_as_60_does_and_says_what_holds(bundle, paths, salt, t
 
 
 def test_drift_is_held_against_the_scores_of_val_calib(bundle, paths, salt, tmp_path):
-    """Bundles of before hold none, and the page says so."""
+    """Older bundles hold none, and the page says so."""
     for at, count in (("new", 1), ("old", 0)):
         if at == "old":
             manifest = json.loads((bundle / "bundle.json").read_text())

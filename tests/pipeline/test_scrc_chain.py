@@ -110,7 +110,10 @@ def test_the_wrong_script_is_named(scrc, trained, script):
         refused(script(name, "--run", scrc), "exit_policy is 'scrc'", "36_calibrate_scrc.py")
     reconfigured(scrc, exit_policy="gate")
     refused(script("36_calibrate_scrc", "--run", scrc), "exit_policy is 'gate'", "33_calibrate_gate.py")
-    refused(script("36_calibrate_scrc", "--run", scrc, "--scrc_variant", "SCRC-X"), "scrc_variant", "'SCRC-I'")
+    refused(
+        script("36_calibrate_scrc", "--run", scrc, "--scrc_variant", "SCRC-X"),
+        "--scrc_variant SCRC-X: must be SCRC-I or SCRC-T",
+    )
     assert not list(scrc.glob("*params.json"))
     assert not (scrc.parent / "calibrations.csv").exists()
 

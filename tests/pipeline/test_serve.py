@@ -122,6 +122,7 @@ def test_a_batch_is_answered_image_by_image(server, files):
     [
         ("/v1/decide", b"", {}, (400, "empty")),
         ("/v1/decide?id=%00", b"x", {}, (400, "bad_request")),
+        ("/v1/decide?id=%e9", b"x", {}, (400, "bad_request")),  # not UTF-8: %e8 would be the same id
         ("/v1/decide?id=" + "x" * 257, b"x", {}, (400, "bad_request")),
         ("/v1/decide?id=a&id=b", b"x", {}, (400, "bad_request")),
         ("/v1/decide", TEXT, {"content_type": "multipart/form-data; boundary=edge"}, (400, "bad_request")),
@@ -262,6 +263,8 @@ def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tm
             assert (answer.status, answer.code, answer.headers["www-authenticate"]) == (401, "unauthorized", "Bearer")
         assert server.ask("/v1/model").status == 401
 
+        with socket.create_connection(("127.0.0.1", server.port)) as line:
+            assert talk(line, b"no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")  # of which no line is printed, see below
         unfinished = Slow(server, small, **bearer)
         flying = [Slow(server, small, **bearer) for _ in range(40)]
         eventually(lambda: b"stage1_inflight_images 41.0" in server.ask("/metrics").content)
@@ -311,6 +314,9 @@ def test_a_full_disk_is_an_error_that_defers_and_leaves_whole_lines(bundle, file
         resource.prlimit(pid, of, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         assert server.ask("/v1/decide", small).status == 200
         assert len(log.read_bytes().splitlines()) == 2
+        log.rename(tmp_path / "moved.jsonl")  # as logrotate does
+        assert server.ask("/v1/decide?id=next", small).status == 200
+        assert json.loads(log.read_text())["id"] == "next"
 
 
 def test_while_the_model_loads_the_server_says_so(bundle, files):

@@ -20,10 +20,15 @@ def flags(config: Path, *more: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_is_tracked_and_its_bundle_loads_from_the_registry_and_decides_like_60(config, images, tmp_path, script):
+def test_a_run_is_tracked_and_its_bundle_loads_from_the_registry_and_decides_like_60(
+    config, images, tmp_path, script, monkeypatch
+):
     mlflow = pytest.importorskip("mlflow")
     uri, run = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "runs" / "tracked"
-    chain.train_run(run, flags(config, "--epochs", 8, "--logger", "mlflow", "--tracking_uri", uri))
+    monkeypatch.chdir(tmp_path)
+    chain.train_run(run, flags(config, "--epochs", 8, "--logger", "mlflow", "--tracking_uri", "sqlite:///mlflow.db"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     done("25_threshold_sweep", "--run", run)
     done("40_eval_selective", "--run", run)
     assert "registered models:/red/1" in done("50_export_bundle", "--run", run, "--register", "red").out
@@ -54,6 +59,7 @@ def test_a_run_is_tracked_and_its_bundle_loads_from_the_registry_and_decides_lik
     verify = ["50_export_bundle", "--verify", run / "bundle", "--register", "red"]
     assert "registered models:/red/2" in done(*verify).out
     refused(script(*verify, "--tracking_uri", f"file:{tmp_path}/mlruns"), "such as sqlite:///mlflow.db")
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_of_an_answer_that_always_exits_nothing_is_fitted_and_nothing_asked(kind
 
 @pytest.mark.parametrize("name", ["isotonic", "quantile"])
 def test_knots_are_read_alike_under_either_name(name: str) -> None:
-    """Files of before call the quantile map isotonic."""
+    """Older files call the quantile map isotonic."""
     gate, answers, right, confidence = drawn(13)
     params = fit_calibrator("quantile", gate, answers, right, confidence).params
     demand_sound({**params, "type": name}, "gateparams")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stage1_pro.core.commands import spoken
-from stage1_pro.core.records.provenance import cores as _cores
+from stage1_pro.core.records import provenance
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -37,7 +37,7 @@ class Children:
     def __init__(self, side_by_side: int):
         self._running: set[subprocess.Popen] = set()
         self._lock, self._stopped, self._folder = threading.Lock(), False, None
-        self._environment = environment(threads_of(side_by_side, _cores()))
+        self._environment = environment(threads_of(side_by_side, provenance.cores()))
 
     @classmethod
     def elsewhere(cls, threads: str | None, folder: str) -> "Children":

@@ -191,7 +191,7 @@ def _demand_fields(data: dict[str, Any], names: str, where: Path) -> None:
 
 
 def eval_summary(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The few test figures that the manifest shows; evaluations of before have neither right exits nor utility."""
+    """The few test figures that the manifest shows; older evaluations have neither right exits nor utility."""
     exits = evaluation["exits"]
     return {
         **{name: exits[name]["value"] for name in ("right_exits", "utility") if name in exits},

@@ -87,7 +87,7 @@ class Certificate:
     kind: str = BINOMIAL
     scrc_variant: str | None = None
     remaining: float | None = None
-    """Confidence that the looks leave; None in files of before it was recorded."""
+    """Confidence that the looks leave; None in older files, which do not record it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

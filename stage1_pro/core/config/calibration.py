@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class CalibrationArgs:
+    """Options of 25, 33 and 36; the strings are their help."""
+
     run: str = "runs/latest"
     """Run directory."""
     target_fnr_exit: float | None = None

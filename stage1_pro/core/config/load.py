@@ -96,6 +96,7 @@ def _settings_of(layer: Any, problems: list[str]) -> Any:
 
 
 def save_config(config: Stage1ProConfig, path: Path) -> None:
+    """Write config.json, which is accepted as input again."""
     artifacts.write_json(path, to_dict(config), "config")
 
 

@@ -78,6 +78,7 @@ class CaseTable:
 
 
 def rows_digest(frame: pd.DataFrame) -> str:
+    """Digest of a case table's rows: what decides the splits and the labels, and not where the files lie."""
     names = [
         "case_id",
         "label",
@@ -283,6 +284,7 @@ def independent_groups(frame: pd.DataFrame) -> pd.Series:
 
 
 def listed(names: pd.Series, one: str, many: str, after: str = "") -> Iterable[str]:
+    """One problem that lists these names, as `listing` words it; nothing where there are none."""
     if len(names):
         yield listing(names, one, many) + after
 

@@ -23,7 +23,7 @@ def describe(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> None:
     positive = splits.positive_class
     against = "" if len(splits.class_names) > 2 else f" (against {one_line(splits.class_names[0])})"
     say(f"positive: {one_line(positive)}{against}")
-    for line in table_lines(_table(cases, splits)):
+    for line in frame_lines(_table(cases, splits)):
         say(line)
     if len(splits.class_names) > 2:
         say(
@@ -129,10 +129,10 @@ def _columns(labels: pd.Series, names: list[str]) -> tuple[list[int], list[int]]
     return shown, [code for code in range(len(names)) if code not in shown]
 
 
-def table_lines(table: pd.DataFrame) -> list[str]:
+def frame_lines(table: pd.DataFrame) -> list[str]:
     """Return a table as lines, numbers to the right with commas between thousands.
 
-    >>> table_lines(pd.DataFrame({"cases": [1200]}, index=["train"]))
+    >>> frame_lines(pd.DataFrame({"cases": [1200]}, index=["train"]))
     ['        cases', 'train   1,200']
     """
     cells = [[""] + [_short(name) for name in table.columns]]

@@ -44,7 +44,7 @@ def make_splits(
         last, total = "val_test", sum(shares.values())
         shares = {name: share / total for name, share in shares.items() if name != last}
     split = np.full(len(cases), "", dtype=object)
-    assign = _completed if cases.split_column else _draw
+    assign = _completed if cases.split_column else drawn_splits
     split[assigned] = assign(cases.frame[assigned], shares, config.seed, last)
     counts = _counts(cases, split)
     evidence = _evidence(cases, split, config)
@@ -73,7 +73,7 @@ def make_splits(
     return Splits({**header, **data, "class_balance": balance, "metadata": metadata})
 
 
-def _draw(frame: pd.DataFrame, shares: dict[str, float], seed: int, last: str = "train") -> np.ndarray:
+def drawn_splits(frame: pd.DataFrame, shares: dict[str, float], seed: int, last: str = "train") -> np.ndarray:
     """(N,) split names. Each stratum's groups, in the order of a hash, are cut at the shares; last: takes what is left.
 
     A group belongs to the stratum of its rarest class, so that tracks with a few positive frames
@@ -101,7 +101,7 @@ def _completed(frame: pd.DataFrame, shares: dict[str, float], seed: int, last: s
         whole = sum(weights[name] for name in names)
         # the last name takes what is left, as train does where all is drawn
         part = {name: weights[name] / whole for name in names[:-1]}
-        split[split == word] = _draw(frame[split == word], part, seed, names[-1])
+        split[split == word] = drawn_splits(frame[split == word], part, seed, names[-1])
     return split
 
 

@@ -114,6 +114,10 @@ class SelectiveLoss(nn.Module):
         return parts.answers + self.selective(exits, parts, every) + self.penalty(exits, parts) + parts.anchor
 
     def parts(self, members: Members, labels: Tensor, correct: Tensor | None) -> Parts:
+        """Return what the terms of the loss are made of.
+
+        labels: (B,); correct: (B,) whether the out-of-fold answer is right, None for the heads' own answers.
+        """
         columns = self.of_label[:, labels]
         (weights, targets), classes = columns[:2], columns[2:]
         z = margin(torch.stack([members.logits, members.aux]).float())

@@ -56,6 +56,8 @@ def _dynunet(dims: int, channels: int, classes: int, dropout: float, options: Op
     from monai.networks.nets.dynunet import DynUNet  # pyright: ignore[reportMissingImports]
 
     filters = options["channels"]
+    if len(filters) < 3:
+        raise ValueError("it takes three or more channels, such as channels=16-32-64")
     strides = [1, *[2] * (len(filters) - 1)]
     return DynUNet(
         spatial_dims=dims,

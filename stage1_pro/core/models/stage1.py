@@ -154,14 +154,18 @@ def load_model(path: Path) -> Stage1Model:
     content = read_tensors(path)
     try:
         if content["format"] != FORMAT:
-            raise UserError(f"{path}: written by another version (format {content['format']}, not {FORMAT}).")
+            raise UserError(
+                f"{path}: written by another version (format {content['format']}, not {FORMAT}). Use that version."
+            )
         spec = BackboneSpec.of_record(content)
         names, members = tuple(content["class_names"]), content.get("members")
         model = Stage1Model(spec.build(), spec, names, content["features"], content["dropout"], members)
         model.load_state_dict(content["state_dict"])
         model.answer_shift = float(content.get("answer_shift", 0.0))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}).") from None
+        raise UserError(
+            f"{path}: not a whole model file ({' '.join(str(error).split())[:200]}). Restore it from a copy."
+        ) from None
     return model.eval()
 
 
@@ -171,7 +175,8 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values for `read_tensors`, as `artifacts.writing` does, without a copy in memory."""
+    """Write tensors and plain values for `read_tensors`, as `artifacts.writing` does, without a copy in memory; equal
+    contents give equal bytes."""
     with artifacts.writing(path) as file:  # given a path, torch would put its name into the archive
         try:
             torch.save(_interned(content), file)

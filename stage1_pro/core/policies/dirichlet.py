@@ -9,7 +9,6 @@ freely the map moves answers, and coverage with them (-.05 on real images).
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from stage1_pro.core.errors import UserError
@@ -108,6 +107,8 @@ def _minimise(columns: list[FloatArray], labels: IntArray, mu: float) -> list[fl
 
     Sums are numpy's and not BLAS's, which would depend on the number of threads.
     """
+    from scipy.optimize import minimize  # deferred: whoever loads a policy fits nothing
+
     weights = class_weights(labels) / max(1, len(labels))
     penalty = np.array([0.0, 0.0, mu / 4])[: len(columns)]
 

@@ -17,6 +17,8 @@ from stage1_pro.core.policies.scrc_transductive import Selection, cut
 from stage1_pro.core.policies.usefulness import mask_figures
 from stage1_pro.core.records.scores import Scores
 
+RESTORE = "Restore both from a copy."
+
 
 def demand_consistent(policy: dict[str, Any], where: Path) -> None:
     """Raise UserError unless the file is complete and its counts really carry what it promises.
@@ -48,7 +50,8 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
     if found != (policy["misses"], policy["exited_positives"]):
         raise UserError(
             f"{where}: on val_calib it gives {found[0]} misses of {found[1]} exited positives, not the "
-            f"{policy['misses']} of {policy['exited_positives']} that it records: file or scores have been altered."
+            f"{policy['misses']} of {policy['exited_positives']} that it records: file or scores have been altered. "
+            f"{RESTORE}"
         )
     every = count_decisions(decisions.exits, answers, calib.labels)
     groups, recorded = len(np.unique(calib.group.astype(str))), policy["val_calib_metrics"]
@@ -60,7 +63,9 @@ def demand_reproduced(policy: dict[str, Any], decisions: ExitDecisions, calib: S
     wrong += list(_other_groups(policy, decisions, calib, kept)) if "groups" in policy else []
     wrong += ["$.answer_shift"] if policy.get("answer_shift", 0.0) != calib.answer_shift else []
     if wrong:
-        raise UserError(f"{where}: val_calib gives other values of {', '.join(wrong)}: file or scores were altered.")
+        raise UserError(
+            f"{where}: val_calib gives other values of {', '.join(wrong)}: file or scores were altered. {RESTORE}"
+        )
     if in_expectation(policy):
         _demand_cut(policy, decisions.scores, calib, kept, where)
 
@@ -71,7 +76,9 @@ def _demand_cut(policy: dict[str, Any], gate: FloatArray, calib: Scores, kept: B
     selection = Selection(facts["selected_of_select"], facts["cases_of_select"], 0.5, 0.0)
     selected = int(np.count_nonzero(kept & (gate >= policy["lambda1"]) & (calib.labels == 1)))
     if cut(gate[kept], selection) != policy["lambda1"] or selected != facts["positives_selected"]:
-        raise UserError(f"{where}: val_calib is cut elsewhere than at $.lambda1: file or scores were altered.")
+        raise UserError(
+            f"{where}: val_calib is cut elsewhere than at $.lambda1: file or scores were altered. {RESTORE}"
+        )
 
 
 def _other_groups(policy: dict[str, Any], decisions: ExitDecisions, calib: Scores, kept: BoolArray) -> Iterator[str]:

@@ -33,7 +33,7 @@ def exit_rule_words(policy: dict[str, Any], class_names: Sequence[str]) -> str:
 
 def promised_fnr(policy: dict[str, Any]) -> float:
     """Return the FNR on exits that a policy promises, which is above the level that it was certified at where it has a
-    margin. Files of before state none, and have none."""
+    margin. Older files state none, and have none."""
     return policy.get("margins", {}).get("target", policy["target_fnr_exit"])
 
 

@@ -22,11 +22,14 @@ def plain_weights(backbone: Backbone, tensors: dict[str, Tensor]) -> dict[str, T
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(
-            f"{len(broken)} tensors are not finite, {broken[0]} among them: no backbone can be made of them."
+            f"{len(broken)} tensors are not finite, {broken[0]} among them: no backbone can be made of them. Begin "
+            "anew with a lower --lr."
         )
     missing = set(tensors) - set(dict(backbone.named_parameters()))
     if missing:
-        raise UserError(f"the best checkpoint holds other tensors than this backbone ({min(missing)}).")
+        raise UserError(
+            f"the best checkpoint holds other tensors than this backbone ({min(missing)}). Begin in another folder."
+        )
     backbone.load_state_dict(tensors, strict=False)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in merge(backbone).net.state_dict().items()}
 

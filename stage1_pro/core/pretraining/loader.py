@@ -1,4 +1,4 @@
-"""Unlabelled images in batches: the pool again and again, in an order that hangs on the seed alone."""
+"""Unlabelled images in batches: the pool again and again, in an order that depends on the seed alone."""
 
 from collections.abc import Callable, Iterator
 

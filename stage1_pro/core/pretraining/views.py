@@ -1,6 +1,6 @@
 """Random views of a batch of images: crops, flips, colours and blur, whole batches at a time on the device.
 
-Every image has its own draw, from a generator that the caller seeds: what a step sees hangs on (seed, step, rank)
+Every image has its own draw, from a generator that the caller seeds: what a step sees depends on (seed, step, rank)
 alone. The recipe is DINO's (arXiv 2104.14294, section 3 and its released code) but for hue and solarisation.
 """
 

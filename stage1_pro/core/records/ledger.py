@@ -35,7 +35,7 @@ class Entry:
     run_path: relative to the ledger's folder, since runs in different folders may have one name; model_digest: a later
     run in the same place has other weights; look: names looks/<look>.npy, the positives that were seen; test: digest of
     all that determines the outcome; repeated: how often the same test was made again, which spends nothing. These are
-    empty in rows of before they were recorded.
+    empty in older rows.
     """
 
     time: str

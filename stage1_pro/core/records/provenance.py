@@ -55,6 +55,7 @@ def cores() -> int:
 
 
 def utc_now() -> str:
+    """The time as 2026-11-29T13:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -34,8 +34,8 @@ class Scores:
     """Raw model outputs of one split, sorted by case id.
 
     case_id, group: (N,) str; labels: (N,) int8; logits: (N, C) float32, C-contiguous; gate_logit: (N,)
-    float32, or None for a model without a gate; content: (N,) uint64, hashes of the image files, or None in files of
-    before they were kept; masks: of cases with masks. The digests name the weights and the splits they belong to.
+    float32, or None for a model without a gate; content: (N,) uint64, hashes of the image files, or None in older
+    files; masks: of cases with masks. The digests name the weights and the splits they belong to.
     """
 
     split: str

@@ -56,6 +56,11 @@ def read_splits(path: Path) -> Splits:
 
 
 def parse_splits(content: bytes, path: Path, mend: str | None = None) -> Splits:
+    """Return the splits that the bytes of splits.json hold.
+
+    path, mend: where they come from and how they come back, for messages. Raises UserError for a case in two splits,
+    an index beyond the cases, and counts that are not those of the lists.
+    """
     data = artifacts.parse_json(content, "splits", path, mend)
     missing = [f"{name}_indices" for name in SPLITS if f"{name}_indices" not in data]
     missing += [

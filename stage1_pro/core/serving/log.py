@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class DecisionLog:
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows. Raises OSError, and then the file is as before."""
+        self._follow()
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
         if self._size and self._size + len(text) > self.max_bytes:
             self._rotate()
@@ -66,11 +68,25 @@ class DecisionLog:
     def _opened(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)
 
+    def _follow(self) -> None:
+        """Begin anew where somebody else has moved the file away, as logrotate does, and may pack or delete it."""
+        held = os.fstat(self._file)
+        self._size = held.st_size  # or emptied it
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self.path), held):
+                return
+        self._begin()
+
     def _rotate(self) -> None:
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
         self.path.rename(self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}"))
+        self._begin()
+
+    def _begin(self) -> None:
+        """Go over to the file of this name. Where it cannot be opened the former one stays."""
+        opened = self._opened()
         os.close(self._file)
-        self._file, self._size = self._opened(), 0
+        self._file, self._size = opened, os.fstat(opened).st_size
 
 
 def _drop_torn_line(file: int) -> int:

@@ -15,8 +15,9 @@ from stage1_pro.core.serving.refusals import Refusal
 from stage1_pro.core.serving.service import GroupUpload, Upload
 from stage1_pro.core.serving.settings import Limits
 
-WORD = r"^[^\u0000-\u001f\u007f-\u009f]{1,256}$"
-"""What an id or a group may be: at most 256 characters, none of them a control character."""
+WORD = r"^[^\u0000-\u001f\u007f-\u009f\ufffd]{1,256}$"
+"""What an id or a group may be: at most 256 characters, none of them a control character, nor what stands for bytes
+that are not UTF-8, by which two ids would be one."""
 
 IMAGES = "image"
 """The form's field of an image; NAMES stand beside it, in the same order."""
@@ -180,7 +181,7 @@ def _named(words: Sequence[str | None], limits: Limits) -> tuple[str, str | None
         raise Refusal("bad_request", "this server audits: name an 'id' for each image, the same when you ask again")
     for field, value in zip(NAMES, words, strict=True):
         if value is not None and not _WORD.match(value):
-            raise Refusal("bad_request", f"'{field}' must be 1 to 256 characters without control characters")
+            raise Refusal("bad_request", f"'{field}' must be 1 to 256 characters in UTF-8 without control characters")
     return str(uuid4()) if id is None else id, group, certificate_group
 
 

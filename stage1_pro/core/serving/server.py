@@ -66,6 +66,7 @@ def serve(service: Service, bound: socket.socket, on_ready: Callable[[], None]) 
         ws="none",
         lifespan="on",
         log_config=None,
+        log_level="error",  # a line for each request that is no HTTP would fill a disk; the measures count them
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing looks at the client's address

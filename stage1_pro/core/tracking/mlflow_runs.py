@@ -30,7 +30,8 @@ def mlflow_logger(run: Run, uri: str) -> Any:
 def _logger(run: Run | None, uri: str, name: str) -> Any:
     from lightning.pytorch.loggers import MLFlowLogger
 
-    known = None if run is None or _known(run) is None or _record(run)["uri"] != uri else _known(run)
+    uri = _absolute(uri)
+    known = None if run is None or _known(run) is None or _absolute(_record(run)["uri"]) != uri else _known(run)
     logger = MLFlowLogger(
         experiment_name=EXPERIMENT,
         run_name=name,
@@ -137,11 +138,18 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("value"), int | float)
 
 
+def _absolute(uri: str) -> str:
+    """The same store from any folder: later commands need not run where the training ran.
+
+    >>> _absolute("http://host:5000"), _absolute("sqlite:////srv/mlflow.db")
+    ('http://host:5000', 'sqlite:////srv/mlflow.db')
+    """
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+
+
 def _artifact_location(uri: str) -> str | None:
     """Files of an SQLite store lie beside it; a server has its own place."""
-    return (
-        (Path(uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
-    )
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
 
 
 def _known(run: Run) -> str | None:

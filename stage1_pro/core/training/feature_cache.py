@@ -55,6 +55,7 @@ def cached_features(
 
 
 def cache_key(backbone: Backbone, spec: BackboneSpec, contents: list[str], batch_size: int) -> str:
+    """Digest of all that the features of these images depend on. contents: digests of the image files, in order."""
     # batch_size: the last bits depend on it, and with them whether a training can be repeated
     return artifacts.digest_json(
         {

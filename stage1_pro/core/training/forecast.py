@@ -17,7 +17,7 @@ from stage1_pro.core.console import say, span
 from stage1_pro.core.data.batches import EpochSampler, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datasets import finish_of, image_dataset
-from stage1_pro.core.data.overview import smallest_sure_target, smallest_target, table_lines
+from stage1_pro.core.data.overview import frame_lines, smallest_sure_target, smallest_target
 from stage1_pro.core.data.splitting import LARGEST_TARGET
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power
@@ -78,7 +78,7 @@ def _say_evidence(cases: CaseTable, splits: Splits, config: Stage1ProConfig) -> 
         f"what the {unit} of val_calib can certify at confidence {config.fnr_confidence:g}, and how many it takes, by "
         "how much of the target the model really misses:"
     )
-    for line in table_lines(pd.DataFrame.from_dict(rows, orient="index")):
+    for line in frame_lines(pd.DataFrame.from_dict(rows, orient="index")):
         say(f"  {line}")
     say(
         f"  With so many, {100 * POWER:.0f} % of attempts certify; in the first row all do, since none is missed. Only "

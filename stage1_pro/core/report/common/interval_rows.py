@@ -20,6 +20,7 @@ def shortened(name: str) -> str:
 
 
 def interval(axes: Axes, row: int, estimate: Estimate, colour: str, label: str) -> None:
+    """A point with its interval on the line of a run; nothing where one of them is undefined."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return
     error = np.maximum([[estimate.value - estimate.low], [estimate.high - estimate.value]], 0)
@@ -34,6 +35,7 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def change_axis(axes: Axes, name: str, shares: bool) -> None:
+    """An axis of differences, with 0 in the middle. shares: in percentage points."""
     low, high = axes.get_xlim()
     reach = 1.05 * max(-low, high, 0.001)
     axes.set_xlim(-reach, reach)

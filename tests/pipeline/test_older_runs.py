@@ -1,6 +1,6 @@
-"""A run and a bundle that were written before the code was moved into rooms are read after it.
+"""A run and a bundle that an older version wrote, with its modules in other places, are read.
 
-before_the_move.tar.xz holds a run that was interrupted after the third of six epochs, and one that was certified,
+older_runs.tar.xz holds a run that was interrupted after the third of six epochs, and one that was certified,
 evaluated and exported, with the decisions of its bundle.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-ARCHIVE = Path(__file__).parents[1] / "records" / "before_the_move.tar.xz"
+ARCHIVE = Path(__file__).parents[1] / "records" / "older_runs.tar.xz"
 
 
 @pytest.fixture
