@@ -97,7 +97,7 @@ BROKEN = {
     "scores": (
         "scores/val_test.parquet",
         ("40_eval_selective", "--run", "."),
-        "val_test.parquet: .*Remove it and run 40_eval_selective.py to write it",
+        r"val_test.parquet: .*Remove it and run 40_eval_selective.py --run \S+ to write it",
         removed_then("scores/val_test.parquet", "40_eval_selective"),
     ),
     "manifest": (

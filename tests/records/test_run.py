@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stage1_pro.core import artifacts
@@ -24,7 +26,7 @@ from stage1_pro.core.records import ledger
 from stage1_pro.core.records.looks import alone, begin, refused_attempt
 from stage1_pro.core.records.policy_file import demand_uncalibrated, policy_header, read_policy, write_policy
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.records.scores import Scores, hashes
+from stage1_pro.core.records.scores import MaskScores, Scores, hashes
 from stage1_pro.core.records.splits import read_splits
 
 ENTRY = ledger.Entry("2026-01-01T00:00:00Z", "d" * 64, "p1", "softmax", 0.02, 0.95, "certified")
@@ -292,6 +294,20 @@ def test_a_parquet_file_that_is_no_score_file_is_refused() -> None:
     run = trained()
     pd.DataFrame({"case_id": ["a"], "label": [1]}).to_parquet(run.scores_path("val_calib"))
     assert "not a whole score file" in refused(lambda: run.scores("val_calib"))
+
+
+def test_scores_of_masks_from_an_older_version_name_the_column_and_the_mend() -> None:
+    run = trained()
+    path, scores = run.scores_path("val_test"), scores_of(run, "val_test")
+    ones = np.ones(len(scores))
+    dataclasses.replace(scores, masks=MaskScores(ones.astype(np.int8), ones, ones, ones, ones)).write(path)
+    frame, facts = pd.read_parquet(path), pq.read_schema(path).metadata
+    older = pa.Table.from_pandas(frame.drop(columns=["positive_dice", "marked_dice"]), preserve_index=False)
+    pq.write_table(older.replace_schema_metadata(facts), path)
+    assert refused(lambda: run.scores("val_test")) == (
+        f"{path}: it has no 'positive_dice', as where an older version wrote it. Remove it and run "
+        "40_eval_selective.py --run runs/a to write it."
+    )
 
 
 # ---- splits.json

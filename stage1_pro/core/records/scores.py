@@ -134,7 +134,9 @@ def read_scores(path: Path, mend: str) -> Scores:
     try:
         table = pq.read_table(io.BytesIO(content))
         return _from_table(table)
-    except (pa.ArrowException, KeyError, ValueError) as error:
+    except KeyError as column:
+        raise UserError(f"{path}: it has no {column}, as where an older version wrote it. {mend}") from None
+    except (pa.ArrowException, ValueError) as error:
         raise UserError(f"{path}: not a whole score file ({' '.join(str(error).split())[:120]}). {mend}") from None
 
 
