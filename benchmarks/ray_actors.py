@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -69,6 +70,16 @@ def cpu_seconds(mark: str) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
+def linked(files: Iterable[str], folder: Path) -> list[str]:
+    """Links to files, a folder full: no command line takes so many names."""
+    folder.mkdir()
+    links = []
+    for number, file in enumerate(files):
+        links.append(folder / f"{number:07}{Path(file).suffix}")
+        links[-1].symlink_to(Path(file).absolute())
+    return list(map(str, links))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
@@ -81,14 +92,22 @@ def main() -> int:
             f"--images {args.images}: must be {2 * ROWS_OF_60} or more, two parts of 60, between which it counts"
         )
     files = sorted(str(path) for path in args.folder.rglob("*") if path.is_file())
-    paths = list(islice(cycle(files), args.images))
     found: dict[str, list[Measured]] = {"60, one process": [], "61, one actor": [], "61, two actors": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        paths = linked(islice(cycle(files), args.images), folder / "in")
         pd.DataFrame({"path": paths}).to_parquet(folder / "in.parquet")
         for number in range(args.rounds):
             out = folder / f"{number}.parquet"
-            words = [str(SCRIPTS / "60_predict.py"), args.bundle, *paths, "--out", str(out), "--num_workers", "0"]
+            words = [
+                str(SCRIPTS / "60_predict.py"),
+                args.bundle,
+                str(folder / "in"),
+                "--out",
+                str(out),
+                "--num_workers",
+                "0",
+            ]
             by_60 = measured([sys.executable, *words], Path(f"{out}.parts"), ROWS_OF_60, args.images)
             found["60, one process"].append(by_60)
             for actors, label in ((1, "61, one actor"), (2, "61, two actors")):

@@ -192,7 +192,7 @@ class Run(RunPaths):
     def image_scores(self, split: str) -> Scores:
         """Scores of one split, a row an image, checked to belong to this run's weights and splits."""
         path = self.scores_path(split)
-        script = f"40_eval_selective.py --run {self.path}" if split == "val_test" else f"20_train.py --resume {self.path}"
+        script = f"{'40_eval_selective.py --run' if split == 'val_test' else '20_train.py --resume'} {self.path}"
         mend = f"Remove it and run {script} to write it." if path.exists() else f"Run {script} to write it."
         scores = read_scores(path, mend)
         for what, found, expected in (
