@@ -112,6 +112,7 @@ def test_nothing_is_written_into_the_bundle(bundle, images, monkeypatch):
     monkeypatch.chdir(bundle)
     for words in (["60_predict", ".", path], ["60_predict", ".", path, "--out", "new/d.csv"]):
         refused(call(*words), inside)
+    refused(call("65_monitor", ".", "--out", "watch", "--audit_share", 0.1), inside)
     verify_bundle(bundle)
 
 
