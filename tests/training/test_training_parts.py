@@ -2,7 +2,9 @@
 
 import math
 import resource
+import signal
 import time
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.devices import Moment
+from stage1_pro.core.errors import Interrupted
 from stage1_pro.core.models.stage1 import read_tensors, write_tensors
 from stage1_pro.core.optim.schedule import parameter_groups, warmup_cosine
 from stage1_pro.core.training.callbacks.checkpoints import RunCheckpoint
@@ -244,4 +247,27 @@ def test_a_checkpoint_that_does_not_fit_keeps_the_one_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (small, hard))
     assert refused.value.filename == str(path)
     assert read_tensors(path)["tensor"].tolist() == [0] * 8
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Ringing:
+    """Calls for the end of the process while it is written."""
+
+    def __reduce__(self):
+        signal.raise_signal(signal.SIGTERM)
+        return OrderedDict, ()
+
+
+def test_a_signal_while_a_checkpoint_is_written_is_heard_when_it_is_whole(tmp_path):
+    def interrupt(number, frame):
+        raise Interrupted(143)
+
+    path, before = tmp_path / "last.ckpt", signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            write_tensors(path, {"rings": Ringing(), "tensor": torch.ones(8)})
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read_tensors(path)["tensor"].tolist() == [1] * 8
     assert list(tmp_path.iterdir()) == [path]

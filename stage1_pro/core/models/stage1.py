@@ -1,7 +1,11 @@
 """Stage1Model: a backbone and its heads, and the one file that holds a trained one."""
 
 import io
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,13 +180,38 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values for `read_tensors`, as `artifacts.writing` does, without a copy in memory; equal
-    contents give equal bytes."""
-    with artifacts.writing(path) as file:  # given a path, torch would put its name into the archive
+    contents give equal bytes. A signal that comes meanwhile is handled when the file is whole."""
+    # given a path, torch would put its name into the archive
+    with _undisturbed(), artifacts.writing(path) as file:
         try:
             torch.save(_interned(content), file)
         except RuntimeError as error:
             # in the place of the file's own error, say of a full disk
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off signals for which there is a handler in Python to the end of the block.
+
+    What a handler raises within torch's writer ends the process there ("terminate called"), or comes out as an error of
+    the writer.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no handler runs in another one
+        yield
+        return
+    found = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    came: list[int] = []
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _interned(value: Any) -> Any:
