@@ -87,6 +87,17 @@ def test_what_a_name_hides_and_folders_are_no_part_of_it(tmp_path: Path) -> None
     assert len(open_table(str(tmp_path / "in"))) == 4
 
 
+def test_links_to_files_are_part_of_it_and_one_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 4, 1, 2)
+    (tmp_path / "snapshot").mkdir()
+    for file in (tmp_path / "in").iterdir():
+        (tmp_path / "snapshot" / file.name).symlink_to(file)
+    assert len(open_table(str(tmp_path / "snapshot"))) == 4
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=file.name):
+        open_table(str(tmp_path / "snapshot"))
+
+
 def test_the_advice_on_a_csv_makes_a_table_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "it's.csv.gz").write_bytes(gzip.compress(b"path,id\na.png,007\n"))
     with pytest.raises(UserError, match=r"not a whole Parquet file .* Write it as Parquet: .*\.$") as refusal:

@@ -107,9 +107,12 @@ def open_table(name: str) -> InputTable:
 
 
 def _is_part_of_it(info: dict[str, Any]) -> bool:
-    """Whether an entry of the folder is a file *.parquet that no name hides, such as the ._a.parquet of macOS."""
+    """Whether an entry of the folder is a file *.parquet that no name hides, such as the ._a.parquet of macOS.
+
+    A link is one too, as all files of the Hub's cache are.
+    """
     name = info["name"].rpartition("/")[2]
-    return info["type"] == "file" and name.endswith(".parquet") and not name.startswith((".", "_"))
+    return info["type"] != "directory" and name.endswith(".parquet") and not name.startswith((".", "_"))
 
 
 def _kinds(schema: Any) -> dict[str, Any]:
