@@ -129,14 +129,13 @@ def test_a_run_is_never_overwritten() -> None:
     )
     assert "has been trained already" in refused(run.demand_untrained)
     run.config_path.rename("config.json")
-    for look in (run.demand_untrained, lambda: Run.open("runs/a").config):
+    for look in (run.demand_untrained, lambda: Run.open("runs/a").config, lambda: Run.demand_new("runs/a")):
         assert "runs/a/config.json is gone, and training had begun (there is model_best.pth)" in refused(look)
     Path("config.json").rename(run.config_path)
-    (run.path / "config.json").unlink()
-    assert "awaits its training, and runs are never overwritten. Go on with 20_train.py --run runs/a and" in refused(
-        lambda: Run.demand_new("runs/a")
+    prepared("runs/b")
+    assert "awaits its training, and runs are never overwritten. Go on with 20_train.py --run runs/b and" in refused(
+        lambda: Run.demand_new("runs/b")
     )
-    (run.path / "config.json").write_bytes(before[run.path / "config.json"])
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 

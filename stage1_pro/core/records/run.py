@@ -59,6 +59,7 @@ class Run(RunPaths):
         if target == Path(LATEST):
             raise UserError(f"{target} is the link to the newest run. Choose another --run.")
         if (target / "splits.json").exists() and not (target / "config.json").exists():
+            Run(target)._demand_no_trace()
             raise UserError(
                 f"{target} holds the splits of a run that awaits its training, and runs are never overwritten. Go on "
                 f"with 20_train.py --run {shlex.quote(str(target))} and the same settings, or choose another --run."
