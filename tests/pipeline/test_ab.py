@@ -25,7 +25,7 @@ from stage1_pro.core.ab.plan import make_plan
 from stage1_pro.core.ab.processes import Children, Stopped
 from stage1_pro.core.ab.runner import bring_to_end, next_step
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.records import ledger
+from stage1_pro.core.records import ledger, provenance
 from stage1_pro.core.records.run import Run
 
 
@@ -211,7 +211,7 @@ def waiting(tmp_path, monkeypatch) -> None:
     (tmp_path / "scripts" / "20_train.py").write_text(WAITING)
     monkeypatch.setattr(processes, "SCRIPTS", tmp_path / "scripts")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(processes, "_cores", lambda: 6)
+    monkeypatch.setattr(provenance, "cores", lambda: 6)
 
 
 def when_said(log: Path, words: str, do) -> threading.Thread:
