@@ -1,7 +1,7 @@
 """What runs on a node of the cluster: an actor that loads the bundle once and decides one part after another."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,27 +48,32 @@ class Work:
 
 
 class PartDecider:
-    """An actor of Ray Data: takes rows {part: number}, writes that part and its marker, and returns {part, problem}.
+    """An actor: `start`, then `decide` for one part after another, each of which writes that part and its marker.
 
-    A mistake of the user comes back in words, since Ray would wrap and log whatever is raised; our own bugs are raised.
+    Both return a mistake of the user in words, empty for none, since Ray would wrap and log whatever is raised; our own
+    bugs are raised.
     """
 
-    def __init__(self, work: Any):
-        import ray  # pyright: ignore[reportMissingImports]
+    def start(self, work: Work) -> str:
+        """Load the bundle."""
+        self.work = work
+        return self._problem(self._load)
 
-        self.work: Work = ray.get(work)
-        self.predictor: Stage1Predictor | None = None
+    def decide(self, part: int) -> str:
+        """Decide the rows of a part."""
+        return self._problem(lambda: write_part(self.work, self.predictor, part))
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        part, problem = int(row["part"]), ""
+    def _load(self) -> None:
+        self.predictor = loaded(self.work)
+
+    def _problem(self, job: Callable[[], None]) -> str:
         try:
-            self.predictor = self.predictor or loaded(self.work)
-            write_part(self.work, self.predictor, part)
+            job()
         except UserError as error:
-            problem = str(error)
+            return str(error)
         except OSError as error:  # a full disk, a folder that may not be written to
-            problem = f"{error.filename or self.work.out.name}: {error.strerror or error}. Fix this and run again."
-        return {"part": part, "problem": problem}
+            return f"{error.filename or self.work.out.name}: {error.strerror or error}. Fix this and run again."
+        return ""
 
 
 def loaded(work: Work) -> Stage1Predictor:

@@ -1,11 +1,9 @@
-"""Decide a table of images on Ray Data: one row of its data set is one part, and actors write the parts."""
+"""Decide a table of images on Ray: actors write its parts, and the driver hands out their numbers."""
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from stage1_pro.core.bundle.contents import BundleContents, demand_images, demand_outside
 from stage1_pro.core.cluster.actor import PartDecider, Work
@@ -18,16 +16,14 @@ from stage1_pro.core.cluster.parts import (
     remove_leftovers,
     whole_parts,
 )
+from stage1_pro.core.cluster.pool import TRIES, Outcome, Pool
 from stage1_pro.core.cluster.session import Resources, connected, threads_each
 from stage1_pro.core.cluster.table import CERTIFICATE_GROUP, InputTable
 from stage1_pro.core.console import bar, say
-from stage1_pro.core.errors import Interrupted, UserError, counted
+from stage1_pro.core.errors import Interrupted, UserError, counted, raise_problems
 from stage1_pro.core.inference.decisions import MoreColumns
 from stage1_pro.core.inference.jobs import record_of
 from stage1_pro.core.inference.tables import Tally
-
-BLOCKS = 1000
-"""Blocks of the data set of parts, at most; each is a task, and holds one part or a few."""
 
 
 def decide_table(
@@ -80,6 +76,7 @@ def decide_table(
 def _decide(work: Work, missing: list[int], actors: int | None, address: str | None) -> None:
     rows = {part: len(work.positions(part)) for part in missing}
     total, done = sum(rows.values()), 0
+    given_up: list[int] = []
     if before := len(work.table) - total:
         say(f"going on: {before} of {len(work.table)} images are decided")
     each = work.threads + work.workers
@@ -88,11 +85,28 @@ def _decide(work: Work, missing: list[int], actors: int | None, address: str | N
         size = min(actors or _room(found, each, work.device), len(missing))
         say(f"{counted(size, 'actor')} of {counted(work.threads, 'thread')}")
         with bar("deciding") as progress:
-            for row in _results(work, missing, size, each):
-                if row["problem"]:
-                    raise UserError(row["problem"])
-                done += rows[int(row["part"])]
+            for outcome in _outcomes(work, missing, size, each):
+                if outcome.problem:
+                    raise UserError(outcome.problem)
+                if outcome.given_up:
+                    given_up.append(outcome.part)
+                    continue
+                done += rows[outcome.part]
                 progress(done, total)
+        _demand_all(work, sorted(given_up))
+
+
+def _demand_all(work: Work, given_up: list[int]) -> None:
+    """Raise UserError for parts that cost too many actors; all others are written."""
+    ranges = [(part, work.positions(part)) for part in given_up]
+    raise_problems(
+        f"{counted(len(given_up), 'part')} could not be decided: the process of the actor ended {TRIES} times, as one "
+        "does that runs out of memory, or meets an image that breaks a decoder.",
+        [f"part {part}: rows {at.start} to {at.stop - 1} of {work.table.name}, counted from 0" for part, at in ranges],
+        "If it was memory, use fewer --actors. If it was an image, move its file away, so that it is deferred as "
+        "missing; one in a column bytes must be left out of the table, and another OUTDIR named. All other parts are "
+        "decided.",
+    )
 
 
 @contextmanager
@@ -104,22 +118,14 @@ def _told(out: Folder) -> Iterator[None]:
         raise
 
 
-def _results(work: Work, missing: list[int], actors: int, cpus: int) -> Iterator[dict[str, Any]]:
+def _outcomes(work: Work, missing: list[int], actors: int, cpus: int) -> Iterator[Outcome]:
     import ray  # pyright: ignore[reportMissingImports]
-    from ray import data  # pyright: ignore[reportMissingImports]
 
-    for handler in logging.getLogger("ray.data").handlers:
-        if type(handler).__name__ == "PlainRayHandler":  # the console; its log file keeps all
-            handler.setLevel(logging.CRITICAL)
-    settings = data.DataContext.get_current()
-    settings.enable_progress_bars = settings.print_on_execution_start = False
-    parts = data.from_items([{"part": part} for part in missing], override_num_blocks=min(len(missing), BLOCKS))
-    # one task at a time: a part takes seconds, and none should wait behind another while an actor is free
-    pool = data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1)
-    gpus = {"num_gpus": 1} if work.device == "cuda" else {}
-    yield from parts.map(
-        PartDecider, fn_constructor_args=(ray.put(work),), compute=pool, num_cpus=cpus, **gpus
-    ).iter_rows()
+    # actors of Ray itself, not of Ray Data, whose executor looks at its actors together and left each of two idle for
+    # a fifth of the time; a lost one is replaced by the pool, which counts what a part costs
+    needs = {"num_cpus": cpus, "num_gpus": 1 if work.device == "cuda" else 0, "max_restarts": 0, "max_task_retries": 0}
+    make = ray.remote(**needs)(PartDecider).remote
+    yield from Pool(make, ray.put(work), missing).outcomes(actors)
 
 
 def _room(found: Resources, cpus: int, device: str) -> int:
