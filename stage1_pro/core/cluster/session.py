@@ -1,15 +1,19 @@
 """Ray for the time of one job: joined where a cluster runs, else started on this machine and ended with the job."""
 
+import atexit
 import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from stage1_pro.core.config.extras import demand_extra
-from stage1_pro.core.errors import UserError, first_line
+from stage1_pro.core.errors import Interrupted, UserError, first_line
 from stage1_pro.core.records.provenance import cores
 
 ADDRESS = "RAY_ADDRESS"
@@ -58,25 +62,45 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
 
     address = address or os.environ.get(ADDRESS)
     own = {"num_cpus": max(cores(), cpus), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    end: Callable[[], Any] = ray.shutdown
     try:
         if address:
             _demand_listening(address)
-        with _silenced():
+        with _signals_later(), _silenced():
             ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
-        # Ray ends the process at SIGTERM, with a status of its own
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        # a worker that died, in a paragraph on standard output; it is raised as well
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         found = ray.cluster_resources()
         largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         yield Resources(int(found.get("CPU", 0)), int(found.get("GPU", 0)), int(largest))
+    except Interrupted as stop:
+        end = partial(_leave_at_exit, stop.exit_status)
+        raise
     except (ConnectionError, ValueError, RuntimeError) as error:
         if ray.is_initialized():
             raise
         where = address or "on this machine"
         raise UserError(f"Ray {where}: {first_line(error)}. {NAME_ONE}") from None
     finally:
-        ray.shutdown()
+        end()
+
+
+def _leave_at_exit(status: int) -> None:
+    """Let this process end, as its last act, what Ray has started from it and itself, without Ray's farewell.
+
+    Whoever stops a job often stops all of its processes, and a driver that says farewell to a Ray which is gone ends
+    with 1. What Ray has started would end by itself, but for agents that were just starting, which stayed.
+    """
+    import psutil  # Ray brings it
+
+    def leave() -> None:
+        sys.stdout.flush()
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                process.kill()
+        os._exit(status)
+
+    atexit.register(leave)
 
 
 def _demand_listening(address: str) -> None:
@@ -92,6 +116,37 @@ def _demand_listening(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except OSError as error:
         raise UserError(f"Ray {address}: nothing answers at {place} ({first_line(error)}). {NAME_ONE}") from None
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Within the block signals wait for its end, but for a second one. Ray starts meanwhile: what a handler raises in
+    its callbacks is lost, and handlers that it sets would end this process with statuses of their own."""
+    from ray._private import utils  # pyright: ignore[reportMissingImports]
+
+    its, handlers = utils.set_sigterm_handler, {number: signal.getsignal(number) for number in SIGNALS}
+    caught: list[int] = []
+
+    def later(number: int, _frame: Any) -> None:
+        if caught:
+            _set(handlers)
+            signal.raise_signal(number)
+        caught.append(number)
+
+    utils.set_sigterm_handler = lambda handler: None
+    _set(dict.fromkeys(SIGNALS, later))
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = its
+        _set(handlers)
+        for number in caught[:1]:
+            signal.raise_signal(number)
+
+
+def _set(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
