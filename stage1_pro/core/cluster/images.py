@@ -19,11 +19,15 @@ _REFUSALS = {FileNotFoundError: "missing", IsADirectoryError: "not_a_file", Perm
 
 
 def sources(paths: Sequence[str | None], contents: Sequence[bytes | None], base: str) -> Iterator[list[Any]]:
-    """Yield what `Stage1Predictor.outputs` takes, AHEAD at a time; the next are fetched while these are decided.
+    """Yield what `Stage1Predictor.outputs` takes: all images at once where none is fetched, since processes that decode
+    start anew for each list; else AHEAD at a time, and the next are fetched while these are decided.
 
     paths, contents: one of them for each image, bytes before a path; base: folder that relative paths start from. An
     image that is not there is a BadImage. Raises UserError where a store does not answer: that is no image's fault.
     """
+    if not any(path and _URL.match(path) for path, content in zip(paths, contents, strict=True) if content is None):
+        yield [source(path, content, base) for path, content in zip(paths, contents, strict=True)]
+        return
     with ThreadPoolExecutor(FETCHERS) as pool:
         ahead: list[Future] = []
         for start in range(0, len(paths), AHEAD):
