@@ -1,6 +1,7 @@
 """Scripts on Ray as processes of their own, and the check that nothing of Ray outlives them."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,12 +32,13 @@ PYTHONPATH = os.pathsep.join(map(str, [SCRIPTS.parents[1], *FOUND]))
 
 @contextmanager
 def started(script: str, *words: object, **environment: str) -> Iterator[subprocess.Popen]:
-    """A script as a process of its own; at the end of the block neither it nor a process of Ray is left."""
+    """A script as a process and a group of its own; at the end of the block neither it nor one of Ray is left."""
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, MARK: mark, **environment}
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, str(SCRIPTS / f"{script}.py"), *map(str, words)]
-    process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+    process: Any = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True, **pipes)
+    process.mark = mark
     try:
         yield process
     finally:
@@ -52,14 +54,22 @@ def finished(script: str, *words: object, **environment: str) -> tuple[int, str,
     return process.returncode, out, err
 
 
-def marked(mark: str) -> list[str]:
-    """Processes that carry this mark in their environment."""
-    found = []
+def marked(mark: str) -> dict[int, str]:
+    """Processes that carry this mark in their environment: their ids and command lines."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
     return found
+
+
+def ended(process: Any, title: str) -> bool:
+    """Kill the actors of a script that are at a method; whether there was one."""
+    found = [pid for pid, command in marked(process.mark).items() if title in command]
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return bool(found)
 
 
 def until(happened: Callable[[], object], seconds: float) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from chain import SCRIPTS, call, files_of, refused
-from on_ray import EXTRA, STORE, finished, started, until
+from on_ray import EXTRA, STORE, ended, finished, started, until
 
 from stage1_pro import verify_bundle
+from stage1_pro.core.cli import SIGNAL_STATUS
 from stage1_pro.core.config import extras
 
 
@@ -142,18 +143,25 @@ class TestOnRay:
         assert 0 < expected["audit"].sum() < 30
 
     @pytest.mark.parametrize(
-        ("number", "after"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGKILL, 5), (signal.SIGINT, 2)]
+        ("number", "after", "send"),
+        [
+            (signal.SIGKILL, 0, os.kill),
+            (signal.SIGKILL, 1, os.kill),
+            (signal.SIGKILL, 5, os.kill),
+            (signal.SIGINT, 2, os.kill),
+            (signal.SIGTERM, 1, os.killpg),  # Ray's processes too, as a scheduler does
+        ],
     )
-    def test_ended_at_any_moment_it_goes_on_to_the_same_bytes(self, number, after, whole, tmp_path):
+    def test_ended_at_any_moment_it_goes_on_to_the_same_bytes(self, number, after, send, whole, tmp_path):
         bundle, table, expected = whole
         words = bundle, table, tmp_path / "out", "--rows_per_part", 20, "--actors", 2
         with started("61_predict_ray", *words) as process:
             until(lambda: (tmp_path / "out" / "job.json").exists(), 300)
             until(lambda: len(list((tmp_path / "out").glob("done-*"))) >= after, 300)
-            process.send_signal(number)
+            send(process.pid, number)
             out, err = process.communicate(timeout=120)
-        assert process.returncode == (130 if number == signal.SIGINT else -number)
-        if number == signal.SIGINT:
+        assert process.returncode == SIGNAL_STATUS.get(number, -number)
+        if number in SIGNAL_STATUS:
             assert "the same command goes on where it stopped" in out
             assert err == "61_predict_ray.py: Interrupted; the files on disk are whole.\n"
         found = parts_of(tmp_path / "out")
@@ -162,6 +170,24 @@ class TestOnRay:
         assert {name: found[name] for name in kept} == {name: parts_of(expected)[name] for name in kept}
         assert finished("61_predict_ray", *words)[0] == 0
         assert parts_of(tmp_path / "out") == parts_of(expected)
+
+    def test_a_part_that_costs_actors_is_given_up_and_the_others_are_written(self, whole, tmp_path):
+        bundle, table, _ = whole
+        pd.concat([pd.read_parquet(table)] * 13).to_parquet(tmp_path / "in.parquet")
+        words = bundle, tmp_path / "in.parquet", tmp_path / "out", "--rows_per_part", 2000, "--actors", 1
+        with started("61_predict_ray", *words) as process:
+            until(lambda: ended(process, "PartDecider.decide"), 300)
+            until(lambda: (tmp_path / "out" / "done-000001.json").exists(), 300)  # another actor, the other part first
+            while process.poll() is None:
+                ended(process, "PartDecider.decide")
+                time.sleep(0.05)
+            out, err = process.communicate(timeout=120)
+        assert process.returncode == 2, err
+        assert "part 0: rows 0 to 1999 of " in err
+        assert "part 0: its actor was lost, 2 of 3 times" in out
+        assert {name for name in files_of(tmp_path / "out") if name.startswith("done")} == {"done-000001.json"}
+        status, out, _ = finished("61_predict_ray", *words)
+        assert (status, "going on: 80 of 2080 images are decided" in out) == (0, True)
 
 
 class TestOnAStore:
