@@ -86,11 +86,12 @@ def test_another_job_a_broken_bundle_and_a_table_without_images_are_refused(bund
 def whole(exported_once, images, tmp_path_factory) -> tuple[Path, Path, Path]:
     """A bundle, a table and the parts that an uninterrupted job makes of it."""
     folder = tmp_path_factory.mktemp("whole")
-    pd.DataFrame({"path": [str(images / f"{index:03d}.png") for index in range(160)]}).to_parquet(folder / "in.parquet")
+    paths = [str(images / f"{index % 160:03d}.png") for index in range(960)]  # enough to kill a job in the middle
+    pd.DataFrame({"path": paths}).to_parquet(folder / "in.parquet")
     words = exported_once / "bundle", folder / "in.parquet"
-    status, out, err = finished("61_predict_ray", *words, folder / "out", "--rows_per_part", 20, "--actors", 2)
+    status, out, err = finished("61_predict_ray", *words, folder / "out", "--rows_per_part", 40, "--actors", 2)
     assert (status, err) == (0, "")
-    assert "160 images: " in out
+    assert "960 images: " in out
     return *words, folder / "out"
 
 
@@ -154,7 +155,7 @@ class TestOnRay:
     )
     def test_ended_at_any_moment_it_goes_on_to_the_same_bytes(self, number, after, send, whole, tmp_path):
         bundle, table, expected = whole
-        words = bundle, table, tmp_path / "out", "--rows_per_part", 20, "--actors", 2
+        words = bundle, table, tmp_path / "out", "--rows_per_part", 40, "--actors", 2
         with started("61_predict_ray", *words) as process:
             until(lambda: (tmp_path / "out" / "job.json").exists(), 300)
             until(lambda: len(list((tmp_path / "out").glob("done-*"))) >= after, 300)
@@ -173,7 +174,7 @@ class TestOnRay:
 
     def test_a_part_that_costs_actors_is_given_up_and_the_others_are_written(self, whole, tmp_path):
         bundle, table, _ = whole
-        pd.concat([pd.read_parquet(table)] * 13).to_parquet(tmp_path / "in.parquet")
+        pd.concat([pd.read_parquet(table)] * 3).to_parquet(tmp_path / "in.parquet")
         words = bundle, tmp_path / "in.parquet", tmp_path / "out", "--rows_per_part", 2000, "--actors", 1
         with started("61_predict_ray", *words) as process:
             until(lambda: ended(process, "PartDecider.decide"), 300)
@@ -187,7 +188,7 @@ class TestOnRay:
         assert "part 0: its actor was lost, 2 of 3 times" in out
         assert {name for name in files_of(tmp_path / "out") if name.startswith("done")} == {"done-000001.json"}
         status, out, _ = finished("61_predict_ray", *words)
-        assert (status, "going on: 80 of 2080 images are decided" in out) == (0, True)
+        assert (status, "going on: 880 of 2880 images are decided" in out) == (0, True)
 
 
 class TestOnAStore:
