@@ -126,6 +126,21 @@ def test_a_loader_that_begins_early_gives_the_same_epochs(pictures: Path) -> Non
         assert torch.equal(early.positions, late.positions)
 
 
+def test_a_pass_begun_by_an_idle_loader_gives_the_same_batches(pictures: Path) -> None:
+    dataset, order = images(pictures, "none"), EpochSampler(12, 1, shuffle=False)
+    expected = list(make_loader(dataset, order, batch_size=5, workers=0))
+    second = make_loader(dataset, order, batch_size=5, workers=1)
+    sampler = EpochSampler(12, 1, shuffle=True)
+    first = make_loader(images(pictures, "moderate"), sampler, 2, workers=1, epochs=2, idle=second.begin)
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        # the worker has two batches at a time
+        assert [second.begun is not None for _ in first] == [False] * 3 + [True] * 3
+        batches = iter(second)
+        for batch in expected:
+            assert all(torch.equal(*pair) for pair in zip(next(batches), batch, strict=True))
+
+
 def test_no_augmentation_is_the_evaluation_transform(pictures: Path) -> None:
     from torchvision.transforms import functional
 
