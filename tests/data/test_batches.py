@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.data.transforms_factory import create_transform
 
 from stage1_pro.core.data.batches import Draw, EpochSampler, FeatureDataset, ImageDataset, make_loader
 from stage1_pro.core.data.decoding import decode
-from stage1_pro.core.data.transforms import Preprocessing
+from stage1_pro.core.data.transforms import AUGMENTATIONS, Preprocessing
 from stage1_pro.core.devices import isolated_seed
 from stage1_pro.core.seeds import seed_of
 
@@ -152,6 +153,24 @@ def test_no_augmentation_is_the_evaluation_transform(pictures: Path) -> None:
     expected = (pixels - torch.tensor(PREPROCESSING.mean).view(3, 1, 1)) / torch.tensor(PREPROCESSING.std).view(3, 1, 1)
     torch.testing.assert_close(first[3], expected)
     assert first.dtype == torch.float32
+
+
+@pytest.mark.parametrize("augmentation", ["none", "aggressive"])
+def test_the_transform_is_timms_to_the_bit(pictures: Path, augmentation: str) -> None:
+    expected = create_transform(
+        input_size=(3, 16, 16),
+        is_training=augmentation != "none",
+        interpolation=PREPROCESSING.interpolation,
+        mean=PREPROCESSING.mean,
+        std=PREPROCESSING.std,
+        crop_pct=PREPROCESSING.crop_pct,
+        **AUGMENTATIONS.get(augmentation, {}),
+    )
+    for number, path in enumerate(sorted(pictures.glob("*.png"))[:12]):
+        with isolated_seed(number):
+            found = PREPROCESSING.transform(augmentation)(decode(path))
+        with isolated_seed(number):
+            assert torch.equal(found, expected(decode(path)))
 
 
 def global_state() -> tuple:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from stage1_pro.core.data.decoding import decode
 from stage1_pro.core.data.image_files import BadImage
@@ -264,4 +264,5 @@ def quiet_worker(_: int) -> None:
 
 def _collate(items: list[tuple[Tensor, int, int]]) -> Batch:
     images, labels, positions = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(positions))
+    # stacks in memory that the main process shares, where torch.stack would have it copied there
+    return Batch(default_collate(list(images)), torch.tensor(labels), torch.tensor(positions))
