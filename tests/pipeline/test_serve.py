@@ -311,12 +311,77 @@ def test_a_full_disk_is_an_error_that_defers_and_leaves_whole_lines(bundle, file
         answer = server.ask("/v1/decide", small)
         assert (answer.status, answer.code) == (500, "internal")
         assert log.read_bytes() == whole
+        assert [server.ask("/v1/decide", small).code for _ in range(2)] == ["internal"] * 2
+        eventually(lambda: "check after that" in server.ask("/readyz").body.get("reason", ""))
+        ready = server.ask("/readyz")
+        assert (ready.status, log.read_bytes()) == (503, whole)
+        assert "the log could not be written, the last time because of OSError: " in ready.body["reason"]
         resource.prlimit(pid, of, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        eventually(lambda: server.ask("/readyz").status == 200)  # which leaves nothing in the log
         assert server.ask("/v1/decide", small).status == 200
         assert len(log.read_bytes().splitlines()) == 2
         log.rename(tmp_path / "moved.jsonl")  # as logrotate does
         assert server.ask("/v1/decide?id=next", small).status == 200
         assert json.loads(log.read_text())["id"] == "next"
+
+
+FAULTS = """
+import os, time
+from stage1_pro.core.models.stage1 import Stage1Model
+
+def forward(self, images, whole=Stage1Model.forward):
+    while os.path.exists(os.environ["FAULT"] + ".hang"):
+        time.sleep(0.05)
+    if os.path.exists(os.environ["FAULT"]):
+        raise RuntimeError("CUDA error: unspecified launch failure\\nand more")
+    return whole(self, images)
+
+Stage1Model.forward = forward
+"""
+"""Makes a server's model fail, or not return, as long as a file is there: what a lost GPU does."""
+
+
+def test_a_model_that_fails_every_time_takes_the_server_off_the_balancer_until_it_works_again(bundle, files, tmp_path):
+    small, fault = files[0].read_bytes(), tmp_path / "fault"
+    with Server(bundle, first=FAULTS, FAULT=str(fault)) as server:
+        row = server.ask("/v1/decide?id=a", small).body
+        fault.touch()
+        for _ in range(2):
+            assert server.ask("/v1/decide", small).code == "internal"
+        assert server.ask("/readyz").status == 200  # one more, and it is no moment's fault
+        assert server.ask("/v1/decide", small).code == "internal"
+        eventually(lambda: "check after that" in server.ask("/readyz").body.get("reason", ""))
+        ready = server.ask("/readyz")
+        assert (ready.status, ready.body["status"], ready.headers["retry-after"]) == (503, "failing", "1")
+        assert "RuntimeError: CUDA error: unspecified launch failure;" in ready.body["reason"]
+        assert server.ask("/livez").status == 200
+        refusal = server.ask("/v1/decide", small)
+        assert (refusal.status, refusal.code) == (503, "failing")
+        assert refusal.body["error"]["message"] == server.ask("/readyz").body["reason"]
+        measures = server.ask("/metrics").content
+        assert b"stage1_ready 0.0" in measures
+        assert b'stage1_failures_total{what="computing"} 3.0' in measures
+        fault.unlink()
+        eventually(lambda: server.ask("/readyz").status == 200)  # though nobody asks for a decision
+        assert b"stage1_ready 1.0" in server.ask("/metrics").content
+        again = server.ask("/v1/decide?id=a", small).body
+        assert {name: again[name] for name in PARTS} == {name: row[name] for name in PARTS}
+        server.process.send_signal(signal.SIGTERM)
+        status, _, err = server.end()
+        assert status == 0
+        assert err.count("not ready: ") == err.count("ready again") == 1
+
+
+def test_a_pass_that_does_not_end_takes_the_server_off_the_balancer(bundle, files, tmp_path):
+    small, hang = files[0].read_bytes(), tmp_path / "fault.hang"
+    with Server(bundle, "--deadline_s", 0.3, first=FAULTS, FAULT=str(tmp_path / "fault")) as server:
+        hang.touch()
+        assert server.ask("/v1/decide", small).code == "deadline"
+        assert server.ask("/readyz").status == 200
+        eventually(lambda: server.ask("/readyz").status == 503)
+        assert server.ask("/readyz").body["reason"].startswith("a forward pass has not ended for ")
+        hang.unlink()
+        eventually(lambda: server.ask("/readyz").status == 200)
 
 
 def test_while_the_model_loads_the_server_says_so(bundle, files):
