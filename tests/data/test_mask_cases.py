@@ -125,10 +125,6 @@ UNPAIRED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "images holds folders (p1), which are not read: put the files there, or name both files in a CSV of path,mask",
     ),
     "empty": (lambda root: [file.unlink() for file in (root / "masks").iterdir()], "masks holds no files: put the"),
-    "parted": (
-        lambda root: (root / "images" / "000.png").rename(root / "images" / "0;0.png"),
-        "1 path holds ';', which parts the files of a case's channels: rename it: 0;0",
-    ),
 }
 
 
@@ -331,6 +327,25 @@ def test_channels_in_files_of_their_own_and_what_nnunet_ignores(folder: Path, tm
     named = {"name": "s", "labels": str(tmp_path / "cases.csv")}
     again = cases_in(folder, named, class_names=["background", "disc"], positive_class="disc", ignore_label=2)
     assert again.frame["content"].tolist() == cases.frame["content"].tolist()
+
+
+def test_a_name_that_holds_what_parts_channels_is_one_file(folder: Path, tmp_path: Path) -> None:
+    plain = sorted(cases_in(folder).frame["content"])
+    for kind in ("images", "masks"):
+        (folder / kind / "003.png").rename(folder / kind / "0;03.png")
+    names = sorted(file.name for file in (folder / "images").iterdir())
+    (folder / "cases.csv").write_text("path,mask\n" + "\n".join(f"images/{name},masks/{name}" for name in names))
+    for source in (None, {"name": "s", "labels": str(folder / "cases.csv")}):
+        frame = cases_in(folder, source).frame
+        assert sorted(frame["content"]) == plain
+        assert "0;03" in frame["case_id"].tolist()
+    (tmp_path / "channels").mkdir()
+    as_nnunet(folder, tmp_path / "channels" / "nnunet")
+    for file in sorted((tmp_path / "channels" / "nnunet" / "imagesTr").iterdir()):
+        shutil.copy(file, file.with_name(file.name.replace("_0000", "_0001")))
+    words = "1 path holds ';', which parts the files of a case's channels: rename it: 0;03"
+    with pytest.raises(UserError, match=words):
+        cases_in(folder, {"name": "s", "root": str(tmp_path / "channels" / "nnunet")})
 
 
 def test_a_grey_file_is_no_case_of_three_files(folder: Path, tmp_path: Path) -> None:

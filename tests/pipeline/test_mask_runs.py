@@ -232,6 +232,12 @@ def test_odd_images_are_decided_like_plain_ones_or_not_at_all(exported: Path, tm
     drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "masks").glob("*.png"))]
     assert [mask.shape for mask in drawn] == [(32, 32)] * 5 + [(3, 2)]
     assert all((mask == drawn[0]).all() for mask in drawn[1:5])
+    parted = call("60_predict", exported / "bundle", two, "--out", tmp_path / "two" / "d.csv")
+    assert parted.status == 4, parted.err  # its files are there, though no file has that name
+    plain.save(tmp_path / "whole;name.png")
+    whole = call("60_predict", exported / "bundle", tmp_path / "whole;name.png", "--out", tmp_path / "one" / "d.csv")
+    assert whole.status == 0, whole.err
+    assert (np.asarray(Image.open(tmp_path / "one" / "masks" / "whole;name.png")) == drawn[0]).all()
 
 
 def test_scores_of_a_split_are_those_of_60(exported: Path, masks_config: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How data sets with masks lie on disk: a CSV, nnU-Net's and MSD's dataset.json, or two folders of equal stems."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -100,7 +101,12 @@ def _columns(source: Source, path: Path) -> dict[str, str | None]:
 
 
 def _below(root: Path, cell: str) -> str:
-    return CHANNELS.join(str(root / part) for part in channel_files(cell)) if cell else ""
+    if not cell:
+        return ""
+    whole = str(root / cell)
+    if os.path.lexists(whole):
+        return whole
+    return CHANNELS.join(str(root / part) for part in channel_files(cell))
 
 
 def _named(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
@@ -168,7 +174,7 @@ def _paired(images: Path, masks: Path, case_of: Callable[[Path], str]) -> Layout
     true: dict[str, list[str]] = {}
     for path in _files(masks):
         true.setdefault(case_stem(path), []).append(str(path))
-    parted = sorted(case for case, paths in found.items() if CHANNELS in "".join(paths))
+    parted = sorted(case for case, paths in found.items() if len(paths) > 1 and CHANNELS in "".join(paths))
     both = sorted(found.keys() & true.keys() - set(parted))
     if not both and not parted:
         return Layout(_frame([]), problems=[f"{images}: {_no_pairs(images, masks, sorted(found), sorted(true))}"])

@@ -25,7 +25,7 @@ from stage1_pro.core.data.cases import (
 from stage1_pro.core.data.classes import as_yaml
 from stage1_pro.core.data.given_splits import division_notes, pooled_sources, split_words
 from stage1_pro.core.data.image_files import BadImage, read_file
-from stage1_pro.core.data.masks.files import labels_of, picture_of, read_contents
+from stage1_pro.core.data.masks.files import channel_files, labels_of, picture_of, read_contents
 from stage1_pro.core.data.masks.layouts import Layout, read_layout
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
 from stage1_pro.core.schemas import did_you_mean
@@ -159,7 +159,7 @@ def inspected(frame: pd.DataFrame, decode: bool) -> list[Inspected]:
 
 
 def _inspect(path: str, mask: str, decode: bool) -> Inspected:
-    missing = tuple(name for name in (*path.split(";"), mask) if _missing(name))
+    missing = tuple(name for name in (*channel_files(path), mask) if _missing(name))
     if missing:
         return Inspected(content="missing", missing=missing)
     try:
