@@ -308,7 +308,9 @@ def test_any_class_has_sums_of_its_own_from_scores_to_masks(any_once: Path) -> N
     assert positive["dice"].median() < 0.6 < 0.9 < 1 - positive["missed"].mean()
 
 
-def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_of_masks_says_who_takes_it(
+    exported: Path, masks_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from stage1_pro import Stage1Predictor
     from stage1_pro.core.errors import UserError
 
@@ -331,7 +333,8 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, mon
     audited = call("60_predict", exported / "bundle", exported, "--audit_share", "0.5", "--out", exported / "d.csv")
     assert audited.status == 2
     verified = done("50_export_bundle", "--verify", exported / "bundle")
-    assert "whole" in verified.out
+    root = yaml.safe_load(masks_config.read_text())["dataset_params"]["sources"][0]["root"]
+    assert re.search(rf"whole.*\nnext .* {root}/images --out ", verified.out), verified.out  # and not its masks
 
 
 def test_a_bundle_of_masks_holds_golden_inputs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
