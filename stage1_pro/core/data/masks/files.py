@@ -106,7 +106,7 @@ def labels_of(content: bytes) -> tuple[np.ndarray, Grid]:
         if len(values) != 1:
             raise BadImage("mask_channels")
         return _integral(values[0]), grid
-    if sniff(content[:HEAD]) not in LOSSLESS:
+    if content and sniff(content[:HEAD]) not in LOSSLESS:
         raise BadImage("lossy_mask", sniff(content[:HEAD]) or "no image")
     stored = samples(content)
     if stored.ndim == 3:
