@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,11 @@ def talk(line: socket.socket, request: bytes, answers: int = 1) -> bytes:
 def test_the_server_describes_itself(server):
     model = server.ask("/v1/model").body
     assert (model["class_names"], model["certificate"], model["forward_batch"]) == (["blue", "red"], "none", 8)
+    for path in ("/livez", "/readyz"):  # as some balancers ask
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.request("HEAD", path)
+        assert connection.getresponse().status == 200
+        connection.close()
     paths = server.ask("/openapi.json").body["paths"]
     assert set(paths) == {"/v1/decide", "/v1/decide/batch", "/v1/model", "/livez", "/readyz", "/metrics"}
     assert {"200", "400", "401", "413", "422", "500", "503", "504"} == set(paths["/v1/decide"]["post"]["responses"])
@@ -265,6 +271,8 @@ def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tm
 
         with socket.create_connection(("127.0.0.1", server.port)) as line:
             assert talk(line, b"no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")  # of which no line is printed, see below
+        no_form = server.ask("/v1/decide", small, content_type="multipart/form-data; boundary=x", **bearer)
+        assert (no_form.status, no_form.code) == (400, "bad_request")  # nor of this
         unfinished = Slow(server, small, **bearer)
         flying = [Slow(server, small, **bearer) for _ in range(40)]
         eventually(lambda: b"stage1_inflight_images 41.0" in server.ask("/metrics").content)

@@ -140,10 +140,12 @@ def _add_state(app: FastAPI, service: Service) -> None:
         _demand_token(service, request)
         return JSONResponse(_about(service))
 
+    @app.head("/livez", include_in_schema=False)  # some balancers ask so
     @app.get("/livez", summary="The process answers", **openapi.STATE)
     async def livez() -> Response:
         return JSONResponse(_status(service))
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Decisions are given", **openapi.READY)
     async def readyz() -> Response:
         ready = service.state == "ready"
