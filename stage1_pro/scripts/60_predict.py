@@ -116,7 +116,7 @@ def decided(args: Args, contents: "BundleContents", out: "Output") -> "Tally":
     masks = masks_beside(out, args.overwrite) if task.has_masks else None
     for written in (out.path if out.regular else None, masks):
         demand_outside(contents.path, written, "--out")
-    images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
+    images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes, task.part("files"))
     options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
     views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
     if views is not None:  # a row is a group, and stands for itself

@@ -14,6 +14,7 @@ from stage1_pro.core.errors import UserError
 
 BEGIN = b'{"id": '
 """How every row begins, also one that a killed server left without its end."""
+_BLOCK = 4096
 
 
 def demand_log(path: Path) -> None:
@@ -48,22 +49,34 @@ class DecisionLog:
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows. Raises OSError, and then the file is as before."""
-        self._follow()
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
-        if self._size and self._size + len(text) > self.max_bytes:
-            self._rotate()
-        try:
-            written = os.write(self._file, text)
-            if written < len(text):
-                raise OSError(28, "the disk took only a part of a line", str(self.path))
-        except OSError:
-            os.ftruncate(self._file, self._size)
-            raise
-        self._size += written
+        self._make_room(text)
+        self._append(text)
+        self._size += len(text)
+
+    def check(self) -> None:
+        """Raise OSError where `write` would: a block is written, and taken back."""
+        blank = BEGIN.ljust(_BLOCK)
+        self._make_room(blank)
+        self._append(blank)
+        os.ftruncate(self._file, self._size)
 
     def close(self) -> None:
         os.close(self._file)
         self._lock.release()
+
+    def _make_room(self, text: bytes) -> None:
+        self._follow()
+        if self._size and self._size + len(text) > self.max_bytes:
+            self._rotate()
+
+    def _append(self, text: bytes) -> None:
+        try:
+            if os.write(self._file, text) < len(text):
+                raise OSError(28, "the disk took only a part of a line", str(self.path))
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
 
     def _opened(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)
