@@ -352,8 +352,9 @@ def _code(frame: pd.DataFrame, facts: MaskFacts, least: int) -> list[str]:
     frame["stratum"] = np.where(held.any(axis=1), order[held[:, order].argmax(axis=1)] + 1, 0)
     named = zip(range(1, len(facts.class_names)), facts.class_names[1:], held.sum(axis=0).tolist(), strict=True)
     rare = [f"{name} ({n})" for code, name, n in named if n < len(SPLITS) and facts.positives != (code,)]
-    few = f"in too few of {counted(len(frame), 'mask')} for every split, so that no figure says how well it is drawn"
-    return [f"{few}: {first_few(rare)}"] if rare else []
+    of = counted(len(frame), "mask")
+    told = f"classes that too few of {of} hold for every split, so that no figure says how well they are drawn: "
+    return [told + first_few(rare)] if rare else []
 
 
 def _mask_problems(frame: pd.DataFrame, facts: MaskFacts, params: DatasetParams) -> Iterator[str]:
