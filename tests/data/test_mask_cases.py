@@ -188,6 +188,10 @@ def test_a_positive_class_must_exist_and_be_named_where_there_are_several(folder
     assert "Write, for example, positive_class: disc below dataset_params, or positive_class: any" in asked[0]
     every = cases_in(folder, class_names=["background", "disc", "ring"], positive_class="any")
     assert every.masks is not None
+    assert [warning.partition(", so")[0] for warning in every.warnings] == [
+        "classes that too few of 8 masks hold for every split"
+    ]
+    assert every.warnings[0].endswith("drawn: ring (0)")
     assert (every.positive_class, every.masks.positives, every.questions) == ("any class", (1, 2), ())
 
 

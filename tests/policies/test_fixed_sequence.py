@@ -141,7 +141,7 @@ def test_no_remedy_asks_for_what_is_refused() -> None:
 def test_refusal_says_when_more_positives_would_not_help() -> None:
     message = refused([1000], [100], positives=2000)
     assert "More positives would not help: the observed rate 0.1000" in message
-    assert "Remedies: a larger --target_fnr_exit" in message
+    assert "Remedies: a larger --target_fnr_exit (run again with it); a better model." in message
     assert "observed rate 1.0000" in refused([40], [40], positives=40)
 
 

@@ -48,8 +48,10 @@ def say_first_use(contents: BundleContents) -> None:
     if folder is None:
         say(f"decide images with: {script} FOLDER, a folder of your images, or several, or files")
     else:
-        out = shlex.quote(str(contents.path.parent / "decisions.csv"))
-        say(f"next   {script} {shlex.quote(str(folder))} --out {out}")
+        out = contents.path.parent / "decisions.csv"
+        if out.exists():  # those of another bundle of the run, which 60 would not replace
+            out = out.with_name(f"decisions-{contents.path.name}.csv")
+        say(f"next   {script} {shlex.quote(str(folder))} --out {shlex.quote(str(out))}")
 
 
 def _images_at_hand(contents: BundleContents) -> Path | None:

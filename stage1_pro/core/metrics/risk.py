@@ -21,7 +21,7 @@ class Risk:
     def remedies(self, *, confidence: bool = True) -> str:
         """The options that could promise less, as remedies of a refusal, each ended by "; "; "" where none is left.
 
-        confidence: whether the promise has one.
+        confidence: whether less of it would help.
 
         >>> from stage1_pro.core.metrics.risk import Risk
         >>> Risk(0.1, 0.95).remedies()

@@ -17,12 +17,15 @@ BEGIN = b'{"id": '
 _BLOCK = 4096
 
 
-def demand_log(path: Path) -> None:
+def demand_log(name: str) -> None:
     """Raise UserError for a file that cannot be a log, or holds other things: from its end a torn line is cut."""
+    path = Path(name)
+    if name == "-" or (path.exists() and not path.is_dir() and not path.is_file()):
+        raise UserError(f"--log {name}: rows are kept in a regular file, which is rotated and read again. Name one.")
     if not path.parent.is_dir():
         raise UserError(f"--log {path}: {path.parent} is not a folder. Make it, or name another file.")
-    if path.is_dir():
-        raise UserError(f"--log {path} is a folder. Name a file in it.")
+    if path.is_dir() or name.endswith(os.sep):
+        raise UserError(f"--log {name} is a folder. Name a file in it.")
     if path.is_file():
         with open(path, "rb") as stream:
             if not BEGIN.startswith(stream.read(len(BEGIN))):
@@ -41,10 +44,13 @@ class DecisionLog:
         self.path, self.max_bytes = path, max_bytes
         self._lock = FileLock(path.parent / f".{path.name}.lock")
         try:
+            self._file = self._opened()  # first: a lock says nothing of why its file cannot be made
             self._lock.acquire(timeout=0)
         except Timeout:
+            os.close(self._file)
             raise UserError(f"--log {path}: another server writes it. Name another file.") from None
-        self._file = self._opened()
+        except OSError as error:
+            raise UserError(f"--log {path}: {error.strerror}. Name another file.") from None
         self._size = _drop_torn_line(self._file)
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:

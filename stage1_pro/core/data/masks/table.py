@@ -30,6 +30,7 @@ from stage1_pro.core.data.image_files import BadImage, read_file
 from stage1_pro.core.data.masks.files import channel_files, labels_of, picture_of, read_contents
 from stage1_pro.core.data.masks.layouts import Layout, read_layout
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
+from stage1_pro.core.records.splits import SPLITS
 from stage1_pro.core.schemas import did_you_mean
 
 ANY = "any"
@@ -123,7 +124,7 @@ def masked_cases(config: Stage1ProConfig, *, decode: bool) -> CaseTable:
         )
     facts, notices = _facts(layouts, usable, params, problems)
     frame = frame[~bad].reset_index(drop=True)
-    _code(frame, facts, config.segmentation_params.min_positive_voxels)
+    warnings += _code(frame, facts, config.segmentation_params.min_positive_voxels)
     problems += [*split_problems(frame), *content_problems(frame), *_mask_problems(frame, facts, params)]
     raise_problems(f"{counted(len(found), 'case')}: {counted(len(problems), 'problem')}", problems)
     grouped, splits = bool((frame["group"] != "").any()), bool((frame["split"] != "").any())
@@ -333,8 +334,11 @@ def _questions(facts: MaskFacts, params: DatasetParams) -> Iterator[str]:
         )
 
 
-def _code(frame: pd.DataFrame, facts: MaskFacts, least: int) -> None:
-    """Add the columns label (1: the mask holds the positive class) and stratum (the rarest class in the mask)."""
+def _code(frame: pd.DataFrame, facts: MaskFacts, least: int) -> list[str]:
+    """Add the columns label (1: the mask holds the positive class) and stratum (the rarest class in the mask).
+
+    Returns warnings of other classes that so few masks hold that a split has none.
+    """
     present = np.zeros((len(frame), len(facts.class_names)), dtype=np.int64)
     for row, counts in enumerate(frame["counts"]):
         for value, voxels in counts:
@@ -346,6 +350,11 @@ def _code(frame: pd.DataFrame, facts: MaskFacts, least: int) -> None:
     # the rarest of several classes: a first stage must have seen each
     order = np.argsort(held.sum(axis=0), kind="stable")
     frame["stratum"] = np.where(held.any(axis=1), order[held[:, order].argmax(axis=1)] + 1, 0)
+    named = zip(range(1, len(facts.class_names)), facts.class_names[1:], held.sum(axis=0).tolist(), strict=True)
+    rare = [f"{name} ({n})" for code, name, n in named if n < len(SPLITS) and facts.positives != (code,)]
+    of = counted(len(frame), "mask")
+    told = f"classes that too few of {of} hold for every split, so that no figure says how well they are drawn: "
+    return [told + first_few(rare)] if rare else []
 
 
 def _mask_problems(frame: pd.DataFrame, facts: MaskFacts, params: DatasetParams) -> Iterator[str]:
