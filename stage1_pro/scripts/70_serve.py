@@ -92,7 +92,7 @@ def main(args: Args) -> None:
 
     log = None
     if args.log is not None:
-        demand_log(args.log)
+        demand_log(args.log, args.log_max_bytes)
         log = DecisionLog(Path(args.log), int(args.log_max_bytes))
     bound = listening(args.host, args.port)
     shown = f"[{args.host}]" if ":" in args.host else args.host

@@ -434,6 +434,7 @@ def test_a_server_that_must_not_start_does_not(bundle, script, tmp_path, monkeyp
     refused(script("70_serve", bundle, "--log", tmp_path / "none" / "d.jsonl"), "is not a folder")
     refused(script("70_serve", bundle, "--log", bundle / "d.jsonl"), "lies in the bundle")
     refused(script("70_serve", bundle, "--log", f"{tmp_path}/new/"), "new/ is a folder")
+    refused(script("70_serve", bundle, "--log", tmp_path / "d.jsonl", "--log_max_bytes", 0), "must be 1 or more")
     for log in ("-", "/dev/null"):
         refused(script("70_serve", bundle, "--log", log), f"--log {log}: rows are kept in a regular file")
     refused(script("70_serve", bundle, "--log", "/proc/none.jsonl", "--port", 0), "none.jsonl: No such file")

@@ -17,9 +17,11 @@ BEGIN = b'{"id": '
 _BLOCK = 4096
 
 
-def demand_log(name: str) -> None:
+def demand_log(name: str, max_bytes: float) -> None:
     """Raise UserError for a file that cannot be a log, or holds other things: from its end a torn line is cut."""
     path = Path(name)
+    if max_bytes < 1:
+        raise UserError(f"--log_max_bytes {max_bytes:g}: must be 1 or more.")
     if name == "-" or (path.exists() and not path.is_dir() and not path.is_file()):
         raise UserError(f"--log {name}: rows are kept in a regular file, which is rotated and read again. Name one.")
     if not path.parent.is_dir():
