@@ -191,6 +191,8 @@ def test_no_masks_but_its_own_are_written_over(exported: Path, tmp_path: Path) -
     assert (refused.status, "masks would be written over them" in refused.err) == (2, True)
     assert {path.name: path.read_bytes() for path in (data / "masks").iterdir()} == true
     assert not (data / "decisions.csv").exists()
+    refused = call("60_predict", exported / "bundle", data, "--out", tmp_path / "d.csv")  # nor decided as images
+    assert (refused.status, f"and masks are no images to decide. Name {data}/images." in refused.err) == (2, True)
 
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "masks").write_text("no folder")
