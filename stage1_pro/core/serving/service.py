@@ -1,7 +1,6 @@
 """What a server is: its state, the images that it has taken on, and how one is decided."""
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
+from stage1_pro.core.cli import lasting
 from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.inference.records import UNCOVERED, Decision
 from stage1_pro.core.metrics.views import views_of
@@ -89,18 +89,13 @@ class Service:
             self._state = "ready"
 
     def _loaded(self):
-        gc.disable()  # what comes now stays; to look through it took a second of the start, and later stopped answers
-        try:
+        with lasting():  # else a second of the start, and later stopped answers
             from stage1_pro.core.inference.golden import read_golden
             from stage1_pro.core.inference.predictor import Stage1Predictor
 
             predictor = Stage1Predictor.of_verified(self.contents, self.device)
             golden = read_golden(self.contents)  # kept: the folder may be another one by the time of a later check
             golden.check(predictor)
-            gc.collect()
-            gc.freeze()
-        finally:
-            gc.enable()
         return predictor, golden
 
     async def _computes(self) -> None:
