@@ -331,6 +331,9 @@ def test_a_full_disk_is_an_error_that_defers_and_leaves_whole_lines(bundle, file
         log.rename(tmp_path / "moved.jsonl")  # as logrotate does
         assert server.ask("/v1/decide?id=next", small).status == 200
         assert json.loads(log.read_text())["id"] == "next"
+        server.process.send_signal(signal.SIGTERM)
+        status, _, err = server.end()
+        assert (status, err.count("which cannot be logged: OSError: "), "Traceback" in err) == (0, 3, False)
 
 
 FAULTS = """

@@ -16,7 +16,7 @@ from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.inference.records import UNCOVERED, Decision
 from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.serving.engine import Engine, Expired
-from stage1_pro.core.serving.health import COMPUTING, FAILURES, LOG, Health
+from stage1_pro.core.serving.health import COMPUTING, FAILURES, LOG, Health, said
 from stage1_pro.core.serving.log import DecisionLog
 from stage1_pro.core.serving.metrics import Metrics
 from stage1_pro.core.serving.refusals import INTERNAL, Refusal, refusal_of
@@ -211,14 +211,15 @@ class Service:
         return row
 
     def _log(self, row: dict[str, Any]) -> None:
-        """Raises OSError where the log cannot be written."""
+        """Raises Refusal where the log cannot be written."""
         if self.log is None:
             return
         try:
             self.log.write([row])
         except OSError as error:
             self.health.failed(LOG, error)
-            raise
+            _logger.error("no decision on %s, which cannot be logged: %s", row["id"], said(error))
+            raise Refusal("internal", INTERNAL) from None
         self.health.worked(LOG)
 
     async def _decision(self, upload: Upload | GroupUpload, expires: float) -> Decision:
