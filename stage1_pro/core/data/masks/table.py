@@ -292,8 +292,8 @@ def _facts(
 
 
 def _classes_without_gap(values: Collection[int]) -> int:
-    """How many of 0, 1, 2, … are among the values before one is missing; what lies beyond is an error of the masks."""
-    return next(value for value in count() if value not in values or value == MOST_CLASSES)
+    """How many classes 0, 1, 2, … the values have before one is missing; what lies beyond is an error of the masks."""
+    return next(value for value in count(1) if value not in values or value == MOST_CLASSES)
 
 
 def _names_said(classes: dict[int, str] | None, problems: list[str]) -> tuple[str, ...] | None:
