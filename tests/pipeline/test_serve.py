@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -217,6 +218,12 @@ def test_a_head_that_does_not_end_is_waited_for_no_longer_than_the_deadline(stri
         assert late.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
         assert json.loads(late.partition(b"\r\n\r\n")[2])["error"]["code"] == "deadline"
         assert line.recv(1) == b""
+    with socket.create_connection(("127.0.0.1", strict.port)) as line:
+        line.settimeout(20)
+        with suppress(ConnectionError):  # the server stops reading
+            line.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 4_000_000)
+        assert strict.ask("/livez").status == 200
+    assert b'stage1_refusals_total{code="bad_request"} 1.0' in strict.ask("/metrics").content
     with socket.create_connection(("127.0.0.1", strict.port)) as slow:  # but whole in time
         for part in (b"POST /v1/decide HTTP/1.1\r\nContent-", b"Length: 1\r\n\r\n"):
             slow.sendall(part)
