@@ -53,15 +53,6 @@ class Stage1DataModule(pl.LightningDataModule):
     def labels(self, split: str) -> np.ndarray:
         return self.frames[split]["label"].to_numpy()
 
-    def begin(self, trainer: pl.Trainer) -> None:
-        """Have the images of the first epoch read while the trainer sets its device up."""
-        if trainer.world_size > 1:  # which images are whose is not known yet
-            return
-        self.trainer = trainer
-        loader = self.train_dataloader()
-        if isinstance(loader, EpochLoader):
-            loader.begin()
-
     def train_dataloader(self) -> DataLoader:
         data = self.config.dataset_params
         weights = None

@@ -168,8 +168,6 @@ def fit_on(
     course: how an incremental training goes on.
     """
     last = run.checkpoints_path / "last.ckpt"
-    if not last.exists() and not config.incremental_params.enabled:
-        data.begin(trainer)
     module = config.task.part("module")(config, model, data)
     if config.incremental_params.enabled:
         prepare_stages(trainer, run, config, data, course)  # each stage tells the module of its own cases
