@@ -401,6 +401,14 @@ def test_a_name_that_holds_what_parts_channels_is_one_file(folder: Path, tmp_pat
         cases_in(folder, {"name": "s", "root": str(tmp_path / "channels" / "nnunet")})
 
 
+def test_backslashes_of_windows_are_read_as_slashes(folder: Path) -> None:
+    lines = [f"images\\{i:03}.png,masks\\{i:03}.png" for i in range(COUNT)]
+    (folder / "cases.csv").write_text("path,mask\n" + "\n".join(lines))
+    cases = cases_in(folder, {"name": "s", "labels": str(folder / "cases.csv")})
+    assert cases.digest == cases_in(folder).digest
+    assert f"backslashes in {2 * COUNT} paths are read as slashes" in cases.notes[0]
+
+
 def test_a_grey_file_is_no_case_of_three_files(folder: Path, tmp_path: Path) -> None:
     names = [f"{folder}/images/{i:03}.png" for i in range(COUNT)]
     lines = [f"{';'.join([name] * 3) if i else name},{folder}/masks/{i:03}.png" for i, name in enumerate(names)]

@@ -18,7 +18,7 @@ from stage1_pro.core.data.image_files import Listing, claims_image, shown
 from stage1_pro.core.data.label_tables import OTHER_NAMES, read_table
 from stage1_pro.core.data.masks.files import CHANNELS, case_stem, channel_files
 from stage1_pro.core.data.table_files import delimited_rows
-from stage1_pro.core.errors import UserError, first_few
+from stage1_pro.core.errors import UserError, counted, first_few
 
 FOLDERS = (("images", "masks"), ("imagesTr", "labelsTr"), ("images", "labels"), ("image", "mask"), ("img", "mask"))
 """Names of the folder of the images and that of the masks."""
@@ -74,9 +74,12 @@ def _table(source: Source) -> Layout:
     read = read_table(path, replace(source, columns=_columns(source, path)))
     frame = read.frame.rename(columns={"label": "mask"})
     root = Path(source.root) if source.root else path.parent
+    notes = [note for note in read.notes if "label from" not in note]  # the mask takes the label's place
+    written = [cell for name in ("path", "mask") for cell in frame[name] if "\\" in cell]
     for name in ("path", "mask"):
         frame[name] = [_below(root, cell) for cell in frame[name]]
-    notes = [note for note in read.notes if "label from" not in note]  # the mask takes the label's place
+    if turned := [cell for cell in written if "\\" not in _below(root, cell)]:
+        notes.append(f"{root}: backslashes in {counted(len(turned), 'path')} are read as slashes")
     layout = Layout(frame, notes=notes, warnings=read.warnings, problems=read.problems, questions=read.questions)
     layout.problems += _listed(frame["path"][frame["mask"] == ""], "image has no mask", "images have no mask")
     layout.frame = _named(frame[frame["mask"] != ""].reset_index(drop=True), root)
@@ -108,7 +111,13 @@ def _below(root: Path, cell: str) -> str:
     whole = str(root / cell)
     if os.path.lexists(whole):
         return whole
-    return CHANNELS.join(str(root / part) for part in channel_files(cell))
+    return CHANNELS.join(_there(root, part) for part in channel_files(cell))
+
+
+def _there(root: Path, part: str) -> str:
+    """The path of a file, whose backslashes are slashes where it is found so: Windows writes it."""
+    slashed = str(root / part.replace("\\", "/"))
+    return slashed if os.path.lexists(slashed) else str(root / part)
 
 
 def _named(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
