@@ -76,11 +76,12 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
     if is_first_process():
         console.say(f"training  {run.path}, phase {config.phase}; loading {config.model_path}")
 
-    from stage1_pro.core.artifacts import write_json
-    from stage1_pro.core.inference.scoring import with_forward_batch
-    from stage1_pro.core.records.seen import SEEN, seen_record
-    from stage1_pro.core.training import fit as training
-    from stage1_pro.core.training.trainer import make_trainer
+    with cli.lasting():
+        from stage1_pro.core.artifacts import write_json
+        from stage1_pro.core.inference.scoring import with_forward_batch
+        from stage1_pro.core.records.seen import SEEN, seen_record
+        from stage1_pro.core.training import fit as training
+        from stage1_pro.core.training.trainer import make_trainer
 
     with console.resumable(run.path):
         model = config.task.part("build_model")(config, cases, run.splits, source)

@@ -109,14 +109,17 @@ def decided(args: Args, contents: "BundleContents", out: "Output") -> "Tally":
     from stage1_pro.core.inference.decisions import decide_into
     from stage1_pro.core.inference.finding import find_images
     from stage1_pro.core.inference.groups import group_words, groups_of_images
-    from stage1_pro.core.inference.mask_files import mark_masks, masks_beside
+    from stage1_pro.core.inference.mask_files import demand_images_alone, mark_masks, masks_beside
     from stage1_pro.core.metrics.views import views_of
 
     task = contents.task
-    masks = masks_beside(out, args.overwrite) if task.has_masks else None
+    masks = None
+    if task.has_masks:
+        demand_images_alone(args.images)
+        masks = masks_beside(out, args.overwrite)
     for written in (out.path if out.regular else None, masks):
         demand_outside(contents.path, written, "--out")
-    images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes)
+    images, copies = find_images(args.images, cache_folder(args.cache_folder), task.suffixes, task.part("files"))
     options = {"batch_size": args.batch_size, "workers": args.num_workers, "overwrite": args.overwrite}
     views, ids, depends = views_of(contents.manifest), list(map(shown, images.paths)), args.groups
     if views is not None:  # a row is a group, and stands for itself

@@ -90,10 +90,11 @@ def main(args: Args) -> None:
     from stage1_pro.core.serving.server import listening, serve
     from stage1_pro.core.serving.service import Service
 
+    log = None
     if args.log is not None:
-        demand_log(Path(args.log))
+        demand_log(args.log, args.log_max_bytes)
+        log = DecisionLog(Path(args.log), int(args.log_max_bytes))
     bound = listening(args.host, args.port)
-    log = None if args.log is None else DecisionLog(Path(args.log), int(args.log_max_bytes))
     shown = f"[{args.host}]" if ":" in args.host else args.host
     console.say(f"starting {args.bundle} on http://{shown}:{bound.getsockname()[1]}")
     if token is None and args.host not in ("127.0.0.1", "::1", "localhost"):

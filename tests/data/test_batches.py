@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.data.transforms_factory import create_transform
 
 from stage1_pro.core.data.batches import Draw, EpochSampler, FeatureDataset, ImageDataset, make_loader
 from stage1_pro.core.data.decoding import decode
-from stage1_pro.core.data.transforms import Preprocessing
+from stage1_pro.core.data.transforms import AUGMENTATIONS, Preprocessing
 from stage1_pro.core.devices import isolated_seed
 from stage1_pro.core.seeds import seed_of
 
@@ -126,6 +127,21 @@ def test_a_loader_that_begins_early_gives_the_same_epochs(pictures: Path) -> Non
         assert torch.equal(early.positions, late.positions)
 
 
+def test_a_pass_begun_by_an_idle_loader_gives_the_same_batches(pictures: Path) -> None:
+    dataset, order = images(pictures, "none"), EpochSampler(12, 1, shuffle=False)
+    expected = list(make_loader(dataset, order, batch_size=5, workers=0))
+    second = make_loader(dataset, order, batch_size=5, workers=1)
+    sampler = EpochSampler(12, 1, shuffle=True)
+    first = make_loader(images(pictures, "moderate"), sampler, 2, workers=1, epochs=2, idle=second.begin)
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        # the worker has two batches at a time
+        assert [second.begun is not None for _ in first] == [False] * 3 + [True] * 3
+        batches = iter(second)
+        for batch in expected:
+            assert all(torch.equal(*pair) for pair in zip(next(batches), batch, strict=True))
+
+
 def test_no_augmentation_is_the_evaluation_transform(pictures: Path) -> None:
     from torchvision.transforms import functional
 
@@ -137,6 +153,24 @@ def test_no_augmentation_is_the_evaluation_transform(pictures: Path) -> None:
     expected = (pixels - torch.tensor(PREPROCESSING.mean).view(3, 1, 1)) / torch.tensor(PREPROCESSING.std).view(3, 1, 1)
     torch.testing.assert_close(first[3], expected)
     assert first.dtype == torch.float32
+
+
+@pytest.mark.parametrize("augmentation", ["none", "aggressive"])
+def test_the_transform_is_timms_to_the_bit(pictures: Path, augmentation: str) -> None:
+    expected = create_transform(
+        input_size=(3, 16, 16),
+        is_training=augmentation != "none",
+        interpolation=PREPROCESSING.interpolation,
+        mean=PREPROCESSING.mean,
+        std=PREPROCESSING.std,
+        crop_pct=PREPROCESSING.crop_pct,
+        **AUGMENTATIONS.get(augmentation, {}),
+    )
+    for number, path in enumerate(sorted(pictures.glob("*.png"))[:12]):
+        with isolated_seed(number):
+            found = PREPROCESSING.transform(augmentation)(decode(path))
+        with isolated_seed(number):
+            assert torch.equal(found, expected(decode(path)))
 
 
 def global_state() -> tuple:

@@ -229,7 +229,7 @@ def test_all_problems_come_in_one_message_with_counts_and_the_first_ten(pictures
     message = refused(
         pictures, labels_csv(header, *lines, "00.png,b,x", "01.png,b,x", "02.png,b,,g,tain", "03.png,a,,h,train")
     )
-    assert message.startswith("16 cases: 4 kinds of problems\n")
+    assert message.startswith("16 cases: 4 problems\n")
     first_ten = ", ".join(f"{pictures}/gone{index:02}.png" for index in range(10))
     assert f"12 files are missing: {first_ten}, …\n" in message
     for words in (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_masks import settings, write_cases
-from PIL import Image
+from PIL import ExifTags, Image
 
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.data.cases import CaseTable
@@ -125,10 +125,6 @@ UNPAIRED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "images holds folders (p1), which are not read: put the files there, or name both files in a CSV of path,mask",
     ),
     "empty": (lambda root: [file.unlink() for file in (root / "masks").iterdir()], "masks holds no files: put the"),
-    "parted": (
-        lambda root: (root / "images" / "000.png").rename(root / "images" / "0;0.png"),
-        "1 path holds ';', which parts the files of a case's channels: rename it: 0;0",
-    ),
 }
 
 
@@ -169,6 +165,17 @@ def test_numbers_of_objects_are_told_from_classes(folder: Path) -> None:
         Image.fromarray(mask * np.arange(1, 33, dtype=np.uint8)).save(file)
     words = "name all classes in class_names, or set ignore_label; where values number the objects, write one value"
     assert words in refusal(folder)
+    first = np.asarray(Image.open(folder / "masks" / "000.png")) > 0
+    numbers = first.astype(np.uint8)
+    numbers[0, :12] = np.arange(12)
+    for file in (folder / "masks").iterdir():
+        Image.fromarray(numbers).save(file)
+    asked = cases_in(folder, class_names=None, positive_class=None).questions[0]
+    assert "class 9, class 10, …. Write" in asked
+    assert asked.endswith("; where values number the objects, write one value for all of a class.")
+    for file in (folder / "masks").iterdir():
+        Image.fromarray(first * np.uint8(128 if file.stem == "003" else 1)).save(file)  # and not 128 classes
+    assert "1 mask holds values outside 0 to 1: 003 (128); write class" in refusal(folder, class_names=None)
 
 
 def test_a_positive_class_must_exist_and_be_named_where_there_are_several(folder: Path) -> None:
@@ -181,6 +188,10 @@ def test_a_positive_class_must_exist_and_be_named_where_there_are_several(folder
     assert "Write, for example, positive_class: disc below dataset_params, or positive_class: any" in asked[0]
     every = cases_in(folder, class_names=["background", "disc", "ring"], positive_class="any")
     assert every.masks is not None
+    assert [warning.partition(", so")[0] for warning in every.warnings] == [
+        "classes that too few of 8 masks hold for every split"
+    ]
+    assert every.warnings[0].endswith("drawn: ring (0)")
     assert (every.positive_class, every.masks.positives, every.questions) == ("any class", (1, 2), ())
 
 
@@ -331,6 +342,71 @@ def test_channels_in_files_of_their_own_and_what_nnunet_ignores(folder: Path, tm
     named = {"name": "s", "labels": str(tmp_path / "cases.csv")}
     again = cases_in(folder, named, class_names=["background", "disc"], positive_class="disc", ignore_label=2)
     assert again.frame["content"].tolist() == cases.frame["content"].tolist()
+
+
+def test_other_files_are_left_out_and_told(folder: Path) -> None:
+    for name in ("images/notes.txt", "images/Thumbs.db", "masks/classes.TXT"):
+        (folder / name).write_text("none")
+    cases = cases_in(folder)
+    assert len(cases.frame) == COUNT
+    assert cases.warnings == (
+        f"{folder}/images: left out 2 without an image (1 .db, 1 .txt)",
+        f"{folder}/masks: left out 1 without an image (1 .txt)",
+    )
+    for file in (folder / "masks").glob("*.png"):
+        file.with_suffix(".npy").write_bytes(b"\x93NUMPY")
+        file.unlink()
+    words = f"since {folder}/masks holds {COUNT + 1} without an image ({COUNT} .npy, 1 .txt): write PNG"
+    assert words in refusal(folder)
+
+
+def test_masks_beside_images_that_exif_turns_are_told_of(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    upright = cases_in(folder)
+    for index in (2, 5):
+        path = folder / "images" / f"{index:03}.png"
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    cases = cases_in(folder)
+    assert cases.warnings == (
+        "turned by EXIF, unlike the mask: 2 images (002, 005). Where such a mask was drawn on the image as it is "
+        "stored, remove EXIF from the image",
+    )
+    at = cases.frame["case_id"].tolist().index("005")
+    turned, plain = (picture_of(read_contents(found.frame["path"][at])).values for found in (cases, upright))
+    np.testing.assert_array_equal(turned, plain)
+    grey, read = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20, []
+    for stored in (grey, grey.astype(np.uint16) * 257):
+        Image.fromarray(stored).save(folder / "images" / "005.png", exif=exif)
+        read.append(picture_of(read_contents(str(folder / "images" / "005.png"))).values)
+    np.testing.assert_allclose(read[0], read[1], rtol=0, atol=1e-6)
+
+
+def test_a_name_that_holds_what_parts_channels_is_one_file(folder: Path, tmp_path: Path) -> None:
+    plain = sorted(cases_in(folder).frame["content"])
+    for kind in ("images", "masks"):
+        (folder / kind / "003.png").rename(folder / kind / "0;03.png")
+    names = sorted(file.name for file in (folder / "images").iterdir())
+    (folder / "cases.csv").write_text("path,mask\n" + "\n".join(f"images/{name},masks/{name}" for name in names))
+    for source in (None, {"name": "s", "labels": str(folder / "cases.csv")}):
+        frame = cases_in(folder, source).frame
+        assert sorted(frame["content"]) == plain
+        assert "0;03" in frame["case_id"].tolist()
+    (tmp_path / "channels").mkdir()
+    as_nnunet(folder, tmp_path / "channels" / "nnunet")
+    for file in sorted((tmp_path / "channels" / "nnunet" / "imagesTr").iterdir()):
+        shutil.copy(file, file.with_name(file.name.replace("_0000", "_0001")))
+    words = "1 path holds ';', which parts the files of a case's channels: rename it: 0;03"
+    with pytest.raises(UserError, match=words):
+        cases_in(folder, {"name": "s", "root": str(tmp_path / "channels" / "nnunet")})
+
+
+def test_backslashes_of_windows_are_read_as_slashes(folder: Path) -> None:
+    lines = [f"images\\{i:03}.png,masks\\{i:03}.png" for i in range(COUNT)]
+    (folder / "cases.csv").write_text("path,mask\n" + "\n".join(lines))
+    cases = cases_in(folder, {"name": "s", "labels": str(folder / "cases.csv")})
+    assert cases.digest == cases_in(folder).digest
+    assert f"backslashes in {2 * COUNT} paths are read as slashes" in cases.notes[0]
 
 
 def test_a_grey_file_is_no_case_of_three_files(folder: Path, tmp_path: Path) -> None:

@@ -35,10 +35,15 @@ class Answer:
 
 
 class Server:
-    """70_serve.py on a free port: ready where the block begins, and killed at its end."""
+    """70_serve.py on a free port: ready where the block begins, and killed at its end.
 
-    def __init__(self, bundle: Path, *options: object, **environment: str):
-        command = [sys.executable, str(SCRIPT), str(bundle), "--port", "0", *map(str, options)]
+    first: Python that its process runs before the script.
+    """
+
+    def __init__(self, bundle: Path, *options: object, first: str = "", **environment: str):
+        script = f"{first}\nimport runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+        begin = ["-c", script] if first else [str(SCRIPT)]
+        command = [sys.executable, *begin, str(bundle), "--port", "0", *map(str, options)]
         environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # as 60 in this process has
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)

@@ -55,6 +55,8 @@ def test_next_lines_lead_from_training_to_decisions_and_a_monitor(trained, image
     )
     assert f"decisions {trained}/decisions.csv" in out
     assert len((trained / "decisions.csv").read_text().splitlines()) == 1 + len(list(images.glob("*.png")))
+    again = follow(done("50_export_bundle", "--verify", trained / "bundle").out, "60_predict")
+    assert f"decisions {trained}/decisions-bundle.csv" in again  # nothing is to be replaced
     follow(done("65_monitor", trained / "bundle").out, "65_monitor")
     assert (trained / "watch" / "monitor.json").is_file()
 

@@ -191,6 +191,8 @@ def test_no_masks_but_its_own_are_written_over(exported: Path, tmp_path: Path) -
     assert (refused.status, "masks would be written over them" in refused.err) == (2, True)
     assert {path.name: path.read_bytes() for path in (data / "masks").iterdir()} == true
     assert not (data / "decisions.csv").exists()
+    refused = call("60_predict", exported / "bundle", data, "--out", tmp_path / "d.csv")  # nor decided as images
+    assert (refused.status, f"and masks are no images to decide. Name {data}/images." in refused.err) == (2, True)
 
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "masks").write_text("no folder")
@@ -232,6 +234,12 @@ def test_odd_images_are_decided_like_plain_ones_or_not_at_all(exported: Path, tm
     drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "masks").glob("*.png"))]
     assert [mask.shape for mask in drawn] == [(32, 32)] * 5 + [(3, 2)]
     assert all((mask == drawn[0]).all() for mask in drawn[1:5])
+    parted = call("60_predict", exported / "bundle", two, "--out", tmp_path / "two" / "d.csv")
+    assert parted.status == 4, parted.err  # its files are there, though no file has that name
+    plain.save(tmp_path / "whole;name.png")
+    whole = call("60_predict", exported / "bundle", tmp_path / "whole;name.png", "--out", tmp_path / "one" / "d.csv")
+    assert whole.status == 0, whole.err
+    assert (np.asarray(Image.open(tmp_path / "one" / "masks" / "whole;name.png")) == drawn[0]).all()
 
 
 def test_scores_of_a_split_are_those_of_60(exported: Path, masks_config: Path, tmp_path: Path) -> None:
@@ -302,7 +310,9 @@ def test_any_class_has_sums_of_its_own_from_scores_to_masks(any_once: Path) -> N
     assert positive["dice"].median() < 0.6 < 0.9 < 1 - positive["missed"].mean()
 
 
-def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_of_masks_says_who_takes_it(
+    exported: Path, masks_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from stage1_pro import Stage1Predictor
     from stage1_pro.core.errors import UserError
 
@@ -325,7 +335,8 @@ def test_a_bundle_of_masks_says_who_takes_it(exported: Path, tmp_path: Path, mon
     audited = call("60_predict", exported / "bundle", exported, "--audit_share", "0.5", "--out", exported / "d.csv")
     assert audited.status == 2
     verified = done("50_export_bundle", "--verify", exported / "bundle")
-    assert "whole" in verified.out
+    root = yaml.safe_load(masks_config.read_text())["dataset_params"]["sources"][0]["root"]
+    assert re.search(rf"whole.*\nnext .* {root}/images --out ", verified.out), verified.out  # and not its masks
 
 
 def test_a_bundle_of_masks_holds_golden_inputs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +218,12 @@ def test_a_head_that_does_not_end_is_waited_for_no_longer_than_the_deadline(stri
         assert late.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
         assert json.loads(late.partition(b"\r\n\r\n")[2])["error"]["code"] == "deadline"
         assert line.recv(1) == b""
+    with socket.create_connection(("127.0.0.1", strict.port)) as line:
+        line.settimeout(20)
+        with suppress(ConnectionError):  # the server stops reading
+            line.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 4_000_000)
+        assert strict.ask("/livez").status == 200
+    assert b'stage1_refusals_total{code="bad_request"} 1.0' in strict.ask("/metrics").content
     with socket.create_connection(("127.0.0.1", strict.port)) as slow:  # but whole in time
         for part in (b"POST /v1/decide HTTP/1.1\r\nContent-", b"Length: 1\r\n\r\n"):
             slow.sendall(part)
@@ -244,6 +252,11 @@ def talk(line: socket.socket, request: bytes, answers: int = 1) -> bytes:
 def test_the_server_describes_itself(server):
     model = server.ask("/v1/model").body
     assert (model["class_names"], model["certificate"], model["forward_batch"]) == (["blue", "red"], "none", 8)
+    for path in ("/livez", "/readyz"):  # as some balancers ask
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.request("HEAD", path)
+        assert connection.getresponse().status == 200
+        connection.close()
     paths = server.ask("/openapi.json").body["paths"]
     assert set(paths) == {"/v1/decide", "/v1/decide/batch", "/v1/model", "/livez", "/readyz", "/metrics"}
     assert {"200", "400", "401", "413", "422", "500", "503", "504"} == set(paths["/v1/decide"]["post"]["responses"])
@@ -265,6 +278,8 @@ def test_token_rotation_deadline_and_an_end_that_loses_nothing(bundle, files, tm
 
         with socket.create_connection(("127.0.0.1", server.port)) as line:
             assert talk(line, b"no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")  # of which no line is printed, see below
+        no_form = server.ask("/v1/decide", small, content_type="multipart/form-data; boundary=x", **bearer)
+        assert (no_form.status, no_form.code) == (400, "bad_request")  # nor of this
         unfinished = Slow(server, small, **bearer)
         flying = [Slow(server, small, **bearer) for _ in range(40)]
         eventually(lambda: b"stage1_inflight_images 41.0" in server.ask("/metrics").content)
@@ -311,12 +326,80 @@ def test_a_full_disk_is_an_error_that_defers_and_leaves_whole_lines(bundle, file
         answer = server.ask("/v1/decide", small)
         assert (answer.status, answer.code) == (500, "internal")
         assert log.read_bytes() == whole
+        assert [server.ask("/v1/decide", small).code for _ in range(2)] == ["internal"] * 2
+        eventually(lambda: "check after that" in server.ask("/readyz").body.get("reason", ""))
+        ready = server.ask("/readyz")
+        assert (ready.status, log.read_bytes()) == (503, whole)
+        assert "the log could not be written, the last time because of OSError: " in ready.body["reason"]
         resource.prlimit(pid, of, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        eventually(lambda: server.ask("/readyz").status == 200)  # which leaves nothing in the log
         assert server.ask("/v1/decide", small).status == 200
         assert len(log.read_bytes().splitlines()) == 2
         log.rename(tmp_path / "moved.jsonl")  # as logrotate does
         assert server.ask("/v1/decide?id=next", small).status == 200
         assert json.loads(log.read_text())["id"] == "next"
+        server.process.send_signal(signal.SIGTERM)
+        status, _, err = server.end()
+        assert (status, err.count("which cannot be logged: OSError: "), "Traceback" in err) == (0, 3, False)
+
+
+FAULTS = """
+import os, time
+from stage1_pro.core.models.stage1 import Stage1Model
+
+def forward(self, images, whole=Stage1Model.forward):
+    while os.path.exists(os.environ["FAULT"] + ".hang"):
+        time.sleep(0.05)
+    if os.path.exists(os.environ["FAULT"]):
+        raise RuntimeError("CUDA error: unspecified launch failure\\nand more")
+    return whole(self, images)
+
+Stage1Model.forward = forward
+"""
+"""Makes a server's model fail, or not return, as long as a file is there: what a lost GPU does."""
+
+
+def test_a_model_that_fails_every_time_takes_the_server_off_the_balancer_until_it_works_again(bundle, files, tmp_path):
+    small, fault = files[0].read_bytes(), tmp_path / "fault"
+    with Server(bundle, first=FAULTS, FAULT=str(fault)) as server:
+        row = server.ask("/v1/decide?id=a", small).body
+        fault.touch()
+        for _ in range(2):
+            assert server.ask("/v1/decide", small).code == "internal"
+        assert server.ask("/readyz").status == 200  # one more, and it is no moment's fault
+        assert server.ask("/v1/decide", small).code == "internal"
+        eventually(lambda: "check after that" in server.ask("/readyz").body.get("reason", ""))
+        ready = server.ask("/readyz")
+        assert (ready.status, ready.body["status"], ready.headers["retry-after"]) == (503, "failing", "1")
+        assert "RuntimeError: CUDA error: unspecified launch failure;" in ready.body["reason"]
+        assert server.ask("/livez").status == 200
+        refusal = server.ask("/v1/decide", small)
+        assert (refusal.status, refusal.code) == (503, "failing")
+        assert refusal.body["error"]["message"] == server.ask("/readyz").body["reason"]
+        measures = server.ask("/metrics").content
+        assert b"stage1_ready 0.0" in measures
+        assert b'stage1_failures_total{what="computing"} 3.0' in measures
+        fault.unlink()
+        eventually(lambda: server.ask("/readyz").status == 200)  # though nobody asks for a decision
+        assert b"stage1_ready 1.0" in server.ask("/metrics").content
+        again = server.ask("/v1/decide?id=a", small).body
+        assert {name: again[name] for name in PARTS} == {name: row[name] for name in PARTS}
+        server.process.send_signal(signal.SIGTERM)
+        status, _, err = server.end()
+        assert status == 0
+        assert err.count("not ready: ") == err.count("ready again") == 1
+
+
+def test_a_pass_that_does_not_end_takes_the_server_off_the_balancer(bundle, files, tmp_path):
+    small, hang = files[0].read_bytes(), tmp_path / "fault.hang"
+    with Server(bundle, "--deadline_s", 0.3, first=FAULTS, FAULT=str(tmp_path / "fault")) as server:
+        hang.touch()
+        assert server.ask("/v1/decide", small).code == "deadline"
+        assert server.ask("/readyz").status == 200
+        eventually(lambda: server.ask("/readyz").status == 503)
+        assert server.ask("/readyz").body["reason"].startswith("a forward pass has not ended for ")
+        hang.unlink()
+        eventually(lambda: server.ask("/readyz").status == 200)
 
 
 def test_while_the_model_loads_the_server_says_so(bundle, files):
@@ -360,6 +443,11 @@ def test_a_server_that_must_not_start_does_not(bundle, script, tmp_path, monkeyp
     )
     refused(script("70_serve", bundle, "--log", tmp_path / "none" / "d.jsonl"), "is not a folder")
     refused(script("70_serve", bundle, "--log", bundle / "d.jsonl"), "lies in the bundle")
+    refused(script("70_serve", bundle, "--log", f"{tmp_path}/new/"), "new/ is a folder")
+    refused(script("70_serve", bundle, "--log", tmp_path / "d.jsonl", "--log_max_bytes", 0), "must be 1 or more")
+    for log in ("-", "/dev/null"):
+        refused(script("70_serve", bundle, "--log", log), f"--log {log}: rows are kept in a regular file")
+    refused(script("70_serve", bundle, "--log", "/proc/none.jsonl", "--port", 0), "none.jsonl: No such file")
     (tmp_path / "notes.txt").write_text("of somebody else, and without an end")
     refused(script("70_serve", bundle, "--log", tmp_path / "notes.txt", "--port", 0), "holds other things than dec")
     assert (tmp_path / "notes.txt").read_text() == "of somebody else, and without an end"

@@ -133,8 +133,15 @@ def test_refusal_gives_the_evidence_and_the_remedies() -> None:
         assert part in message
 
 
+def test_no_remedy_asks_for_what_is_refused() -> None:
+    assert "positives; a smaller --fnr_confidence (run again with it); a better" in refused([9], [0], 9, target=0.1)
+    assert "positives; a better model" in refused([3], [0], 3, target=0.1, confidence=0.5)
+
+
 def test_refusal_says_when_more_positives_would_not_help() -> None:
-    assert "More positives would not help: the observed rate 0.1000" in refused([1000], [100], positives=2000)
+    message = refused([1000], [100], positives=2000)
+    assert "More positives would not help: the observed rate 0.1000" in message
+    assert "Remedies: a larger --target_fnr_exit (run again with it); a better model." in message
     assert "observed rate 1.0000" in refused([40], [40], positives=40)
 
 

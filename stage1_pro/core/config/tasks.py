@@ -83,6 +83,7 @@ TASKS = {
                 "conclude": "training.masks:conclude",
                 "scorer": "inference.masks:mask_scorer",
                 "predictor": "inference.masks:MaskPredictor",
+                "files": "data.masks.files:channel_files",
                 "golden": "inference.golden_masks:golden_of_masks",
                 "evidence": "report.run.mask_evidence:mask_evidence",
                 "uncertified": "report.run.masks_alone:draw_masks",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from stage1_pro.core.data.decoding import decode
 from stage1_pro.core.data.image_files import BadImage
@@ -151,17 +151,23 @@ class BlockSampler(Sampler[Draw]):
 
 
 class EpochLoader(DataLoader):
-    """A DataLoader of `Batch`es whose workers begin with the next epoch when the last batch of this one is taken.
+    """A DataLoader of `Batch`es whose workers read ahead of the pass that asks for them.
 
-    epochs: of the training; None: nothing is begun early. finish: makes a Batch, on its device, of what the workers
-    collated; it runs ahead in a thread.
+    epochs: of the training; the workers begin with the next one when the last batch of this one is taken; None: they do
+    not. idle: called once in each of these epochs, when the workers have nothing left to begin. finish: makes a Batch,
+    on its device, of what the workers collated; it runs ahead in a thread.
     """
 
     def __init__(
-        self, *args: Any, epochs: int | None = None, finish: Callable[[Any], Batch] | None = None, **rest: Any
+        self,
+        *args: Any,
+        epochs: int | None = None,
+        idle: Callable[[], None] | None = None,
+        finish: Callable[[Any], Batch] | None = None,
+        **rest: Any,
     ):
         super().__init__(*args, **rest)
-        self.epochs, self.finish = epochs if self.num_workers else None, finish
+        self.epochs, self.idle, self.finish = epochs if self.num_workers else None, idle, finish
         self.begun: tuple[int, Iterator[Any]] | None = None
 
     def __iter__(self) -> Any:
@@ -169,15 +175,24 @@ class EpochLoader(DataLoader):
         batches = batches if self.epochs is None else self._counted(batches)
         return batches if self.finish is None else ahead(batches, self.finish)
 
+    def begin(self) -> None:
+        """Have the workers begin with the epoch that the sampler is set to."""
+        if self.num_workers:
+            sampler: Any = self.sampler
+            self.begun = sampler.epoch, super().__iter__()
+
     def _started(self) -> Iterator[Any]:
         begun, self.begun = self.begun, None
         sampler: Any = self.sampler
         return begun[1] if begun is not None and begun[0] == sampler.epoch else super().__iter__()
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        last_begun = min(len(self) - 1, self.num_workers * (self.prefetch_factor or 0))
         # never one more than there are: the workers of an iterator that persists may be in the next epoch by then
         for left in reversed(range(len(self))):
             batch = next(batches)
+            if left == last_begun and self.idle is not None:
+                self.idle()
             if not left:
                 self._begin_next()
             yield batch
@@ -186,7 +201,7 @@ class EpochLoader(DataLoader):
         sampler: Any = self.sampler
         if self.epochs is not None and sampler.epoch + 1 < self.epochs:
             sampler.set_epoch(sampler.epoch + 1)
-            self.begun = sampler.epoch, super().__iter__()
+            self.begin()
 
 
 def ahead(items: Iterable[T], work: Callable[[T], U]) -> Iterator[U]:
@@ -216,11 +231,12 @@ def make_loader(
     pin_memory: bool = False,
     *,
     epochs: int | None = None,
+    idle: Callable[[], None] | None = None,
     finish: Callable[[Any], Batch] | None = None,
     again: bool = True,
 ) -> EpochLoader:
-    """A loader of `Batch`es; feature rows are gathered in this process. epochs, finish: as of EpochLoader; again: its
-    workers stay for another pass."""
+    """A loader of `Batch`es; feature rows are gathered in this process. epochs, idle, finish: as of EpochLoader; again:
+    its workers stay for another pass."""
     features = isinstance(dataset, FeatureDataset)
     workers = 0 if features else workers  # gathering rows is cheaper than sending them between processes
     return EpochLoader(
@@ -234,6 +250,7 @@ def make_loader(
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),  # the default one is dropout's: an iterator must not draw from it
         epochs=epochs,
+        idle=idle,
         finish=finish,
     )
 
@@ -247,4 +264,5 @@ def quiet_worker(_: int) -> None:
 
 def _collate(items: list[tuple[Tensor, int, int]]) -> Batch:
     images, labels, positions = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(positions))
+    # stacks in memory that the main process shares, where torch.stack would have it copied there
+    return Batch(default_collate(list(images)), torch.tensor(labels), torch.tensor(positions))

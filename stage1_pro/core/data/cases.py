@@ -123,7 +123,7 @@ def load_cases(
     problems += [*_table_problems(frame, labels, classes, params, partial), *content_problems(frame[unreadable.isna()])]
     found, left_out = _unreadable(frame["case_id"], unreadable, params.on_bad_image)
     problems, warnings = problems + found, warnings + left_out
-    raise_problems(f"{counted(len(frame), 'case')}: {counted(len(problems), 'kind')} of problems", problems)
+    raise_problems(f"{counted(len(frame), 'case')}: {counted(len(problems), 'problem')}", problems)
     frame = frame[unreadable.isna()].reset_index(drop=True)
     given = frame["group"]
     frame["group"] = independent_groups(frame)

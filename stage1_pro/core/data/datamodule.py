@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from stage1_pro.core.config.settings import Stage1ProConfig
-from stage1_pro.core.data.batches import BlockSampler, EpochSampler, FeatureDataset, make_loader
+from stage1_pro.core.data.batches import BlockSampler, EpochLoader, EpochSampler, FeatureDataset, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datasets import finish_of, image_dataset
 from stage1_pro.core.devices import fastest_device
@@ -93,7 +93,7 @@ class Stage1DataModule(pl.LightningDataModule):
         if split not in self.loaders:
             sampler = self._sampler(subset, shuffle, weights)
             data = self._dataset(split, augmentation)
-            self.loaders[split] = self._of(data, sampler, self.config.batch_size, again=shuffle)
+            self.loaders[split] = self._of(data, sampler, self.config.batch_size, trains=shuffle)
         # workers prefetch before Lightning sets the epoch: after a resume, and where it asks for loaders every epoch
         sampler: Any = self.loaders[split].sampler
         sampler.set_epoch(max(self.next_epoch, self.trainer.current_epoch if self.trainer else 0))
@@ -105,19 +105,25 @@ class Stage1DataModule(pl.LightningDataModule):
         drawn: dict[str, Any] = {"shuffle": shuffle, "weights": weights, "subset": subset, "never_alone": never_alone}
         return EpochSampler(len(subset), self.config.seed, **drawn, **self._place())
 
-    def _of(self, dataset: Any, sampler: Sampler, batch_size: int, again: bool = False) -> DataLoader:
-        """again: the loader serves one epoch after the other, unless stages have it made anew."""
+    def _of(self, dataset: Any, sampler: Sampler, batch_size: int, trains: bool = False) -> DataLoader:
         device = self.trainer.strategy.root_device if self.trainer else fastest_device()
-        epochs = self.trainer.max_epochs if self.trainer and again else None
+        # a stage may end with any epoch, so that none is begun before it is asked for
+        training = self.trainer if trains and not self.config.incremental_params.enabled else None
         return make_loader(
             dataset,
             sampler,
             batch_size,
             self.config.dataset_params.num_workers,
             pin_memory=self.trainer is not None and device.type == "cuda",
-            epochs=None if self.config.incremental_params.enabled else epochs,
+            epochs=training.max_epochs if training else None,
+            idle=self._begin_validation if training else None,
             finish=finish_of(dataset, device),
         )
+
+    def _begin_validation(self) -> None:
+        loader = self.val_dataloader()
+        assert isinstance(loader, EpochLoader)
+        loader.begin()
 
     def _dataset(self, split: str, augmentation: str) -> Any:
         if self.features is not None:

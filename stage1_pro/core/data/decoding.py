@@ -200,7 +200,7 @@ def _plain_jpeg(content: bytes, contract: ImageContract) -> PlainJpeg | None:
 
 
 def samples(content: bytes, contract: ImageContract = CONTRACT) -> np.ndarray:
-    """Return what a file stores, (H, W) or (H, W, K) of its own type: palette indices stay indices, 16 bits stay 16.
+    """Return what a file stores, upright, (H, W) or (H, W, K) of its own type: indices of a palette, 16 bits as 16.
 
     For masks, whose numbers are classes, and images of more than eight bits. Raises BadImage.
     """
@@ -218,7 +218,17 @@ def samples(content: bytes, contract: ImageContract = CONTRACT) -> np.ndarray:
         if several:
             raise BadImage("frames", name)
         with _pillow_on(name):
-            return np.array(image)
+            image.load()
+            turn = _UPRIGHT.get(_orientation(image))  # of TIFF Pillow has turned the pixels by now
+            return np.array(image if turn is None else image.transpose(turn))
+
+
+def turned(content: bytes) -> bool:
+    """Whether EXIF's orientation turns or flips what a file stores; False where it cannot be read."""
+    with silenced(_REMARKS), suppress(BadImage):
+        name = sniff(content[:HEAD])
+        return name is not None and _orientation(_opened(name, BytesIO(content))) in _UPRIGHT
+    return False
 
 
 @contextmanager

@@ -199,22 +199,24 @@ def list_images(root: str | os.PathLike[str], also: tuple[str, ...] = ()) -> Lis
     paths: list[str] = []
     hidden, others = 0, Counter[str]()
     for path, kind in _walk(os.fspath(root), ()):
-        suffix = PurePath(path).suffix.lower()
         if kind == "hidden":
             hidden += 1
-        elif kind == "locked" or suffix in SUFFIXES or path.lower().endswith(also or NOTHING) or _holds_image(path):
+        elif kind == "locked" or claims_image(path, also):
             paths.append(path)
         else:
-            others[suffix] += 1
+            others[PurePath(path).suffix.lower()] += 1
     return Listing(tuple(paths), hidden, others)
+
+
+def claims_image(path: str, also: tuple[str, ...] = ()) -> bool:
+    """Whether a file holds an image, or claims to by its suffix. also: as of `list_images`."""
+    suffix = PurePath(path).suffix.lower()
+    return suffix in SUFFIXES or path.lower().endswith(also or NOTHING) or _holds_image(path)
 
 
 def holds_images(root: str | os.PathLike[str]) -> bool:
     """Whether a folder holds an image at any depth; the first one is enough."""
-    return any(
-        kind == "file" and (PurePath(path).suffix.lower() in SUFFIXES or _holds_image(path))
-        for path, kind in _walk(os.fspath(root), ())
-    )
+    return any(kind == "file" and claims_image(path) for path, kind in _walk(os.fspath(root), ()))
 
 
 def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:

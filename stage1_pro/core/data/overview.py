@@ -8,9 +8,10 @@ import pandas as pd
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.console import say
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.data.splitting import LARGEST_TARGET, evidence_warning
+from stage1_pro.core.data.splitting import evidence_warning
 from stage1_pro.core.errors import counted, first_few, one_line
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power
+from stage1_pro.core.metrics.risk import LARGEST_TARGET
 from stage1_pro.core.records.splits import SPLITS, Splits
 
 MOST_CLASSES = 8

@@ -14,14 +14,12 @@ from stage1_pro.core.data.cases import CaseTable, rows_digest
 from stage1_pro.core.data.given_splits import divided
 from stage1_pro.core.errors import counted, raise_problems
 from stage1_pro.core.metrics.binomial import minimum_positives
+from stage1_pro.core.metrics.risk import LARGEST_TARGET
 from stage1_pro.core.records.splits import SPLITS, USAGE, Splits
 
 DRAWN = ("val_calib", "val_select", "val_test", "train")
 """Order in which a stratum's groups are assigned: the certificate's split first, the rest trains."""
 
-
-LARGEST_TARGET = 0.1
-"""The largest target that a config may ask for."""
 LEAST_TRAINED = 0.2
 """Share of the cases that training keeps where a larger val_calib is advised."""
 

@@ -15,6 +15,7 @@ from stage1_pro.core.config.sections import Source
 from stage1_pro.core.console import say
 from stage1_pro.core.data.image_files import holds_images, is_url
 from stage1_pro.core.data.label_tables import read_table
+from stage1_pro.core.data.masks.layouts import read_layout
 from stage1_pro.core.data.parquet_tables import is_parquet
 from stage1_pro.core.errors import UserError, first_few
 from stage1_pro.core.inference.tables import Tally
@@ -47,8 +48,10 @@ def say_first_use(contents: BundleContents) -> None:
     if folder is None:
         say(f"decide images with: {script} FOLDER, a folder of your images, or several, or files")
     else:
-        out = shlex.quote(str(contents.path.parent / "decisions.csv"))
-        say(f"next   {script} {shlex.quote(str(folder))} --out {out}")
+        out = contents.path.parent / "decisions.csv"
+        if out.exists():  # those of another bundle of the run, which 60 would not replace
+            out = out.with_name(f"decisions-{contents.path.name}.csv")
+        say(f"next   {script} {shlex.quote(str(folder))} --out {shlex.quote(str(out))}")
 
 
 def _images_at_hand(contents: BundleContents) -> Path | None:
@@ -56,14 +59,25 @@ def _images_at_hand(contents: BundleContents) -> Path | None:
     path = contents.path / contents.manifest["config_file"]
     params = merge_configs([(str(path), artifacts.read_json(path, "config"))], trains=False).dataset_params
     for source in filter(_is_local, params.sources):
-        if source.labels is None and source.root and Path(source.root).is_dir() and holds_images(source.root):
+        if contents.task.has_masks:
+            if (folder := _images_beside_masks(source)) is not None:
+                return folder
+        elif source.labels is None and source.root and Path(source.root).is_dir() and holds_images(source.root):
             return Path(source.root)
-        if source.labels and Path(source.labels).is_file() and not is_parquet(Path(source.labels)):
+        elif source.labels and Path(source.labels).is_file() and not is_parquet(Path(source.labels)):
             table = Path(source.labels)
             first = Path(source.root or table.parent) / read_table(table, source).frame["path"].iloc[0]
             if first.is_file():
                 return first.parent
     return None
+
+
+def _images_beside_masks(source: Source) -> Path | None:
+    """The folder of a source's images, where each case is one file and no mask that 60 would decide lies in there."""
+    frame = read_layout(source).frame
+    first = Path(frame["path"].iloc[0]) if len(frame) else Path()
+    alone = first.is_file() and not any(Path(mask).is_relative_to(first.parent) for mask in frame["mask"])
+    return first.parent if alone else None
 
 
 def _is_local(source: Source) -> bool:

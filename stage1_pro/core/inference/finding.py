@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,10 +32,13 @@ class Copies:
 NO_COPIES = Copies()
 
 
-def find_images(names: list[str], store: Path, also: tuple[str, ...] = ()) -> tuple[Listing, Copies]:
+def find_images(
+    names: list[str], store: Path, also: tuple[str, ...] = (), files_of: Callable[[str], list[str]] | None = None
+) -> tuple[Listing, Copies]:
     """Files and URLs as named, and the images below the folders named, in the order of the names.
 
-    store: folder for copies of what lies behind URLs; also: suffixes of files that are inputs too.
+    store: folder for copies of what lies behind URLs; also: suffixes of files that are inputs too; files_of: name → the
+    files of that input, where it may have several.
 
     A name without a file stays among the others, to be deferred. Raises UserError where no name leads to an image.
     """
@@ -48,7 +51,8 @@ def find_images(names: list[str], store: Path, also: tuple[str, ...] = ()) -> tu
         sum((part.others for part in parts), Counter()),
     )
     words = ", ".join(map(shown, names))
-    if not any(isinstance(copy, str) for copy in copied.values()) and not any(map(os.path.lexists, names)):
+    files = names if files_of is None else [file for name in names for file in files_of(name)]
+    if not any(isinstance(copy, str) for copy in copied.values()) and not any(map(os.path.lexists, files)):
         for url, bad in copied.items():
             raise UserError(f"{url}: {bad}. {CHECK}")
         if not any(behind[url].left_out() for url in behind):

@@ -6,6 +6,8 @@ A host that decodes, resizes or computes otherwise still gives plausible answers
 import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,29 +56,49 @@ def golden_of_run(run: "Run", forward_batch: int | None = None) -> bytes:
     return golden_file(predictor)
 
 
-def check_golden(contents: BundleContents, device: str = "auto", predictor: Any = None) -> float:
-    """Return the largest difference of this machine's outputs from the bundle's. Raises UserError above `tolerance`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Golden:
+    """Golden inputs with the outputs that they must give: logits (N, C), gate_logit (N,) or None, each to `allowed`."""
 
-    predictor: the bundle's, where it is loaded already; else it is loaded on `device`.
-    """
+    path: Path
+    cases: list[Case]
+    logits: np.ndarray
+    gate_logit: np.ndarray | None
+    allowed: float
+
+    def check(self, predictor: Any) -> float:
+        """Return the largest difference of the predictor's outputs from these. Raises UserError above `allowed`."""
+        pairs = zip(_outputs(predictor, self.cases), (self.logits, self.gate_logit), strict=True)
+        worst = max(_difference(*pair) for pair in pairs)
+        if worst > self.allowed:
+            raise UserError(
+                f"{self.path}: outputs differ by up to {worst:.2g}, allowed {self.allowed:g}. This machine decodes, "
+                "resizes or computes otherwise than the one that certified: install the versions that bundle.json "
+                "names in provenance."
+            )
+        return worst
+
+
+def read_golden(contents: BundleContents) -> Golden:
+    """The golden inputs of a bundle. Raises UserError where it has none that are whole."""
     path = contents.path / GOLDEN
     if GOLDEN not in contents.manifest["files"]:
         raise UserError(f"{contents.path} has no {GOLDEN}: it was exported before there was one. Export it again.")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            cases = _cases(arrays)
-            expected = arrays["logits"], arrays.get("gate_logit", None)
+            gate = arrays.get("gate_logit", None)
+            return Golden(path, _cases(arrays), arrays["logits"], gate, tolerance(contents))
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a whole file of golden inputs ({error}). Export the bundle again.") from None
-    found = _outputs(predictor or contents.task.part("predictor").of_verified(contents, device), cases)
-    worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
-    allowed = tolerance(contents)
-    if worst > allowed:
-        raise UserError(
-            f"{path}: outputs differ by up to {worst:.2g}, allowed {allowed:g}. This machine decodes, resizes or "
-            "computes otherwise than the one that certified: install the versions that bundle.json names in provenance."
-        )
-    return worst
+
+
+def check_golden(contents: BundleContents, device: str = "auto", predictor: Any = None) -> float:
+    """Return the largest difference of this machine's outputs from the bundle's. Raises UserError above `tolerance`.
+
+    predictor: the bundle's, where it is loaded already; else it is loaded on `device`.
+    """
+    golden = read_golden(contents)
+    return golden.check(predictor or contents.task.part("predictor").of_verified(contents, device))
 
 
 def tolerance(contents: BundleContents) -> float:

@@ -1,14 +1,27 @@
 """The folder that masks are written into, beside the table of their decisions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stage1_pro.core import artifacts
+from stage1_pro.core.data.masks.layouts import FOLDERS
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.jobs import Job
 from stage1_pro.core.inference.tables import Output
 
 FOLDER, MARK = "masks", ".decisions"
 """Name of the folder, and of the file in it that names the table which its masks belong to."""
+
+
+def demand_images_alone(names: Sequence[str]) -> None:
+    """Raise UserError for a folder with one of images and one of their masks in it, which would be decided as well."""
+    for name in names:
+        for images, masks in FOLDERS:
+            if (Path(name) / images).is_dir() and (Path(name) / masks).is_dir():
+                alone = Path(name) / images
+                raise UserError(
+                    f"{name} holds {images}/ and {masks}/, and masks are no images to decide. Name {alone}."
+                )
 
 
 def masks_beside(out: Output, overwrite: bool) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from stage1_pro.core.data.batches import ahead, quiet_worker
 from stage1_pro.core.data.decoding import ImageContract, decode
@@ -158,4 +158,4 @@ def _stacked(items: list[Tensor | str]) -> Prepared:
     images = [item for item in items if isinstance(item, Tensor)]
     reasons = {position: item for position, item in enumerate(items) if isinstance(item, str)}
     readable = np.array([isinstance(item, Tensor) for item in items])
-    return torch.stack(images) if images else torch.empty(0), readable, reasons
+    return default_collate(images) if images else torch.empty(0), readable, reasons

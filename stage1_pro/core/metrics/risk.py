@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+LARGEST_TARGET, LEAST_CONFIDENCE = 0.1, 0.5
+"""The weakest promise that may be asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Risk:
@@ -14,6 +17,19 @@ class Risk:
     @property
     def delta(self) -> float:
         return 1 - self.confidence
+
+    def remedies(self, *, confidence: bool = True) -> str:
+        """The options that could promise less, as remedies of a refusal, each ended by "; "; "" where none is left.
+
+        confidence: whether less of it would help.
+
+        >>> from stage1_pro.core.metrics.risk import Risk
+        >>> Risk(0.1, 0.95).remedies()
+        'a smaller --fnr_confidence (run again with it); '
+        """
+        left = ["a larger --target_fnr_exit"] if self.target_fnr < LARGEST_TARGET else []
+        left += ["a smaller --fnr_confidence"] if confidence and self.confidence > LEAST_CONFIDENCE else []
+        return f"{' or '.join(left)} (run again with {'either' if len(left) > 1 else 'it'}); " if left else ""
 
 
 def remaining_confidence(confidences: Iterable[float]) -> float:

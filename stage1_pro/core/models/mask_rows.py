@@ -19,20 +19,17 @@ def case_row(logits: Tensor, labels: Tensor, positives: Sequence[int]) -> Tensor
     truth, flat = labels.flatten(), logits.flatten(1).float()
     answer, log_p = answered(flat), torch.log_softmax(flat, dim=0)
     p = log_p.exp()
-    classes = torch.arange(1, len(flat), device=flat.device)[:, None]
-    positive = p[list(positives)].sum(dim=0)[None]
-    drawn, drawn_positive = answer == classes, _among(answer, positives)[None]
-    alone = (_sums(p[1:], drawn), _sums(positive, drawn_positive))
-    entropy = -(p * log_p.clamp(min=-1e3)).sum(dim=0).sum(dtype=torch.float64) / math.log(len(flat))
-    rest = [positive.amax().clamp(max=1), entropy, p[1:].amax(), torch.full((), p.shape[1], device=flat.device)]
+    # a row for each class, and one for the positive class
+    chances = torch.stack([*p[1:], sum((p[value] for value in positives), torch.zeros_like(p[0]))])
+    drawn, true = (_by_class(codes, len(flat), positives) for codes in (answer, truth))
     # to leave voxels out would be a copy, and to ask whether there are any would wait for the GPU; −1 equals no class
     decided = truth >= 0
-    compared = (
-        _counts(drawn & decided, truth == classes),
-        _counts(drawn_positive & decided, _among(truth, positives)[None]),
-    )
-    blocks = [block for parts in zip(compared, alone, strict=True) for part in parts for block in part]
-    return torch.cat([*blocks, *(value.double().reshape(1) for value in rest)]).cpu()
+    counts = [part.sum(dim=1).double() for part in (drawn & true, drawn & decided, true, drawn)]  # exact up to 2**53
+    sums = [part.sum(dim=1, dtype=torch.float64) for part in (chances, chances * drawn)]
+    entropy = (p * log_p.clamp(min=-1e3)).sum(dim=0).sum(dtype=torch.float64) / -math.log(len(flat))
+    rest = [chances[-1].amax().clamp(max=1), entropy, p[1:].amax(), torch.full((), p.shape[1], device=flat.device)]
+    fields = torch.stack([*counts, *sums])
+    return torch.cat([fields[:, :-1].flatten(), fields[:, -1], *(value.double().reshape(1) for value in rest)]).cpu()
 
 
 def answered(logits: Tensor) -> Tensor:
@@ -62,13 +59,6 @@ def _among(codes: Tensor, values: Sequence[int]) -> Tensor:
     return found
 
 
-def _counts(answered: Tensor, true: Tensor) -> list[Tensor]:
-    """(I, P, Y) of each of F classes, float64 (F,), which is exact up to 2**53."""
-    return [part.sum(dim=1).double() for part in (answered & true, answered, true)]
-
-
-def _sums(p: Tensor, answered: Tensor) -> list[Tensor]:
-    """(Σ ŷ, Σ p, Σ p ŷ) of each of F classes, float64 (F,)."""
-    # class by class: a sum along the second of two axes takes ten times as long
-    agreed = [(chances * drawn).sum(dtype=torch.float64) for chances, drawn in zip(p, answered, strict=True)]
-    return [answered.sum(dim=1).double(), p.sum(dim=1, dtype=torch.float64), torch.stack(agreed)]
+def _by_class(codes: Tensor, classes: int, positives: Sequence[int]) -> Tensor:
+    """(K, N) bool from codes (N,): a row for each class but the first, and one for the positive class."""
+    return torch.stack([*(codes == value for value in range(1, classes)), _among(codes, positives)])

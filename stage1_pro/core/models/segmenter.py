@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class MaskModel(nn.Module):
             self.params.window_batch,
             windows,
             overlap=self.params.window_overlap,
-            mode="gaussian",
+            roi_weight_map=window_weights(patch, image.device),
             sw_device=image.device,
             device=device,
         )
@@ -162,6 +163,15 @@ class MaskModel(nn.Module):
     def _pool(self, output: Tensor) -> None:
         if not self.training:
             self._pooled.append(output.flatten(2).mean(dim=2))
+
+
+@lru_cache(maxsize=8)
+def window_weights(patch: tuple[int, ...], device: torch.device) -> Tensor:
+    """(*patch) gaussian weights that windows are stitched with. MONAI would make them anew for each case, and wait for
+    the GPU to say the least of them."""
+    from monai.data.utils import compute_importance_map  # pyright: ignore[reportMissingImports]
+
+    return compute_importance_map(patch, mode="gaussian", device=device)
 
 
 def filled(image: Tensor, size: Sequence[int]) -> Tensor:

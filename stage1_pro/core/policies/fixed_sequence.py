@@ -15,6 +15,7 @@ from stage1_pro.core.errors import counted
 from stage1_pro.core.metrics.arrays import BoolArray, FloatArray
 from stage1_pro.core.metrics.binomial import bound_text, fnr_upper_bound, minimum_positives, p_value
 from stage1_pro.core.metrics.exits import ExitCounts
+from stage1_pro.core.metrics.risk import Risk
 
 GUARANTEE = (
     "With probability at least {confidence:g} over the draw of the calibration set, FNR on exits (the share answered "
@@ -111,13 +112,14 @@ def refusal(walk: Walk, target_fnr: float, confidence: float, names: list[str]) 
         return f"{head} No case of val_select has a finite score."
     shown = _telling_candidate(walk, target_fnr)
     misses, exited = int(walk.calib.misses[shown]), int(walk.calib.exited_positives[shown])
+    hopeless = bool(exited) and misses / exited >= target_fnr  # at any confidence from 0.5 on, with however many
+    more = "" if hopeless else "more calibration positives; "
     lines = [
         head,
         f"  val_calib holds {counted(at_hand, 'independent positive')}; the best candidate tested ({names[shown]}) "
         f"lets {exited} of them exit with {misses} missed: FNR on exits <= {bound_text(walk.upper_bound(shown))}.",
         _needed(misses, exited, at_hand, target_fnr, delta),
-        "  Remedies: more calibration positives; a larger --target_fnr_exit or a smaller --fnr_confidence (run again "
-        "with either); a better model.",
+        f"  Remedies: {more}{Risk(target_fnr, confidence).remedies(confidence=not hopeless)}a better model.",
     ]
     return "\n".join(lines)
 

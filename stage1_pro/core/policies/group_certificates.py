@@ -136,8 +136,8 @@ class GroupCalibration(Calibration):
         if len(told) > LISTED:
             yield f"  … and {len(told) - LISTED} more groups"
         yield (
-            "  Remedies: more calibration positives of each group; fewer and larger groups in the column; a larger "
-            "--target_fnr_exit or a smaller --fnr_confidence (run again with either); a better model."
+            "  Remedies: more calibration positives of each group; fewer and larger groups in the column; "
+            f"{self.risk.remedies()}a better model."
         )
 
 

@@ -192,8 +192,8 @@ class Transductive:
                 f"answered negative even at the largest lambda2, {self.selection.lambda2_max:.6g}."
             )
         remedies = (
-            "  Remedies: more calibration positives; a larger --target_fnr_exit (run again with it); --scrc_variant "
-            "SCRC-I, whose promise holds with the stated confidence; a better model."
+            f"  Remedies: more calibration positives; {self.risk.remedies(confidence=False)}--scrc_variant SCRC-I, "
+            "whose promise holds with the stated confidence; a better model."
         )
         return "\n".join([head, missing, remedies])
 

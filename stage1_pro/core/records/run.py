@@ -14,7 +14,7 @@ from stage1_pro.core.config.load import merge_configs, save_config
 from stage1_pro.core.config.phases import MODEL_FILES, MONITOR_OF_2026, POLICY_TABLE, PolicyRow
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.errors import UserError
-from stage1_pro.core.metrics.risk import Risk
+from stage1_pro.core.metrics.risk import LARGEST_TARGET, LEAST_CONFIDENCE, Risk
 from stage1_pro.core.records.group_scores import in_groups
 from stage1_pro.core.records.paths import LATEST, RUNS, RunPaths, point_latest, shortest, unused_name
 from stage1_pro.core.records.provenance import environment
@@ -213,8 +213,8 @@ class Run(RunPaths):
         """The level to certify for the run's target and its confidence, or for the ones given in their place."""
         target = self.config.target_fnr_exit if target_fnr_exit is None else target_fnr_exit
         confidence = self.config.fnr_confidence if fnr_confidence is None else fnr_confidence
-        if not 0 < target <= 0.1:
-            raise UserError(f"--target_fnr_exit is {target}; allowed above 0, up to 0.1.")
-        if not 0.5 <= confidence < 1:
-            raise UserError(f"--fnr_confidence is {confidence}; allowed 0.5 to below 1.")
+        if not 0 < target <= LARGEST_TARGET:
+            raise UserError(f"--target_fnr_exit is {target}; allowed above 0, up to {LARGEST_TARGET}.")
+        if not LEAST_CONFIDENCE <= confidence < 1:
+            raise UserError(f"--fnr_confidence is {confidence}; allowed {LEAST_CONFIDENCE} to below 1.")
         return Risk(self.config.certified_level(target), confidence)

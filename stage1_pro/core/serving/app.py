@@ -140,15 +140,16 @@ def _add_state(app: FastAPI, service: Service) -> None:
         _demand_token(service, request)
         return JSONResponse(_about(service))
 
+    @app.head("/livez", include_in_schema=False)  # some balancers ask so
     @app.get("/livez", summary="The process answers", **openapi.STATE)
     async def livez() -> Response:
-        return JSONResponse({"status": service.state, "certificate": service.certificate})
+        return JSONResponse(_status(service))
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Decisions are given", **openapi.READY)
     async def readyz() -> Response:
         ready = service.state == "ready"
-        status = {"status": service.state, "certificate": service.certificate}
-        return JSONResponse(status, 200 if ready else 503, headers=None if ready else {"Retry-After": "1"})
+        return JSONResponse(_status(service), 200 if ready else 503, headers=None if ready else {"Retry-After": "1"})
 
     @app.get("/metrics", summary="Measures for Prometheus", **openapi.TEXT)
     async def metrics() -> Response:
@@ -157,6 +158,11 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return HTMLResponse(_page(), headers={"Content-Security-Policy": _PAGE_POLICY})
+
+
+def _status(service: Service) -> dict[str, str]:
+    status = {"status": service.state, "certificate": service.certificate}
+    return status | ({"reason": service.trouble} if service.state == "failing" else {})
 
 
 def _about(service: Service) -> dict[str, Any]:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.inference.records import Decision
 from stage1_pro.core.records.provenance import cores
+from stage1_pro.core.serving.health import COMPUTING, Health
 from stage1_pro.core.serving.metrics import Metrics
 from stage1_pro.core.serving.settings import Limits
 
 if TYPE_CHECKING:  # the port is open before torch is imported
     from torch import Tensor
 
+    from stage1_pro.core.inference.golden import Golden
     from stage1_pro.core.inference.predictor import Stage1Predictor
 
 _AWAKE_S = 0.004
@@ -63,7 +66,7 @@ class Engine:
     A pass starts when it is full, when every image that was taken on is in it, or wait_s after its first one; where
     images are being decoded by then, it waits for them as long as a pass takes. What the others in a pass are changes
     no bit of a decision: see Stage1Predictor. model: the one thread that has computed with the predictor, which is shut
-    down with the engine; busy: images taken on and not yet decided.
+    down with the engine; busy: images taken on and not yet decided; health: is told what fails and what works.
 
     Threads of a pass wait for the slowest of them. Where they fill the cores no image is begun to be decoded meanwhile:
     it would stop them all (seen on two cores: passes of 18 ms instead of 30). For the same reason the event loop rests
@@ -76,14 +79,16 @@ class Engine:
         model: ThreadPoolExecutor,
         limits: Limits,
         busy: Callable[[], int],
+        health: Health,
         metrics: Metrics,
     ):
         own = predictor.model.spec.preprocessing.images
-        self.predictor, self.limits, self.busy, self.metrics = predictor, limits, busy, metrics
+        self.predictor, self.limits, self.busy, self.health, self.metrics = predictor, limits, busy, health, metrics
         self.contract = replace(own, max_pixels=min(own.max_pixels, limits.max_pixels))
         self._fills_cores = predictor.device.type == "cpu" and _computing_threads() >= cores()
         self._model, self._decoders = model, _decoders()
         self._may_decode, self._decoding, self._pass_s = Event(), 0, 0.0
+        self._begun: float | None = None
         self._may_decode.set()
         self._alone = Lock()
         self._waiting: asyncio.Queue[_Prepared | None] = asyncio.Queue()  # None: one less is being decoded
@@ -114,10 +119,23 @@ class Engine:
         try:
             image = await self._loop.run_in_executor(self._decoders, self._prepare, content, expires)
             job = _Prepared(image, expires, certificate_group, done)
+        except Exception as error:
+            if not isinstance(error, BadImage | Expired):  # as where a GPU decodes, and is lost
+                self.health.failed(COMPUTING, error)
+            raise
         finally:
             self._decoding -= 1
             self._waiting.put_nowait(job)
         return await done
+
+    @property
+    def computes_s(self) -> float:
+        """Seconds since the forward pass that is under way began; 0 where none is."""
+        return 0.0 if self._begun is None else self._loop.time() - self._begun
+
+    async def check(self, golden: "Golden") -> None:
+        """Raise where the golden inputs cannot be computed, or come out otherwise."""
+        await self._loop.run_in_executor(self._model, golden.check, self.predictor)
 
     async def close(self) -> None:
         self._passes.cancel()
@@ -168,15 +186,19 @@ class Engine:
 
     async def _decide(self, jobs: list[_Prepared]) -> None:
         self.metrics.forward_images.observe(len(jobs))
-        begun = self._loop.time()
+        self._begun = begun = self._loop.time()
         if self._fills_cores and self.busy() >= 2 * self.limits.forward_batch:  # the next pass is here as well
             self._loop.call_later(_AWAKE_S, self._rest)
         try:
             decisions = await self._loop.run_in_executor(self._model, self._computed, jobs)
         except Exception as error:  # each of them is answered; the next pass may succeed
+            self.health.failed(COMPUTING, error)
             for job in jobs:
                 job.done.set_exception(error)
             return
+        finally:
+            self._begun = None
+        self.health.worked(COMPUTING)
         self._pass_s = self._loop.time() - begun
         for job, decision in zip(jobs, decisions, strict=True):
             job.done.set_result(decision)

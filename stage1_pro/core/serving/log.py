@@ -14,14 +14,20 @@ from stage1_pro.core.errors import UserError
 
 BEGIN = b'{"id": '
 """How every row begins, also one that a killed server left without its end."""
+_BLOCK = 4096
 
 
-def demand_log(path: Path) -> None:
+def demand_log(name: str, max_bytes: float) -> None:
     """Raise UserError for a file that cannot be a log, or holds other things: from its end a torn line is cut."""
+    path = Path(name)
+    if max_bytes < 1:
+        raise UserError(f"--log_max_bytes {max_bytes:g}: must be 1 or more.")
+    if name == "-" or (path.exists() and not path.is_dir() and not path.is_file()):
+        raise UserError(f"--log {name}: rows are kept in a regular file, which is rotated and read again. Name one.")
     if not path.parent.is_dir():
         raise UserError(f"--log {path}: {path.parent} is not a folder. Make it, or name another file.")
-    if path.is_dir():
-        raise UserError(f"--log {path} is a folder. Name a file in it.")
+    if path.is_dir() or name.endswith(os.sep):
+        raise UserError(f"--log {name} is a folder. Name a file in it.")
     if path.is_file():
         with open(path, "rb") as stream:
             if not BEGIN.startswith(stream.read(len(BEGIN))):
@@ -40,30 +46,45 @@ class DecisionLog:
         self.path, self.max_bytes = path, max_bytes
         self._lock = FileLock(path.parent / f".{path.name}.lock")
         try:
+            self._file = self._opened()  # first: a lock says nothing of why its file cannot be made
             self._lock.acquire(timeout=0)
         except Timeout:
+            os.close(self._file)
             raise UserError(f"--log {path}: another server writes it. Name another file.") from None
-        self._file = self._opened()
+        except OSError as error:
+            raise UserError(f"--log {path}: {error.strerror}. Name another file.") from None
         self._size = _drop_torn_line(self._file)
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows. Raises OSError, and then the file is as before."""
-        self._follow()
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
-        if self._size and self._size + len(text) > self.max_bytes:
-            self._rotate()
-        try:
-            written = os.write(self._file, text)
-            if written < len(text):
-                raise OSError(28, "the disk took only a part of a line", str(self.path))
-        except OSError:
-            os.ftruncate(self._file, self._size)
-            raise
-        self._size += written
+        self._make_room(text)
+        self._append(text)
+        self._size += len(text)
+
+    def check(self) -> None:
+        """Raise OSError where `write` would: a block is written, and taken back."""
+        blank = BEGIN.ljust(_BLOCK)
+        self._make_room(blank)
+        self._append(blank)
+        os.ftruncate(self._file, self._size)
 
     def close(self) -> None:
         os.close(self._file)
         self._lock.release()
+
+    def _make_room(self, text: bytes) -> None:
+        self._follow()
+        if self._size and self._size + len(text) > self.max_bytes:
+            self._rotate()
+
+    def _append(self, text: bytes) -> None:
+        try:
+            if os.write(self._file, text) < len(text):
+                raise OSError(28, "the disk took only a part of a line", str(self.path))
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
 
     def _opened(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)

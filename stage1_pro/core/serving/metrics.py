@@ -37,6 +37,9 @@ class Metrics:
                 self.refusals.labels(code),
             )
         )
+        self.failures = Counter(
+            "stage1_failures", "Times that something failed: computing, log", ["what"], registry=registry
+        )
         self.ready = Gauge("stage1_ready", "1 while decisions are given", registry=registry)
 
     def refused_at_once(self, path: str, refusal: Refusal) -> None:

@@ -29,8 +29,9 @@ _PROBE = {
     "type": "object",
     "required": ["status", "certificate"],
     "properties": {
-        "status": {"enum": ["starting", "ready", "draining"]},
+        "status": {"enum": ["starting", "ready", "draining", "failing"]},
         "certificate": {"enum": ["in force", "alarm", "expired", "none"]},
+        "reason": {"type": "string"},  # where it is failing
     },
 }
 
@@ -77,5 +78,5 @@ BATCH: dict[str, Any] = {
 }
 MODEL: dict[str, Any] = {"responses": _responses(_json({"type": "object"}, "the bundle"), 401, 500)}
 STATE: dict[str, Any] = {"responses": {200: _json(_PROBE, "state")}}
-READY: dict[str, Any] = {"responses": {200: _json(_PROBE, "ready"), 503: _json(_PROBE, "starting or draining")}}
+READY: dict[str, Any] = {"responses": {200: _json(_PROBE, "ready"), 503: _json(_PROBE, "no decisions now")}}
 TEXT: dict[str, Any] = {"responses": {200: {"description": "measures", "content": {"text/plain": {}}}}}

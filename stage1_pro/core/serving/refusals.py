@@ -17,6 +17,7 @@ STATUS = {
     "internal": 500,
     "starting": 503,
     "draining": 503,
+    "failing": 503,
     "overloaded": 503,
     "deadline": 504,
 }

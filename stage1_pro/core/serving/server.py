@@ -73,6 +73,7 @@ def serve(service: Service, bound: socket.socket, on_ready: Callable[[], None]) 
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(service.limits.deadline_s) + _LAST_ANSWERS_S,
     )
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # nor a line for each form that is none
     server = _Server(config, service)
     server.run(sockets=[bound])
     if failures:

@@ -1,7 +1,6 @@
 """What a server is: its state, the images that it has taken on, and how one is decided."""
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +11,12 @@ from typing import Any, Literal
 
 from stage1_pro.core.artifacts import digest_file
 from stage1_pro.core.bundle.contents import MANIFEST, BundleContents
+from stage1_pro.core.cli import lasting
 from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.inference.records import UNCOVERED, Decision
 from stage1_pro.core.metrics.views import views_of
 from stage1_pro.core.serving.engine import Engine, Expired
+from stage1_pro.core.serving.health import COMPUTING, FAILURES, LOG, Health, said
 from stage1_pro.core.serving.log import DecisionLog
 from stage1_pro.core.serving.metrics import Metrics
 from stage1_pro.core.serving.refusals import INTERNAL, Refusal, refusal_of
@@ -24,7 +25,7 @@ from stage1_pro.core.serving.settings import Limits
 
 _logger = logging.getLogger(__name__)
 
-State = Literal["starting", "ready", "draining"]
+State = Literal["starting", "ready", "draining", "failing"]
 _NOT_READY = {"starting": "the model is being loaded", "draining": "the server is about to end"}
 
 
@@ -72,7 +73,9 @@ class Service:
         self.views = views_of(contents.manifest)
         self.certificate_groups: str | None = contents.manifest.get("certificate_groups")
         self.metrics = Metrics()
-        self.state: State = "starting"
+        self.health = Health({COMPUTING: self._computes, LOG: self._logs}, self.metrics)
+        self.metrics.ready.set_function(lambda: self.state == "ready")
+        self._state: State = "starting"
         self.inflight = 0
         self.engine: Engine | None = None
 
@@ -80,34 +83,39 @@ class Service:
         """Load the model and check the golden inputs. Raises UserError."""
         # one thread computes: a second one's team would outnumber the cores, and OpenMP puts threads to sleep then
         model = ThreadPoolExecutor(1, "model")
-        predictor = await asyncio.get_running_loop().run_in_executor(model, self._loaded)
-        self.engine = Engine(predictor, model, self.limits, lambda: self.inflight, self.metrics)
-        if self.state == "starting":  # a signal may have come first
-            self.state = "ready"
-            self.metrics.ready.set(1)
+        predictor, self._golden = await asyncio.get_running_loop().run_in_executor(model, self._loaded)
+        self.engine = Engine(predictor, model, self.limits, lambda: self.inflight, self.health, self.metrics)
+        if self._state == "starting":  # a signal may have come first
+            self._state = "ready"
 
     def _loaded(self):
-        gc.disable()  # what comes now stays; to look through it took a second of the start, and later stopped answers
-        try:
-            from stage1_pro.core.inference.golden import check_golden
+        with lasting():  # else a second of the start, and later stopped answers
+            from stage1_pro.core.inference.golden import read_golden
             from stage1_pro.core.inference.predictor import Stage1Predictor
 
             predictor = Stage1Predictor.of_verified(self.contents, self.device)
-            check_golden(self.contents, predictor=predictor)
-            gc.collect()
-            gc.freeze()
-        finally:
-            gc.enable()
-        return predictor
+            golden = read_golden(self.contents)  # kept: the folder may be another one by the time of a later check
+            golden.check(predictor)
+        return predictor, golden
+
+    async def _computes(self) -> None:
+        """Raise where the golden inputs do not come out as they must."""
+        assert self.engine is not None
+        await self.engine.check(self._golden)
+
+    async def _logs(self) -> None:
+        """Raise OSError where no row can be logged."""
+        if self.log is not None:
+            self.log.check()
 
     async def drain(self) -> None:
         """Take nothing on any more, and return when all that was taken on is decided."""
-        self.state = "draining"
-        self.metrics.ready.set(0)
+        self._state = "draining"
         while self.inflight:
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:
+        await self.health.close()
         if self.engine is not None:
             await self.engine.close()
         if self.log is not None:
@@ -121,11 +129,23 @@ class Service:
 
     def no_room(self, images: int) -> Refusal | None:
         """Why so many images cannot be taken on; None where they can."""
-        if self.state != "ready":
-            return Refusal(self.state, _NOT_READY[self.state])
+        if (state := self.state) != "ready":
+            return Refusal(state, _NOT_READY.get(state) or self.trouble)
         if self.inflight + images > self.limits.max_inflight:
             return Refusal("overloaded", f"{self.inflight} of at most {self.limits.max_inflight} images are in flight")
         return None
+
+    @property
+    def state(self) -> State:
+        return "failing" if self._state == "ready" and self.trouble else self._state
+
+    @property
+    def trouble(self) -> str:
+        """Why no decision can be given, though the server is up; "" where one can."""
+        computes_s = 0.0 if self.engine is None else self.engine.computes_s
+        if computes_s > FAILURES * self.limits.deadline_s:  # then nobody has waited for its images for long
+            return f"a forward pass has not ended for {computes_s:.0f} s"
+        return self.health.reason
 
     @property
     def certificate(self) -> str:
@@ -184,12 +204,23 @@ class Service:
         elif self.certificate_groups is not None:
             row |= {"certificate_group": upload.certificate_group}
             self.metrics.uncovered.inc(decision.reason == UNCOVERED)
-        if self.log is not None:
-            self.log.write([row])
+        self._log(row)
         self.metrics.decisions.labels(decision.decision, decision.answer).inc()
         if refusal is not None:
             raise refusal
         return row
+
+    def _log(self, row: dict[str, Any]) -> None:
+        """Raises Refusal where the log cannot be written."""
+        if self.log is None:
+            return
+        try:
+            self.log.write([row])
+        except OSError as error:
+            self.health.failed(LOG, error)
+            _logger.error("no decision on %s, which cannot be logged: %s", row["id"], said(error))
+            raise Refusal("internal", INTERNAL) from None
+        self.health.worked(LOG)
 
     async def _decision(self, upload: Upload | GroupUpload, expires: float) -> Decision:
         assert self.engine is not None

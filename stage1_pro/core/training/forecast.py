@@ -18,9 +18,9 @@ from stage1_pro.core.data.batches import EpochSampler, make_loader
 from stage1_pro.core.data.cases import CaseTable
 from stage1_pro.core.data.datasets import finish_of, image_dataset
 from stage1_pro.core.data.overview import frame_lines, smallest_sure_target, smallest_target
-from stage1_pro.core.data.splitting import LARGEST_TARGET
 from stage1_pro.core.devices import fastest_device
 from stage1_pro.core.metrics.binomial import fnr_upper_bound, minimum_positives, positives_for_power
+from stage1_pro.core.metrics.risk import LARGEST_TARGET
 from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.policies.nested_boundary import MOST_POSITIVES, uniform_boundary
 from stage1_pro.core.records.splits import Splits

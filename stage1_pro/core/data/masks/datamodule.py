@@ -46,7 +46,7 @@ class MaskDataModule(Stage1DataModule):
         block = self.config.incremental_params.score_batch_size
         return self._of(dataset, BlockSampler(len(dataset), block, **self._place()), block)
 
-    def _of(self, dataset: Any, sampler: Sampler, batch_size: int, again: bool = False) -> DataLoader:
+    def _of(self, dataset: Any, sampler: Sampler, batch_size: int, trains: bool = False) -> DataLoader:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         workers = self.config.dataset_params.num_workers
         return make_mask_loader(dataset, sampler, batch_size, workers, pin, self.divisor)

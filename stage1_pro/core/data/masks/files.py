@@ -5,6 +5,7 @@ that a mask can be written where its image lies.
 """
 
 import gzip
+import os
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,7 +21,7 @@ from stage1_pro.core.data.image_files import HEAD, BadImage, read_file, sniff
 from stage1_pro.core.errors import UserError
 
 CHANNELS = ";"
-"""Parts the files of a case that has one for each channel."""
+"""Parts the files of a case that has one for each channel, where no file has that whole name."""
 LOSSLESS = frozenset({"PNG", "TIFF", "BMP", "GIF"})
 _GZIP, _NIFTI = b"\x1f\x8b", (b"n+1\0", b"n+2\0", b"ni1\0")
 _AFFINE_TOLERANCE = 1e-3
@@ -54,6 +55,9 @@ class Picture:
 
 
 def channel_files(path: str) -> list[str]:
+    """The files of a case, one for each channel; a file whose own name holds CHANNELS is one."""
+    if os.path.lexists(path):
+        return [path]
     return [part.strip() for part in path.split(CHANNELS)]
 
 
@@ -102,7 +106,7 @@ def labels_of(content: bytes) -> tuple[np.ndarray, Grid]:
         if len(values) != 1:
             raise BadImage("mask_channels")
         return _integral(values[0]), grid
-    if sniff(content[:HEAD]) not in LOSSLESS:
+    if content and sniff(content[:HEAD]) not in LOSSLESS:
         raise BadImage("lossy_mask", sniff(content[:HEAD]) or "no image")
     stored = samples(content)
     if stored.ndim == 3:

@@ -1,7 +1,9 @@
 """How data sets with masks lie on disk: a CSV, nnU-Net's and MSD's dataset.json, or two folders of equal stems."""
 
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +13,12 @@ import pandas as pd
 
 from stage1_pro.core import artifacts
 from stage1_pro.core.config.sections import Source
-from stage1_pro.core.data.image_files import HIDDEN, shown
+from stage1_pro.core.config.tasks import TASKS
+from stage1_pro.core.data.image_files import Listing, claims_image, shown
 from stage1_pro.core.data.label_tables import OTHER_NAMES, read_table
 from stage1_pro.core.data.masks.files import CHANNELS, case_stem, channel_files
 from stage1_pro.core.data.table_files import delimited_rows
-from stage1_pro.core.errors import UserError, first_few
+from stage1_pro.core.errors import UserError, counted, first_few
 
 FOLDERS = (("images", "masks"), ("imagesTr", "labelsTr"), ("images", "labels"), ("image", "mask"), ("img", "mask"))
 """Names of the folder of the images and that of the masks."""
@@ -71,9 +74,12 @@ def _table(source: Source) -> Layout:
     read = read_table(path, replace(source, columns=_columns(source, path)))
     frame = read.frame.rename(columns={"label": "mask"})
     root = Path(source.root) if source.root else path.parent
+    notes = [note for note in read.notes if "label from" not in note]  # the mask takes the label's place
+    written = [cell for name in ("path", "mask") for cell in frame[name] if "\\" in cell]
     for name in ("path", "mask"):
         frame[name] = [_below(root, cell) for cell in frame[name]]
-    notes = [note for note in read.notes if "label from" not in note]  # the mask takes the label's place
+    if turned := [cell for cell in written if "\\" not in _below(root, cell)]:
+        notes.append(f"{root}: backslashes in {counted(len(turned), 'path')} are read as slashes")
     layout = Layout(frame, notes=notes, warnings=read.warnings, problems=read.problems, questions=read.questions)
     layout.problems += _listed(frame["path"][frame["mask"] == ""], "image has no mask", "images have no mask")
     layout.frame = _named(frame[frame["mask"] != ""].reset_index(drop=True), root)
@@ -100,7 +106,18 @@ def _columns(source: Source, path: Path) -> dict[str, str | None]:
 
 
 def _below(root: Path, cell: str) -> str:
-    return CHANNELS.join(str(root / part) for part in channel_files(cell)) if cell else ""
+    if not cell:
+        return ""
+    whole = str(root / cell)
+    if os.path.lexists(whole):
+        return whole
+    return CHANNELS.join(_there(root, part) for part in channel_files(cell))
+
+
+def _there(root: Path, part: str) -> str:
+    """The path of a file, whose backslashes are slashes where it is found so: Windows writes it."""
+    slashed = str(root / part.replace("\\", "/"))
+    return slashed if os.path.lexists(slashed) else str(root / part)
 
 
 def _named(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
@@ -162,18 +179,22 @@ def _msd(root: Path, path: Path, record: dict[str, Any]) -> Layout:
 
 def _paired(images: Path, masks: Path, case_of: Callable[[Path], str]) -> Layout:
     """Cases of two folders: an image belongs to the mask of its stem."""
+    pictures, drawn = _files(images), _files(masks)
     found: dict[str, list[str]] = {}
-    for path in _files(images):
-        found.setdefault(case_of(path), []).append(str(path))
+    for path in pictures.paths:
+        found.setdefault(case_of(Path(path)), []).append(path)
     true: dict[str, list[str]] = {}
-    for path in _files(masks):
-        true.setdefault(case_stem(path), []).append(str(path))
-    parted = sorted(case for case, paths in found.items() if CHANNELS in "".join(paths))
+    for path in drawn.paths:
+        true.setdefault(case_stem(Path(path)), []).append(path)
+    parted = sorted(case for case, paths in found.items() if len(paths) > 1 and CHANNELS in "".join(paths))
     both = sorted(found.keys() & true.keys() - set(parted))
     if not both and not parted:
-        return Layout(_frame([]), problems=[f"{images}: {_no_pairs(images, masks, sorted(found), sorted(true))}"])
+        sides = (images, pictures, sorted(found)), (masks, drawn, sorted(true))
+        return Layout(_frame([]), problems=[f"{images}: {_no_pairs(*sides)}"])
     rows = [{"path": CHANNELS.join(found[case]), "mask": true[case][0], "case_id": shown(case)} for case in both]
     layout = Layout(_frame(rows))
+    for folder, listing in ((images, pictures), (masks, drawn)):
+        layout.warnings += [f"{folder}: left out {listing.left_out()}"] if listing.others else []
     words = f"'{CHANNELS}', which parts the files of a case's channels: rename"
     layout.problems += _listed(pd.Series(parted), f"path holds {words} it", f"paths hold {words} them")
     lacking, alone = pd.Series(sorted(found.keys() - true.keys())), pd.Series(sorted(true.keys() - found.keys()))
@@ -187,14 +208,20 @@ def _paired(images: Path, masks: Path, case_of: Callable[[Path], str]) -> Layout
     return layout
 
 
-def _no_pairs(images: Path, masks: Path, found: Sequence[str], true: Sequence[str]) -> str:
-    """Why no image has a mask: a folder is empty or holds folders, or names differ."""
+def _no_pairs(*sides: tuple[Path, Listing, Sequence[str]]) -> str:
+    """Why no image has a mask: a folder is empty, holds folders or other files, or names differ.
+
+    sides: folder, files and stems of the images, then of the masks.
+    """
     table = "or name both files in a CSV of path,mask in labels"
-    for folder, stems in ((images, found), (masks, true)):
+    for folder, listing, stems in sides:
         if not stems:
             deeper = sorted(path.name for path in folder.iterdir() if path.is_dir())
             holds = f"holds folders ({first_few(deeper)}), which are not read" if deeper else "holds no files"
+            if listing.others:
+                return f"no image has a mask, since {folder} holds {listing.left_out()}: write PNG, TIFF, BMP or NIfTI"
             return f"no image has a mask, since {folder} {holds}: put the files there, {table}"
+    (_, _, found), (masks, _, true) = sides
     return (
         f"no image has a mask: the stems are {first_few(found, 3)} here and {first_few(true, 3)} in {masks}. Give each "
         f"mask the name of its image, {table}"
@@ -205,10 +232,12 @@ def _frame(rows: list[dict[str, str]]) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object).reindex(columns=list(MASK_COLUMNS), fill_value="")
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.name not in HIDDEN
-    )
+def _files(folder: Path) -> Listing:
+    """The images and volumes that lie in a folder, not below it."""
+    there = sorted(str(path) for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    claims = [claims_image(path, TASKS["segmentation"].suffixes) for path in there]
+    others = Counter(Path(path).suffix.lower() for path, claim in zip(there, claims, strict=True) if not claim)
+    return Listing(tuple(path for path, claim in zip(there, claims, strict=True) if claim), 0, others)
 
 
 def _case_of_channel(path: Path) -> str:

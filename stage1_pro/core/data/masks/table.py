@@ -4,10 +4,11 @@ To splits, certificate and bundle a case is what it is to a classification: posi
 positive class. What the masks are is in `CaseTable.masks`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -23,11 +24,13 @@ from stage1_pro.core.data.cases import (
     split_problems,
 )
 from stage1_pro.core.data.classes import as_yaml
+from stage1_pro.core.data.decoding import turned
 from stage1_pro.core.data.given_splits import division_notes, pooled_sources, split_words
 from stage1_pro.core.data.image_files import BadImage, read_file
-from stage1_pro.core.data.masks.files import labels_of, picture_of, read_contents
+from stage1_pro.core.data.masks.files import channel_files, labels_of, picture_of, read_contents
 from stage1_pro.core.data.masks.layouts import Layout, read_layout
 from stage1_pro.core.errors import UserError, counted, first_few, raise_problems
+from stage1_pro.core.records.splits import SPLITS
 from stage1_pro.core.schemas import did_you_mean
 
 ANY = "any"
@@ -35,6 +38,7 @@ ANY = "any"
 EIGHT_BIT_ONE = 255
 MOST_CLASSES = 256
 """More classes than this are taken for a mask that counts objects."""
+UNNAMED = "class {}"
 NUMBERED = "; where values number the objects, write one value for all of a class"
 
 
@@ -68,7 +72,8 @@ class MaskFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inspected:
-    """One case as it was found. reason: why it cannot be used, then the rest is empty; counts: value → voxels."""
+    """One case as it was found. reason: why it cannot be used, then the rest is empty; counts: value → voxels; turned:
+    whether EXIF turns the image, and not its mask."""
 
     content: str = ""
     image: str = ""
@@ -79,6 +84,7 @@ class Inspected:
     joint: bool = False
     missing: tuple[str, ...] = ()
     differs: str = ""
+    turned: bool = False
     reason: str | None = None
 
 
@@ -110,11 +116,17 @@ def masked_cases(config: Stage1ProConfig, *, decode: bool) -> CaseTable:
     elif bad.any():
         warnings.append(f"{counted(int(bad.sum()), 'unreadable case')} left out: {unusable}")
     usable = [one for one in found if one.reason is None and not one.missing]
+    turns = [case for case, one in zip(frame["case_id"], found, strict=True) if one.turned]
+    if turns:
+        warnings.append(
+            f"turned by EXIF, unlike the mask: {counted(len(turns), 'image')} ({first_few(turns)}). Where such a mask "
+            "was drawn on the image as it is stored, remove EXIF from the image"
+        )
     facts, notices = _facts(layouts, usable, params, problems)
     frame = frame[~bad].reset_index(drop=True)
-    _code(frame, facts, config.segmentation_params.min_positive_voxels)
+    warnings += _code(frame, facts, config.segmentation_params.min_positive_voxels)
     problems += [*split_problems(frame), *content_problems(frame), *_mask_problems(frame, facts, params)]
-    raise_problems(f"{counted(len(found), 'case')}: {counted(len(problems), 'kind')} of problems", problems)
+    raise_problems(f"{counted(len(found), 'case')}: {counted(len(problems), 'problem')}", problems)
     grouped, splits = bool((frame["group"] != "").any()), bool((frame["split"] != "").any())
     frame["group"] = independent_groups(frame)
     notes = [note for layout in layouts for note in layout.notes]
@@ -159,7 +171,7 @@ def inspected(frame: pd.DataFrame, decode: bool) -> list[Inspected]:
 
 
 def _inspect(path: str, mask: str, decode: bool) -> Inspected:
-    missing = tuple(name for name in (*path.split(";"), mask) if _missing(name))
+    missing = tuple(name for name in (*channel_files(path), mask) if _missing(name))
     if missing:
         return Inspected(content="missing", missing=missing)
     try:
@@ -193,7 +205,9 @@ def _inspect(path: str, mask: str, decode: bool) -> Inspected:
     size, place = picture.grid.shape, picture.grid.same_place(grid)
     differs = "" if size == grid.shape else f"image {_size(size)}, mask {_size(grid.shape)}"
     differs = differs or ("" if place else "other affines")
-    return replace(found, channels=len(picture.values), joint=picture.joint, differs=differs)
+    turns = turned(contents[0]) and not turned(stored)
+    differs += ", turned by EXIF" if turns and differs else ""
+    return replace(found, channels=len(picture.values), joint=picture.joint, differs=differs, turned=turns)
 
 
 def _by_reason(cases: pd.Series, found: Sequence[Inspected]) -> str:
@@ -260,8 +274,8 @@ def _facts(
     if names is not None and len(names) > MOST_CLASSES:
         problems.append(f"dataset_params.class_names has {len(names)} names, and a mask holds {MOST_CLASSES} at most")
     if names is None:
-        top = 1 if from_255 else max([1, *(value for value in values if value < MOST_CLASSES)])
-        names = ("background", "foreground") if top == 1 else ("background", *(f"class {v}" for v in range(1, top + 1)))
+        top = 1 if from_255 else max(1, _classes_without_gap(values) - 1)
+        names = ("background", "foreground") if top == 1 else ("background", *map(UNNAMED.format, range(1, top + 1)))
     warnings = ["the masks hold 0 and 255, which is read as 0 and 1"] if from_255 else []
     first = usable[0] if usable else Inspected(shape=(0, 0), channels=1)
     facts = MaskFacts(
@@ -275,6 +289,11 @@ def _facts(
         ct=bool(layouts) and all(layout.ct for layout in layouts),
     )
     return facts, warnings
+
+
+def _classes_without_gap(values: Collection[int]) -> int:
+    """How many classes 0, 1, 2, … the values have before one is missing; what lies beyond is an error of the masks."""
+    return next(value for value in count(1) if value not in values or value == MOST_CLASSES)
 
 
 def _names_said(classes: dict[int, str] | None, problems: list[str]) -> tuple[str, ...] | None:
@@ -306,15 +325,20 @@ def _positive_name(facts: MaskFacts) -> str:
 
 def _questions(facts: MaskFacts, params: DatasetParams) -> Iterator[str]:
     if not params.positives and len(facts.class_names) > 2:
+        first = facts.class_names[1]
         yield (
             "dataset_params.positive_class is not set: which class must not be missed? The classes are "
-            f"{', '.join(facts.class_names[1:])}. Write, for example, positive_class: {as_yaml(facts.class_names[1])} "
-            "below dataset_params, or positive_class: any for all of them."
+            f"{first_few(facts.class_names[1:])}. Write, for example, positive_class: {as_yaml(first)} below "
+            "dataset_params, or positive_class: any for all of them"
+            f"{NUMBERED if first == UNNAMED.format(1) else ''}."
         )
 
 
-def _code(frame: pd.DataFrame, facts: MaskFacts, least: int) -> None:
-    """Add the columns label (1: the mask holds the positive class) and stratum (the rarest class in the mask)."""
+def _code(frame: pd.DataFrame, facts: MaskFacts, least: int) -> list[str]:
+    """Add the columns label (1: the mask holds the positive class) and stratum (the rarest class in the mask).
+
+    Returns warnings of other classes that so few masks hold that a split has none.
+    """
     present = np.zeros((len(frame), len(facts.class_names)), dtype=np.int64)
     for row, counts in enumerate(frame["counts"]):
         for value, voxels in counts:
@@ -326,6 +350,11 @@ def _code(frame: pd.DataFrame, facts: MaskFacts, least: int) -> None:
     # the rarest of several classes: a first stage must have seen each
     order = np.argsort(held.sum(axis=0), kind="stable")
     frame["stratum"] = np.where(held.any(axis=1), order[held[:, order].argmax(axis=1)] + 1, 0)
+    named = zip(range(1, len(facts.class_names)), facts.class_names[1:], held.sum(axis=0).tolist(), strict=True)
+    rare = [f"{name} ({n})" for code, name, n in named if n < len(SPLITS) and facts.positives != (code,)]
+    of = counted(len(frame), "mask")
+    told = f"classes that too few of {of} hold for every split, so that no figure says how well they are drawn: "
+    return [told + first_few(rare)] if rare else []
 
 
 def _mask_problems(frame: pd.DataFrame, facts: MaskFacts, params: DatasetParams) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The images that are read once more after the last epoch, begun while that epoch is still being saved."""
+"""The images that are read once more after the last epoch, begun while that epoch is validated and saved."""
 
 import lightning.pytorch as pl
 import pandas as pd
@@ -42,10 +42,17 @@ class LastReading(pl.Callback):
             self.begun = self._announced()
         return self.begun
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            self._begin(trainer)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.should_stop:
+            self._begin(trainer)
+
+    def _begin(self, trainer: pl.Trainer) -> None:
         # with stages, and at several devices, an end is not known by now, or the others are still busy
-        if ends and trainer.world_size == 1 and not self.config.incremental_params.enabled:
+        if trainer.world_size == 1 and not self.config.incremental_params.enabled:
             _ = self.images
 
     def _announced(self) -> Announced:
