@@ -51,6 +51,7 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel: Path) -> N
         metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
     extras = {path.stem.partition("-")[2] for path in REPOSITORY.glob("requirements-*.txt")} - {"demo", "dev"}
     assert set(re.findall(r"^Provides-Extra: (\w+)$", metadata, re.MULTILINE)) == extras >= {"serve", "onnx", "mlflow"}
+    assert set(re.findall(r"^Requires-Dist: .*; extra == .(\w+).$", metadata, re.MULTILINE)) == extras  # none is empty
     assert re.search(r"^Requires-Dist: uvicorn\S*; extra == .serve.$", metadata, re.MULTILINE)
     package = REPOSITORY / "stage1_pro"
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
