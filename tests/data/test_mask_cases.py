@@ -249,7 +249,7 @@ def test_what_is_ignored_is_in_no_patch_as_a_class(folder: Path) -> None:
     data = MaskDataset(cases.frame, cases.masks, made, 1, "none", patches=3, centred=1.0)
     patches = data[data_draw(0)]
     assert [tuple(labels.shape) for _, labels, _ in patches] == [(48, 16)] * 3
-    assert all((labels[32:] == -1).all() for _, labels, _ in patches)  # a patch over the case is padded
+    assert all((labels[32:] == 0).all() for _, labels, _ in patches)  # what a patch over the case is filled with
     assert all((labels[:4] == -1).all() and (labels == 1).any() for _, labels, _ in patches)
 
 

@@ -18,8 +18,6 @@ from stage1_pro.core.data.masks.table import MaskFacts
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.seeds import rng_of
 
-IGNORED = -1
-"""Label of what enters no sum: nobody has decided it, or it is padding."""
 CACHED_BYTES = 1 << 30
 """Prepared cases that a process keeps."""
 
@@ -120,11 +118,14 @@ def network_size(shape: Sequence[int], divisor: int) -> tuple[int, ...]:
 
 
 def padded(image: np.ndarray, labels: np.ndarray, least: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Fill a case up to a size at the far end of each axis: zeros, and labels that are ignored."""
+    """Fill a case up to a size at the far end of each axis, with zeros and background.
+
+    Only training sees it. A network that is told nothing of what it sees there draws false masks along the edge.
+    """
     lack = [(0, max(0, want - have)) for want, have in zip(least, labels.shape, strict=True)]
     if not any(after for _, after in lack):
         return image, labels
-    return np.pad(image, [(0, 0), *lack]), np.pad(labels, lack, constant_values=IGNORED)
+    return np.pad(image, [(0, 0), *lack]), np.pad(labels, lack)
 
 
 def _tensors(image: np.ndarray, labels: np.ndarray, position: int) -> tuple[Tensor, Tensor, int]:
