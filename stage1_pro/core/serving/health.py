@@ -23,8 +23,8 @@ class Health:
     """Counts failures of a kind that follow each other; where they are too many, its check decides.
 
     A balancer sends nothing to a server that is not ready, so nothing but a check of its own could make it ready again.
-    The first check comes at once: where it succeeds the fault was the inputs', and the server stays ready. checks: kind
-    → what raises as long as that kind would fail again.
+    The first check comes at once: where it succeeds the fault was the inputs', and with it the server is ready again.
+    checks: kind → what raises as long as that kind would fail again.
     """
 
     def __init__(self, checks: Mapping[str, Callable[[], Awaitable[object]]], metrics: Metrics):
