@@ -103,7 +103,7 @@ class Pool:
 
 
 def reason(error: Exception) -> str:
-    """Why Ray lost an actor, in a line.
+    r"""Why Ray lost an actor, in a line.
 
     >>> reason(RuntimeError("The actor died.\n\tpid: 7\nModuleNotFoundError: No module named 'a'\n"))
     "ModuleNotFoundError: No module named 'a'"
