@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from on_ray import EXTRA, STORE, ended, finished, started, until
 
 from stage1_pro import verify_bundle
 from stage1_pro.core.cli import SIGNAL_STATUS
+from stage1_pro.core.cluster import pool
 from stage1_pro.core.config import extras
 
 
@@ -189,6 +191,39 @@ class TestOnRay:
         assert {name for name in files_of(tmp_path / "out") if name.startswith("done")} == {"done-000001.json"}
         status, out, _ = finished("61_predict_ray", *words)
         assert (status, "going on: 880 of 2880 images are decided" in out) == (0, True)
+
+
+class Starting:
+    """Stands for an actor of Ray: its calls end at once, on a bad node by its loss."""
+
+    def __init__(self, good: bool):
+        self.good = good
+        self.start = self.decide = self
+
+    def remote(self, _: object) -> "Starting":
+        return self
+
+    def future(self) -> Future:
+        from ray.exceptions import RayActorError  # pyright: ignore[reportMissingImports]
+
+        done = Future()
+        done.set_result("") if self.good else done.set_exception(RayActorError())
+        return done
+
+
+@pytest.mark.slow
+def test_a_node_on_which_no_actor_starts_is_not_tried_for_ever(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(pool, "PAUSE_S", 0)
+    made = []
+
+    def make() -> Starting:
+        made.append(Starting(good=not made))
+        return made[-1]
+
+    parts = [outcome.part for outcome in pool.Pool(make, None, range(50)).outcomes(2)]
+    assert sorted(parts) == list(range(50))
+    assert len(made) == 1 + pool.TRIES
 
 
 class TestOnAStore:

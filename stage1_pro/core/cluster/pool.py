@@ -75,7 +75,8 @@ class Pool:
         except RayError as error:
             yield from self._without(part, error)
             return
-        self._lost[START] = 0
+        if part == START:
+            self._lost[START] = 0
         if self._waiting:
             following = self._waiting.popleft()
             self._busy[actor.decide.remote(following).future()] = actor, following
