@@ -122,12 +122,15 @@ def test_the_best_epoch_so_far_is_part_of_what_is_resumed(trained_once, tmp_path
 
 
 def test_resuming_with_augmentation_in_workers_repeats_no_epoch(config, runs, tmp_path):
-    """Workers prefetch before Lightning sets the epoch; the order after a resume must not be that of epoch 0."""
+    """Workers prefetch before Lightning sets the epoch; the order after a resume must not be that of epoch 0. Killed
+    after the last epoch, it lists the suspects by the features which that epoch computed."""
     more = ["--dataset_params.augmentation", "moderate", "--dataset_params.num_workers", "2", "--epochs", "3"]
-    whole = train_run(runs / "whole", ["--config", str(config), "--phase", "2", *more], "epoch 2/")
-    run = killed(whole, "epoch 2/", tmp_path / "run")
-    resume(run)
-    same_result(run, whole)
+    moments = ["epoch 2/", "answers placed"]
+    whole = train_run(runs / "whole", ["--config", str(config), "--phase", "2", *more], *moments)
+    for moment in moments:
+        run = killed(whole, moment, tmp_path / moment)
+        resume(run)
+        same_result(run, whole)
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_processes_that_stay_read_the_lists_as_others_do(bundle: Path, images: P
     paths = sorted(map(str, images.glob("*.png")))[:5]
     lists = [[paths[0], BadImage("missing"), *paths[1:3]], [Path(paths[3]).read_bytes()], [], paths]
     alone = [repr(predictor.predict(sources)) for sources in lists]  # NaN is not equal to itself
-    predictor.images = Staying(predictor.images, workers=2)
+    predictor.images = Staying(OnCpu(predictor.model.spec.preprocessing, predictor.device), workers=2)
     begun = []
     for sources, expected in zip(lists, alone, strict=True):
         assert repr(predictor.predict(sources)) == expected

@@ -19,7 +19,7 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.decisions import MoreColumns, decision_rows
 from stage1_pro.core.inference.golden import check_golden
 from stage1_pro.core.inference.predictor import Stage1Predictor
-from stage1_pro.core.inference.preparing import LOST_READER, Staying, lost_reader
+from stage1_pro.core.inference.preparing import LOST_READER, Staying, lost_reader, preparing_of
 from stage1_pro.core.inference.tables import write_table
 
 
@@ -67,7 +67,8 @@ class PartDecider:
     def _load(self) -> None:
         self.predictor = loaded(self.work)
         if self.work.workers:
-            self.predictor.images = Staying(self.predictor.images, self.work.workers)
+            reading = preparing_of(self.predictor.model.spec.preprocessing, self.predictor.device)
+            self.predictor.images = Staying(reading, self.work.workers)
 
     def _problem(self, job: Callable[[], None]) -> str:
         try:

@@ -26,8 +26,8 @@ Prepared = tuple[Tensor, np.ndarray, dict[int, str]]
 class _Preparing:
     """Inputs of images on their way to a model: read and transformed by processes, put together in this one."""
 
-    read: Callable[[Any], Any]
-    transform: Callable[[Any], Any] | None = None
+    read: Callable[..., Any]
+    transform: Any = None
     collate: Callable[..., Any]
     pin = False
 
