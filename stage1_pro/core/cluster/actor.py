@@ -19,6 +19,7 @@ from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.decisions import MoreColumns, decision_rows
 from stage1_pro.core.inference.golden import check_golden
 from stage1_pro.core.inference.predictor import Stage1Predictor
+from stage1_pro.core.inference.preparing import LOST_READER, Staying, lost_reader, preparing_of
 from stage1_pro.core.inference.tables import write_table
 
 
@@ -28,7 +29,7 @@ class Work:
 
     bundle: name → content of its files, so that no node needs the folder; rows_per_part: rows of every part but the
     last; base: folder that relative paths start from; threads: of a forward pass; workers: processes that decode beside
-    the actor; more: adds columns, with record.
+    the actor, from its start to its end; more: adds columns, with record.
     """
 
     bundle: Mapping[str, bytes]
@@ -65,6 +66,9 @@ class PartDecider:
 
     def _load(self) -> None:
         self.predictor = loaded(self.work)
+        if self.work.workers:
+            reading = preparing_of(self.predictor.model.spec.preprocessing, self.predictor.device)
+            self.predictor.images = Staying(reading, self.work.workers)
 
     def _problem(self, job: Callable[[], None]) -> str:
         try:
@@ -73,6 +77,11 @@ class PartDecider:
             return str(error)
         except OSError as error:  # a full disk, a folder that may not be written to
             return f"{error.filename or self.work.out.name}: {error.strerror or error}. Fix this and run again."
+        except RuntimeError as error:
+            if not lost_reader(error):
+                raise
+            fewer = self.work.workers // 2
+            return f"{LOST_READER}; most often memory ran out. Run the same command again with --num_workers {fewer}."
         return ""
 
 

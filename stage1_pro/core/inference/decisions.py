@@ -16,6 +16,7 @@ from stage1_pro.core.inference.finding import NO_COPIES, Copies
 from stage1_pro.core.inference.groups import ImageGroup, digest_words
 from stage1_pro.core.inference.jobs import ROWS, Job, already_there, job_record
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
+from stage1_pro.core.inference.preparing import LOST_READER, lost_reader
 from stage1_pro.core.inference.processes import workers_for
 from stage1_pro.core.inference.records import Decision
 from stage1_pro.core.inference.tables import Output, Tally, write_table
@@ -201,11 +202,11 @@ def _streamed(
                 done += len(outputs)
                 progress(done, len(paths))
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not lost_reader(error):
                 raise
             raise UserError(
-                f"a process that decodes images was ended from outside after {done} of {len(paths)} images; most often "
-                f"memory ran out. Run the same command again with --num_workers {workers // 2}."
+                f"{LOST_READER} after {done} of {len(paths)} images; most often memory ran out. Run the same command "
+                f"again with --num_workers {workers // 2}."
             ) from None
 
 
