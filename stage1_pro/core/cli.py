@@ -119,7 +119,8 @@ def exit_with(job: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that may not be written to: not ours to fix
-        print(f"{current()}: {error.filename}: {error.strerror}. Fix this and run again.", file=sys.stderr)
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"{current()}: {named}{error.strerror or error}. Fix this and run again.", file=sys.stderr)
         sys.exit(UserError.exit_status)
 
 
