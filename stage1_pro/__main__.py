@@ -20,7 +20,7 @@ from stage1_pro.core.schemas import did_you_mean
 HELP = ("-h", "--help")
 STATUSES = (
     "0 done, 1 a bug of ours, 2 a mistake in the input, 3 nothing certified, or nothing worth it, 4 some images "
-    "unreadable, 130 and 143 interrupted."
+    "unreadable, 5 the monitor alarms, 6 the certificate has expired, 130 and 143 interrupted."
 )
 
 

@@ -40,7 +40,8 @@ MENDS = {
     "calib_scores": "Remove this bundle, then run 50_export_bundle.py again for its run.",
     "seen": "Export the bundle again, with --without_seen.",
     "environment": "Run 20_train.py again in a new run.",
-    "monitor": "Take the last whole copy of the folder, or start a new monitor with 65_monitor.py --out NEW.",
+    "monitor": "Take the last whole copy of the folder, or start a new monitor with 65_monitor.py BUNDLE --out NEW "
+    "--audit_share SHARE.",
     "tracking": "Remove this file: what is tracked then goes under a new MLflow run.",
     "job": "Remove the folder that it lies in and run again.",
     "part": "Remove this file and run again.",

@@ -23,6 +23,7 @@ import yaml
 from stage1_pro.core.commands import current, described, runnable, spoken
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.config.yaml_text import parse_yaml, takes_text
+from stage1_pro.core.console import lost_readers_told
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.schemas import did_you_mean, schema
 
@@ -107,7 +108,8 @@ def exit_with(job: Callable[[], None]) -> None:
     if HELP & set(sys.argv):
         gc.disable()  # a process that prints its help ends before there is anything to collect
     try:
-        job()
+        with lost_readers_told():
+            job()
     except (UserError, Interrupted) as outcome:
         if isinstance(outcome, Interrupted):  # whoever asks again, while libraries tidy up, gets the end at once
             _leave_signals(SIGNAL_STATUS)
@@ -117,7 +119,8 @@ def exit_with(job: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that may not be written to: not ours to fix
-        print(f"{current()}: {error.filename}: {error.strerror}. Fix this and run again.", file=sys.stderr)
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"{current()}: {named}{error.strerror or error}. Fix this and run again.", file=sys.stderr)
         sys.exit(UserError.exit_status)
 
 

@@ -77,6 +77,9 @@ def train(args: Args, layers: list[tuple[str, Any]]) -> None:
         console.say(f"training  {run.path}, phase {config.phase}; loading {config.model_path}")
 
     with cli.lasting():
+        from stage1_pro.core.training.imports import import_lightly
+
+        import_lightly()  # before Lightning comes
         from stage1_pro.core.artifacts import write_json
         from stage1_pro.core.inference.scoring import with_forward_batch
         from stage1_pro.core.records.seen import SEEN, seen_record
@@ -127,6 +130,9 @@ def show_plan(args: Args, layers: list[tuple[str, Any]]) -> None:
     if stages.dry_run and source is None:
         return
 
+    from stage1_pro.core.training.imports import import_lightly
+
+    import_lightly()
     from stage1_pro.core.training import fit as training
     from stage1_pro.core.training.trainer import demand_trainer, scoring_trainer
 

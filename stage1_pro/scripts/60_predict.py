@@ -71,7 +71,8 @@ class Args:
     require_signature: str | None = None
     """Public key file: the bundle must be signed by its owner. null: signatures are not looked at."""
     cache_folder: str | None = None
-    """Folder for copies of images behind URLs; null: stage1_pro in the user's cache folder."""
+    """Folder for copies of images behind URLs; null: stage1_pro in the user's cache folder, or in that of temporary
+    files where the user has no home."""
     time: str | None = None
     """When these cases were met, as in 2026-03-01T12:00:00Z; null: now."""
 

@@ -27,15 +27,16 @@ class Args:
     path, else the position of the row) and group. Relative paths start from the current folder."""
     outdir: str = field(metadata={"nargs": None})
     """Folder for the parts, new or one to go on with."""
-    rows_per_part: int = 1024
-    """Rows of a part, 1 or more: what a kill costs each actor at most."""
+    rows_per_part: int | None = None
+    """Rows of a part, 1 or more: what a kill costs each actor at most. null: 1,024, or 4,096 with --device cuda."""
     actors: int | None = None
     """Processes that decide, 1 or more; null: as many as there are cores, or GPUs with --device cuda. Each takes
     OMP_NUM_THREADS cores, 1 where it is not set."""
     device: Literal["cpu", "cuda"] = "cpu"
     """cpu, or cuda: every actor takes a GPU of its own."""
-    num_workers: int = 0
-    """Processes that decode beside each actor, 0 or more; 0: the actor decodes. For GPUs, which decide faster."""
+    num_workers: int | None = None
+    """Processes that decode beside each actor, 0 or more; 0: the actor decodes. null: 0, or with --device cuda the CPUs
+    that fall to a GPU, 16 at most."""
     address: str | None = None
     """Address of a running Ray cluster, as in auto or HOST:6379; null: the environment variable RAY_ADDRESS, else Ray
     is started on this machine for the time of the job."""

@@ -219,6 +219,8 @@ cli.run(main, Args, "doc")
         ("raise errors.UserError('your mistake')", 2, "77_job.py: your mistake\n"),
         ("raise errors.NothingCertified('nothing')", 3, "77_job.py: nothing\n"),
         ("raise errors.SomeInputsUnreadable('some')", 4, "77_job.py: some\n"),
+        ("open('/none/x')", 2, "77_job.py: /none/x: No such file or directory. Fix this and run again.\n"),
+        ("raise FileNotFoundError(2, 'No usable folder')", 2, "77_job.py: No usable folder. Fix this and run again.\n"),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, "77_job.py: Interrupted; the files on disk are whole.\n"),
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, "77_job.py: Interrupted; the files on disk are whole.\n"),
     ],

@@ -16,6 +16,7 @@ from web import Site, served
 from stage1_pro.core.config.load import merge_configs
 from stage1_pro.core.data.cases import CaseTable, load_cases
 from stage1_pro.core.data.given_splits import WORDS
+from stage1_pro.core.data.store import cache_folder
 from stage1_pro.core.errors import UserError
 
 LABELS = ["cat", "dog", "cat", "dog"]
@@ -324,3 +325,8 @@ def test_copies_lie_in_the_users_cache_folder_by_default(pictures: Path, tmp_pat
     params = {"sources": [{"labels": str(tmp_path / "a.parquet")}]}
     cases = load_cases(merge_configs([("test", {"dataset_params": params})]).dataset_params, decode=False)
     assert all(path.startswith(f"{tmp_path}/stage1_pro/") for path in cases.frame["path"])
+    monkeypatch.delenv("XDG_CACHE_HOME")  # a user without a home, as in a container
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    assert cache_folder(None) == tmp_path / "tmp" / "stage1_pro"

@@ -144,13 +144,14 @@ def resume(run: Path) -> None:
 
 
 def same_result(run: Path, reference: Path) -> None:
-    """Both runs ended with the same weights, scores and epochs."""
+    """Both runs ended with the same weights, scores, epochs and suspect labels."""
     assert digest_file(run / "model_best.pth") == digest_file(reference / "model_best.pth")
     for split in ("val_select", "val_calib"):
         pd.testing.assert_frame_equal(
             pd.read_parquet(run / "scores" / f"{split}.parquet"),
             pd.read_parquet(reference / "scores" / f"{split}.parquet"),
         )
+    assert (run / "suspects.csv").read_bytes() == (reference / "suspects.csv").read_bytes()
     pd.testing.assert_frame_equal(
         pd.read_csv(run / "metrics.csv").drop(columns=TIMING),
         pd.read_csv(reference / "metrics.csv").drop(columns=TIMING),

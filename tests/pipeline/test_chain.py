@@ -10,6 +10,7 @@ import pytest
 from chain import train_run
 
 from stage1_pro.core.bundle.contents import load_exit_policy
+from stage1_pro.core.inference import preparing
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.records.run import Run
 
@@ -70,6 +71,18 @@ def test_suspects_are_the_training_cases_ranked_and_no_others(trained):
     assert table["rank"].tolist() == list(range(1, len(expected) + 1))
     assert set(table["split"]) == {"train"}
     assert (table["suggested_label"] != table["label"]).all()
+
+
+@pytest.mark.parametrize(("more", "again"), [([], False), (["--dataset_params.class_balanced_sampling", "true"], True)])
+def test_after_training_its_images_are_read_only_where_an_epoch_leaves_some_out(more, again, config, runs, monkeypatch):
+    read_again = []
+    decoding = preparing.decode
+    monkeypatch.setattr(preparing, "decode", lambda path, **rest: read_again.append(path) or decoding(path, **rest))
+    flags = ["--config", str(config), "--phase", "2", "--epochs", "2", "--dataset_params.augmentation", "moderate"]
+    run = Run(train_run(runs / "run", [*flags, *more]))
+    splits = ["val_select", "val_calib"] + ["train"] * again
+    assert len(read_again) == len(set(read_again)) == sum(len(run.splits.indices(split)) for split in splits)
+    assert len(pd.read_csv(run.suspects_path)) == len(run.splits.indices("train"))
 
 
 def test_the_same_chain_twice_gives_the_same_policy(trained, tmp_path, script):

@@ -15,7 +15,8 @@ from chain import SCRIPTS
 from PIL import Image
 
 from stage1_pro import Stage1Predictor
-from stage1_pro.core.inference.preparing import Announced, OnCpu
+from stage1_pro.core.data.image_files import BadImage
+from stage1_pro.core.inference.preparing import Announced, OnCpu, Staying
 from stage1_pro.core.inference.processes import MOST_WORKERS, Pace, fastest, workers_for
 
 CROPS, PHOTOS = Pace(decoding=0.0006, model=0.003), Pace(decoding=0.012, model=0.003)
@@ -66,6 +67,22 @@ def test_a_signal_to_the_whole_group_ends_with_one_line(bundle, images, tmp_path
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (status, "60_predict.py: Interrupted; the files on disk are whole.\n")
+
+
+def test_processes_that_stay_read_the_lists_as_others_do(bundle: Path, images: Path) -> None:
+    predictor = Stage1Predictor.load(bundle, "cpu")
+    paths = sorted(map(str, images.glob("*.png")))[:5]
+    lists = [[paths[0], BadImage("missing"), *paths[1:3]], [Path(paths[3]).read_bytes()], [], paths]
+    alone = [repr(predictor.predict(sources)) for sources in lists]  # NaN is not equal to itself
+    predictor.images = Staying(OnCpu(predictor.model.spec.preprocessing, predictor.device), workers=2)
+    begun = []
+    for sources, expected in zip(lists, alone, strict=True):
+        assert repr(predictor.predict(sources)) == expected
+        begun.append(set(active_children()))
+    assert len(begun[0]) == 2
+    assert begun == begun[:1] * 4
+    next(predictor.outputs(paths, batch_size=1))  # left in the middle
+    assert repr(predictor.predict(paths)) == alone[-1]
 
 
 def test_processes_that_read_several_lists_end_with_the_last_one(bundle: Path, images: Path) -> None:

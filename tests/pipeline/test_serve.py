@@ -21,7 +21,9 @@ from serving import SCRIPT, Server, Slow, eventually, form
 from test_golden import relisted, rewritten
 
 from stage1_pro.core.artifacts import digest_file
+from stage1_pro.core.errors import UserError
 from stage1_pro.core.schemas import schema_problems
+from stage1_pro.core.serving.server import listening
 
 TEXT = b'--edge\r\nContent-Disposition: form-data; name="image"\r\n\r\nP5 1 1 255 x\r\n--edge--\r\n'
 PARTS = ["id", "answer", "probability", "decision", "score", "reason"]
@@ -485,6 +487,11 @@ def test_a_server_that_must_not_start_does_not(bundle, script, tmp_path, monkeyp
     monkeypatch.delenv("STAGE1_TOKEN")
     (bundle / "config.json").write_text("{}")
     refused(script("70_serve", bundle), "config.json has been altered")
+
+
+def test_two_servers_that_start_at_once_do_not_share_a_port():
+    with listening("127.0.0.1", 0) as first, pytest.raises(UserError, match="in use"):
+        listening("127.0.0.1", first.getsockname()[1])
 
 
 def test_without_the_extra_the_message_says_what_to_install(bundle):

@@ -140,6 +140,7 @@ def test_where_nothing_can_be_tracked_is_told_first(config, exported_once, tmp_p
     refused(script("50_export_bundle", "--verify", bundle, "--tracking_uri", "sqlite:///m.db"), "add it")
     new = ["50_export_bundle", "--run", bundle.parent, "--out", tmp_path / "new", "--register", "red"]
     refused(script(*new), "such as sqlite:///mlflow.db, with --tracking_uri")
+    refused(script(*new[:-1], "a/b", "--tracking_uri", f"sqlite:///{tmp_path}/m.db"), "holds neither '/' nor ':'")
     monkeypatch.setitem(extras.EXTRAS, "mlflow", ("mlflow_that_nobody_has",))
     refused(script(*new, "--tracking_uri", f"sqlite:///{tmp_path}/m.db"), "pip install 'stage1-pro[mlflow]'")
     assert not (tmp_path / "new").exists()

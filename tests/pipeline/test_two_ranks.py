@@ -11,6 +11,9 @@ from chain import done, keep, killed, same_result, train_run
 from test_incremental import at_each_write, demand_same, flags, stages, state_of  # noqa: F401 (fixtures)
 from two_ranks import WORLD, on_two_ranks
 
+from stage1_pro.core.inference import preparing
+from stage1_pro.core.records.run import Run
+
 pytestmark = pytest.mark.slow  # what they decide from one scoring is in tests/incremental/test_ranks.py
 SPREAD = ["--strategy", "ddp", "--devices", str(WORLD)]
 MOMENTS = ["TRAINING 1", "stage 1 epoch 2", "SCORING 1", "SCORING 1 saved", "stage 1 scored", "TRANSITION 1"]
@@ -62,3 +65,21 @@ def test_two_processes_killed_in_any_phase_end_the_same(spread, tmp_path):
     for run in resumed:
         demand_same(run, spread)
         same_result(run, spread)
+
+
+def train_on_images(flags: Sequence[str], run: Path, rank: int) -> None:  # noqa: F811
+    read_again = []
+    decoding = preparing.decode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparing, "decode", lambda path, **rest: read_again.append(path) or decoding(path, **rest))
+        done("20_train", *flags, *SPREAD, "--run", run)
+    splits = Run(run).splits
+    assert len(read_again) == (0 if rank else len(splits.indices("val_select")) + len(splits.indices("val_calib")))
+
+
+def test_what_two_processes_saw_of_the_training_images_is_enough_for_the_suspects(config, runs):
+    chosen = ["--config", str(config), "--phase", "2", "--epochs", "2", "--dataset_params.augmentation", "moderate"]
+    run = Run(runs / "run")
+    done("00_make_splits", *chosen, "--run", run.path)
+    on_two_ranks(partial(train_on_images, chosen, run.path))
+    assert len(pd.read_csv(run.suspects_path)) == len(run.splits.indices("train"))

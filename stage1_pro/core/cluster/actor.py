@@ -14,11 +14,13 @@ from stage1_pro.core.cluster.folder import Folder
 from stage1_pro.core.cluster.images import sources
 from stage1_pro.core.cluster.parts import mark, marker_name, part_name
 from stage1_pro.core.cluster.table import BYTES, CERTIFICATE_GROUP, GROUP, ID, PATH, InputTable
+from stage1_pro.core.console import lost_readers_told
 from stage1_pro.core.data.image_files import shown
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.decisions import MoreColumns, decision_rows
 from stage1_pro.core.inference.golden import check_golden
 from stage1_pro.core.inference.predictor import Stage1Predictor
+from stage1_pro.core.inference.preparing import Staying, preparing_of
 from stage1_pro.core.inference.tables import write_table
 
 
@@ -28,7 +30,7 @@ class Work:
 
     bundle: name → content of its files, so that no node needs the folder; rows_per_part: rows of every part but the
     last; base: folder that relative paths start from; threads: of a forward pass; workers: processes that decode beside
-    the actor; more: adds columns, with record.
+    the actor, from its start to its end; more: adds columns, with record.
     """
 
     bundle: Mapping[str, bytes]
@@ -65,10 +67,14 @@ class PartDecider:
 
     def _load(self) -> None:
         self.predictor = loaded(self.work)
+        if self.work.workers:
+            reading = preparing_of(self.predictor.model.spec.preprocessing, self.predictor.device)
+            self.predictor.images = Staying(reading, self.work.workers)
 
     def _problem(self, job: Callable[[], None]) -> str:
         try:
-            job()
+            with lost_readers_told():
+                job()
         except UserError as error:
             return str(error)
         except OSError as error:  # a full disk, a folder that may not be written to

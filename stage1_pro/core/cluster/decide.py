@@ -23,7 +23,11 @@ from stage1_pro.core.console import bar, say
 from stage1_pro.core.errors import Interrupted, UserError, counted, raise_problems
 from stage1_pro.core.inference.decisions import MoreColumns
 from stage1_pro.core.inference.jobs import record_of
+from stage1_pro.core.inference.processes import MOST_WORKERS
 from stage1_pro.core.inference.tables import Tally
+
+ROWS_PER_PART = {"cpu": 1024, "cuda": 4096}
+"""Rows of a part: a second or two of the device's work, and several batches for each process that decodes."""
 
 
 def decide_table(
@@ -31,19 +35,21 @@ def decide_table(
     table: InputTable,
     outdir: str,
     *,
-    rows_per_part: int,
-    actors: int | None,
+    rows_per_part: int | None = None,
+    actors: int | None = None,
     device: str = "cpu",
-    workers: int = 0,
+    workers: int | None = None,
     address: str | None = None,
     more: MoreColumns | None = None,
 ) -> Tally:
     """Decide every row and write OUTDIR; return the counts of all parts, also of those that were there.
 
-    actors: None for as many as the cluster has room for; workers: processes that decode beside each; address: of a
-    running cluster, None to start Ray on this machine; more: adds columns. Raises UserError where OUTDIR holds another
-    job, and for whatever keeps a part from being written; the parts before it are whole.
+    rows_per_part: None for ROWS_PER_PART; actors: None for as many as the cluster has room for; workers: processes that
+    decode beside each, None for the CPUs that fall to its GPU; address: of a running cluster, None to start Ray on this
+    machine; more: adds columns. Raises UserError where OUTDIR holds another job, and for whatever keeps a part from
+    being written; the parts before it are whole.
     """
+    rows_per_part = rows_per_part or ROWS_PER_PART[device]
     demand_images(contents)
     if contents.manifest.get("decide_by") == "group":
         raise UserError(f"{contents.path} decides groups of images. Decide them with 60_predict.py --groups.")
@@ -57,7 +63,7 @@ def decide_table(
     record = record_of(contents.path, table.digest, device, rows_per_part, more.record if more else None)
     bundle = {entry.name: entry.read_bytes() for entry in sorted(contents.path.iterdir())}
     base = os.getcwd()
-    work = Work(bundle, table, out, rows_per_part, base, device, threads_each(), workers, more, record)
+    work = Work(bundle, table, out, rows_per_part, base, device, threads_each(), workers or 0, more, record)
     demand_outside(contents.path, out.local, "OUTDIR")
     out.make()
     demand_no_strays(out)
@@ -66,24 +72,28 @@ def decide_table(
         work = replace(work, record=opened_job(out, record))
         missing = sorted(set(range(parts)) - whole_parts(out, parts))
         if missing:
-            _decide(work, missing, actors, address)
+            _decide(work, missing, actors, address, decoding=workers is None)
         remove_leftovers(out)
     tally = Tally(certificate=work.record.get("certificate"))
     counted_parts(out, range(parts), tally)
     return tally
 
 
-def _decide(work: Work, missing: list[int], actors: int | None, address: str | None) -> None:
+def _decide(work: Work, missing: list[int], actors: int | None, address: str | None, decoding: bool) -> None:
+    """decoding: processes that decode fill the CPUs of each GPU."""
     rows = {part: len(work.positions(part)) for part in missing}
     total, done = sum(rows.values()), 0
     given_up: list[int] = []
     if before := len(work.table) - total:
         say(f"going on: {before} of {len(work.table)} images are decided")
-    each = work.threads + work.workers
-    with _told(work.out), connected(address, each * (actors or 1)) as found:
+    with _told(work.out), connected(address, (work.threads + work.workers) * (actors or 1)) as found:
+        if decoding and work.device == "cuda":
+            work = replace(work, workers=min(MOST_WORKERS, max(0, found.gpu_cpus - work.threads)))
+        each = work.threads + work.workers
         _demand_room(found, each, work.device)
         size = min(actors or _room(found, each, work.device), len(missing))
-        say(f"{counted(size, 'actor')} of {counted(work.threads, 'thread')}")
+        beside = f" and {counted(work.workers, 'worker')}" if work.workers else ""
+        say(f"{counted(size, 'actor')} of {counted(work.threads, 'thread')}{beside}")
         with bar("deciding") as progress:
             for outcome in _outcomes(work, missing, size, each):
                 if outcome.problem:

@@ -19,8 +19,8 @@ _REFUSALS = {FileNotFoundError: "missing", IsADirectoryError: "not_a_file", Perm
 
 
 def sources(paths: Sequence[str | None], contents: Sequence[bytes | None], base: str) -> Iterator[list[Any]]:
-    """Yield what `Stage1Predictor.outputs` takes: all images at once where none is fetched, since processes that decode
-    start anew for each list; else AHEAD at a time, and the next are fetched while these are decided.
+    """Yield what `Stage1Predictor.outputs` takes: all images at once where none is fetched; else AHEAD at a time, and
+    the next are fetched while these are decided.
 
     paths, contents: one of them for each image, bytes before a path; base: folder that relative paths start from. An
     image that is not there is a BadImage. Raises UserError where a store does not answer: that is no image's fault.

@@ -29,11 +29,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a cluster has. node_cpus: CPUs of its largest node."""
+    """What a cluster has. node_cpus: CPUs of its largest node; gpu_cpus: those that fall to a GPU where they are
+    fewest."""
 
     cpus: int
     gpus: int
     node_cpus: int
+    gpu_cpus: int
 
 
 def threads_each() -> int:
@@ -71,8 +73,13 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
         # a worker that died, in a paragraph on standard output; it is raised as well
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
         found = ray.cluster_resources()
-        largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
-        yield Resources(int(found.get("CPU", 0)), int(found.get("GPU", 0)), int(largest))
+        nodes = [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in _of_nodes(ray.nodes())]
+        yield Resources(
+            cpus=int(found.get("CPU", 0)),
+            gpus=int(found.get("GPU", 0)),
+            node_cpus=max((cpus for cpus, _ in nodes), default=0),
+            gpu_cpus=min((cpus // gpus for cpus, gpus in nodes if gpus), default=0),
+        )
     except Interrupted as stop:
         end = partial(_leave_at_exit, stop.exit_status)
         raise
@@ -83,6 +90,10 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
         raise UserError(f"Ray {where}: {first_line(error)}. {NAME_ONE}") from None
     finally:
         end()
+
+
+def _of_nodes(nodes: list[dict[str, Any]]) -> list[dict[str, float]]:
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _leave_at_exit(status: int) -> None:

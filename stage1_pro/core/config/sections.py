@@ -58,7 +58,7 @@ class DatasetParams:
     """Label of a group whose images differ in theirs: majority; null: such groups are refused."""
     cache_folder: str | None = None
     """Folder for copies of images that lie in no local file (rows of a Parquet file, s3://); null: stage1_pro in the
-    user's cache folder."""
+    user's cache folder, or in that of temporary files where the user has no home."""
     class_balanced_sampling: bool = False
     """Draw training cases so that all classes are equally frequent."""
     task: Literal["classification", "segmentation"] = "classification"

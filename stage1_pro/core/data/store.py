@@ -9,10 +9,12 @@ from stage1_pro.core.data.image_files import content_digest
 
 
 def cache_folder(named: str | None) -> Path:
-    """Return the folder of the copies: the one that is named, or one in the user's cache folder."""
+    """Return the folder of the copies: the one that is named, or one in the user's cache folder; users without a home,
+    as containers have them, have one of temporary files."""
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stage1_pro"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(tempfile.gettempdir() if cache.startswith("~") else cache) / "stage1_pro"
 
 
 def kept(folder: Path, content: bytes) -> Path:

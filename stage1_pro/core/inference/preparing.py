@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate, islice, pairwise
+from itertools import islice
 from threading import Lock
 from typing import Any
 
@@ -21,28 +21,48 @@ Prepared = tuple[Tensor, np.ndarray, dict[int, str]]
 """(inputs (R, 3, S, S) float32 of the R images that can be read, readable (N,) bool, position → reason)."""
 
 
-class OnCpu:
+class _Preparing:
+    """Inputs of images on their way to a model: read and transformed by processes, put together in this one."""
+
+    read: Callable[..., Any]
+    transform: Any = None
+    collate: Callable[..., Any]
+    pin = False
+
+    def batches(self, images: Sequence[Any], batch_size: int, workers: int) -> Iterator[Prepared]:
+        """Inputs of so many images at a time, in order. workers: processes that read, 0 for this one."""
+        return self.inputs(self.loader(_cut([images], batch_size), workers))
+
+    def loader(self, parts: list[list[Any]], workers: int, stay: bool = False) -> DataLoader:
+        """What reads these images, part after part. stay: its processes are there for the next look at `parts`."""
+        return DataLoader(
+            _Read(self.read, self.transform),
+            batch_sampler=parts,  # pyright: ignore[reportArgumentType]
+            num_workers=workers,
+            collate_fn=self.collate,
+            pin_memory=self.pin,
+            worker_init_fn=quiet_worker,
+            persistent_workers=stay and workers > 0,
+        )
+
+    def inputs(self, loader: DataLoader) -> Iterator[Prepared]:
+        """Inputs of each part that a loader reads."""
+        return iter(loader)
+
+
+class OnCpu(_Preparing):
     """Pillow decodes and resizes."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device):
-        self.contract, self.transform = preprocessing.images, preprocessing.transform()
-        self.pin = device.type == "cuda"
+        self.transform, self.collate, self.pin = preprocessing.transform(), _stacked, device.type == "cuda"
+        self.read = partial(decode, contract=preprocessing.images)
 
     def one(self, image: Any, contract: ImageContract) -> Tensor:
         """The input (3, S, S) of one image; safe in several threads. Raises BadImage."""
         return self.transform(decode(image, contract))
 
-    def batches(self, images: Sequence[Any], batch_size: int, workers: int) -> Iterator[Prepared]:
-        """Inputs of so many images at a time, in order. workers: processes that decode, 0 for this one."""
-        return self.parts(images, _cut([len(images)], batch_size), workers)
 
-    def parts(self, images: Sequence[Any], parts: list[range], workers: int) -> Iterator[Prepared]:
-        """Inputs of these parts of the images, one after the other."""
-        dataset = _Read(images, partial(decode, contract=self.contract), self.transform)
-        return iter(_loader(dataset, parts, workers, _stacked, self.pin))
-
-
-class OnGpu:
+class OnGpu(_Preparing):
     """nvJPEG decodes, torch resizes. Raises UserError where the device cannot."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device):
@@ -61,13 +81,8 @@ class OnGpu:
             raise reason
         return inputs[0]
 
-    def batches(self, images: Sequence[Any], batch_size: int, workers: int) -> Iterator[Prepared]:
-        """Inputs of so many images at a time, on the GPU, in order. workers: processes that read files."""
-        return self.parts(images, _cut([len(images)], batch_size), workers)
-
-    def parts(self, images: Sequence[Any], parts: list[range], workers: int) -> Iterator[Prepared]:
-        """Inputs of these parts of the images, one after the other."""
-        loader = _loader(_Read(images, self.read, None), parts, workers, self.collate, False)
+    def inputs(self, loader: DataLoader) -> Iterator[Prepared]:
+        """Inputs of each part that a loader reads, on the GPU."""
         return ahead(iter(loader), self._decoded)
 
     def _decoded(self, batch: tuple[Any, dict[int, str]]) -> Prepared:
@@ -79,6 +94,23 @@ class OnGpu:
         return inputs, np.array([at not in reasons for at in range(count)]), dict(sorted(reasons.items()))
 
 
+class Staying:
+    """Images of one list after another, read by processes that stay: to start them anew takes longer than a list of
+    some thousand."""
+
+    def __init__(self, preparing: OnCpu | OnGpu, workers: int):
+        self.preparing, self.parts = preparing, list[list[Any]]()
+        self.loader = preparing.loader(self.parts, workers, stay=True)
+
+    def one(self, image: Any, contract: ImageContract) -> Tensor:
+        return self.preparing.one(image, contract)
+
+    def batches(self, images: Sequence[Any], batch_size: int, workers: int) -> Iterator[Prepared]:
+        """As those of `preparing`, by its own processes, whatever `workers` says; one list at a time."""
+        self.parts[:] = _cut([images], batch_size)
+        return self.preparing.inputs(self.loader)
+
+
 class Announced:
     """Images of several lists that are read one after the other by processes which go on when a list is done.
 
@@ -88,8 +120,7 @@ class Announced:
 
     def __init__(self, preparing: OnCpu | OnGpu, lists: Sequence[list[Any]], batch_size: int, workers: int):
         self.preparing, self.lists = preparing, deque(lists)
-        parts = _cut([len(images) for images in lists], batch_size)
-        self.reading = preparing.parts([image for images in lists for image in images], parts, workers)
+        self.reading = preparing.inputs(preparing.loader(_cut(lists, batch_size), workers))
         self.count = [-(-len(images) // batch_size) for images in lists]
 
     def one(self, image: Any, contract: ImageContract) -> Tensor:
@@ -107,7 +138,7 @@ class Announced:
             next(self.reading, None)  # past the last one, where the processes end; else the exit would kill them
 
 
-Preparing = OnCpu | OnGpu | Announced
+Preparing = OnCpu | OnGpu | Staying | Announced
 
 PREPARING: dict[str, Callable[[Preprocessing, torch.device], OnCpu | OnGpu]] = {"cpu": OnCpu, "gpu": OnGpu}
 
@@ -118,40 +149,23 @@ def preparing_of(preprocessing: Preprocessing, device: torch.device) -> OnCpu | 
 
 
 class _Read(Dataset):
-    """Images that are read and then transformed, or the reason why one cannot be read."""
+    """Images that are read and then transformed, or the reason why one cannot be read; the images are the indices."""
 
-    def __init__(self, images: Sequence[Any], read: Callable[[Any], Any], transform: Callable[[Any], Any] | None):
-        self.images, self.read, self.transform = list(images), read, transform
+    def __init__(self, read: Callable[[Any], Any], transform: Callable[[Any], Any] | None):
+        self.read, self.transform = read, transform
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, image: Any) -> Any:
         try:
-            image = self.read(self.images[position])
+            found = self.read(image)
         except BadImage as bad:
             return str(bad)
         # outside of the try: an error in there is a bug, never a bad image
-        return image if self.transform is None else self.transform(image)
+        return found if self.transform is None else self.transform(found)
 
 
-def _cut(sizes: Sequence[int], batch_size: int) -> list[range]:
-    """Positions of lists of these sizes, one list after the other, in parts that hold images of one list only."""
-    ends = list(accumulate(sizes, initial=0))
-    return [
-        range(at, min(at + batch_size, end)) for start, end in pairwise(ends) for at in range(start, end, batch_size)
-    ]
-
-
-def _loader(dataset: _Read, parts: list[range], workers: int, collate: Callable[..., Any], pin: bool) -> DataLoader:
-    return DataLoader(
-        dataset,
-        batch_sampler=parts,  # pyright: ignore[reportArgumentType]
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        worker_init_fn=quiet_worker,
-    )
+def _cut(lists: Sequence[Sequence[Any]], size: int) -> list[list[Any]]:
+    """Lists, one after the other, in parts of so many images that hold those of one list only."""
+    return [list(images[at : at + size]) for images in lists for at in range(0, len(images), size)]
 
 
 def _stacked(items: list[Tensor | str]) -> Prepared:

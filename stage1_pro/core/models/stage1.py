@@ -21,14 +21,16 @@ FORMAT = 1
 
 
 class Outputs(NamedTuple):
-    """logits: (B, C); gate_logit: (B,), log-odds that the answer is right; members: what each head says.
+    """logits: (B, C); gate_logit: (B,), log-odds that the answer is right; members: what each head says; features:
+    (B, D) that they were computed from.
 
-    The last two are None for a model without a gate.
+    gate_logit and members are None for a model without a gate.
     """
 
     logits: Tensor
     gate_logit: Tensor | None = None
     members: Members | None = None
+    features: Tensor | None = None
 
 
 class Stage1Model(nn.Module):
@@ -83,11 +85,11 @@ class Stage1Model(nn.Module):
     def head(self, features: Tensor) -> Outputs:
         if self.heads is None:
             assert self.cls is not None
-            return Outputs(self.cls(features))
+            return Outputs(self.cls(features), features=features)
         members = self.heads(features, self.answer_shift)
         logits = members.logits.mean(dim=0)  # of logits: an average of probabilities has no z to shift or calibrate
         gate = signed_gate(logits, members.evidence.mean(dim=0), self.answer_shift)
-        return Outputs(logits, gate, members)
+        return Outputs(logits, gate, members, features)
 
     def penultimate(self, features: Tensor, outputs: Outputs) -> Tensor:
         """(B, H) what the last layer of the class head reads, of the first of several heads; without dropout.

@@ -21,13 +21,14 @@ _LAST_ANSWERS_S = 5
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises UserError."""
+    """A socket that listens, so that nobody else takes the port; 0 takes a free one. Raises UserError."""
     found = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         found = socket.socket(family, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
+        found.listen()  # two that are only bound may share a port
     except (OSError, OverflowError) as error:
         if found is not None:
             found.close()

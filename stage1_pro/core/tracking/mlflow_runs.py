@@ -72,10 +72,11 @@ def track_evaluation(run: Run, evaluation: dict[str, Any]) -> None:
 def store_of(run: Run | None, name: str, uri: str | None) -> str:
     """Where `name` is registered: uri, else the store that the run was tracked with.
 
-    Raises UserError where neither names one, without the extra, and for a run whose decisions are not of single images,
-    which a table of images cannot ask for.
+    Raises UserError where neither names one, for a name that MLflow does not take, and without the extra.
     """
     demand_extra("mlflow")
+    if not name.strip() or set(name) & set("/:"):
+        raise UserError(f"--register {name}: the name of a model holds neither '/' nor ':', and is not blank.")
     uri = uri or (None if run is None or _known(run) is None else _record(run)["uri"])
     if uri is None:
         raise UserError(f"--register {name}: {NO_STORE}, with --tracking_uri.")

@@ -24,7 +24,12 @@ def ended_after(run: Run, config: Stage1ProConfig) -> int | None:
 
 def epochs_of(run: Run, config: Stage1ProConfig) -> dict[str, Any]:
     """What the last checkpoint holds of the epochs: rows of metrics.csv, and whether training is finished."""
-    return read_tensors(run.checkpoints_path / "last.ckpt", way_back(run, config))["callbacks"]["EpochTable"]
+    return saved_by("EpochTable", run, config)
+
+
+def saved_by(callback: str, run: Run, config: Stage1ProConfig) -> dict[str, Any]:
+    """What a callback left in the last checkpoint; nothing where it had no state."""
+    return read_tensors(run.checkpoints_path / "last.ckpt", way_back(run, config))["callbacks"].get(callback, {})
 
 
 def later_ends(layers: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:

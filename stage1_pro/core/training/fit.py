@@ -25,11 +25,11 @@ from stage1_pro.core.models.stage1 import Stage1Model, load_model
 from stage1_pro.core.optim.fsam import perturbed_parameters
 from stage1_pro.core.records.run import Run
 from stage1_pro.core.records.splits import Splits
-from stage1_pro.core.training.callbacks.checkpoints import judged_weights, way_back
+from stage1_pro.core.training.callbacks.checkpoints import FEATURES, judged_weights, way_back
 from stage1_pro.core.training.callbacks.epochs import write_epochs
 from stage1_pro.core.training.callbacks.last_reading import LastReading
 from stage1_pro.core.training.crossfit import GateTargets
-from stage1_pro.core.training.extension import ended_after, epochs_of
+from stage1_pro.core.training.extension import ended_after, epochs_of, saved_by
 from stage1_pro.core.training.feature_cache import cached_features
 from stage1_pro.core.training.modules.base import Stage1Module
 from stage1_pro.core.training.modules.conformal import ConformalModule
@@ -145,6 +145,8 @@ def fit(
     else:
         # a run may have been killed between its last epoch and model_best.pth: then only `finish` is left to do
         finished = ended_after(run, config) is not None
+        if finished:
+            reading.load_state_dict(saved_by(FEATURES, run, config))
     if not finished:
         data.features = _features(run, config, model, cases)
         fit_on(run, config, model, data, trainer, course)

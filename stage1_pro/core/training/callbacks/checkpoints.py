@@ -19,19 +19,23 @@ from stage1_pro.core.training.modules.base import Stage1Module
 KEPT_STAGES = 2
 LAST = "last"
 """Name of the checkpoint that training goes on from."""
+FEATURES = "LastReading"
+"""Name by which a checkpoint holds the features that the last epoch computed."""
 DEVICES = "devices"
 """Key of a checkpoint: on how many devices, over all nodes, the training runs."""
 Kind = TypeVar("Kind", bound=ModelCheckpoint)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints through our own door: a kill leaves the previous file whole. Training goes on from the
-    last one alone, so the others are kept without the moments of the optimizer, two thirds of their bytes."""
+    """Lightning's checkpoints through our own door: a kill leaves the previous file whole. Training goes on, and ends,
+    from the last one alone, so the others are kept without the moments of the optimizer, two thirds of their bytes, and
+    without the features for suspects.csv."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         if Path(path).stem != LAST:
-            checkpoint = {**checkpoint, "optimizer_states": []}
+            states = {name: state for name, state in checkpoint["callbacks"].items() if name != FEATURES}
+            checkpoint = {**checkpoint, "optimizer_states": [], "callbacks": states}
         write_tensors(Path(path), checkpoint)
 
 

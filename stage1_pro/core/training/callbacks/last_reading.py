@@ -1,17 +1,59 @@
-"""The images that are read once more after the last epoch, begun while that epoch is validated and saved."""
+"""The images that are read once more after the last epoch, begun while that epoch is validated and saved, and the
+features of those that need not be: training has just computed them."""
+
+from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from stage1_pro.core.config.settings import Stage1ProConfig
+from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.devices import fastest_device
+from stage1_pro.core.devices import fastest_device, gather_on_first
 from stage1_pro.core.inference.preparing import Announced, preparing_of
 from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.training.callbacks.checkpoints import FEATURES
+from stage1_pro.core.training.modules.base import Stage1Module
 
 READ_AT_ONCE = 32
 """Images that a process prepares before it hands them on, filled up to whole forward passes."""
+TAKEN_AT_ONCE = 4096
+"""Cases whose features stay on the device until they are copied: each copy waits for the device."""
+LARGEST = 6e4
+"""Of a feature, which is kept in 16 bits."""
+
+
+class SeenFeatures:
+    """Features of the training cases as an epoch computes them.
+
+    Of augmented images, and of weights that still move; the last epoch's hardly do.
+    """
+
+    def __init__(self) -> None:
+        self.on_device: list[tuple[Tensor, Tensor]] = []
+        self.parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, positions: Tensor, features: Tensor) -> None:
+        """Take the features (B, D) of a batch."""
+        self.on_device.append((positions, features.clamp(-LARGEST, LARGEST).half()))
+        if sum(len(positions) for positions, _ in self.on_device) >= TAKEN_AT_ONCE:
+            self._take()
+
+    def all(self) -> tuple[Tensor, Tensor] | None:
+        """(positions (M,), features (M, D) float16) of all ranks' cases, each once and in order; on the first rank."""
+        self._take()
+        positions, features = zip(*self.parts, strict=True)
+        return gather_on_first((torch.cat(positions), torch.cat(features)))  # pyright: ignore[reportReturnType]
+
+    def _take(self) -> None:
+        if self.on_device:
+            positions, features = zip(*self.on_device, strict=True)
+            self.parts.append((torch.cat(positions).cpu(), torch.cat(features).cpu()))
+            self.on_device.clear()
 
 
 class LastReading(pl.Callback):
@@ -21,6 +63,9 @@ class LastReading(pl.Callback):
     def __init__(self, run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable):
         self.run, self.config, self.model, self.cases = run, config, model, cases
         self.begun: Announced | None = None
+        self.seen, self.ended = SeenFeatures(), False
+        self.shown: tuple[Tensor, Tensor] | None = None
+        """Positions in `train` (M,) and features (M, D) of the cases that the last epoch of a training showed."""
 
     @property
     def places(self) -> bool:
@@ -32,6 +77,21 @@ class LastReading(pl.Callback):
         """Whether the gate is fitted again."""
         return self.model.heads is not None and self.config.gate_refit
 
+    @property
+    def shows_all(self) -> bool:
+        """Whether an epoch shows each training case once, but for one that would be alone in its batch."""
+        return not (
+            self.config.reads_cached_features
+            or self.config.incremental_params.enabled
+            or self.config.dataset_params.class_balanced_sampling
+        )
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """(U,) positions of the training cases whose images are read for their features."""
+        every = np.arange(len(self.run.splits.indices("train")))
+        return every if self.shown is None else np.setdiff1d(every, self.shown[0].numpy())
+
     def frame(self, split: str) -> pd.DataFrame:
         return self.cases.frame.iloc[self.run.splits.indices(split)]
 
@@ -42,15 +102,39 @@ class LastReading(pl.Callback):
             self.begun = self._announced()
         return self.begun
 
+    @property
+    def state_key(self) -> str:
+        return FEATURES
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen, self.shown, self.ended = SeenFeatures(), None, False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Stage1Module)
+        if self.shows_all and pl_module.seen is not None:
+            self.seen.add(batch.positions, pl_module.seen)
+
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
             self._begin(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.should_stop:
+        if trainer.should_stop and not self.ended:
             self._begin(trainer)
 
+    def state_dict(self) -> dict[str, Any]:
+        # with the checkpoint that ends a training: whoever goes on from there has no epoch that shows the images
+        return {} if self.shown is None else {"positions": self.shown[0], "features": self.shown[1]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.shown = (state_dict["positions"], state_dict["features"]) if state_dict else None
+
     def _begin(self, trainer: pl.Trainer) -> None:
+        self.ended = True
+        if self.shows_all:
+            self.shown = self.seen.all()
         # with stages, and at several devices, an end is not known by now, or the others are still busy
         if trainer.world_size == 1 and not self.config.incremental_params.enabled:
             _ = self.images
@@ -59,10 +143,10 @@ class LastReading(pl.Callback):
         config = self.config
         # onnx scores what torch's features have placed
         selects = 2 if config.scoring_backend == "onnx" and (self.places or self.refits) else 1
-        order = ["val_select"] * selects + ["val_calib"] + ([] if config.reads_cached_features else ["train"])
+        paths = [list(self.frame(split)["path"]) for split in ["val_select"] * selects + ["val_calib"]]
+        if not config.reads_cached_features and len(self.unseen):
+            paths.append(list(self.frame("train")["path"].iloc[self.unseen]))
         whole = config.forward_shape or READ_AT_ONCE
         size = whole * max(1, READ_AT_ONCE // whole)
         preparing = preparing_of(self.model.spec.preprocessing, fastest_device(mps=True))
-        return Announced(
-            preparing, [list(self.frame(split)["path"]) for split in order], size, config.dataset_params.num_workers
-        )
+        return Announced(preparing, paths, size, config.dataset_params.num_workers)

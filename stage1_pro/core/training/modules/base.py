@@ -53,6 +53,8 @@ class Stage1Module(pl.LightningModule):
     """Whether the weights were untrained when it began."""
     clock = Clock(0, 1)
     """Of the learning rates of an incremental training."""
+    seen: Tensor | None = None
+    """(B, D) features of the last batch of images that went through the model."""
 
     def __init__(self, model: Any, config: Stage1ProConfig, class_counts: np.ndarray, from_features: bool):
         super().__init__()
@@ -107,7 +109,12 @@ class Stage1Module(pl.LightningModule):
             return batch.positions.cpu(), *case_metrics(outputs.logits.cpu(), batch.labels.cpu(), embedding.cpu())
 
     def forward(self, inputs: Tensor) -> Any:
-        return self.model.head(inputs) if self.from_features else self.model(inputs)
+        if self.from_features:
+            return self.model.head(inputs)
+        outputs = self.model(inputs)
+        features = getattr(outputs, "features", None)  # networks for masks have none
+        self.seen = None if features is None else features.detach()
+        return outputs
 
     def on_train_start(self) -> None:
         if self.current_epoch not in self.config.schedule_restarts:
