@@ -81,8 +81,8 @@ class Engine:
     Decoders take one image after the other and wake the event loop only where it waits for what they have: futures and
     a wake-up for each image cost 0.2 ms of CPU, half of what decoding a small one costs.
 
-    Threads of a pass wait for the slowest of them. Where they fill the cores nothing else happens meanwhile: no image is
-    begun to be decoded, which would stop them all (seen on two cores: passes of 18 ms instead of 30), and where more
+    Threads of a pass wait for the slowest of them. Where they fill the cores nothing else happens meanwhile: no image
+    is begun to be decoded, which would stop them all (seen on two cores: passes of 18 ms instead of 30), and where more
     images wait than the pass takes the event loop rests. Between two passes it first sends the answers and reads or
     refuses at one go what has come; then the next images are decoded. Both at once take longer, for the sake of the
     interpreter's lock (seen: 0.6 ms of CPU an image beside the model and its decoding instead of 0.3).
