@@ -23,6 +23,7 @@ import yaml
 from stage1_pro.core.commands import current, described, runnable, spoken
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.config.yaml_text import parse_yaml, takes_text
+from stage1_pro.core.console import lost_readers_told
 from stage1_pro.core.errors import Interrupted, UserError
 from stage1_pro.core.schemas import did_you_mean, schema
 
@@ -107,7 +108,8 @@ def exit_with(job: Callable[[], None]) -> None:
     if HELP & set(sys.argv):
         gc.disable()  # a process that prints its help ends before there is anything to collect
     try:
-        job()
+        with lost_readers_told():
+            job()
     except (UserError, Interrupted) as outcome:
         if isinstance(outcome, Interrupted):  # whoever asks again, while libraries tidy up, gets the end at once
             _leave_signals(SIGNAL_STATUS)

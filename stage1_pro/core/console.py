@@ -1,14 +1,17 @@
 """Lines for people: what a script says, its progress bar, and the command that comes next."""
 
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
+from traceback import walk_tb
 
 from stage1_pro.core.commands import runnable
-from stage1_pro.core.errors import Interrupted
+from stage1_pro.core.errors import Interrupted, UserError
 
 BEGUN = ("config.json", "pretraining.json")
 """Files of which one is there once a run or an adaptation can be resumed."""
@@ -39,15 +42,62 @@ def words_without(option: str) -> list[str]:
 
 @contextmanager
 def resumable(run_path: Path, script: str = "20_train.py") -> Iterator[None]:
-    """Within the block an interruption, or a full disk, ends with the command that goes on where it stopped."""
+    """Within the block an interruption, a full disk, or the end of a process that reads images ends with the command
+    that goes on where it stopped."""
     try:
-        yield
-    except (Interrupted, OSError) as stopped:
-        if isinstance(stopped, OSError) and not any((run_path / name).exists() for name in BEGUN):
+        with lost_readers_told():
+            yield
+    except (Interrupted, OSError, LostReader) as stopped:
+        if not isinstance(stopped, Interrupted) and not any((run_path / name).exists() for name in BEGUN):
             raise
         line = f"resume with: python stage1_pro/scripts/{script} --resume {shlex.quote(str(run_path))}"
         print(runnable(line), file=sys.stderr, flush=True)
         raise
+
+
+class LostReader(UserError):
+    """A process that reads images was ended from outside."""
+
+
+_LOST = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly)")
+_FROM_READERS = "_try_get_data"
+"""Where torch takes what its processes send."""
+_REASONS = {"Bus error": "the memory that processes share is full: raise its limit (docker run --shm-size=8g)"}
+"""By the signal that ended a process; for any other memory is what it most likely lacked."""
+
+
+@contextmanager
+def lost_readers_told() -> Iterator[None]:
+    """Raise LostReader where the block ends with an error because a process that reads images was killed."""
+    try:
+        yield
+    except LostReader:
+        raise
+    except Exception as error:  # torch raises in whatever is done at that moment, and that may raise something else
+        found = list(filter(None, map(_LOST.search, map(str, _chain(error)))))
+        if not found and not any(map(_cut_off, _chain(error))):
+            raise
+        if hasattr(signal, "SIGCHLD"):  # the others end with this process, and torch would raise for each
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        name = next((match["signal"] for match in found if match["signal"]), "")
+        why = _REASONS.get(name, "most likely memory ran out: leave it more")
+        by = f" by the signal '{name}'" if name else ""
+        raise LostReader(
+            f"a process that reads images was ended{by}; {why}, or begin again with a lower num_workers."
+        ) from None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _cut_off(error: BaseException) -> bool:
+    """Whether a process was lost before torch knew it, in the middle of what it sent."""
+    frames = (frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__))
+    return isinstance(error, OSError | EOFError) and _FROM_READERS in frames
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -121,16 +122,47 @@ def test_the_best_epoch_so_far_is_part_of_what_is_resumed(trained_once, tmp_path
     same_result(run, trained_once)
 
 
-def test_resuming_with_augmentation_in_workers_repeats_no_epoch(config, runs, tmp_path):
+MOMENTS = ["epoch 2/", "answers placed"]
+
+
+@pytest.fixture(scope="session")
+def augmented(config) -> list[str]:
+    more = ["--dataset_params.augmentation", "moderate", "--dataset_params.num_workers", "2", "--epochs", "3"]
+    return ["--config", str(config), "--phase", "2", *more]
+
+
+@pytest.fixture(scope="session")
+def augmented_once(augmented, make_once) -> Path:
+    return make_once("augmented", lambda run: train_run(run, augmented, *MOMENTS))
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_resuming_with_augmentation_in_workers_repeats_no_epoch(moment, augmented_once, tmp_path):
     """Workers prefetch before Lightning sets the epoch; the order after a resume must not be that of epoch 0. Killed
     after the last epoch, it lists the suspects by the features which that epoch computed."""
-    more = ["--dataset_params.augmentation", "moderate", "--dataset_params.num_workers", "2", "--epochs", "3"]
-    moments = ["epoch 2/", "answers placed"]
-    whole = train_run(runs / "whole", ["--config", str(config), "--phase", "2", *more], *moments)
-    for moment in moments:
-        run = killed(whole, moment, tmp_path / moment)
-        resume(run)
-        same_result(run, whole)
+    run = killed(augmented_once, moment, tmp_path / "run")
+    resume(run)
+    same_result(run, augmented_once)
+
+
+@pytest.mark.parametrize("oldest", [True, False])
+def test_without_a_process_that_reads_images_it_ends_and_goes_on(oldest, augmented, augmented_once, script, tmp_path):
+    """Of training, whose processes came first, or of what was begun last."""
+
+    def kill_one() -> None:
+        readers = sorted(process.pid for process in multiprocessing.active_children())
+        os.kill(readers[0 if oldest else -1], signal.SIGKILL)
+
+    flags = [*augmented, "--run", str(tmp_path / "run")]
+    done("00_make_splits", *flags)
+    refused(
+        script("20_train", *flags, at={"epoch 2/": kill_one}),
+        "a process that reads images was ended",
+        "most likely memory ran out",
+        f"stage1_pro/scripts/20_train.py --resume {tmp_path / 'run'}",
+    )
+    resume(tmp_path / "run")
+    same_result(tmp_path / "run", augmented_once)
 
 
 @pytest.mark.slow

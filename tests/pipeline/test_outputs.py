@@ -193,7 +193,7 @@ def test_a_worker_that_the_system_ends_is_told_with_a_way_out(bundle, images, tm
         yield
 
     monkeypatch.setattr(Stage1Predictor, "outputs", killed)
-    refused(predict(bundle, [str(images)], tmp_path / "d.csv", "--num_workers", 4), "--num_workers 2")
+    refused(predict(bundle, [str(images)], tmp_path / "d.csv", "--num_workers", 4), "with a lower num_workers")
 
 
 @pytest.mark.slow

@@ -354,11 +354,14 @@ def forward(self, images, whole=Stage1Model.forward):
         time.sleep(0.05)
     if os.path.exists(os.environ["FAULT"]):
         raise RuntimeError("CUDA error: unspecified launch failure\\nand more")
+    if os.path.exists(os.environ["FAULT"] + ".alone") and not images[1:].any():
+        raise RuntimeError("one image alone")
     return whole(self, images)
 
 Stage1Model.forward = forward
 """
-"""Makes a server's model fail, or not return, as long as a file is there: what a lost GPU does."""
+"""Makes a server's model fail, or not return, as long as a file is there: what a lost GPU does; or fail on every image
+that is alone in its pass, as no golden input is."""
 
 
 def test_a_model_that_fails_every_time_takes_the_server_off_the_balancer_until_it_works_again(bundle, files, tmp_path):
@@ -390,6 +393,21 @@ def test_a_model_that_fails_every_time_takes_the_server_off_the_balancer_until_i
         status, _, err = server.end()
         assert status == 0
         assert err.count("not ready: ") == err.count("ready again") == 1
+
+
+def test_images_that_fail_where_golden_inputs_do_not_leave_the_server_on_the_balancer(bundle, files, tmp_path):
+    small, alone = files[0].read_bytes(), tmp_path / "fault.alone"
+    with Server(bundle, first=FAULTS, FAULT=str(tmp_path / "fault")) as server:
+        alone.touch()
+        for _ in range(7):  # whoever sends them has no other client refused
+            assert server.ask("/v1/decide", small).code == "internal"
+            assert server.ask("/readyz").status == 200
+        assert b'stage1_failures_total{what="computing"} 7.0' in server.ask("/metrics").content
+        alone.unlink()
+        assert server.ask("/v1/decide", small).status == 200
+        server.process.send_signal(signal.SIGTERM)
+        status, _, err = server.end()
+        assert (status, err.count("one image alone"), "not ready" in err) == (0, 7, False)
 
 
 def test_a_pass_that_does_not_end_takes_the_server_off_the_balancer(bundle, files, tmp_path):

@@ -14,12 +14,13 @@ from stage1_pro.core.cluster.folder import Folder
 from stage1_pro.core.cluster.images import sources
 from stage1_pro.core.cluster.parts import mark, marker_name, part_name
 from stage1_pro.core.cluster.table import BYTES, CERTIFICATE_GROUP, GROUP, ID, PATH, InputTable
+from stage1_pro.core.console import lost_readers_told
 from stage1_pro.core.data.image_files import shown
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.inference.decisions import MoreColumns, decision_rows
 from stage1_pro.core.inference.golden import check_golden
 from stage1_pro.core.inference.predictor import Stage1Predictor
-from stage1_pro.core.inference.preparing import LOST_READER, Staying, lost_reader, preparing_of
+from stage1_pro.core.inference.preparing import Staying, preparing_of
 from stage1_pro.core.inference.tables import write_table
 
 
@@ -72,16 +73,12 @@ class PartDecider:
 
     def _problem(self, job: Callable[[], None]) -> str:
         try:
-            job()
+            with lost_readers_told():
+                job()
         except UserError as error:
             return str(error)
         except OSError as error:  # a full disk, a folder that may not be written to
             return f"{error.filename or self.work.out.name}: {error.strerror or error}. Fix this and run again."
-        except RuntimeError as error:
-            if not lost_reader(error):
-                raise
-            fewer = self.work.workers // 2
-            return f"{LOST_READER}; most often memory ran out. Run the same command again with --num_workers {fewer}."
         return ""
 
 

@@ -11,12 +11,11 @@ import pandas as pd
 from stage1_pro.core import artifacts
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.data.image_files import shown
-from stage1_pro.core.errors import Interrupted, UserError
+from stage1_pro.core.errors import Interrupted
 from stage1_pro.core.inference.finding import NO_COPIES, Copies
 from stage1_pro.core.inference.groups import ImageGroup, digest_words
 from stage1_pro.core.inference.jobs import ROWS, Job, already_there, job_record
 from stage1_pro.core.inference.predictor import RawOutputs, Stage1Predictor
-from stage1_pro.core.inference.preparing import LOST_READER, lost_reader
 from stage1_pro.core.inference.processes import workers_for
 from stage1_pro.core.inference.records import Decision
 from stage1_pro.core.inference.tables import Output, Tally, write_table
@@ -150,7 +149,7 @@ def decisions_of(
     score, reason, and prediction_set (the classes that remain possible) where the policy has such sets.
     certificate_groups: of each file, for a policy that certifies each by itself; then they are a column too.
 
-    An unreadable file has no answer and is deferred. Raises UserError where a process that decodes was killed.
+    An unreadable file has no answer and is deferred.
     """
     done = 0
     for outputs in _streamed(predictor, paths, batch_size, workers, copies):
@@ -191,23 +190,14 @@ def group_decisions_of(
 def _streamed(
     predictor: Stage1Predictor, paths: Sequence[str], batch_size: int | None, workers: int, copies: Copies
 ) -> Iterator[RawOutputs]:
-    """Raw outputs of image files, with a bar. Raises UserError where a process that decodes was killed."""
-    done = 0
+    """Raw outputs of image files, with a bar."""
+    done, sources = 0, list(map(copies.path, paths))
     with bar("deciding") as progress:
-        try:
-            sources = list(map(copies.path, paths))
-            for outputs in predictor.outputs(sources, batch_size=batch_size, workers=workers):
-                names = paths[done : done + len(outputs)]
-                yield replace(outputs, unreadable=copies.told(names, outputs.unreadable))
-                done += len(outputs)
-                progress(done, len(paths))
-        except RuntimeError as error:
-            if not lost_reader(error):
-                raise
-            raise UserError(
-                f"{LOST_READER} after {done} of {len(paths)} images; most often memory ran out. Run the same command "
-                f"again with --num_workers {workers // 2}."
-            ) from None
+        for outputs in predictor.outputs(sources, batch_size=batch_size, workers=workers):
+            names = paths[done : done + len(outputs)]
+            yield replace(outputs, unreadable=copies.told(names, outputs.unreadable))
+            done += len(outputs)
+            progress(done, len(paths))
 
 
 def _grouped(frames: Iterator[pd.DataFrame], sizes: Iterable[int]) -> Iterator[pd.DataFrame]:

@@ -17,8 +17,6 @@ from stage1_pro.core.data.decoding import ImageContract, decode
 from stage1_pro.core.data.image_files import BadImage
 from stage1_pro.core.data.transforms import Preprocessing
 
-LOST_READER = "a process that decodes images was ended from outside"
-
 Prepared = tuple[Tensor, np.ndarray, dict[int, str]]
 """(inputs (R, 3, S, S) float32 of the R images that can be read, readable (N,) bool, position → reason)."""
 
@@ -148,11 +146,6 @@ PREPARING: dict[str, Callable[[Preprocessing, torch.device], OnCpu | OnGpu]] = {
 def preparing_of(preprocessing: Preprocessing, device: torch.device) -> OnCpu | OnGpu:
     """What prepares images as the preprocessing says. Raises UserError where the device cannot."""
     return PREPARING[preprocessing.images.decode](preprocessing, device)
-
-
-def lost_reader(error: RuntimeError) -> bool:
-    """Whether a process that reads was killed, as DataLoader tells it."""
-    return "DataLoader worker" in str(error)
 
 
 class _Read(Dataset):

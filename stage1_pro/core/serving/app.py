@@ -68,7 +68,7 @@ def _add_decisions(app: FastAPI, service: Service) -> dict[str, Handler]:
         outcomes = await _decided(service, request, body, share, lambda: read_form(request, body, limits))
         for _, outcome in outcomes:
             if isinstance(outcome, Refusal):
-                service.metrics.refusals.labels(outcome.code).inc()
+                service.metrics.refused(outcome.code)
         return JSONResponse({"decisions": [_element(*pair) for pair in outcomes]})
 
     app.post("/v1/decide", summary="Decide one image", **openapi.DECIDE)(decide)
@@ -201,7 +201,7 @@ def _refused(service: Service, error: Exception) -> Response:
         refusal = error
     elif isinstance(error, HTTPException):
         refusal, more = Refusal(_ROUTING.get(error.status_code, "bad_request"), str(error.detail)), error.headers or {}
-    service.metrics.refusals.labels(refusal.code).inc()
+    service.metrics.refused(refusal.code)
     return JSONResponse(refusal.body(), refusal.status, headers={**refusal.headers(), **more})
 
 
@@ -228,8 +228,7 @@ class Watched:
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.metrics.responses.labels(path, str(message["status"])).inc()
-                self.metrics.seconds.labels(path).observe(time.monotonic() - begun)
+                self.metrics.responded(path, message["status"], time.monotonic() - begun)
             await send(message)
 
         if scope["method"] != "POST" or path not in self.deciding:

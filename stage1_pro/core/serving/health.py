@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from stage1_pro.core.serving.metrics import Metrics
 
 FAILURES = 3
-"""Failures in a row before a server calls itself failing. One or two may be of a moment, as where another process had
-the GPU's memory; a GPU that is lost, or a full disk, fails every time, and then three are over within a second."""
+"""Failures in a row before a server checks whether it can decide. One or two may be of a moment, as where another
+process had the GPU's memory; a GPU that is lost, or a full disk, fails every time: three are over within a second."""
 
 CHECK_S = 2.0
 """Seconds between two checks of a failing server: balancers look at /readyz hardly more often."""
@@ -23,8 +23,9 @@ class Health:
     """Counts failures of a kind that follow each other; where they are too many, its check decides.
 
     A balancer sends nothing to a server that is not ready, so nothing but a check of its own could make it ready again.
-    The first check comes at once: where it succeeds the fault was the inputs', and with it the server is ready again.
-    checks: kind → what raises as long as that kind would fail again.
+    The first check comes at once, and the server is failing only where that fails as well: else the fault was the
+    inputs', and whoever sends three such images would take one server after the other off its balancer. checks: kind →
+    what raises as long as that kind would fail again.
     """
 
     def __init__(self, checks: Mapping[str, Callable[[], Awaitable[object]]], metrics: Metrics):
@@ -32,13 +33,9 @@ class Health:
         for kind in checks:
             metrics.failures.labels(kind)  # 0 from the start, so that an alert can look at it
         self._in_a_row: Counter[str] = Counter()
-        self._fault = self._since = ""
         self._checking: asyncio.Task[None] | None = None
-
-    @property
-    def reason(self) -> str:
+        self.reason = ""
         """Why no decision can be given; "" where one can."""
-        return self._fault + self._since
 
     def worked(self, kind: str) -> None:
         self._in_a_row[kind] = 0
@@ -46,24 +43,24 @@ class Health:
     def failed(self, kind: str, error: BaseException) -> None:
         self.metrics.failures.labels(kind).inc()
         self._in_a_row[kind] += 1
-        if self._in_a_row[kind] >= FAILURES and not self._fault:
-            self._fault = f"{FAILURES} times in a row {_WORDS[kind]}, the last time because of {said(error)}"
-            self._checking = asyncio.create_task(self._until_it_works(kind))
+        if self._in_a_row[kind] >= FAILURES and self._checking is None:
+            fault = f"{FAILURES} times in a row {_WORDS[kind]}, the last time because of {said(error)}"
+            self._checking = asyncio.create_task(self._until_it_works(kind, fault))
 
     async def close(self) -> None:
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.gather(self._checking, return_exceptions=True)
 
-    async def _until_it_works(self, kind: str) -> None:
+    async def _until_it_works(self, kind: str, fault: str) -> None:
         while error := await self._error_of_check(kind):
-            if not self._since:
-                _logger.error("not ready: %s; checked every %g s", self._fault, CHECK_S)
-            self._since = f"; the check after that: {said(error)}"
+            if not self.reason:
+                _logger.error("not ready: %s; checked every %g s", fault, CHECK_S)
+            self.reason = f"{fault}; the check after that: {said(error)}"
             await asyncio.sleep(CHECK_S)
-        if self._since:
+        if self.reason:
             _logger.error("ready again")
-        self._fault = self._since = ""
+        self.reason, self._checking = "", None
         self.worked(kind)
 
     async def _error_of_check(self, kind: str) -> Exception | None:

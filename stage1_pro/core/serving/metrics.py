@@ -4,8 +4,6 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from stage1_pro.core.serving.refusals import STATUS, Refusal
-
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -30,24 +28,27 @@ class Metrics:
             "stage1_forward_images", "Images in a forward pass", buckets=IMAGES, registry=registry
         )
         self.inflight = Gauge("stage1_inflight_images", "Images taken on and not yet decided", registry=registry)
-        self._of_refusal = cache(
-            lambda path, code: (
-                self.responses.labels(path, str(STATUS[code])),
-                self.seconds.labels(path),
-                self.refusals.labels(code),
-            )
-        )
         self.failures = Counter(
             "stage1_failures", "Times that something failed: computing, log", ["what"], registry=registry
         )
         self.ready = Gauge("stage1_ready", "1 while decisions are given", registry=registry)
 
-    def refused_at_once(self, path: str, refusal: Refusal) -> None:
-        """Count a response that took no time."""
-        responses, seconds, refusals = self._of_refusal(path, refusal.code)
-        responses.inc()
-        seconds.observe(0)
-        refusals.inc()
+        # finding the child of some labels takes as long as counting in it, and there are few of them
+        self._responses, self._seconds = cache(self.responses.labels), cache(self.seconds.labels)
+        self._decisions, self._refusals = cache(self.decisions.labels), cache(self.refusals.labels)
+
+    def responded(self, path: str, status: int, seconds: float) -> None:
+        """Count a response."""
+        self._responses(path, str(status)).inc()
+        self._seconds(path).observe(seconds)
+
+    def decided(self, decision: str, answer: str) -> None:
+        """Count a decision."""
+        self._decisions(decision, answer).inc()
+
+    def refused(self, code: str) -> None:
+        """Count a refusal."""
+        self._refusals(code).inc()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -109,7 +109,8 @@ class RefusingProtocol(HttpToolsProtocol):
 
     def _refuse(self, path: bytes, refusal: Refusal, keep_alive: bool) -> None:
         self.transport.write(_response(refusal.code, str(refusal), keep_alive))
-        self.service.metrics.refused_at_once(path.decode("ascii"), refusal)
+        self.service.metrics.responded(path.decode("ascii"), refusal.status, 0)
+        self.service.metrics.refused(refusal.code)
         if not keep_alive:
             self.transport.close()
 

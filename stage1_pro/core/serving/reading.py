@@ -57,6 +57,16 @@ class Body:
             raise self._too_large()
         return message
 
+    async def content(self) -> bytes:
+        """All of it."""
+        parts = []
+        while not self._ended:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            parts.append(message.get("body", b""))
+        return b"".join(parts)
+
     async def discard(self) -> None:
         """Take the rest of a body that is of no use, as far as it is bearable: who is still sending hears no answer."""
         if self._ended or self._request.headers.get("expect"):
@@ -92,7 +102,7 @@ async def read_within(seconds: float, job: Callable[[], Awaitable[Uploads]]) -> 
 async def read_one(request: Request, body: Body, limits: Limits) -> list[Upload]:
     """The one image of a request: the body itself, or a form. Raises Refusal."""
     if not is_form(request):
-        content = await Request(request.scope, body.receive).body()
+        content = await body.content()
         named = [_one(request.query_params.getlist(name), name) for name in NAMES]
         uploads = [Upload(content, *_named(named, limits))]
     else:

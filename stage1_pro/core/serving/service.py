@@ -75,6 +75,7 @@ class Service:
         self.metrics = Metrics()
         self.health = Health({COMPUTING: self._computes, LOG: self._logs}, self.metrics)
         self.metrics.ready.set_function(lambda: self.state == "ready")
+        self.metrics.inflight.set_function(lambda: self.inflight)
         self._state: State = "starting"
         self.inflight = 0
         self.engine: Engine | None = None
@@ -125,7 +126,7 @@ class Service:
         """Take so many images on, before any of their bytes is looked at. Raises Refusal."""
         if refusal := self.no_room(images):
             raise refusal
-        self._count(images)
+        self.inflight += images
 
     def no_room(self, images: int) -> Refusal | None:
         """Why so many images cannot be taken on; None where they can."""
@@ -153,59 +154,68 @@ class Service:
         return self.watch.certificate(int(self.now().timestamp()))
 
     def release(self, images: int) -> None:
-        self._count(-images)
-
-    def _count(self, change: int) -> None:
-        self.inflight += change
-        self.metrics.inflight.set(self.inflight)
+        self.inflight -= images
 
     async def decide(self, uploads: Sequence[Upload], expires: float) -> list[dict[str, Any] | Refusal]:
         """The row of each image, or why it has none, in their order; the images were admitted, and are released here.
 
         Rows are logged before they are returned. expires: time.monotonic() after which nobody waits.
         """
-        tasks = [asyncio.create_task(self._decided(upload, expires)) for upload in uploads]
-        for task in tasks:  # an image is released when its work is done, not when its client has gone
-            task.add_done_callback(lambda _: self.release(1))
-        await asyncio.wait(tasks, timeout=max(0.0, expires - time.monotonic()))
-        return [task.result() if task.done() else _late(self.limits) for task in tasks]
+        images = [self._begun(upload.content, expires, upload.certificate_group) for upload in uploads]
+        await _ended(images, expires)
+        return [self._outcome(upload, [image], expires) for upload, image in zip(uploads, images, strict=True)]
 
     async def decide_group(self, upload: GroupUpload, expires: float) -> dict[str, Any] | Refusal:
         """The row of one group, or why it has none; its images were admitted, and are released here."""
-        seen = len(self._seen(upload))
-        self.release(len(upload.contents) - seen)
-        task = asyncio.create_task(self._decided(upload, expires))
-        task.add_done_callback(lambda _: self.release(seen))
-        await asyncio.wait([task], timeout=max(0.0, expires - time.monotonic()))
-        return task.result() if task.done() else _late(self.limits)
+        seen = self._seen(upload)
+        self.release(len(upload.contents) - len(seen))
+        images = [self._begun(upload.contents[at], expires) for at in seen]
+        await _ended(images, expires)
+        return self._outcome(upload, images, expires)
 
-    async def _decided(self, upload: Upload | GroupUpload, expires: float) -> dict[str, Any] | Refusal:
+    def _begun(self, content: bytes, expires: float, certificate_group: str | None = None) -> "asyncio.Future[Any]":
+        """The future of one image, which is released when its work is done, not when its client has gone."""
+        assert self.engine is not None
+        named = None if self.certificate_groups is None else certificate_group or ""
+        image = self.engine.decide(content, expires, named)
+        image.add_done_callback(self._over)
+        return image
+
+    def _over(self, image: "asyncio.Future[Any]") -> None:
+        image.exception()  # else it is reported where nobody waited for it
+        self.release(1)
+
+    def _outcome(
+        self, upload: Upload | GroupUpload, images: Sequence["asyncio.Future[Any]"], expires: float
+    ) -> dict[str, Any] | Refusal:
         try:
-            return await self._row(upload, expires)
+            return self._row(upload, images, expires)
         except Refusal as refusal:
             return refusal
         except Exception:
             _logger.exception("no decision on %s", upload.id)
             return Refusal("internal", INTERNAL)
 
-    async def _row(self, upload: Upload | GroupUpload, expires: float) -> dict[str, Any]:
+    def _row(
+        self, upload: Upload | GroupUpload, images: Sequence["asyncio.Future[Any]"], expires: float
+    ) -> dict[str, Any]:
         refusal = None
+        if time.monotonic() > expires or not all(image.done() for image in images):
+            raise _late(self.limits)  # what nobody hears is not logged
         try:
-            decision = await self._decision(upload, expires)
+            decision = self._decision(upload, [image.result() for image in images])
         except BadImage as bad:
             decision, refusal = unreadable(bad), refusal_of(bad)
         except Expired:
             raise _late(self.limits) from None
-        if time.monotonic() > expires:
-            raise _late(self.limits)  # what nobody hears is not logged
         row = row_of(decision, id=upload.id, group=upload.group, now=self.now(), bundle=self.bundle, watch=self.watch)
         if isinstance(upload, GroupUpload):
-            row |= {"frames": len(upload.contents), "views": len(self._seen(upload))}
+            row |= {"frames": len(upload.contents), "views": len(images)}
         elif self.certificate_groups is not None:
             row |= {"certificate_group": upload.certificate_group}
             self.metrics.uncovered.inc(decision.reason == UNCOVERED)
         self._log(row)
-        self.metrics.decisions.labels(decision.decision, decision.answer).inc()
+        self.metrics.decided(decision.decision, decision.answer)
         if refusal is not None:
             raise refusal
         return row
@@ -222,17 +232,20 @@ class Service:
             raise Refusal("internal", INTERNAL) from None
         self.health.worked(LOG)
 
-    async def _decision(self, upload: Upload | GroupUpload, expires: float) -> Decision:
+    def _decision(self, upload: Upload | GroupUpload, made: list[Any]) -> Decision:
+        """made: what passes made of the images that are looked at."""
         assert self.engine is not None
-        if isinstance(upload, Upload):
-            named = None if self.certificate_groups is None else upload.certificate_group or ""
-            return await self.engine.decide(upload.content, expires, named)
-        return await self.engine.decide_group([upload.contents[at] for at in self._seen(upload)], expires)
+        return made[0] if isinstance(upload, Upload) else self.engine.group_decision(made)
 
     def _seen(self, upload: GroupUpload) -> list[int]:
         """Places of the images that are looked at."""
         assert self.views is not None
         return self.views.positions(len(upload.contents))
+
+
+async def _ended(images: Sequence["asyncio.Future[Any]"], expires: float) -> None:
+    """Wait for all of them, but no longer than anybody waits."""
+    await asyncio.wait(images, timeout=max(0.0, expires - time.monotonic()))
 
 
 def _late(limits: Limits) -> Refusal:
