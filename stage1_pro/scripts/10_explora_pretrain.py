@@ -45,6 +45,9 @@ def main(args: Args, layers: list[tuple[str, Any]]) -> None:
         settings = Pretraining(**Pretraining.values(args))
         task = new_task(args.images, args.out, args.run, settings, layers)
 
+    from stage1_pro.core.training.imports import import_lightly
+
+    import_lightly()  # before Lightning comes
     from stage1_pro.core.pretraining import loop as training
     from stage1_pro.core.training.start import is_first_process
 

@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from odd_images import EPS, HEIC, PICTURE, saved
 
 from stage1_pro.core.data.decoding import decode
-from stage1_pro.core.data.image_files import BadImage, list_images
+from stage1_pro.core.data.image_files import BadImage, list_images, read_file
 
 JPEG, PNG = saved(PICTURE, "JPEG"), saved(PICTURE, "PNG")
 
@@ -79,3 +80,19 @@ def test_a_folder_that_cannot_be_entered_is_reported(tmp_path: Path, monkeypatch
     with pytest.raises(BadImage, match="not a file but a folder"):
         decode(tmp_path / "locked")
     assert list_images(tmp_path / "absent").paths == (str(tmp_path / "absent"),)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 1000])
+def test_a_file_is_read_whole_in_however_many_pieces_it_comes(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network file systems deliver less than was asked for, and some say 0 of the size."""
+    content = bytes(range(256)) * 4
+    path = tmp_path / "a.bin"
+    path.write_bytes(content[:size])
+    assert read_file(path) == content[:size]
+    reading, sizeless = os.read, SimpleNamespace(st_mode=path.stat().st_mode, st_size=0)
+    monkeypatch.setattr(os, "read", lambda descriptor, count: reading(descriptor, min(count, 3)))
+    assert read_file(path) == content[:size]
+    monkeypatch.setattr(os, "fstat", lambda _: sizeless)
+    assert read_file(path) == content[:size]

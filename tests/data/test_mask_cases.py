@@ -360,10 +360,11 @@ def test_other_files_are_left_out_and_told(folder: Path) -> None:
     assert words in refusal(folder)
 
 
-def test_masks_beside_images_that_exif_turns_are_told_of(folder: Path) -> None:
+def test_masks_beside_images_that_exif_turns_are_told_of(folder: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     upright = cases_in(folder)
+    channels = as_nnunet(folder, tmp_path / "channels")
     for index in (2, 5):
         path = folder / "images" / f"{index:03}.png"
         Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
@@ -372,6 +373,9 @@ def test_masks_beside_images_that_exif_turns_are_told_of(folder: Path) -> None:
         "turned by EXIF, unlike the mask: 2 images (002, 005). Where such a mask was drawn on the image as it is "
         "stored, remove EXIF from the image",
     )
+    for path in (folder / "images").iterdir():  # the second channel alone
+        shutil.copy(path, tmp_path / "channels" / "imagesTr" / f"{path.stem}_0001.png")
+    assert cases_in(folder, channels).warnings == cases.warnings
     at = cases.frame["case_id"].tolist().index("005")
     turned, plain = (picture_of(read_contents(found.frame["path"][at])).values for found in (cases, upright))
     np.testing.assert_array_equal(turned, plain)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from chain import SCRIPTS, call, files_of, refused
-from on_ray import EXTRA, STORE, ended, finished, started, until
+from on_ray import EXTRA, STORE, ended, finished, marked, started, until
 
 from stage1_pro import verify_bundle
 from stage1_pro.core.cli import SIGNAL_STATUS
@@ -174,6 +174,15 @@ class TestOnRay:
         assert finished("61_predict_ray", *words)[0] == 0
         assert parts_of(tmp_path / "out") == parts_of(expected)
 
+    def test_a_ray_that_is_killed_alone_is_told(self, whole, tmp_path):
+        bundle, table, _ = whole
+        with started("61_predict_ray", bundle, table, tmp_path / "out", "--rows_per_part", 40) as process:
+            until(lambda: any("PartDecider.decide" in command for command in marked(process.mark).values()), 300)
+            assert ended(process, "raylet/raylet")
+            out, err = process.communicate(timeout=120)
+        assert (process.returncode, "the same command goes on where it stopped" in out) == (2, True)
+        assert "Ray's own process on this machine was killed, or crashed. Run the same command again." in err
+
     def test_a_part_that_costs_actors_is_given_up_and_the_others_are_written(self, whole, tmp_path):
         bundle, table, _ = whole
         pd.concat([pd.read_parquet(table)] * 3).to_parquet(tmp_path / "in.parquet")
@@ -224,6 +233,16 @@ def test_a_node_on_which_no_actor_starts_is_not_tried_for_ever(monkeypatch):
     parts = [outcome.part for outcome in pool.Pool(make, None, range(50)).outcomes(2)]
     assert sorted(parts) == list(range(50))
     assert len(made) == 1 + pool.TRIES
+
+
+@pytest.mark.slow
+def test_the_others_go_on_while_a_loss_waits(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(pool, "PAUSE_S", 60)
+    actors = [Starting(good=False), Starting(good=True)]
+    start = time.monotonic()
+    assert len(list(pool.Pool(lambda: actors.pop(0), None, range(50)).outcomes(2))) == 50
+    assert time.monotonic() - start < 30
 
 
 class TestOnAStore:

@@ -17,7 +17,7 @@ from stage1_pro.core.cluster.parts import (
     whole_parts,
 )
 from stage1_pro.core.cluster.pool import TRIES, Outcome, Pool
-from stage1_pro.core.cluster.session import Resources, connected, threads_each
+from stage1_pro.core.cluster.session import Resources, connected, demand_own_ray, threads_each
 from stage1_pro.core.cluster.table import CERTIFICATE_GROUP, InputTable
 from stage1_pro.core.console import bar, say
 from stage1_pro.core.errors import Interrupted, UserError, counted, raise_problems
@@ -135,7 +135,7 @@ def _outcomes(work: Work, missing: list[int], actors: int, cpus: int) -> Iterato
     # a fifth of the time; a lost one is replaced by the pool, which counts what a part costs
     needs = {"num_cpus": cpus, "num_gpus": 1 if work.device == "cuda" else 0, "max_restarts": 0, "max_task_retries": 0}
     make = ray.remote(**needs)(PartDecider).remote
-    yield from Pool(make, ray.put(work), missing).outcomes(actors)
+    yield from Pool(make, ray.put(work), missing, demand_own_ray).outcomes(actors)
 
 
 def _room(found: Resources, cpus: int, device: str) -> int:

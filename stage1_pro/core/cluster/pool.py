@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 from stage1_pro.core.console import say
@@ -13,8 +13,10 @@ from stage1_pro.core.errors import UserError
 TRIES = 3
 """Actors that a part may cost before it is given up; starts in a row that may fail before there are fewer actors."""
 PAUSE_S = 2
-"""Seconds between the loss of an actor and what is done about it: where memory ran out it is free by then, and whoever
-ends all processes of a job has come to this one."""
+"""Seconds from the loss of an actor to what is done about it, in which the others go on: where memory ran out it is
+free by then, and whoever ends all processes of a job has come to this one."""
+CHECK_S = 1
+"""Seconds between two looks at what all actors depend on."""
 REASONS = {
     "low on memory": "its node ran out of memory",
     "connection error code": "its process was killed, or crashed",
@@ -33,17 +35,30 @@ class Outcome:
     given_up: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """An actor that was lost at a part. due: time.monotonic() at which something is done about it."""
+
+    part: int
+    error: Exception
+    due: float
+
+
 class Pool:
     """Actors on their way and at work.
 
     make: starts an actor, whose methods `start` and `decide` return the words of a user's mistake, empty for none;
-    work: what `start` gets. An actor that is lost is replaced, and its part is tried again after all others.
+    work: what `start` gets; check: called every CHECK_S seconds, raises where no actor can work any more. An
+    actor that is lost is replaced, and its part is tried again after all others.
     """
 
-    def __init__(self, make: Callable[[], Any], work: Any, parts: Iterable[int]):
-        self._make, self._work = make, work
+    def __init__(
+        self, make: Callable[[], Any], work: Any, parts: Iterable[int], check: Callable[[], object] = lambda: None
+    ):
+        self._make, self._work, self._check = make, work, check
         self._waiting = deque(parts)
         self._busy: dict[Future, tuple[Any, int]] = {}
+        self._losses: deque[_Loss] = deque()
         self._lost: Counter[int] = Counter()
 
     def outcomes(self, actors: int) -> Iterator[Outcome]:
@@ -54,10 +69,24 @@ class Pool:
         for _ in range(actors):
             self._begin()
         # whoever has not started when no part is left is not waited for: the cluster may never have room for it
-        while self._waiting or any(part != START for _, part in self._busy.values()):
-            # not ray.wait, in which a signal waits for up to a second
-            for future in wait(self._busy, return_when=FIRST_COMPLETED).done:
+        while self._waiting or any(part != START for part in self._at_hand()):
+            for future in self._ended():
                 yield from self._after(future)
+            while self._losses and self._losses[0].due <= monotonic():
+                yield from self._without(self._losses.popleft())
+
+    def _at_hand(self) -> list[int]:
+        """The parts that actors are at, or were at when they were lost."""
+        return [*(part for _, part in self._busy.values()), *(loss.part for loss in self._losses)]
+
+    def _ended(self) -> Iterable[Future]:
+        """Wait for actors that have ended what they were at, no longer than until a loss or a check is due."""
+        self._check()
+        patience = min(CHECK_S, max(0, self._losses[0].due - monotonic())) if self._losses else CHECK_S
+        if not self._busy:
+            sleep(patience)
+        # not ray.wait, in which a signal waits for up to a second
+        return wait(self._busy, patience, FIRST_COMPLETED).done
 
     def _begin(self) -> None:
         actor = self._make()
@@ -73,7 +102,7 @@ class Pool:
         except RayTaskError:
             raise
         except RayError as error:
-            yield from self._without(part, error)
+            self._losses.append(_Loss(part, error, monotonic() + PAUSE_S))
             return
         if part == START:
             self._lost[START] = 0
@@ -83,18 +112,18 @@ class Pool:
         if problem or part != START:
             yield Outcome(part, problem)
 
-    def _without(self, part: int, error: Exception) -> Iterator[Outcome]:
+    def _without(self, loss: _Loss) -> Iterator[Outcome]:
         """Go on after an actor was lost."""
-        sleep(PAUSE_S)
+        part, why = loss.part, reason(loss.error)
         self._lost[part] += 1
         tries = self._lost[part]
         if part == START and tries >= TRIES:
-            if not self._busy:
-                raise UserError(f"No actor starts: {reason(error)}, {tries} times. Fix this and run again.")
-            say(f"going on with fewer actors: {reason(error)} as it started, {tries} times in a row")
+            if not self._busy and not self._losses:
+                raise UserError(f"No actor starts: {why}, {tries} times. Fix this and run again.")
+            say(f"going on with fewer actors: {why} as it started, {tries} times in a row")
             return
         if part != START:
-            say(f"part {part}: its actor was lost, {tries} of {TRIES} times: {reason(error)}")
+            say(f"part {part}: its actor was lost, {tries} of {TRIES} times: {why}")
             if tries < TRIES:
                 self._waiting.append(part)
             else:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from time import sleep
 from typing import Any
 
+from stage1_pro.core.cluster.pool import PAUSE_S
 from stage1_pro.core.config.extras import demand_extra
 from stage1_pro.core.errors import Interrupted, UserError, first_line
 from stage1_pro.core.records.provenance import cores
@@ -25,6 +27,10 @@ OBJECT_STORE = 200_000_000
 CONNECT_S = 10
 """Seconds that a cluster has to answer."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class RayLost(UserError):
+    """What was started of Ray for this job is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
             node_cpus=max((cpus for cpus, _ in nodes), default=0),
             gpu_cpus=min((cpus // gpus for cpus, gpus in nodes if gpus), default=0),
         )
-    except Interrupted as stop:
+    except (Interrupted, RayLost) as stop:
         end = partial(_leave_at_exit, stop.exit_status)
         raise
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -90,6 +96,17 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
         raise UserError(f"Ray {where}: {first_line(error)}. {NAME_ONE}") from None
     finally:
         end()
+
+
+def demand_own_ray() -> None:
+    """Raise RayLost where the Ray that was started for this job is gone: within a quarter of a minute it would end this
+    process, with status 1 and without a word. Of a cluster that was joined no process is known here."""
+    import ray  # pyright: ignore[reportMissingImports]
+
+    gone = {kind for kind, _ in ray._private.worker._global_node.dead_processes()}
+    if gone & {"raylet", "gcs_server"}:
+        sleep(PAUSE_S)  # whoever ends all processes of a job has come to this one by then
+        raise RayLost("Ray's own process on this machine was killed, or crashed. Run the same command again.")
 
 
 def _of_nodes(nodes: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -42,6 +42,8 @@ REASONS = {
     "mask_values": "the mask holds values that are not whole numbers",
 }
 """Why an image cannot be read: code → words. The list is closed."""
+PIECE = 1 << 20
+"""Bytes that are asked for at once of a file that does not come in one."""
 
 CONTENT = {
     "JPEG": rb"\xff\xd8\xff",
@@ -130,6 +132,11 @@ def sniff(head: bytes) -> str | None:
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading; a pipe is not waited for. Raises BadImage."""
+    return os.fdopen(_opened(path)[0], "rb")
+
+
+def _opened(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(descriptor, bytes) of a regular file."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     try:
         descriptor = os.open(path, flags)
@@ -140,19 +147,27 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         if problem.code == "no_access" and os.path.isdir(path):
             raise BadImage("no_access", "a folder, with all that is in it") from None
         raise problem from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise BadImage("not_a_file")
-    return os.fdopen(descriptor, "rb")
+    return descriptor, found.st_size
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a regular file. Raises BadImage."""
-    with open_file(path) as stream:
-        try:
-            return stream.read()
-        except OSError as error:
-            raise file_problem(error) from None
+    descriptor, size = _opened(path)
+    try:
+        # by itself: a stream asks the system ten times for a file, where four are enough
+        parts = [os.read(descriptor, size + 1)]
+        if len(parts[0]) != size:  # it has grown or shrunk, or is read in pieces
+            while parts[-1]:
+                parts.append(os.read(descriptor, PIECE))
+        return b"".join(parts)
+    except OSError as error:
+        raise file_problem(error) from None
+    finally:
+        os.close(descriptor)
 
 
 def content_digest(content: bytes) -> str:

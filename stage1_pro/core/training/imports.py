@@ -2,7 +2,7 @@
 
 Lightning wants two classes of torchmetrics. The whole of it imports each of its functions, and for them scipy,
 matplotlib and transformers, where these are installed; timm imports wandb. That is a quarter of the modules of a
-training, most of the time a disk needs that has not read them yet.
+training, and a third of the time in which they are imported.
 """
 
 import importlib.util
@@ -18,14 +18,14 @@ PACKAGE = "torchmetrics"
 
 def import_lightly() -> None:
     """Import timm, and of torchmetrics what Lightning takes; whoever asks for more of it later gets all of it."""
-    with unseen("wandb"):
-        import timm  # noqa: F401
     if PACKAGE in sys.modules:
         return
     try:
+        with unseen("wandb"):
+            import timm  # noqa: F401
         with unseen("matplotlib"):
             _import_core()
-    except (ImportError, AttributeError):  # of another version: as it comes
+    except (ImportError, AttributeError):  # of other versions: as they come
         for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
             del sys.modules[name]
 
@@ -37,7 +37,7 @@ def unseen(name: str) -> Iterator[None]:
         yield
         return
     looks: Any = importlib.import_module("lightning_utilities.core.imports")
-    version = looks._version
+    version = looks._version  # by which it finds what is installed
 
     def of_others(asked: str) -> str:
         if asked == name:

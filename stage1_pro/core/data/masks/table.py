@@ -205,7 +205,7 @@ def _inspect(path: str, mask: str, decode: bool) -> Inspected:
     size, place = picture.grid.shape, picture.grid.same_place(grid)
     differs = "" if size == grid.shape else f"image {_size(size)}, mask {_size(grid.shape)}"
     differs = differs or ("" if place else "other affines")
-    turns = turned(contents[0]) and not turned(stored)
+    turns = any(map(turned, contents)) and not turned(stored)
     differs += ", turned by EXIF" if turns and differs else ""
     return replace(found, channels=len(picture.values), joint=picture.joint, differs=differs, turned=turns)
 
