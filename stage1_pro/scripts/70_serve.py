@@ -62,11 +62,12 @@ def main(args: Args) -> None:
 
     from stage1_pro.core.bundle.contents import demand_outside, verify_bundle
     from stage1_pro.core.bundle.signature import demand_signed
+    from stage1_pro.core.config.extras import demand_extra
     from stage1_pro.core.errors import UserError
     from stage1_pro.core.monitor.deployed import deployed
-    from stage1_pro.core.serving.settings import demand_extra, limits, token_of_environment
+    from stage1_pro.core.serving.settings import limits, token_of_environment
 
-    demand_extra()
+    demand_extra("serve")
     if args.audit_share is not None and args.log is None:
         raise UserError("--audit_share without --log: what is audited would be lost. Name a file with --log.")
     token = token_of_environment()

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from chain import done, refused
 
-from stage1_pro.core.inference.golden import golden_images
+from stage1_pro.core.bundle.contents import verify_bundle
+from stage1_pro.core.errors import UserError
+from stage1_pro.core.inference.golden import check_golden, golden_images
+from stage1_pro.core.inference.predictor import Stage1Predictor
 
 
 def rewritten(bundle: Path, **changed: np.ndarray) -> None:
@@ -41,6 +44,17 @@ def test_a_bundle_holds_synthetic_images_and_what_they_must_give(bundle, script)
     assert files == list(golden_images())
     assert (bundle / "golden.npz").stat().st_size < 1_000_000
     assert "within 0 of the recorded ones" in done("50_export_bundle", "--verify", bundle, "--golden").out
+
+
+def test_a_link_that_is_set_to_another_bundle_in_between_is_noticed(bundle, exported_gate_once, tmp_path):
+    current = tmp_path / "current"
+    current.symlink_to(bundle)
+    contents = verify_bundle(current)
+    current.unlink()
+    current.symlink_to(exported_gate_once / "bundle")
+    check_golden(verify_bundle(current))  # it is whole
+    with pytest.raises(UserError, match="became another bundle while it was loaded"):
+        Stage1Predictor.of_verified(contents)
 
 
 @pytest.mark.parametrize("off", [2e-4, np.nan])

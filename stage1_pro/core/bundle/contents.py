@@ -103,6 +103,17 @@ def verify_bundle(path: str | Path) -> BundleContents:
     return BundleContents(path, manifest, policy_from_artifact(manifest["active_exit_policy"], policy))
 
 
+def demand_same_model(contents: BundleContents) -> None:
+    """Raise UserError where the model file is not the one that was verified; called when it has been loaded.
+
+    Where a folder is replaced, or a link set to another bundle, between the two, the policy would decide on the scores
+    of other weights.
+    """
+    listed = contents.manifest["files"][contents.model_path.name]
+    if artifacts.digest_file(contents.model_path) != listed["sha256"]:
+        raise UserError(f"{contents.path} became another bundle while it was loaded. Run the same command again.")
+
+
 def demand_images(contents: BundleContents) -> None:
     """Raise UserError for a bundle whose answers are masks, where only decisions on images are understood."""
     if contents.task.has_masks:

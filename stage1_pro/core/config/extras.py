@@ -12,6 +12,7 @@ EXTRAS = {
     "sign": ("model_signing", "OpenSSL"),
     "seg": ("monai", "nibabel"),  # the third one of it only where a backbone becomes an encoder
     "ray": ("ray",),
+    "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart"),
 }
 """Extra → modules that must be there."""
 

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
 from stage1_pro.core import artifacts
-from stage1_pro.core.bundle.contents import BundleContents, verify_bundle
+from stage1_pro.core.bundle.contents import BundleContents, demand_same_model, verify_bundle
 from stage1_pro.core.data.batches import quiet_worker
 from stage1_pro.core.data.image_files import BadImage, read_file, shown
 from stage1_pro.core.data.masks.files import (
@@ -86,6 +86,7 @@ class MaskPredictor:
     def checked_model(contents: BundleContents) -> MaskModel:
         """The network of a verified bundle. Raises UserError where it cannot be loaded, or takes other inputs."""
         model = load_mask_model(contents.model_path)
+        demand_same_model(contents)
         policy_file = contents.path / contents.manifest["policy_file"]
         rule = artifacts.read_json(policy_file, policy_file.stem)["miss_rule"]
         own = {**asdict(model.params.miss_rule), "min_voxels": model.params.min_positive_voxels}

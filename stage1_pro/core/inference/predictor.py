@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from stage1_pro.core.bundle.contents import BundleContents, demand_images, verify_bundle
+from stage1_pro.core.bundle.contents import BundleContents, demand_images, demand_same_model, verify_bundle
 from stage1_pro.core.data.decoding import ImageContract, demand_source
 from stage1_pro.core.data.transforms import Preprocessing
 from stage1_pro.core.devices import fastest_device
@@ -115,6 +115,7 @@ class Stage1Predictor:
     def checked_model(contents: BundleContents) -> ScoringModel:
         """The model of a verified bundle. Raises UserError where it cannot be loaded, or preprocesses otherwise."""
         model = load_scoring_model(contents.model_path)
+        demand_same_model(contents)
         # hosts without Python preprocess by the manifest: both must see the same pixels
         if model.spec.preprocessing != Preprocessing.from_dict(contents.manifest["preprocessing"]):
             raise UserError(

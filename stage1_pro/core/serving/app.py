@@ -233,9 +233,7 @@ class Watched:
 
         if scope["method"] != "POST" or path not in self.deciding:
             return await self.app(scope, receive, watched)
-        request = Request(scope, receive)
-        refusal = self.service.no_room(1)
-        response = await (self._decided(path, request) if refusal is None else self._without_room(refusal, request))
+        response = await self._decided(path, Request(scope, receive))
         return await response(scope, receive, watched)
 
     async def _decided(self, path: str, request: Request) -> Response:
@@ -245,12 +243,3 @@ class Watched:
             if not isinstance(error, Refusal | HTTPException):
                 _logger.exception("no response to %s", path)
             return _refused(self.service, error)
-
-    async def _without_room(self, refusal: Refusal, request: Request) -> Response:
-        """The protocol has answered most of these already: see RefusingProtocol."""
-        try:
-            _demand_token(self.service, request)
-        except Refusal as unauthorized:
-            refusal = unauthorized
-        await Body(request, self.service.limits.max_bytes).discard()
-        return _refused(self.service, refusal)

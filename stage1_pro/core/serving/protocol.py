@@ -75,9 +75,14 @@ class RefusingProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_is_here()
         self._unset_keepalive_if_required()  # of a refusal that stood before this request in the same piece
-        self._refusal, self._held = self._refused_at_once(), []
+        # of the requests that are read at one go the app has admitted none as yet, so they are counted here
+        needs_room, coming = self._needs_room(), self.service.coming
+        self._refusal, self._held = self.service.no_room(1 + coming) if needs_room else None, []
         if self._refusal is None:
             super().on_headers_complete()
+            if needs_room:
+                self.service.coming += 1
+                self.loop.call_soon(self._came)  # after the first step of the app, which admits it
 
     def on_body(self, body: bytes) -> None:
         if self._refusal is None:
@@ -128,13 +133,15 @@ class RefusingProtocol(HttpToolsProtocol):
     def _path(self) -> bytes:
         return self.url.partition(b"?")[0]
 
-    def _refused_at_once(self) -> Refusal | None:
+    def _needs_room(self) -> bool:
+        """Whether a request asks for a decision, and where there is no room nothing else matters of it."""
         assert self.parser is not None
         waits = self.cycle is not None and not self.cycle.response_complete
         asks = self._path in self.deciding and self.parser.get_method() == b"POST"
-        if waits or not asks or self.expect_100_continue or self.service.token is not None:
-            return None
-        return self.service.no_room(1)
+        return asks and not waits and not self.expect_100_continue and self.service.token is None
+
+    def _came(self) -> None:
+        self.service.coming -= 1
 
 
 class _Http1Parser(HttpRequestParser):

@@ -78,6 +78,7 @@ class Service:
         self.metrics.inflight.set_function(lambda: self.inflight)
         self._state: State = "starting"
         self.inflight = 0
+        self.coming = 0  # requests whose images are about to be admitted
         self.engine: Engine | None = None
 
     async def start(self) -> None:

@@ -1,6 +1,5 @@
 """Limits of a server, and what it is started with."""
 
-import importlib.util
 import os
 from dataclasses import dataclass
 
@@ -18,8 +17,6 @@ WAITING = 8
 BATCH_IMAGES = 64
 BATCH_BODIES = 8
 """Limits of one batch request: its images, and its body in multiples of max_bytes."""
-
-_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +68,6 @@ def limits(
     raise_problems("limits out of range:", wrong)
     whole = (inflight, float(deadline_s), int(max_bytes), int(max_pixels))
     return Limits(batch, wait_ms / 1000, *whole)
-
-
-def demand_extra() -> None:
-    """Raise UserError where a package of the extra is not installed."""
-    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"{', '.join(missing)} not installed: pip install 'stage1-pro[serve]'")
 
 
 def token_of_environment() -> str | None:

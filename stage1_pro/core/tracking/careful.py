@@ -19,8 +19,7 @@ class Careful:
 
     def __init__(self, server: str):
         self.server, self._again, self._said = server, 0.0, False
-        for name, value in _PATIENCE.items():
-            os.environ.setdefault(name, value)
+        be_brief()
 
     def call(self, job: Callable[[], object]) -> bool:
         """Return whether the call went well."""
@@ -35,6 +34,12 @@ class Careful:
             self._said = True
             return False
         return True
+
+
+def be_brief() -> None:
+    """Let MLflow's client give up soon."""
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
 
 
 def reason(error: Exception) -> str:

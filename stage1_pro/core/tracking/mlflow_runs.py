@@ -14,7 +14,7 @@ from stage1_pro.core.config.extras import demand_extra
 from stage1_pro.core.config.rules import NO_STORE, no_store
 from stage1_pro.core.errors import UserError
 from stage1_pro.core.records.run import Run
-from stage1_pro.core.tracking.careful import Careful, reason
+from stage1_pro.core.tracking.careful import Careful, be_brief, reason
 
 EXPERIMENT = "stage1-pro"
 SQLITE = "sqlite:///"
@@ -101,7 +101,7 @@ def register(contents: BundleContents, run: Run | None, name: str, uri: str) -> 
     run: whose MLflow run gets it; None: a new one; uri: as of `store_of`. The model is code and files, no pickle.
     Raises UserError where the server does not take it.
     """
-    Careful(uri)  # no long tries
+    be_brief()
     try:
         with _quiet():
             return _registered(contents, run, name, uri)
