@@ -60,6 +60,10 @@ def test_a_run_is_tracked_and_its_bundle_loads_from_the_registry_and_decides_lik
     assert "registered models:/red/2" in done(*verify).out
     refused(script(*verify, "--tracking_uri", f"file:{tmp_path}/mlruns"), "such as sqlite:///mlflow.db")
     assert not list((tmp_path / "elsewhere").iterdir())
+    # in another store: the run goes on where it was tracked
+    known = (run / "tracking.json").read_text()
+    assert "registered models:/red/1" in done(*verify, "--tracking_uri", f"sqlite:///{tmp_path}/other.db").out
+    assert (run / "tracking.json").read_text() == known
 
 
 @pytest.mark.slow
