@@ -54,6 +54,11 @@ def test_a_run_is_tracked_and_its_bundle_loads_from_the_registry_and_decides_lik
     assert found.to_csv(index=False) == (tmp_path / "60.csv").read_text()
     content = loaded.predict(pd.DataFrame({"content": [Path(name).read_bytes() for name in names]}))
     assert content["score"].tolist() == pytest.approx(found["score"].tolist(), nan_ok=True, abs=0)
+    mixed = pd.DataFrame({"path": [names[0], None, None], "content": [None, Path(names[1]).read_bytes(), None]})
+    found = loaded.predict(mixed)
+    assert found["score"].tolist()[:2] == content["score"].tolist()[:2]
+    assert (found["id"].tolist(), found["reason"][2]) == ([names[0], "1", "2"], "no such file")
+    assert loaded.predict(mixed.iloc[:0]).empty
     assert not list(tmp_path.rglob("*.pkl"))
     # once more, from the exported bundle
     verify = ["50_export_bundle", "--verify", run / "bundle", "--register", "red"]

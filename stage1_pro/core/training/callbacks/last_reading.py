@@ -62,7 +62,8 @@ class MeanFeatures:
             return
         if self.mean is None:
             self.mean = torch.zeros(len(self.seen), found[1].shape[1], dtype=torch.float16)
-        for positions, features in zip(*(part.split(TAKEN_AT_ONCE) for part in found), strict=True):
+        finite = found[1].isfinite().all(dim=1)  # one overflow would stay in a mean for ever
+        for positions, features in zip(*(part[finite].split(TAKEN_AT_ONCE) for part in found), strict=True):
             self.seen[positions] += 1
             before = self.mean[positions].float()
             self.mean[positions] = (before + (features.float() - before) / self.seen[positions, None]).half()
