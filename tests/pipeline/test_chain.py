@@ -13,6 +13,7 @@ from stage1_pro.core.bundle.contents import load_exit_policy
 from stage1_pro.core.inference import preparing
 from stage1_pro.core.inference.predictor import Stage1Predictor
 from stage1_pro.core.records.run import Run
+from stage1_pro.core.training.callbacks import last_reading
 
 VOLATILE = ("created_at", "run_id", "calib_use_count")
 
@@ -73,8 +74,14 @@ def test_suspects_are_the_training_cases_ranked_and_no_others(trained):
     assert (table["suggested_label"] != table["label"]).all()
 
 
-@pytest.mark.parametrize(("more", "again"), [([], False), (["--dataset_params.class_balanced_sampling", "true"], True)])
-def test_after_training_its_images_are_read_only_where_an_epoch_leaves_some_out(more, again, config, runs, monkeypatch):
+@pytest.mark.parametrize(
+    ("more", "room", "again"),
+    [([], 10**6, False), ([], 10, True), (["--dataset_params.class_balanced_sampling", "true"], 10**6, True)],
+)
+def test_after_training_its_images_are_read_only_where_features_are_missing(
+    more, room, again, config, runs, monkeypatch
+):
+    monkeypatch.setattr(last_reading, "MOST_KEPT", room)
     read_again = []
     decoding = preparing.decode
     monkeypatch.setattr(preparing, "decode", lambda path, **rest: read_again.append(path) or decoding(path, **rest))

@@ -139,7 +139,7 @@ def augmented_once(augmented, make_once) -> Path:
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_resuming_with_augmentation_in_workers_repeats_no_epoch(moment, augmented_once, tmp_path):
     """Workers prefetch before Lightning sets the epoch; the order after a resume must not be that of epoch 0. Killed
-    after the last epoch, it lists the suspects by the features which that epoch computed."""
+    after the last epoch, it lists the suspects by the features which its epochs computed."""
     run = killed(augmented_once, moment, tmp_path / "run")
     resume(run)
     same_result(run, augmented_once)

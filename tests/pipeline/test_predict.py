@@ -43,6 +43,16 @@ def test_paths_bytes_pil_images_and_arrays_are_decided_as_60_does(predictor, bun
     assert len(set(first)) == 12
 
 
+def test_processes_defer_an_opened_image_whose_file_is_half_there(predictor, images, tmp_path):
+    """It cannot be sent to them: that would end in no answer at all."""
+    half, whole = tmp_path / "half.png", min(images.glob("*.png")).read_bytes()
+    half.write_bytes(whole[: len(whole) // 2])
+    expected = repr(predictor.predict(half))
+    assert "defer" in expected
+    with Image.open(half) as opened:
+        assert repr(predictor.predict([opened], workers=1)) == expected
+
+
 def test_a_bad_image_is_deferred_among_good_ones(predictor, images):
     good = images / "000.png"
     alone, bad, again = predictor.predict([good, b"", str(good)])

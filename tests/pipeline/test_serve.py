@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -336,6 +337,33 @@ def test_a_decision_that_comes_too_late_is_a_504_and_not_logged(bundle, files, t
         assert log.read_bytes() == b""
         assert server.ask("/v1/decide", small).status == 200
         assert log.read_bytes().count(b"\n") == 1
+
+
+SLOW = """
+import time
+from stage1_pro.core.inference.predictor import Stage1Predictor
+
+def prepared(self, image, contract=None, whole=Stage1Predictor.prepared):
+    time.sleep(2 if len(image) > 8192 else 0)
+    return whole(self, image, contract)
+
+Stage1Predictor.prepared = prepared
+"""
+"""Makes a server decode a large image in two seconds: what one of 50 MP takes on a busy machine."""
+
+
+def test_nothing_but_a_large_image_itself_is_late_for_its_decoding(bundle, files, tmp_path):
+    log, small, large = tmp_path / "decisions.jsonl", files[0].read_bytes(), files[1].read_bytes() + bytes(8192)
+    with Server(bundle, "--log", log, "--deadline_s", 1, first=SLOW) as server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(server.ask, "/v1/decide", large)
+        eventually(lambda: b"stage1_inflight_images 1.0" in server.ask("/metrics").content)
+        assert [server.ask("/v1/decide", small).status for _ in range(3)] == [200] * 3
+        assert waiting.result().code == "deadline"
+        eventually(lambda: b"stage1_inflight_images 0.0" in server.ask("/metrics").content)
+        body, content_type = form(("image", small), ("image", large), ("image", small))
+        rows = server.ask("/v1/decide/batch", body, content_type=content_type).body["decisions"]
+        assert [row.get("error", {}).get("code") for row in rows] == [None, "deadline", None]
+        assert log.read_bytes().count(b"\n") == 5
 
 
 def test_a_full_disk_is_an_error_that_defers_and_leaves_whole_lines(bundle, files, tmp_path):

@@ -66,7 +66,7 @@ def test_a_signed_bundle_is_known_and_every_change_is_noticed(evaluated, images,
 
 
 def test_a_renamed_bundle_keeps_its_signature_and_another_folder_has_none(evaluated, keys, script, monkeypatch):
-    refused(script("50_export_bundle", "--run", evaluated, "--sign", keys["locked"]), "not a private key that can sign")
+    refused(script("50_export_bundle", "--run", evaluated, "--sign", keys["locked"]), "STAGE1_KEY_PASSWORD in the env")
     assert not (evaluated / "bundle").exists()  # told before anything is written
     monkeypatch.setenv("STAGE1_KEY_PASSWORD", "word")
     done("50_export_bundle", "--run", evaluated, "--sign", keys["locked"])
@@ -74,6 +74,8 @@ def test_a_renamed_bundle_keeps_its_signature_and_another_folder_has_none(evalua
     refused(script("50_export_bundle", "--verify", evaluated / "v2", "--key", keys["mine.pub"]), "is not signed")
     shutil.move(evaluated / "bundle.sig", evaluated / "v2.sig")
     done("50_export_bundle", "--verify", evaluated / "v2", "--key", keys["mine.pub"])
+    (evaluated / "current").symlink_to("v2")
+    done("50_export_bundle", "--verify", evaluated / "current", "--key", keys["mine.pub"])
     (evaluated / "v2.sig").write_text("{}")
     refused(script("50_export_bundle", "--verify", evaluated / "v2", "--key", keys["mine.pub"]), "is no signature of")
 

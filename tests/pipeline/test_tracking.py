@@ -54,12 +54,21 @@ def test_a_run_is_tracked_and_its_bundle_loads_from_the_registry_and_decides_lik
     assert found.to_csv(index=False) == (tmp_path / "60.csv").read_text()
     content = loaded.predict(pd.DataFrame({"content": [Path(name).read_bytes() for name in names]}))
     assert content["score"].tolist() == pytest.approx(found["score"].tolist(), nan_ok=True, abs=0)
+    mixed = pd.DataFrame({"path": [names[0], None, None], "content": [None, Path(names[1]).read_bytes(), None]})
+    found = loaded.predict(mixed)
+    assert found["score"].tolist()[:2] == content["score"].tolist()[:2]
+    assert (found["id"].tolist(), found["reason"][2]) == ([names[0], "1", "2"], "no such file")
+    assert loaded.predict(mixed.iloc[:0]).empty
     assert not list(tmp_path.rglob("*.pkl"))
     # once more, from the exported bundle
     verify = ["50_export_bundle", "--verify", run / "bundle", "--register", "red"]
     assert "registered models:/red/2" in done(*verify).out
     refused(script(*verify, "--tracking_uri", f"file:{tmp_path}/mlruns"), "such as sqlite:///mlflow.db")
     assert not list((tmp_path / "elsewhere").iterdir())
+    # in another store: the run goes on where it was tracked
+    known = (run / "tracking.json").read_text()
+    assert "registered models:/red/1" in done(*verify, "--tracking_uri", f"sqlite:///{tmp_path}/other.db").out
+    assert (run / "tracking.json").read_text() == known
 
 
 @pytest.mark.slow

@@ -42,7 +42,8 @@ def signer_of(key: str) -> Any:
         )
     except Exception as error:  # cryptography raises many kinds
         raise UserError(
-            f"--sign {key}: not a private key that can sign ({_reason(error)}). It takes {_KEYS}."
+            f"--sign {key}: not a private key that can sign ({_reason(error)}). It takes {_KEYS}; {PASSWORD} in the "
+            "environment opens an encrypted one."
         ) from None
 
 
@@ -81,7 +82,7 @@ def demand_signed(bundle: str | Path, key: str, option: str) -> None:
             f"{option} {key}: not a public key ({_reason(error)}). It takes what `openssl ec -in KEY -pubout` writes."
         ) from None
     try:
-        verifier.verify(bundle, signature)
+        verifier.verify(bundle.resolve(), signature)  # a link may lead to it
     except Exception as error:
         raise UserError(
             f"{signature} is no signature of {bundle} by the key {key} ({_reason(error)}). Get bundle, signature and "

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -21,6 +22,8 @@ from stage1_pro.core.records.provenance import cores
 ADDRESS = "RAY_ADDRESS"
 """Environment variable that names a running cluster."""
 NAME_ONE = f"Name a running cluster with --address, or leave it out, and {ADDRESS} unset, for a Ray of this machine."
+TOKEN = "RAY_AUTH_TOKEN"
+"""Environment variable with the secret that processes of one Ray know each other by."""
 THREADS = "OMP_NUM_THREADS"
 OBJECT_STORE = 200_000_000
 """Bytes of shared memory for a Ray of our own: what travels is a bundle and counts, never images."""
@@ -69,6 +72,8 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
     import ray  # pyright: ignore[reportMissingImports]
 
     address = address or os.environ.get(ADDRESS)
+    if not address:  # else Ray keeps one in the user's home, where there is a home that may be written to
+        os.environ.setdefault(TOKEN, secrets.token_hex(32))
     own = {"num_cpus": max(cores(), cpus), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     end: Callable[[], Any] = ray.shutdown
     try:

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, count, islice
 from threading import Lock
 from typing import Any
 
@@ -34,10 +34,17 @@ class _Preparing:
         return self.inputs(self.loader(_cut([images], batch_size), workers))
 
     def loader(self, parts: list[list[Any]], workers: int, stay: bool = False) -> DataLoader:
-        """What reads these images, part after part. stay: its processes are there for the next look at `parts`."""
+        """What reads these images, part after part.
+
+        Its processes are forked with the images. To send one means to pickle it, and torch waits for ever for one that
+        raises then, as an image does that Pillow has opened and whose file is half there. stay: its processes are there
+        for the next look at `parts`, whose images are sent: paths, bytes, BadImage.
+        """
+        images, numbers = None if stay else list(chain.from_iterable(parts)), count()
+        asked = parts if stay else [list(islice(numbers, len(part))) for part in parts]
         return DataLoader(
-            _Read(self.read, self.transform),
-            batch_sampler=parts,  # pyright: ignore[reportArgumentType]
+            _Read(self.read, self.transform, images),
+            batch_sampler=asked,  # pyright: ignore[reportArgumentType]
             num_workers=workers,
             collate_fn=self.collate,
             pin_memory=self.pin,
@@ -149,14 +156,19 @@ def preparing_of(preprocessing: Preprocessing, device: torch.device) -> OnCpu | 
 
 
 class _Read(Dataset):
-    """Images that are read and then transformed, or the reason why one cannot be read; the images are the indices."""
+    """Images that are read and then transformed, or the reason why one cannot be read.
 
-    def __init__(self, read: Callable[[Any], Any], transform: Callable[[Any], Any] | None):
-        self.read, self.transform = read, transform
+    images: those that the indices count; None: the indices are the images.
+    """
 
-    def __getitem__(self, image: Any) -> Any:
+    def __init__(
+        self, read: Callable[[Any], Any], transform: Callable[[Any], Any] | None, images: Sequence[Any] | None
+    ):
+        self.read, self.transform, self.images = read, transform, images
+
+    def __getitem__(self, index: Any) -> Any:
         try:
-            found = self.read(image)
+            found = self.read(index if self.images is None else self.images[index])
         except BadImage as bad:
             return str(bad)
         # outside of the try: an error in there is a bug, never a bad image

@@ -44,13 +44,16 @@ LABELS = {"id": TEXT, "label": TEXT, "label_time": TEXT}
 FIRST = ("id", "label", "decision", "bundle")
 """Columns without which a file is another one, whatever else it has."""
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+AHEAD_S = 300
+"""Seconds that a row may lie ahead of the reading: a server goes on writing while its log is read, and clocks of two
+machines differ. No day is closed before its rows lie in the past."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
     """What the values of the files mean. bundle: SHA-256 of bundle.json; class_names: the positive one last; now:
-    seconds since 1970, after which nothing can have been decided or labelled yet; streams: names of the groups that
-    have a certificate each, () where one holds for all cases."""
+    moment of the reading, seconds since 1970; streams: names of the groups that have a certificate each, () where one
+    holds for all cases."""
 
     bundle: str
     class_names: tuple[str, ...]
@@ -159,10 +162,10 @@ class Reader:
             shown = some(values[unknown].fillna("nothing").to_numpy())
             told.append(f"{unknown.sum()} rows whose {name} is no time such as 2026-03-01T12:00:00Z ({shown})")
         seconds = times.to_numpy(dtype="datetime64[s]").astype(np.int64)
-        later = ~unknown & (seconds > self.now)
+        later = ~unknown & (seconds > self.now + AHEAD_S)
         if later.any():
-            until = np.datetime64(self.now, "s")
-            told.append(f"{later.sum()} rows whose {name} lies after {until}Z, the moment of this reading")
+            now = np.datetime64(self.now, "s")
+            told.append(f"{later.sum()} rows whose {name} lies more than {AHEAD_S} s after {now}Z, this reading")
         return seconds, told
 
     def _unknown(self, labels: Any) -> list[str]:

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,15 @@ class _Job:
     error: Exception | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Line:
+    """Images that wait to be decoded. most: decoders that it may have; decoding: those that it has."""
+
+    most: int
+    jobs: deque[_Job] = field(default_factory=deque)
+    decoding: int = 0
+
+
 def _computing_threads() -> int:
     import torch
 
@@ -64,10 +74,10 @@ def _computing_threads() -> int:
 
 
 def _decoders() -> ThreadPoolExecutor:
-    """A thread a core, each of which computes alone: a setting that torch keeps for each thread."""
+    """A thread a core and one for small images; each computes alone: a setting that torch keeps for each thread."""
     import torch
 
-    return ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(cores() + 1, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class Engine:
@@ -79,7 +89,8 @@ class Engine:
     down with the engine; busy: images taken on and not yet decided; health: is told what fails and what works.
 
     Decoders take one image after the other and wake the event loop only where it waits for what they have: futures and
-    a wake-up for each image cost 0.2 ms of CPU, half of what decoding a small one costs.
+    a wake-up for each image cost 0.2 ms of CPU, half of what decoding a small one costs. Small images have a line and a
+    decoder of their own, or each would wait for the large ones before it, a second for 50 MP.
 
     Threads of a pass wait for the slowest of them. Where they fill the cores nothing else happens meanwhile: no image
     is begun to be decoded, which would stop them all (seen on two cores: passes of 18 ms instead of 30), and where more
@@ -102,8 +113,8 @@ class Engine:
         self.predictor, self.limits, self.busy, self.health, self.metrics = predictor, limits, busy, health, metrics
         self.contract = replace(own, max_pixels=min(own.max_pixels, limits.max_pixels))
         self._fills_cores = predictor.device.type == "cpu" and _computing_threads() >= cores()
-        self._model, self._decoders, self._decoding = model, _decoders(), 0
-        self._undecoded: deque[_Job] = deque()
+        self._model, self._decoders = model, _decoders()
+        self._small, self._large = _Line(1), _Line(cores())
         self._decoded: deque[_Job] = deque()
         self._begun: float | None = None
         self._pass_s, self._pause = 0.0, False  # of decoders, from the begin of a pass until its answers are sent
@@ -118,8 +129,9 @@ class Engine:
         bundle of one certificate. The future raises BadImage, Expired, or whatever computing raised.
         """
         job = _Job(content, expires, certificate_group, self._loop.create_future())
-        self._undecoded.append(job)
-        self._decode_more()
+        line = self._small if len(content) < _SMALL_BYTES else self._large
+        line.jobs.append(job)
+        self._decode_more(line)
         return job.done
 
     def group_decision(self, logits: Sequence[np.ndarray]) -> Decision:
@@ -142,25 +154,24 @@ class Engine:
         self._decoders.shutdown()
         self._model.shutdown()
 
-    def _decode_more(self) -> None:
+    def _decode_more(self, line: _Line) -> None:
         """Start one more decoder where there is work for it."""
-        with suppress(IndexError):  # the last image is taken meanwhile
-            most = 1 if len(self._undecoded[0].content) < _SMALL_BYTES else cores()
-            if self._may_decode() and self._decoding < most:
-                self._decoding += 1
-                self._loop.run_in_executor(self._decoders, self._decode).add_done_callback(self._decoder_ended)
+        if line.jobs and line.decoding < line.most and self._may_decode():
+            line.decoding += 1
+            ended = partial(self._decoder_ended, line)
+            self._loop.run_in_executor(self._decoders, self._decode, line).add_done_callback(ended)
 
-    def _decoder_ended(self, _: Any) -> None:
-        self._decoding -= 1
+    def _decoder_ended(self, line: _Line, _: Any) -> None:
+        line.decoding -= 1
         self._news.set()
-        self._decode_more()  # what came when it had just looked
+        self._decode_more(line)  # what came when it had just looked
 
     def _may_decode(self) -> bool:
         return not self._fills_cores or (not self._pause and len(self._decoded) < self.limits.forward_batch)
 
-    def _decode(self) -> None:
+    def _decode(self, line: _Line) -> None:
         """Decode one image after the other; in a thread of its own."""
-        while self._may_decode() and (job := self._next()):
+        while self._may_decode() and (job := self._next(line)):
             self._prepare(job)
             if job.error is not None:
                 self._loop.call_soon_threadsafe(self._failed, job, job.error)
@@ -177,15 +188,16 @@ class Engine:
         except Exception as error:
             job.error = error
 
-    def _next(self) -> _Job | None:
-        with suppress(IndexError):
-            return self._undecoded.popleft()
+    def _next(self, line: _Line) -> _Job | None:
+        with suppress(IndexError):  # another decoder has taken it
+            return line.jobs.popleft()
         return None
 
     def _failed(self, job: _Job, error: Exception) -> None:
         if not isinstance(error, BadImage | Expired):  # as where a GPU decodes, and is lost
             self.health.failed(COMPUTING, error)
-        job.done.set_exception(error)
+        if not self._dropped(job):
+            job.done.set_exception(error)
 
     async def _run(self) -> None:
         while True:
@@ -195,26 +207,27 @@ class Engine:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
             self._pause = False
-            for _ in range(0 if self._whole_pass_waits() else cores()):
-                self._decode_more()
+            if not self._whole_pass_waits():
+                for line in (self._small, *[self._large] * self._large.most):
+                    self._decode_more(line)
 
     def _whole_pass_waits(self) -> bool:
         """Whether the next pass can be filled with small images, which its own thread decodes: nobody is woken up for
         them, and nobody hands the interpreter's lock over meanwhile."""
-        waiting = len(self._decoded) + len(self._undecoded) >= self.limits.forward_batch
-        alone = self._fills_cores and not self._decoding  # so that nobody else takes one meanwhile
-        return waiting and alone and all(len(job.content) < _SMALL_BYTES for job in self._undecoded)
+        decodes = self._small.decoding or self._large.decoding or self._large.jobs
+        waiting = len(self._decoded) + len(self._small.jobs)
+        return self._fills_cores and not decodes and waiting >= self.limits.forward_batch
 
     async def _collected(self) -> list[_Job]:
         """The images of the next pass."""
         size = self.limits.forward_batch
         if self._whole_pass_waits():
-            return [(self._decoded or self._undecoded).popleft() for _ in range(size)]
+            return [(self._decoded or self._small.jobs).popleft() for _ in range(size)]
         while not self._decoded:
             await self._news_of(1, None)
         begun = self._loop.time()
         while len(self._decoded) < (whole := min(size, self.busy())):
-            patience = max(self.limits.wait_s, self._pass_s if self._decoding else 0)
+            patience = max(self.limits.wait_s, self._pass_s if self._small.decoding or self._large.decoding else 0)
             if not await self._news_of(whole, begun + patience):
                 break
         self._wanted = sys.maxsize
@@ -234,6 +247,7 @@ class Engine:
         return True
 
     def _dropped(self, job: _Job) -> bool:
+        """Whether it is too late for an image, which then is over."""
         expired = time.monotonic() > job.expires
         if expired:
             job.done.set_exception(Expired())
@@ -258,11 +272,16 @@ class Engine:
         if decisions:
             self.health.worked(COMPUTING)
             self.metrics.forward_images.observe(len(decisions))
+        self._tell(jobs, decisions)
+
+    def _tell(self, jobs: list[_Job], decisions: list[Any]) -> None:
+        """decisions: on those of the images that could be decoded, in their order."""
         for job in jobs:
             if job.error is not None:
                 self._failed(job, job.error)
-            else:
-                job.done.set_result(decisions.popleft())
+        for job, decision in zip((job for job in jobs if job.error is None), decisions, strict=True):
+            if not self._dropped(job):
+                job.done.set_result(decision)
 
     def _rest(self, under_way: "Future[Any]") -> None:
         """Stop the event loop until a pass ends, and let it look around now and then where that takes long."""
@@ -271,13 +290,13 @@ class Engine:
         except TimeoutError:
             self._loop.call_later(_AWAKE_S, self._rest, under_way)
 
-    def _computed(self, jobs: Sequence[_Job]) -> deque[Any]:
-        """The decisions on those of the images that can be read, in their order."""
+    def _computed(self, jobs: Sequence[_Job]) -> list[Any]:
+        """The decisions on those of the images that can be decoded, in their order."""
         for job in jobs:
             if job.image is None:
                 self._prepare(job)
         readable = [job for job in jobs if job.error is None]
-        return deque(self._decided(readable) if readable else ())
+        return self._decided(readable) if readable else []
 
     def _decided(self, jobs: Sequence[_Job]) -> list[Any]:
         outputs = self.predictor.outputs_of([job.image for job in jobs])

@@ -164,7 +164,7 @@ class Service:
         """
         images = [self._begun(upload.content, expires, upload.certificate_group) for upload in uploads]
         await _ended(images, expires)
-        return [self._outcome(upload, [image], expires) for upload, image in zip(uploads, images, strict=True)]
+        return [self._outcome(upload, [image]) for upload, image in zip(uploads, images, strict=True)]
 
     async def decide_group(self, upload: GroupUpload, expires: float) -> dict[str, Any] | Refusal:
         """The row of one group, or why it has none; its images were admitted, and are released here."""
@@ -172,7 +172,7 @@ class Service:
         self.release(len(upload.contents) - len(seen))
         images = [self._begun(upload.contents[at], expires) for at in seen]
         await _ended(images, expires)
-        return self._outcome(upload, images, expires)
+        return self._outcome(upload, images)
 
     def _begun(self, content: bytes, expires: float, certificate_group: str | None = None) -> "asyncio.Future[Any]":
         """The future of one image, which is released when its work is done, not when its client has gone."""
@@ -187,21 +187,19 @@ class Service:
         self.release(1)
 
     def _outcome(
-        self, upload: Upload | GroupUpload, images: Sequence["asyncio.Future[Any]"], expires: float
+        self, upload: Upload | GroupUpload, images: Sequence["asyncio.Future[Any]"]
     ) -> dict[str, Any] | Refusal:
         try:
-            return self._row(upload, images, expires)
+            return self._row(upload, images)
         except Refusal as refusal:
             return refusal
         except Exception:
             _logger.exception("no decision on %s", upload.id)
             return Refusal("internal", INTERNAL)
 
-    def _row(
-        self, upload: Upload | GroupUpload, images: Sequence["asyncio.Future[Any]"], expires: float
-    ) -> dict[str, Any]:
+    def _row(self, upload: Upload | GroupUpload, images: Sequence["asyncio.Future[Any]"]) -> dict[str, Any]:
         refusal = None
-        if time.monotonic() > expires or not all(image.done() for image in images):
+        if not all(image.done() for image in images):
             raise _late(self.limits)  # what nobody hears is not logged
         try:
             decision = self._decision(upload, [image.result() for image in images])

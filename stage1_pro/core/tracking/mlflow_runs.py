@@ -31,7 +31,7 @@ def _logger(run: Run | None, uri: str, name: str) -> Any:
     from lightning.pytorch.loggers import MLFlowLogger
 
     uri = _absolute(uri)
-    known = None if run is None or _known(run) is None or _absolute(_record(run)["uri"]) != uri else _known(run)
+    known = None if run is None or _elsewhere(run, uri) else _known(run)
     logger = MLFlowLogger(
         experiment_name=EXPERIMENT,
         run_name=name,
@@ -98,8 +98,8 @@ def demand_single_images(where: Path, masks: bool, groups: bool) -> None:
 def register(contents: BundleContents, run: Run | None, name: str, uri: str) -> str:
     """Log a bundle as a pyfunc model, register it under `name`, and return its version.
 
-    run: whose MLflow run gets it; None: a new one; uri: as of `store_of`. The model is code and files, no pickle.
-    Raises UserError where the server does not take it.
+    run: whose MLflow run gets it, where that is in this store; else, and for None, a new one; uri: as of `store_of`.
+    The model is code and files, no pickle. Raises UserError where the server does not take it.
     """
     be_brief()
     try:
@@ -117,7 +117,8 @@ def _registered(contents: BundleContents, run: Run | None, name: str, uri: str) 
     from mlflow.models import ModelSignature  # pyright: ignore[reportMissingImports]
     from mlflow.types import ColSpec, Schema  # pyright: ignore[reportMissingImports]
 
-    logger = _logger(run, uri, contents.manifest["provenance"].get("run_id", contents.path.name))
+    there = None if run is None or _elsewhere(run, uri) else run  # its own MLflow run stays the one that is known
+    logger = _logger(there, uri, contents.manifest["provenance"].get("run_id", contents.path.name))
     columns: list[Any] = [ColSpec("string", "path", required=False), ColSpec("binary", "content", required=False)]
     if contents.manifest.get("certificate_groups"):  # MLflow drops columns that the signature does not name
         columns.append(ColSpec("string", "certificate_group"))
@@ -155,6 +156,11 @@ def _artifact_location(uri: str) -> str | None:
 
 def _known(run: Run) -> str | None:
     return _record(run)["run_id"] if run.tracking_path.exists() else None
+
+
+def _elsewhere(run: Run, uri: str) -> bool:
+    """Whether the run has an MLflow run in another store."""
+    return _known(run) is not None and _absolute(_record(run)["uri"]) != _absolute(uri)
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -72,8 +72,8 @@ class Ending:
         write_scores(self.run, self.cases, splits, held_out, images=self.reading.images, features=self.features)
 
     def list_suspects(self) -> None:
-        """Write suspects.csv from the features of the training split: cached ones, those that the last epoch computed,
-        else the trained backbone's."""
+        """Write suspects.csv from the features of the training split: cached ones, those that training computed, else
+        the trained backbone's."""
         if self.config.reads_cached_features:
             features = cached(self.run, self.config, self.model, self.cases, "train")
         else:
@@ -81,11 +81,11 @@ class Ending:
         write_suspects(self.run, self.cases, features, self.config.seed)
 
     def _training_features(self) -> np.ndarray:
-        """(N, D) float32; only images that the last epoch did not show are read for them."""
-        frame, shown, unseen = self.reading.frame("train"), self.reading.shown, self.reading.unseen
+        """(N, D) float32; only images that no epoch showed, or kept features of, are read for them."""
+        frame, mean, unseen = self.reading.frame("train"), self.reading.features.mean, self.reading.unseen
         features = np.empty((len(frame), self.model.features), dtype=np.float32)
-        if shown is not None:
-            features[shown[0].numpy()] = shown[1].numpy()
+        if mean is not None:
+            features[:] = mean.numpy()
         if len(unseen):
             features[unseen] = self._features(frame.iloc[unseen], "features of train").numpy()
         return features

@@ -20,7 +20,7 @@ KEPT_STAGES = 2
 LAST = "last"
 """Name of the checkpoint that training goes on from."""
 FEATURES = "LastReading"
-"""Name by which a checkpoint holds the features that the last epoch computed."""
+"""Name by which a checkpoint holds the features of the training images."""
 DEVICES = "devices"
 """Key of a checkpoint: on how many devices, over all nodes, the training runs."""
 Kind = TypeVar("Kind", bound=ModelCheckpoint)

@@ -1,5 +1,5 @@
 """The images that are read once more after the last epoch, begun while that epoch is validated and saved, and the
-features of those that need not be: training has just computed them."""
+features of those that need not be: training has computed them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from stage1_pro.core.config.settings import Stage1ProConfig
 from stage1_pro.core.data.batches import Batch
 from stage1_pro.core.data.cases import CaseTable
-from stage1_pro.core.devices import fastest_device, gather_on_first
+from stage1_pro.core.devices import fastest_device, gather_on_first, rank
 from stage1_pro.core.inference.preparing import Announced, preparing_of
 from stage1_pro.core.models.stage1 import Stage1Model
 from stage1_pro.core.records.run import Run
@@ -25,29 +25,48 @@ TAKEN_AT_ONCE = 4096
 """Cases whose features stay on the device until they are copied: each copy waits for the device."""
 LARGEST = 6e4
 """Of a feature, which is kept in 16 bits."""
+MOST_KEPT = 2**30
+"""Bytes of features that are kept; where they are more, images are read again."""
 
 
-class SeenFeatures:
-    """Features of the training cases as an epoch computes them.
+class MeanFeatures:
+    """Features of N training cases as the epochs compute them: their means.
 
-    Of augmented images, and of weights that still move; the last epoch's hardly do.
+    An epoch has one augmented view of a case, by weights that move meanwhile, and the late ones know wrong labels by
+    heart; means rank labels better than features of the images as they are, by the weights that are kept.
+
+    seen: (N,) epochs that showed the case; mean: (N, D) float16, on the first rank, once an epoch has ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cases: int):
+        self.seen = torch.zeros(cases, dtype=torch.int32)
+        self.mean: Tensor | None = None
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
         self.on_device: list[tuple[Tensor, Tensor]] = []
         self.parts: list[tuple[Tensor, Tensor]] = []
 
     def add(self, positions: Tensor, features: Tensor) -> None:
-        """Take the features (B, D) of a batch."""
+        """Take the features (B, D) of a batch, of cases that this epoch has not shown yet."""
         self.on_device.append((positions, features.clamp(-LARGEST, LARGEST).half()))
         if sum(len(positions) for positions, _ in self.on_device) >= TAKEN_AT_ONCE:
             self._take()
 
-    def all(self) -> tuple[Tensor, Tensor] | None:
-        """(positions (M,), features (M, D) float16) of all ranks' cases, each once and in order; on the first rank."""
+    def end_epoch(self) -> None:
+        """Let the cases of all ranks enter the means."""
         self._take()
-        positions, features = zip(*self.parts, strict=True)
-        return gather_on_first((torch.cat(positions), torch.cat(features)))  # pyright: ignore[reportReturnType]
+        found = gather_on_first(tuple(map(torch.cat, zip(*self.parts, strict=True))))
+        self.begin_epoch()
+        if found is None:
+            return
+        if self.mean is None:
+            self.mean = torch.zeros(len(self.seen), found[1].shape[1], dtype=torch.float16)
+        finite = found[1].isfinite().all(dim=1)  # one overflow would stay in a mean for ever
+        for positions, features in zip(*(part[finite].split(TAKEN_AT_ONCE) for part in found), strict=True):
+            self.seen[positions] += 1
+            before = self.mean[positions].float()
+            self.mean[positions] = (before + (features.float() - before) / self.seen[positions, None]).half()
 
     def _take(self) -> None:
         if self.on_device:
@@ -63,9 +82,7 @@ class LastReading(pl.Callback):
     def __init__(self, run: Run, config: Stage1ProConfig, model: Stage1Model, cases: CaseTable):
         self.run, self.config, self.model, self.cases = run, config, model, cases
         self.begun: Announced | None = None
-        self.seen, self.ended = SeenFeatures(), False
-        self.shown: tuple[Tensor, Tensor] | None = None
-        """Positions in `train` (M,) and features (M, D) of the cases that the last epoch of a training showed."""
+        self.features = MeanFeatures(len(run.splits.indices("train")))
 
     @property
     def places(self) -> bool:
@@ -78,19 +95,20 @@ class LastReading(pl.Callback):
         return self.model.heads is not None and self.config.gate_refit
 
     @property
-    def shows_all(self) -> bool:
-        """Whether an epoch shows each training case once, but for one that would be alone in its batch."""
+    def keeps_features(self) -> bool:
+        """Whether an epoch shows each training case once, but for one that would be alone in its batch, and features of
+        all find room."""
         return not (
             self.config.reads_cached_features
             or self.config.incremental_params.enabled
             or self.config.dataset_params.class_balanced_sampling
+            or 2 * len(self.features.seen) * self.model.features > MOST_KEPT
         )
 
     @property
     def unseen(self) -> np.ndarray:
         """(U,) positions of the training cases whose images are read for their features."""
-        every = np.arange(len(self.run.splits.indices("train")))
-        return every if self.shown is None else np.setdiff1d(every, self.shown[0].numpy())
+        return np.flatnonzero(self.features.seen.numpy() == 0)
 
     def frame(self, split: str) -> pd.DataFrame:
         return self.cases.frame.iloc[self.run.splits.indices(split)]
@@ -107,34 +125,34 @@ class LastReading(pl.Callback):
         return FEATURES
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seen, self.shown, self.ended = SeenFeatures(), None, False
+        self.features.begin_epoch()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Stage1Module)
-        if self.shows_all and pl_module.seen is not None:
-            self.seen.add(batch.positions, pl_module.seen)
+        if self.keeps_features and pl_module.seen is not None:
+            self.features.add(batch.positions, pl_module.seen)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.keeps_features:
+            self.features.end_epoch()
         if trainer.current_epoch + 1 == trainer.max_epochs:
             self._begin(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.should_stop and not self.ended:
+        if trainer.should_stop:
             self._begin(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        # with the checkpoint that ends a training: whoever goes on from there has no epoch that shows the images
-        return {} if self.shown is None else {"positions": self.shown[0], "features": self.shown[1]}
+        mean = self.features.mean
+        return {} if mean is None else {"seen": self.features.seen, "mean": mean}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.shown = (state_dict["positions"], state_dict["features"]) if state_dict else None
+        if state_dict and not rank():
+            self.features.seen, self.features.mean = state_dict["seen"], state_dict["mean"]
 
     def _begin(self, trainer: pl.Trainer) -> None:
-        self.ended = True
-        if self.shows_all:
-            self.shown = self.seen.all()
         # with stages, and at several devices, an end is not known by now, or the others are still busy
         if trainer.world_size == 1 and not self.config.incremental_params.enabled:
             _ = self.images
