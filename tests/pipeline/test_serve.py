@@ -75,6 +75,25 @@ def test_decisions_are_byte_for_byte_those_of_60(served, files, tmp_path):
     assert filled < 0.8 * 3 * len(files)  # images shared passes
 
 
+ONE_CORE = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+
+
+def test_decisions_are_those_of_60_where_a_pass_fills_the_cores(bundle, files, tmp_path):
+    done("60_predict", bundle, *files, "--out", tmp_path / "60.csv")
+    header, *expected = (tmp_path / "60.csv").read_bytes().splitlines()
+    asked, bad = contents(files), set(range(5, len(files), 9))
+    for place in bad:
+        asked[place] = asked[place][:60]
+    with Server(bundle, first=ONE_CORE) as server:
+        answers = server.decide(asked, 32)
+        measures = server.ask("/metrics").content
+    assert {place for place, answer in enumerate(answers) if answer.status == 422} == bad
+    good = [place for place in range(len(files)) if place not in bad]
+    rows = pd.DataFrame([answers[place].body for place in good]).assign(id=[str(files[place]) for place in good])
+    assert rows[PARTS].to_csv(index=False).encode().splitlines() == [header, *(expected[place] for place in good)]
+    assert b"stage1_forward_images_sum %d.0" % len(good) in measures
+
+
 def test_prediction_sets_are_those_of_60(exported_scrc_once, files, tmp_path):
     bundle = copy(exported_scrc_once, tmp_path) / "bundle"
     done("60_predict", bundle, *files, "--out", tmp_path / "60.csv")

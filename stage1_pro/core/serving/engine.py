@@ -21,8 +21,6 @@ from stage1_pro.core.serving.metrics import Metrics
 from stage1_pro.core.serving.settings import Limits
 
 if TYPE_CHECKING:  # the port is open before torch is imported
-    from torch import Tensor
-
     from stage1_pro.core.inference.golden import Golden
     from stage1_pro.core.inference.predictor import Stage1Predictor
 
@@ -48,14 +46,16 @@ class Expired(Exception):
 class _Job:
     """One image on its way: its bytes, then what they are decoded to, then what a pass makes of it.
 
-    expires: time.monotonic() after which nobody waits; done: a Decision, or the logits of an image of a group.
+    expires: time.monotonic() after which nobody waits; done: a Decision, or the logits of an image of a group; image:
+    a tensor once it is decoded; error: why it could not be.
     """
 
     content: bytes
     expires: float
     certificate_group: str | None
     done: "asyncio.Future[Any]"
-    image: "Tensor" = field(init=False)
+    image: Any = None
+    error: Exception | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -96,7 +96,8 @@ class Engine:
     is begun to be decoded, which would stop them all (seen on two cores: passes of 18 ms instead of 30), and where more
     images wait than the pass takes the event loop rests. Between two passes it first sends the answers and reads or
     refuses at one go what has come; then the next images are decoded. Both at once take longer, for the sake of the
-    interpreter's lock (seen: 0.6 ms of CPU an image beside the model and its decoding instead of 0.3).
+    interpreter's lock (seen: 0.6 ms of CPU an image beside the model and its decoding instead of 0.3). Small images of
+    which a whole pass waits are decoded by the thread that then computes.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Engine:
         self._small, self._large = _Line(1), _Line(cores())
         self._decoded: deque[_Job] = deque()
         self._begun: float | None = None
-        self._pass_s = 0.0
+        self._pass_s, self._pause = 0.0, False  # of decoders, from the begin of a pass until its answers are sent
         self._wanted, self._news = 1, asyncio.Event()  # set where so many images are decoded
         self._loop = asyncio.get_running_loop()
         self._passes = asyncio.create_task(self._run())
@@ -166,21 +167,26 @@ class Engine:
         self._decode_more(line)  # what came when it had just looked
 
     def _may_decode(self) -> bool:
-        return not self._fills_cores or (self._begun is None and len(self._decoded) < self.limits.forward_batch)
+        return not self._fills_cores or (not self._pause and len(self._decoded) < self.limits.forward_batch)
 
     def _decode(self, line: _Line) -> None:
         """Decode one image after the other; in a thread of its own."""
         while self._may_decode() and (job := self._next(line)):
-            try:
-                if time.monotonic() > job.expires:
-                    raise Expired
-                job.image = self.predictor.prepared(job.content, self.contract)
-            except Exception as error:
-                self._loop.call_soon_threadsafe(self._failed, job, error)
+            self._prepare(job)
+            if job.error is not None:
+                self._loop.call_soon_threadsafe(self._failed, job, job.error)
                 continue
             self._decoded.append(job)
             if len(self._decoded) >= self._wanted:
                 self._loop.call_soon_threadsafe(self._news.set)
+
+    def _prepare(self, job: _Job) -> None:
+        try:
+            if time.monotonic() > job.expires:
+                raise Expired
+            job.image = self.predictor.prepared(job.content, self.contract)
+        except Exception as error:
+            job.error = error
 
     def _next(self, line: _Line) -> _Job | None:
         with suppress(IndexError):  # another decoder has taken it
@@ -200,12 +206,23 @@ class Engine:
                 await self._decide(jobs)
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
-            for line in (self._small, *[self._large] * self._large.most):
-                self._decode_more(line)
+            self._pause = False
+            if not self._whole_pass_waits():
+                for line in (self._small, *[self._large] * self._large.most):
+                    self._decode_more(line)
+
+    def _whole_pass_waits(self) -> bool:
+        """Whether the next pass can be filled with small images, which its own thread decodes: nobody is woken up for
+        them, and nobody hands the interpreter's lock over meanwhile."""
+        decodes = self._small.decoding or self._large.decoding or self._large.jobs
+        waiting = len(self._decoded) + len(self._small.jobs)
+        return self._fills_cores and not decodes and waiting >= self.limits.forward_batch
 
     async def _collected(self) -> list[_Job]:
         """The images of the next pass."""
         size = self.limits.forward_batch
+        if self._whole_pass_waits():
+            return [(self._decoded or self._small.jobs).popleft() for _ in range(size)]
         while not self._decoded:
             await self._news_of(1, None)
         begun = self._loop.time()
@@ -237,9 +254,9 @@ class Engine:
         return expired
 
     async def _decide(self, jobs: list[_Job]) -> None:
-        self.metrics.forward_images.observe(len(jobs))
         self._begun = begun = self._loop.time()
-        under_way = self._model.submit(self._decided, jobs)
+        self._pause = True
+        under_way = self._model.submit(self._computed, jobs)
         if self._fills_cores and self.busy() >= 2 * self.limits.forward_batch:  # the next pass is here as well
             self._loop.call_soon(self._rest, under_way)
         try:
@@ -247,13 +264,22 @@ class Engine:
         except Exception as error:  # each of them is answered; the next pass may succeed
             self.health.failed(COMPUTING, error)
             for job in jobs:
-                job.done.set_exception(error)
+                job.done.set_exception(job.error or error)
             return
         finally:
             self._begun = None
-        self.health.worked(COMPUTING)
         self._pass_s = self._loop.time() - begun
-        for job, decision in zip(jobs, decisions, strict=True):
+        if decisions:
+            self.health.worked(COMPUTING)
+            self.metrics.forward_images.observe(len(decisions))
+        self._tell(jobs, decisions)
+
+    def _tell(self, jobs: list[_Job], decisions: list[Any]) -> None:
+        """decisions: on those of the images that could be decoded, in their order."""
+        for job in jobs:
+            if job.error is not None:
+                self._failed(job, job.error)
+        for job, decision in zip((job for job in jobs if job.error is None), decisions, strict=True):
             if not self._dropped(job):
                 job.done.set_result(decision)
 
@@ -263,6 +289,14 @@ class Engine:
             under_way.exception(_REST_S)
         except TimeoutError:
             self._loop.call_later(_AWAKE_S, self._rest, under_way)
+
+    def _computed(self, jobs: Sequence[_Job]) -> list[Any]:
+        """The decisions on those of the images that can be decoded, in their order."""
+        for job in jobs:
+            if job.image is None:
+                self._prepare(job)
+        readable = [job for job in jobs if job.error is None]
+        return self._decided(readable) if readable else []
 
     def _decided(self, jobs: Sequence[_Job]) -> list[Any]:
         outputs = self.predictor.outputs_of([job.image for job in jobs])
