@@ -1,5 +1,6 @@
 """Lines for people: what a script says, its progress bar, and the command that comes next."""
 
+import errno
 import re
 import shlex
 import signal
@@ -56,7 +57,7 @@ def resumable(run_path: Path, script: str = "20_train.py") -> Iterator[None]:
 
 
 class LostReader(UserError):
-    """A process that reads images was ended from outside."""
+    """A process that reads images was ended from outside, or is not heard any more."""
 
 
 _LOST = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly)")
@@ -64,27 +65,31 @@ _FROM_READERS = "_try_get_data"
 """Where torch takes what its processes send."""
 _REASONS = {"Bus error": "the memory that processes share is full: raise its limit (docker run --shm-size=8g)"}
 """By the signal that ended a process; for any other memory is what it most likely lacked."""
+_TOO_MANY = "too many files are open to hear those that read images: raise the limit (ulimit -n 4096)"
 
 
 @contextmanager
 def lost_readers_told() -> Iterator[None]:
-    """Raise LostReader where the block ends with an error because a process that reads images was killed."""
+    """Raise LostReader where the block ends with an error because a process that reads images was killed, or because
+    this one may not open the memory in which it gets them."""
     try:
         yield
     except LostReader:
         raise
     except Exception as error:  # torch raises in whatever is done at that moment, and that may raise something else
-        found = list(filter(None, map(_LOST.search, map(str, _chain(error)))))
-        if not found and not any(map(_cut_off, _chain(error))):
+        errors = list(_chain(error))
+        found = list(filter(None, map(_LOST.search, map(str, errors))))
+        cut_off = list(filter(_cut_off, errors))
+        if not found and not cut_off:
             raise
         if hasattr(signal, "SIGCHLD"):  # the others end with this process, and torch would raise for each
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         name = next((match["signal"] for match in found if match["signal"]), "")
-        why = _REASONS.get(name, "most likely memory ran out: leave it more")
         by = f" by the signal '{name}'" if name else ""
-        raise LostReader(
-            f"a process that reads images was ended{by}; {why}, or begin again with a lower num_workers."
-        ) from None
+        reason = _REASONS.get(name, "most likely memory ran out: leave it more")
+        full = any(getattr(one, "errno", None) == errno.EMFILE for one in cut_off)
+        why = _TOO_MANY if full else f"a process that reads images was ended{by}; {reason}"
+        raise LostReader(f"{why}, or begin again with a lower num_workers.") from None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

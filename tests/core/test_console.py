@@ -1,4 +1,7 @@
-"""Progress where there is no terminal: a line now and then, with the time that is left."""
+"""Progress where there is no terminal: a line now and then, with the time that is left; and what readers end of."""
+
+import subprocess
+import sys
 
 import pytest
 
@@ -34,3 +37,26 @@ def test_a_short_step_has_no_lines_on_the_way(brief, expected, monkeypatch, caps
 def test_the_unit_suits_the_time(seconds, words, monkeypatch, capsys) -> None:
     monkeypatch.setattr(console, "EVERY", 0.1)
     assert lines(monkeypatch, capsys, seconds, brief=False)[0].endswith(f"1 of 100, about {words} left")
+
+
+CROWDED = """
+import resource
+from torch import zeros
+from torch.utils.data import DataLoader
+from stage1_pro.core.cli import exit_with
+
+def keep():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 4096))
+    return list(DataLoader([zeros(2)] * 400, batch_size=1, num_workers=2))  # each batch is an open file
+
+exit_with(keep)
+"""
+
+
+def test_too_many_open_files_are_not_taken_for_too_little_memory() -> None:
+    ended = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2, ended.stderr
+    assert "too many files are open" in ended.stderr
+    assert "memory" not in ended.stderr
+    raised = CROWDED.replace("(100, 4096)", "(4096, 4096)")  # as the message says
+    assert subprocess.run([sys.executable, "-c", raised], capture_output=True, timeout=60).returncode == 0

@@ -1,5 +1,6 @@
 """Cases with masks are judged alike in one process and in two, in batches of any size, with and without workers."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,15 @@ pytestmark = pytest.mark.slow  # each process imports MONAI
 
 SIDES = (32, 19, 41, 32, 32, 27, 19)
 """Seven cases: an odd number for two ranks, and sizes that are no multiples of what the network divides by."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As each rank has: another number of threads sums in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -108,7 +108,9 @@ class TestOnRay:
         start = time.monotonic()
         status, _, err = finished("61_predict_ray", *words, free)
         assert (status, f"Ray {free}: nothing answers at" in err) == (2, True)
-        assert "Ray no where: Invalid address format" in finished("61_predict_ray", *words, "no where")[2]
+        err = finished("61_predict_ray", *words, "no where")[2]
+        assert "Ray no where: Invalid address format" in err
+        assert "set RAY_AUTH_MODE=token" in err
         assert time.monotonic() - start < 90  # Ray by itself gives up after two and a half minutes
 
     def test_rows_are_those_of_60(self, bundle, table, tmp_path):

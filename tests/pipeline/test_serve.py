@@ -366,6 +366,31 @@ def test_nothing_but_a_large_image_itself_is_late_for_its_decoding(bundle, files
         assert log.read_bytes().count(b"\n") == 5
 
 
+def test_bad_images_leave_nothing_for_the_garbage_collector(bundle, files):
+    """Else some hundred MB stay in memory until it comes, though one image is in flight."""
+    bad = [b"no image".ljust(9_000_000), files[0].read_bytes()[:60].ljust(9_000_000)]
+
+    def used() -> int:
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS")) // 1024
+        )
+
+    with Server(bundle, first="import gc; gc.enable = lambda: None") as server:  # it is off from the start
+        status = Path(f"/proc/{server.process.pid}/status")
+        form_of_all, content_type = form(*(("image", content) for content in bad * 4))
+
+        def ask() -> None:
+            assert [server.ask("/v1/decide", content).code for content in bad] == ["unreadable"] * 2
+            batch = server.ask("/v1/decide/batch", form_of_all, content_type=content_type).body["decisions"]
+            assert [one["error"]["code"] for one in batch] == ["unreadable"] * 8
+
+        ask()
+        before = used()
+        for _ in range(8):
+            ask()
+        assert used() < before + 300  # of 720 MB
+
+
 def test_a_full_disk_is_an_error_that_defers_and_leaves_whole_lines(bundle, files, tmp_path):
     log, small = tmp_path / "decisions.jsonl", files[0].read_bytes()
     with Server(bundle, "--log", log) as server:

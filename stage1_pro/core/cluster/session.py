@@ -24,6 +24,7 @@ ADDRESS = "RAY_ADDRESS"
 NAME_ONE = f"Name a running cluster with --address, or leave it out, and {ADDRESS} unset, for a Ray of this machine."
 TOKEN = "RAY_AUTH_TOKEN"
 """Environment variable with the secret that processes of one Ray know each other by."""
+ASKS_TOKEN = "Where the cluster demands a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray holds it."
 THREADS = "OMP_NUM_THREADS"
 OBJECT_STORE = 200_000_000
 """Bytes of shared memory for a Ray of our own: what travels is a bundle and counts, never images."""
@@ -97,8 +98,8 @@ def connected(address: str | None, cpus: int = 0) -> Iterator[Resources]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         if ray.is_initialized():
             raise
-        where = address or "on this machine"
-        raise UserError(f"Ray {where}: {first_line(error)}. {NAME_ONE}") from None
+        where, token = (address, f" {ASKS_TOKEN}") if address else ("on this machine", "")
+        raise UserError(f"Ray {where}: {first_line(error)}. {NAME_ONE}{token}") from None
     finally:
         end()
 
@@ -108,7 +109,8 @@ def demand_own_ray() -> None:
     process, with status 1 and without a word. Of a cluster that was joined no process is known here."""
     import ray  # pyright: ignore[reportMissingImports]
 
-    gone = {kind for kind, _ in ray._private.worker._global_node.dead_processes()}
+    node = ray._private.worker._global_node  # None for a client of ray://
+    gone = {kind for kind, _ in node.dead_processes()} if node else set()
     if gone & {"raylet", "gcs_server"}:
         sleep(PAUSE_S)  # whoever ends all processes of a job has come to this one by then
         raise RayLost("Ray's own process on this machine was killed, or crashed. Run the same command again.")

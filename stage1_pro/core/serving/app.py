@@ -56,9 +56,7 @@ def _add_decisions(app: FastAPI, service: Service) -> dict[str, Handler]:
             return await _decide_group(service, request)
         body = Body(request, limits.max_bytes + (openapi.FORM_BYTES if is_form(request) else 0))
         ((_, outcome),) = await _decided(service, request, body, 1, lambda: read_one(request, body, limits))
-        if isinstance(outcome, Refusal):
-            raise outcome
-        return JSONResponse(outcome)
+        return _answer(service, outcome)
 
     async def decide_batch(request: Request) -> Response:
         if service.views is not None:
@@ -83,9 +81,12 @@ async def _decide_group(service: Service, request: Request) -> Response:
     expires = time.monotonic() + limits.deadline_s
     upload = await _admitted(service, request, body, _share(body, limits), lambda: read_group(request, body, limits))
     outcome = await service.decide_group(upload, expires)
-    if isinstance(outcome, Refusal):
-        raise outcome
-    return JSONResponse(outcome)
+    return _answer(service, outcome)
+
+
+def _answer(service: Service, outcome: dict[str, Any] | Refusal) -> Response:
+    # not raised: its trace would hold the images' bytes until a collection of garbage
+    return _refused(service, outcome) if isinstance(outcome, Refusal) else JSONResponse(outcome)
 
 
 def _share(body: Body, limits: Limits) -> int:

@@ -185,6 +185,10 @@ class Engine:
             if time.monotonic() > job.expires:
                 raise Expired
             job.image = self.predictor.prepared(job.content, self.contract)
+        except (BadImage, Expired) as error:
+            # whose frames hold the image's bytes, and the image: all stayed until a collection of garbage
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            job.error = error
         except Exception as error:
             job.error = error
 

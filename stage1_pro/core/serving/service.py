@@ -197,16 +197,20 @@ class Service:
             _logger.exception("no decision on %s", upload.id)
             return Refusal("internal", INTERNAL)
 
-    def _row(self, upload: Upload | GroupUpload, images: Sequence["asyncio.Future[Any]"]) -> dict[str, Any]:
-        refusal = None
+    def _row(self, upload: Upload | GroupUpload, images: Sequence["asyncio.Future[Any]"]) -> dict[str, Any] | Refusal:
         if not all(image.done() for image in images):
-            raise _late(self.limits)  # what nobody hears is not logged
-        try:
+            return _late(self.limits)  # what nobody hears is not logged
+        # looked at and never raised: the trace would hold the bytes of the images until a collection of garbage
+        error, refusal = next(filter(None, (image.exception() for image in images)), None), None
+        if isinstance(error, Expired):
+            return _late(self.limits)
+        if error is None:
             decision = self._decision(upload, [image.result() for image in images])
-        except BadImage as bad:
-            decision, refusal = unreadable(bad), refusal_of(bad)
-        except Expired:
-            raise _late(self.limits) from None
+        elif isinstance(error, BadImage):
+            decision, refusal = unreadable(error), refusal_of(error)
+        else:
+            _logger.error("no decision on %s", upload.id, exc_info=error)
+            return Refusal("internal", INTERNAL)
         row = row_of(decision, id=upload.id, group=upload.group, now=self.now(), bundle=self.bundle, watch=self.watch)
         if isinstance(upload, GroupUpload):
             row |= {"frames": len(upload.contents), "views": len(images)}
@@ -215,9 +219,7 @@ class Service:
             self.metrics.uncovered.inc(decision.reason == UNCOVERED)
         self._log(row)
         self.metrics.decided(decision.decision, decision.answer)
-        if refusal is not None:
-            raise refusal
-        return row
+        return refusal or row
 
     def _log(self, row: dict[str, Any]) -> None:
         """Raises Refusal where the log cannot be written."""
